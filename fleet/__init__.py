@@ -1,0 +1,23 @@
+"""The fleet: actors, engines, runtimes, telemetry. Importing it loads no torch."""
+
+from fleet.actor import FleetError
+from fleet.engines import AffineLatency, EmulatedEngine, ProfiledLatency, RooflineLatency
+from fleet.network import NetworkModel
+from fleet.runtime.simulate import simulate
+from fleet.spec import FleetSpec, load_spec
+from fleet.telemetry.run import Run, Summary, load_run
+
+__all__ = [
+    "AffineLatency",
+    "EmulatedEngine",
+    "FleetError",
+    "FleetSpec",
+    "NetworkModel",
+    "ProfiledLatency",
+    "RooflineLatency",
+    "Run",
+    "Summary",
+    "load_run",
+    "load_spec",
+    "simulate",
+]

@@ -1,0 +1,74 @@
+"""An actor: a state machine that changes only in `receive`, and acts only through its `Context`.
+
+Handlers are synchronous and short. Slow work belongs to an engine, which reports by message. Nothing an actor
+can see tells it whether time is virtual.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any, Protocol, TypeVar
+
+from fleet.messages import Message
+
+T = TypeVar("T")
+
+
+class FleetError(Exception):
+    """The world is not as it must be (as opposed to `PolicyError`: the policy broke its contract)."""
+
+
+class Timer(Protocol):
+    """A message to oneself that has not come yet."""
+
+    def cancel(self) -> None:
+        """Never deliver it; harmless when it was delivered."""
+
+
+class Context(Protocol):
+    """All that an actor can do to the world, and all that it can ask of it."""
+
+    @property
+    def address(self) -> str:
+        """Such as ``router``, ``batcher/default``, ``replica/3``."""
+
+    @property
+    def now(self) -> float:
+        """Seconds since the run began, on this process's clock."""
+
+    @property
+    def rng(self) -> random.Random:
+        """Seeded from (run seed, address)."""
+
+    def send(self, to: str, message: Message) -> None:
+        """Deliver at most once, in order for each pair; what cannot be handed over comes back `Undeliverable`."""
+
+    def after(self, delay_s: float, message: Message) -> Timer:
+        """Deliver `message` to this actor after `delay_s`."""
+
+    def in_thread(self, work: Callable[[], T], then: Callable[[T], Message]) -> None:
+        """Run `work` on a thread and deliver `then(result)` to this actor; live runtime only."""
+
+
+class Actor:
+    """Base of every actor. `on_<message>` methods are found by `handlers()`, once, at the start."""
+
+    ctx: Context
+
+    def start(self, ctx: Context) -> None:
+        """Called once before the first message."""
+        self.ctx = ctx
+        self._handlers = self.handlers()
+
+    def handlers(self) -> dict[type[Message], Callable[[Any], None]]:  # Any: each handler takes its own type
+        """The handler of each message type this actor understands."""
+        raise NotImplementedError
+
+    def receive(self, message: Message) -> None:
+        """Dispatch by type; a message that this actor does not understand is an error of the sender."""
+        try:
+            handler = self._handlers[type(message)]
+        except KeyError:
+            raise FleetError(f"{self.ctx.address} does not understand {type(message).__name__}") from None
+        handler(message)

@@ -1,0 +1,295 @@
+"""The autoscaler runs the control loop: it asks its policies how many replicas there should be, and closes the gap.
+
+It holds soft state only. Kill it, and a new one learns what there is from the replicas' next reports; that is
+also why it counts what it *requested* apart from what it *observed*.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from msgspec import Struct
+
+from fleet.actor import Actor, Context
+from fleet.actors.blame import blaming
+from fleet.messages import (
+    Activate,
+    Deactivate,
+    Drain,
+    KillReplica,
+    Message,
+    QueueReport,
+    ReplicaExited,
+    ReplicaReported,
+    ReportQueue,
+    StartReplica,
+    Tick,
+    TrustChanged,
+    Undeliverable,
+    replica_number,
+)
+from fleet.telemetry.sink import Telemetry
+from policies.base import PolicyError, ScalingPolicy, WarmPoolPolicy
+from policies.decisions import Scale, Warm
+from policies.views import PoolView, ReplicaState, ReplicaView, Trust
+
+
+class Known(Struct):
+    """What is known of one replica."""
+
+    state: ReplicaState
+    requested: ReplicaState
+    """Where it was told to go: `ready`, `warm` or `stopped`."""
+    trust: Trust = "healthy"
+    failed_s: float = 0.0
+    report: ReplicaReported | None = None
+    reported_s: float = 0.0
+
+    @property
+    def counts(self) -> bool:
+        """Part of the capacity that is there or on its way."""
+        return self.trust != "failed" and self.requested != "stopped"
+
+
+class Autoscaler(Actor):
+    """Desired, requested, observed: asks for the first, keeps the second, is told the third."""
+
+    def __init__(
+        self,
+        *,
+        scaling: ScalingPolicy,
+        warm_pool: WarmPoolPolicy,
+        min_replicas: int,
+        max_replicas: int,
+        initial_replicas: int,
+        control_interval_s: float,
+        failed_grace_s: float,
+        batcher: str,
+        telemetry: Telemetry,
+        launcher: str = "launcher",
+    ) -> None:
+        self._scaling, self._warm_pool = scaling, warm_pool
+        self._min, self._max = min_replicas, max_replicas
+        self._interval_s = control_interval_s
+        self._grace_s = failed_grace_s
+        self._batcher, self._launcher = batcher, launcher
+        self._telemetry = telemetry
+        self._known: dict[str, Known] = {}
+        self._next_number = initial_replicas
+        self._counted = (0, 0, 0.0)
+        """Attempts enqueued and finished at the last tick, and when that was."""
+        self._failed_starts = 0
+        self._not_before_s = 0.0
+        self._desired: tuple[int, int] | None = None
+
+    def start(self, ctx: Context) -> None:
+        super().start(ctx)
+        self._scaling.reset(ctx.rng)
+        self._warm_pool.reset(ctx.rng)
+        ctx.after(0.0, Tick("control"))
+
+    def handlers(self) -> dict[type[Message], Callable[[Any], None]]:
+        return {
+            Tick: self.on_tick,
+            QueueReport: self.on_queue_report,
+            ReplicaReported: self.on_replica_reported,
+            ReplicaExited: self.on_replica_exited,
+            TrustChanged: self.on_trust_changed,
+            Undeliverable: self.on_undeliverable,
+        }
+
+    # --- what is there -----------------------------------------------------------------------------------------
+
+    def on_replica_reported(self, message: ReplicaReported) -> None:
+        now = self.ctx.now
+        known = self._known.get(message.replica)
+        if known is None:
+            requested: ReplicaState = "stopped" if message.state == "draining" else "warm" if message.state == "warm" else "ready"
+            known = self._known[message.replica] = Known(message.state, requested)
+            self._next_number = max(self._next_number, replica_number(message.replica) + 1)
+        if message.state == "failed" and known.state in ("provisioning", "loading"):
+            self._back_off(message.replica, message.detail)
+        elif message.state in ("ready", "warm") and known.state == "loading":
+            self._failed_starts = 0
+        known.state, known.report, known.reported_s = message.state, message, now
+        self._telemetry.replica_changed(now, message.replica, message.state, message.detail)
+        if message.state in ("stopped", "failed"):
+            del self._known[message.replica]
+
+    def on_replica_exited(self, message: ReplicaExited) -> None:
+        known = self._known.pop(message.replica, None)
+        if known is not None:
+            if known.state in ("provisioning", "loading"):
+                self._back_off(message.replica, message.detail)
+            state: ReplicaState = "stopped" if message.expected else "failed"
+            self._telemetry.replica_changed(self.ctx.now, message.replica, state, message.detail)
+
+    def on_trust_changed(self, message: TrustChanged) -> None:
+        known = self._known.get(message.replica)
+        if known is not None:
+            known.trust, known.failed_s = message.trust, self.ctx.now
+
+    def on_undeliverable(self, message: Undeliverable) -> None:
+        """A command to a replica that is gone; its exit is, or will be, reported."""
+
+    def _back_off(self, replica: str, detail: str | None) -> None:
+        """A replica never became ready: wait longer before each next try, so that a broken model costs little."""
+        delay_s = min(30.0, 0.5 * 2.0**self._failed_starts)
+        self._failed_starts += 1
+        self._not_before_s = self.ctx.now + delay_s
+        self._telemetry.counters["failed_starts"] += 1
+        self._telemetry.decided(
+            self.ctx.now, "scaling", replica, "StartFailed", value=delay_s, reason=detail or "it ended before it was ready"
+        )
+
+    # --- the loop ----------------------------------------------------------------------------------------------
+
+    def on_tick(self, message: Tick) -> None:
+        self.ctx.send(self._batcher, ReportQueue(self.ctx.address))
+        self.ctx.after(self._interval_s, Tick("control"))
+
+    def on_queue_report(self, message: QueueReport) -> None:
+        now = self.ctx.now
+        pool = self._pool_view(message, now)
+        self._telemetry.pool_sampled(now, pool)
+        try:
+            scale = self._scaling.desired(pool, now)
+        except Exception as error:
+            raise blaming(self._scaling, error, f"pool {pool.name}", now) from error
+        try:
+            warm = self._warm_pool.desired(pool, now)
+        except Exception as error:
+            raise blaming(self._warm_pool, error, f"pool {pool.name}", now) from error
+        if not isinstance(scale, Scale) or scale.replicas < 0:
+            raise PolicyError(f"scaling policy {self._scaling.name()} answered {scale!r}; expected Scale(replicas >= 0)")
+        if not isinstance(warm, Warm) or warm.replicas < 0:
+            raise PolicyError(f"warm pool policy {self._warm_pool.name()} answered {warm!r}; expected Warm(replicas >= 0)")
+        desired = min(max(scale.replicas, self._min), self._max)
+        if (desired, warm.replicas) != self._desired:
+            self._desired = (desired, warm.replicas)
+            self._telemetry.decided(
+                now, "scaling", pool.name, "Scale", value=desired, reason=scale.reason, signal_age_s=now - pool.as_of_s
+            )
+            self._telemetry.decided(now, "warm_pool", pool.name, "Warm", value=warm.replicas, reason=warm.reason)
+        self._reconcile(desired, warm.replicas, now)
+
+    def _pool_view(self, queue: QueueReport, now: float) -> PoolView:
+        counting = [known for known in self._known.values() if known.counts]
+        ready = [known for known in counting if known.state == "ready"]
+        reports = [known.report for known in ready if known.report is not None]
+        enqueued, finished, then = self._counted
+        span_s = now - then
+        self._counted = (queue.enqueued, queue.finished, now)
+        return PoolView(
+            ready=len(ready),
+            warm=sum(known.state == "warm" for known in counting),
+            starting=sum(known.state in ("provisioning", "loading") for known in counting),
+            draining=sum(known.requested == "stopped" for known in self._known.values()),
+            requested=len(counting),
+            min_replicas=self._min,
+            max_replicas=self._max,
+            queue_depth=queue.queue_depth,
+            oldest_wait_s=queue.oldest_wait_s,
+            in_flight=queue.in_flight,
+            arrivals_per_s=(queue.enqueued - enqueued) / span_s if span_s > 0.0 else 0.0,
+            completions_per_s=(queue.finished - finished) / span_s if span_s > 0.0 else 0.0,
+            busy_fraction=_mean([report.busy_fraction for report in reports]),
+            gpu_utilization=_mean([report.gpu_utilization for report in reports]),
+            memory_used_fraction=_mean([_memory_fraction(report) for report in reports]),
+            as_of_s=min((known.reported_s for known in ready), default=now),
+            replicas=tuple(self._view(name, known) for name, known in self._known.items()),
+        )
+
+    @staticmethod
+    def _view(name: str, known: Known) -> ReplicaView:
+        report = known.report
+        if report is None:
+            return ReplicaView(id=name, state=known.state, trust=known.trust)
+        return ReplicaView(
+            id=name, state=known.state, trust=known.trust, in_flight=report.batches, as_of_s=known.reported_s,
+            weight=report.weight, busy_fraction=report.busy_fraction, gpu_utilization=report.gpu_utilization,
+            memory_used_bytes=report.memory_used_bytes, memory_total_bytes=report.memory_total_bytes,
+        )  # fmt: skip
+
+    # --- closing the gap ---------------------------------------------------------------------------------------
+
+    def _reconcile(self, desired: int, spares: int, now: float) -> None:
+        self._replace_failed(now)
+        serving = self._requested("ready")
+        spare = self._requested("warm")
+        for _ in range(desired - len(serving)):
+            loaded = [name for name in spare if self._known[name].state == "warm"] or spare
+            if loaded:
+                self._activate(loaded[0])
+                spare.remove(loaded[0])
+            elif not self._start(activate=True, now=now):
+                break
+        for name in self._victims(serving, len(serving) - desired):
+            if len(spare) < spares and self._known[name].state == "ready":
+                self._known[name].requested = "warm"
+                self.ctx.send(name, Deactivate())
+                spare.append(name)
+            else:
+                self._drain(name)
+        for _ in range(spares - len(spare)):
+            if not self._start(activate=False, now=now):
+                break
+        for name in spare[spares:]:
+            self._drain(name)
+
+    def _replace_failed(self, now: float) -> None:
+        """A replica that failed its checks no longer counts; after a grace in which it may recover it is ended."""
+        for name, known in list(self._known.items()):
+            if known.trust == "failed" and now - known.failed_s >= self._grace_s:
+                self._telemetry.counters["replaced"] += 1
+                self.ctx.send(self._launcher, KillReplica(name))
+                known.requested = "stopped"
+
+    def _requested(self, state: ReplicaState) -> list[str]:
+        return [name for name, known in self._known.items() if known.counts and known.requested == state]
+
+    def _start(self, *, activate: bool, now: float) -> bool:
+        """Ask for a replica; False when it must wait (back-off, or the fleet's maximum with its spares)."""
+        if now < self._not_before_s:
+            return False
+        name = f"replica/{self._next_number}"
+        self._next_number += 1
+        self._known[name] = Known("provisioning", "ready" if activate else "warm")
+        self._telemetry.replica_changed(now, name, "provisioning")
+        self.ctx.send(self._launcher, StartReplica(name, activate))
+        return True
+
+    def _activate(self, name: str) -> None:
+        self._known[name].requested = "ready"
+        self.ctx.send(name, Activate())
+
+    def _victims(self, serving: list[str], count: int) -> list[str]:
+        """Whom to retire: those not ready yet, then idle ones, then the least loaded; the newest first."""
+        if count <= 0:
+            return []
+
+        def cost(name: str) -> tuple[int, int, int]:
+            known = self._known[name]
+            batches = known.report.batches if known.report is not None else 0
+            return (known.state == "ready", batches, -replica_number(name))
+
+        return sorted(serving, key=cost)[:count]
+
+    def _drain(self, name: str) -> None:
+        self._known[name].requested = "stopped"
+        if self._known[name].state == "provisioning":
+            self.ctx.send(self._launcher, KillReplica(name))
+        else:
+            self.ctx.send(name, Drain())
+
+
+def _memory_fraction(report: ReplicaReported) -> float | None:
+    if report.memory_used_bytes is None or not report.memory_total_bytes:
+        return None
+    return report.memory_used_bytes / report.memory_total_bytes
+
+
+def _mean(values: list[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None

@@ -1,0 +1,427 @@
+"""The batcher owns waiting: it queues attempts, asks the batching policy, and sends batches to replicas.
+
+Late binding: one queue for the pool, and batches are pulled for whichever replica is free. Early binding: one
+queue for each replica, and the routing policy chose it on arrival. Both are the same `WaitingQueue`; they
+differ in which replicas may take from it.
+"""
+
+from __future__ import annotations
+
+from bisect import insort
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from msgspec.structs import force_setattr
+
+from fleet.actor import Actor, Context, Timer
+from fleet.actors.blame import blaming
+from fleet.messages import (
+    AttemptsEnded,
+    BatchFinished,
+    Dequeue,
+    Dispatched,
+    Enqueue,
+    Message,
+    QueueReport,
+    ReplicaExited,
+    ReplicaReported,
+    ReportQueue,
+    RunBatch,
+    Tick,
+    TrustChanged,
+    Undeliverable,
+    Work,
+    replica_number,
+)
+from fleet.telemetry.sink import Telemetry
+from policies.base import BatchingPolicy, PolicyError, QueueingPolicy
+from policies.decisions import Dispatch, Wait
+from policies.views import FailureKind, ReplicaView
+from traces.schema import Request
+
+
+def order(view: ReplicaView) -> int:
+    """Idle replicas are offered in the order of their numbers."""
+    return replica_number(view.id)
+
+
+class WaitingQueue:
+    """Waiting attempts with the policies that order and batch them; what a batching policy sees as `QueueView`."""
+
+    __slots__ = ("batching", "idle", "number", "order", "said_wait", "timer", "wait_until_s", "waiting")
+
+    def __init__(self, number: int, queueing: QueueingPolicy, batching: BatchingPolicy) -> None:
+        self.number = number
+        self.order = queueing
+        self.batching = batching
+        self.waiting: OrderedDict[str, tuple[Work, float]] = OrderedDict()
+        self.idle: list[ReplicaView] = []
+        """Replicas with room for a batch."""
+        self.said_wait = False
+        """The batching policy was asked last and said `Wait`."""
+        self.timer: Timer | None = None
+        self.wait_until_s: float | None = None
+
+    @property
+    def oldest_s(self) -> float:
+        return next(iter(self.waiting.values()))[1]
+
+    def __len__(self) -> int:
+        return len(self.waiting)
+
+    def __iter__(self) -> Iterator[Request]:
+        return (work.request for work, _ in self.waiting.values())
+
+    def add(self, work: Work, now_s: float) -> None:
+        self.waiting[work.request.id] = (work, now_s)
+        self.order.push(work.request, now_s)
+
+    def take(self, request_id: str) -> Work | None:
+        """Take one out by name."""
+        entry = self.waiting.pop(request_id, None)
+        if entry is None:
+            return None
+        self.order.remove(request_id)
+        return entry[0]
+
+    def clear(self) -> list[Work]:
+        """Take all out, in the order they were queued."""
+        return [work for request_id in list(self.waiting) if (work := self.take(request_id)) is not None]
+
+    def disarm(self) -> None:
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = self.wait_until_s = None
+
+
+class Batcher(Actor):
+    """Queues, forms batches, and knows which batch is where."""
+
+    def __init__(
+        self,
+        *,
+        queueing: QueueingPolicy,
+        batching: BatchingPolicy,
+        early_binding: bool,
+        capacity: int,
+        telemetry: Telemetry,
+        router: str = "router",
+    ) -> None:
+        self._queueing, self._batching = queueing, batching
+        self._early = early_binding
+        self._capacity = capacity
+        self._telemetry = telemetry
+        self._router = router
+        self._views: dict[str, ReplicaView] = {}
+        self._queues: dict[str | None, WaitingQueue] = {}
+        self._by_number: dict[int, WaitingQueue] = {}
+        self._batches: dict[int, tuple[str, list[Work]]] = {}
+        self._gone: set[str] = set()
+        self._last_batch = self._last_queue = 0
+        self.reveal: Callable[[str], int | None] | None = None
+        """Simulation: true output lengths, for policies that declare themselves oracles."""
+        self.depth = 0
+        """Attempts waiting, over all queues."""
+        self.dispatched = 0
+        """Attempts with a replica."""
+        self.enqueued = 0
+        self.finished = 0
+
+    def start(self, ctx: Context) -> None:
+        super().start(ctx)
+        if not self._early:
+            self._open_queue(None)
+
+    def handlers(self) -> dict[type[Message], Callable[[Any], None]]:
+        return {
+            Enqueue: self.on_enqueue,
+            BatchFinished: self.on_batch_finished,
+            Tick: self.on_tick,
+            Dequeue: self.on_dequeue,
+            ReportQueue: self.on_report_queue,
+            ReplicaReported: self.on_replica_reported,
+            ReplicaExited: self.on_replica_exited,
+            TrustChanged: self.on_trust_changed,
+            Undeliverable: self.on_undeliverable,
+        }
+
+    def _open_queue(self, replica: str | None) -> WaitingQueue:
+        self._last_queue += 1
+        queue = WaitingQueue(self._last_queue, self._queueing.fresh(), self._batching.fresh())
+        queue.order.reset(self.ctx.rng)
+        queue.batching.reset(self.ctx.rng)
+        for policy in (queue.order, queue.batching):
+            if policy.oracle and self.reveal is not None:
+                policy.reveal(self.reveal)
+        self._queues[replica] = self._by_number[queue.number] = queue
+        return queue
+
+    def queues(self) -> list[WaitingQueue]:
+        """All queues, for the invariant checker."""
+        return list(self._by_number.values())
+
+    def views(self) -> list[ReplicaView]:
+        """All replicas, for the invariant checker."""
+        return list(self._views.values())
+
+    # --- waiting -----------------------------------------------------------------------------------------------
+
+    def on_enqueue(self, message: Enqueue) -> None:
+        work = message.work
+        self.enqueued += 1
+        queue = self._queues.get(message.replica)
+        if queue is None:
+            self._end([work], message.replica, dispatched=False, failure="replica-lost", detail="it is gone")
+            return
+        if self.depth >= self._capacity:
+            detail = f"{self.depth} requests wait already (queue_capacity)"
+            self._end([work], message.replica, dispatched=False, failure="overloaded", detail=detail)
+            return
+        self.depth += 1
+        queue.add(work, self.ctx.now)
+        if queue.idle:
+            self._form(queue)
+
+    def on_dequeue(self, message: Dequeue) -> None:
+        queue = self._queues.get(message.replica)
+        if queue is None:
+            return
+        entry = queue.waiting.get(message.request_id)
+        if entry is None or entry[0].attempt != message.attempt:
+            return
+        queue.take(message.request_id)
+        self.depth -= 1
+        self._end([entry[0]], message.replica, dispatched=False, failure="withdrawn")
+
+    def on_tick(self, message: Tick) -> None:
+        queue = self._by_number.get(message.number)
+        if queue is not None:
+            queue.timer = queue.wait_until_s = None
+            self._form(queue)
+
+    # --- forming batches ---------------------------------------------------------------------------------------
+
+    def _form(self, queue: WaitingQueue) -> None:
+        """Ask the batching policy until it waits, or nothing waits, or no replica has room."""
+        now = self.ctx.now
+        while queue.idle and queue.waiting:
+            try:
+                decision = queue.batching.next_batch(queue, queue.idle, now)
+            except Exception as error:
+                raise blaming(queue.batching, error, f"{len(queue)} waiting requests", now) from error
+            if decision.__class__ is Dispatch:
+                self._dispatch(queue, decision, now)  # type: ignore[arg-type]  # narrowed by the class check
+            elif isinstance(decision, Wait):
+                queue.said_wait = True
+                self._wait(queue, decision, now)
+                return
+            else:
+                raise PolicyError(f"batching policy {queue.batching.name()} answered {decision!r}; expected Dispatch or Wait")
+        queue.said_wait = False
+        queue.disarm()
+
+    def _wait(self, queue: WaitingQueue, decision: Wait, now: float) -> None:
+        if decision.until_s == queue.wait_until_s:
+            return
+        queue.disarm()
+        if decision.until_s is None:
+            return
+        if not decision.until_s > now:
+            raise PolicyError(
+                f"batching policy {queue.batching.name()} waits until {decision.until_s} s at {now} s; until_s must be in the future"
+            )
+        queue.wait_until_s = decision.until_s
+        queue.timer = self.ctx.after(decision.until_s - now, Tick("batch", number=queue.number))
+
+    def _dispatch(self, queue: WaitingQueue, decision: Dispatch, now: float) -> None:
+        view = queue.idle[0] if decision.replica is None else self._idle_view(queue, decision.replica)
+        if decision.ids is not None:
+            taken = [queue.take(request_id) for request_id in decision.ids]
+            work = [item for item in taken if item is not None]
+            if len(work) != len(taken) or not work:
+                raise PolicyError(f"batching policy {queue.batching.name()} named requests that do not wait: {decision.ids}")
+        else:
+            size = decision.size
+            if not 1 <= size <= len(queue.waiting):
+                raise PolicyError(
+                    f"batching policy {queue.batching.name()} asked for a batch of {size} with {len(queue)} waiting"
+                )
+            pop, waiting = queue.order.pop, queue.waiting
+            work = [waiting.pop(pop(now).id)[0] for _ in range(size)]
+        self.depth -= len(work)
+        self.dispatched += len(work)
+        self._last_batch += 1
+        self._batches[self._last_batch] = (view.id, work)
+        capacity = view.capacity - 1
+        force_setattr(view, "capacity", capacity)
+        force_setattr(view, "in_flight", view.in_flight + len(work))
+        if capacity == 0:
+            self._remove_idle(queue, view)
+        self._telemetry.dispatched(now, view.id, len(work), len(queue.waiting), decision.reason)
+        self.ctx.send(self._router, Dispatched(view.id, work))
+        self.ctx.send(view.id, RunBatch(self._last_batch, work, self.ctx.address))
+
+    def _idle_view(self, queue: WaitingQueue, replica: str) -> ReplicaView:
+        view = self._views.get(replica)
+        if view is None or view.capacity < 1 or all(view is not candidate for candidate in queue.idle):
+            raise PolicyError(
+                f"batching policy {queue.batching.name()} named replica {replica!r}, which has no room "
+                f"(idle: {', '.join(v.id for v in queue.idle[:8])})"
+            )
+        return view
+
+    # --- batches come back -------------------------------------------------------------------------------------
+
+    def on_batch_finished(self, message: BatchFinished) -> None:
+        batch = self._batches.pop(message.batch, None)
+        if batch is None or batch[0] != message.replica:
+            self._telemetry.counters["late_batches"] += 1
+            return
+        replica, work = batch
+        self.dispatched -= len(work)
+        self._telemetry.batch_ran(replica, message.service_s)
+        self._end(
+            work, replica, dispatched=True, failure=None if message.error is None else "engine-error", detail=message.error,
+            service_s=message.service_s, cold=message.cold, results=message.results,
+        )  # fmt: skip
+        self._give_room(replica, len(work))
+
+    def _give_room(self, replica: str, attempts: int) -> None:
+        view = self._views.get(replica)
+        if view is None:
+            return
+        force_setattr(view, "in_flight", view.in_flight - attempts)
+        force_setattr(view, "capacity", view.capacity + 1)
+        queue = self._queues.get(replica if self._early else None)
+        if queue is not None and view.capacity == 1 and self._takes_work(view):
+            insort(queue.idle, view, key=order)
+        if queue is not None:
+            self._form(queue)
+
+    def _end(self, work: list[Work], replica: str | None, *, dispatched: bool, **ended: Any) -> None:  # Any: see AttemptsEnded
+        self.finished += len(work)
+        self.ctx.send(self._router, AttemptsEnded(work, replica, dispatched, **ended))
+
+    def on_undeliverable(self, message: Undeliverable) -> None:
+        """A batch did not reach its replica."""
+        if not isinstance(message.message, RunBatch):
+            return
+        batch = self._batches.pop(message.message.batch, None)
+        if batch is None:
+            return
+        replica, work = batch
+        self.dispatched -= len(work)
+        self._telemetry.counters["undeliverable_batches"] += 1
+        # Whether it is gone or clogged, the attempts are the retry policy's to place elsewhere.
+        self._end(work, replica, dispatched=True, failure="unreachable", detail=f"{replica} is {message.reason}")
+        if message.reason == "unreachable":
+            self._lose(replica, "unreachable", "it cannot be reached")
+        else:
+            self._give_room(replica, len(work))
+
+    # --- replicas ----------------------------------------------------------------------------------------------
+
+    def _takes_work(self, view: ReplicaView) -> bool:
+        return view.state == "ready" and view.trust == "healthy"
+
+    def on_replica_reported(self, message: ReplicaReported) -> None:
+        replica = message.replica
+        if replica in self._gone:
+            return
+        if message.state in ("stopped", "failed"):
+            self._forget(replica, message.detail or f"it is {message.state}")
+            return
+        view = self._views.get(replica)
+        if view is None:
+            view = ReplicaView(id=replica, state=message.state, capacity=message.max_inflight_batches, weight=message.weight)
+            self._views[replica] = view
+            if self._early:
+                self._open_queue(replica)
+            self._offer(view)
+            return
+        for name in ("busy_fraction", "gpu_utilization", "memory_used_bytes", "memory_total_bytes"):
+            force_setattr(view, name, getattr(message, name))
+        force_setattr(view, "as_of_s", self.ctx.now)
+        if view.state != message.state:
+            force_setattr(view, "state", message.state)
+            self._offer(view)
+            if message.state == "draining" and self._early:
+                self._return_waiting(replica, "moved", "its replica drains")
+
+    def on_trust_changed(self, message: TrustChanged) -> None:
+        view = self._views.get(message.replica)
+        if view is None:
+            return
+        force_setattr(view, "trust", message.trust)
+        self._offer(view)
+        if message.trust == "failed":
+            self._lose(message.replica, "replica-lost", message.reason or "it failed its health checks")
+        elif message.trust == "suspect" and self._early:
+            self._return_waiting(message.replica, "moved", "its replica is suspect")
+
+    def on_replica_exited(self, message: ReplicaExited) -> None:
+        self._forget(message.replica, message.detail)
+
+    def _offer(self, view: ReplicaView) -> None:
+        """Put a replica among those that may take work from its queue, or take it out."""
+        queue = self._queues.get(view.id if self._early else None)
+        if queue is None:
+            return
+        self._remove_idle(queue, view)
+        if self._takes_work(view) and view.capacity > 0:
+            insort(queue.idle, view, key=order)
+            self._form(queue)
+
+    @staticmethod
+    def _remove_idle(queue: WaitingQueue, view: ReplicaView) -> None:
+        """Identity, not equality: two views are never the same replica."""
+        for index, candidate in enumerate(queue.idle):
+            if candidate is view:
+                del queue.idle[index]
+                return
+
+    def _forget(self, replica: str, detail: str) -> None:
+        if replica in self._gone:
+            return
+        self._gone.add(replica)
+        view = self._views.get(replica)
+        self._lose(replica, "replica-lost", detail)
+        self._views.pop(replica, None)
+        queue = self._queues.pop(replica, None) if self._early else self._queues[None]
+        if queue is not None and self._early:
+            queue.disarm()
+            del self._by_number[queue.number]
+        elif queue is not None and view is not None:
+            self._remove_idle(queue, view)
+
+    def _lose(self, replica: str, failure: FailureKind, detail: str) -> None:
+        """What a replica had is lost; what waited for it alone goes elsewhere."""
+        lost = [batch for batch, (holder, _) in self._batches.items() if holder == replica]
+        for batch in lost:
+            _, work = self._batches.pop(batch)
+            self.dispatched -= len(work)
+            view = self._views.get(replica)
+            if view is not None:
+                force_setattr(view, "in_flight", view.in_flight - len(work))
+                force_setattr(view, "capacity", view.capacity + 1)
+            self._end(work, replica, dispatched=True, failure=failure, detail=detail)
+        if self._early:
+            self._return_waiting(replica, "moved", detail)
+
+    def _return_waiting(self, replica: str, failure: str, detail: str) -> None:
+        queue = self._queues.get(replica)
+        if queue is not None and queue.waiting:
+            work = queue.clear()
+            self.depth -= len(work)
+            self._end(work, replica, dispatched=False, failure=failure, detail=detail)
+
+    # --- reports -----------------------------------------------------------------------------------------------
+
+    def on_report_queue(self, message: ReportQueue) -> None:
+        oldest = [queue.oldest_s for queue in self._by_number.values() if queue.waiting]
+        wait_s = self.ctx.now - min(oldest) if oldest else 0.0
+        self.ctx.send(
+            message.reply_to,
+            QueueReport(self.depth, wait_s, self.depth + self.dispatched, self.enqueued, self.finished),
+        )

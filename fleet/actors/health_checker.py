@@ -1,0 +1,142 @@
+"""The health checker probes every replica and announces its policy's verdicts.
+
+It asks on a fixed period and judges an unanswered probe when its time is out. Soft state only: a new one
+starts from the replicas' next reports.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from fleet.actor import Actor, Context
+from fleet.actors.blame import blaming
+from fleet.messages import (
+    Message,
+    Probe,
+    ProbeAnswered,
+    ReplicaExited,
+    ReplicaReported,
+    Tick,
+    TrustChanged,
+    Undeliverable,
+)
+from fleet.telemetry.sink import Telemetry
+from policies.base import HealthPolicy, PolicyError
+from policies.decisions import Verdict
+from policies.views import ProbeLevel, ProbeOutcome, ProbeStatus
+
+
+class HealthChecker(Actor):
+    """Probes, and turns answers and silences into `TrustChanged`."""
+
+    def __init__(
+        self,
+        *,
+        health: HealthPolicy,
+        interval_s: float,
+        timeout_s: float,
+        deep_interval_s: float | None,
+        telemetry: Telemetry,
+        observers: str = "observers",
+    ) -> None:
+        self._health = health
+        self._interval_s, self._timeout_s, self._deep_interval_s = interval_s, timeout_s, deep_interval_s
+        self._telemetry = telemetry
+        self._observers = observers
+        self._serving: set[str] = set()
+        """Replicas worth probing: membership only; the order of probes is the sorted one."""
+        self._gone: set[str] = set()
+        self._open: dict[int, tuple[str, ProbeLevel, float]] = {}
+        self._last_probe = 0
+
+    def start(self, ctx: Context) -> None:
+        super().start(ctx)
+        self._health.reset(ctx.rng)
+        ctx.after(self._interval_s, Tick("ready"))
+        if self._deep_interval_s is not None:
+            ctx.after(self._deep_interval_s, Tick("deep"))
+
+    def handlers(self) -> dict[type[Message], Callable[[Any], None]]:
+        return {
+            Tick: self.on_tick,
+            ProbeAnswered: self.on_probe_answered,
+            ReplicaReported: self.on_replica_reported,
+            ReplicaExited: self.on_replica_exited,
+            TrustChanged: self.on_trust_changed,
+            Undeliverable: self.on_undeliverable,
+        }
+
+    def on_replica_reported(self, message: ReplicaReported) -> None:
+        if message.state in ("ready", "warm") and message.replica not in self._gone:
+            self._serving.add(message.replica)
+        elif message.state in ("draining", "stopped", "failed"):
+            self._serving.discard(message.replica)
+
+    def on_replica_exited(self, message: ReplicaExited) -> None:
+        self._serving.discard(message.replica)
+        self._gone.add(message.replica)
+
+    def on_trust_changed(self, message: TrustChanged) -> None:
+        """Its own announcement."""
+
+    def on_tick(self, message: Tick) -> None:
+        if message.what == "timeout":
+            entry = self._open.pop(message.number, None)
+            if entry is not None:
+                self._observe(entry, "timeout", f"no answer in {self._timeout_s} s", None)
+            return
+        if message.what == "deep":
+            interval_s, level = self._deep_interval_s, "deep"
+        else:
+            interval_s, level = self._interval_s, "ready"
+        for replica in sorted(self._serving):
+            self._probe(replica, level)  # type: ignore[arg-type]  # one of the two literals above
+        if interval_s is not None:
+            self.ctx.after(interval_s, Tick(level))
+
+    def _probe(self, replica: str, level: ProbeLevel) -> None:
+        self._last_probe += 1
+        self._open[self._last_probe] = (replica, level, self.ctx.now)
+        self.ctx.after(self._timeout_s, Tick("timeout", number=self._last_probe))
+        self.ctx.send(replica, Probe(self._last_probe, level, self.ctx.address))
+
+    def on_probe_answered(self, message: ProbeAnswered) -> None:
+        entry = self._open.pop(message.probe, None)
+        if entry is None:
+            self._telemetry.counters["late_probe_answers"] += 1
+            return
+        self._observe(entry, message.status, message.detail, self.ctx.now - entry[2])
+
+    def on_undeliverable(self, message: Undeliverable) -> None:
+        if isinstance(message.message, Probe):
+            entry = self._open.pop(message.message.probe, None)
+            if entry is not None:
+                self._observe(entry, "failed", f"{message.to} is {message.reason}", None)
+
+    def _observe(
+        self, entry: tuple[str, ProbeLevel, float], status: ProbeStatus, detail: str | None, round_trip_s: float | None
+    ) -> None:
+        replica, level, sent_s = entry
+        now = self.ctx.now
+        if replica in self._gone:
+            return
+        outcome = ProbeOutcome(
+            replica=replica, level=level, status=status, sent_s=sent_s, round_trip_s=round_trip_s, detail=detail
+        )
+        try:
+            verdict = self._health.observe(outcome, now)
+        except Exception as error:
+            raise blaming(self._health, error, f"a probe of {replica}", now) from error
+        if verdict is None:
+            return
+        if not isinstance(verdict, Verdict) or verdict.replica != replica:
+            raise PolicyError(
+                f"health policy {self._health.name()} answered {verdict!r} to a probe of {replica}; "
+                "expected None or a Verdict about that replica"
+            )
+        reason = verdict.reason or detail
+        self._telemetry.decided(
+            now, "health", replica, verdict.trust, choice=verdict.trust, reason=reason, signal_age_s=now - sent_s
+        )
+        self.ctx.send(self._observers, TrustChanged(replica, verdict.trust, reason))

@@ -1,0 +1,149 @@
+"""The load generator plays a trace and is the client: it sends each request once and gets one reply to each.
+
+Open loop: a request is sent at its recorded time whatever became of the others, and its latency counts from that
+intended arrival, so neither a slow fleet nor a late generator can hide queueing. With `sessions`, a request
+that has a parent is sent `think_s` after the parent's reply, and that is its intended arrival.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from msgspec.structs import replace
+
+from fleet.actor import Actor, Context, FleetError
+from fleet.messages import Cancel, Message, Payload, Reply, Submit, Tick, Undeliverable
+from fleet.telemetry.sink import Telemetry
+from traces.schema import Request, TraceEntry
+
+PROGRESS_EVERY = 500
+"""Replies between two calls of `progress`."""
+
+
+class LoadGenerator(Actor):
+    """Sends a trace to the router and records every reply."""
+
+    def __init__(
+        self,
+        entries: Iterable[TraceEntry],
+        *,
+        telemetry: Telemetry,
+        on_done: Callable[[], None],
+        sessions: bool = False,
+        stall_timeout_s: float = 600.0,
+        router: str = "router",
+        payload: Callable[[Request], Payload | None] | None = None,
+        progress: Callable[[int], None] | None = None,
+    ) -> None:
+        self._entries: Iterator[tuple[int, TraceEntry]] = enumerate(entries)
+        self._telemetry = telemetry
+        self._on_done = on_done
+        self._progress = progress
+        self._sessions = sessions
+        self._stall_timeout_s = stall_timeout_s
+        self._router = router
+        self._payload = payload
+        self._next: tuple[int, TraceEntry] | None = None
+        self._sent: dict[str, tuple[int, float]] = {}
+        """Row and intended arrival of each request without a reply."""
+        self._followers: dict[str, list[tuple[int, TraceEntry]]] = {}
+        """Sessions: what waits for a reply, by its parent's id."""
+        self._following = 0
+        self._scheduled: dict[int, tuple[int, TraceEntry]] = {}
+        """Followers whose think time runs."""
+        self.submitted = 0
+        self.replied = 0
+        self._replied_before = -1
+        self._arrive = Tick("arrive")
+
+    def start(self, ctx: Context) -> None:
+        super().start(ctx)
+        self._next = next(self._entries, None)
+        if self._next is not None:
+            ctx.after(self._next[1].request.arrived_s, self._arrive)
+        ctx.after(self._stall_timeout_s, Tick("stall"))
+        if self._next is None:
+            self._on_done()
+
+    def handlers(self) -> dict[type[Message], Callable[[Any], None]]:
+        return {Reply: self.on_reply, Tick: self.on_tick, Undeliverable: self.on_undeliverable}
+
+    def on_tick(self, message: Tick) -> None:
+        if message.what == "arrive":
+            self._arrivals()
+        elif message.what == "think":
+            row, entry = self._scheduled.pop(message.number)
+            self._following -= 1
+            # The intended arrival of a follower is known only now: its parent's reply plus its think time.
+            self._submit(row, entry, replace(entry.request, arrived_s=self.ctx.now))
+        else:
+            self._check_progress()
+
+    def _arrivals(self) -> None:
+        now = self.ctx.now
+        upcoming = self._next
+        while upcoming is not None and upcoming[1].request.arrived_s <= now:
+            row, entry = upcoming
+            request = entry.request
+            if self._sessions and request.parent is not None:
+                self._followers.setdefault(request.parent, []).append(upcoming)
+                self._following += 1
+            else:
+                self._submit(row, entry, request)
+            self._next = upcoming = next(self._entries, None)
+        if upcoming is not None:
+            self.ctx.after(upcoming[1].request.arrived_s - now, self._arrive)
+        elif not self._sent:
+            self._finish()
+
+    def _submit(self, row: int, entry: TraceEntry, request: Request) -> None:
+        if request.id in self._sent:
+            raise FleetError(f"two requests with the id {request.id!r} are under way (row {row} of the trace)")
+        self._sent[request.id] = (row, request.arrived_s)
+        self.submitted += 1
+        payload = None if self._payload is None else self._payload(request)
+        self.ctx.send(self._router, Submit(request, self.ctx.address, entry.output_tokens, payload))
+
+    def on_reply(self, message: Reply) -> None:
+        sent = self._sent.pop(message.request_id, None)
+        if sent is None:
+            raise FleetError(f"a second reply to {message.request_id!r}: {message.outcome}")
+        self.replied += 1
+        row, arrived_s = sent
+        self._telemetry.request_ended(row, arrived_s, self.ctx.now, message)
+        if self._following:
+            for row_and_entry in self._followers.pop(message.request_id, ()):
+                self._scheduled[row_and_entry[0]] = row_and_entry
+                think_s = row_and_entry[1].think_s or 0.0
+                self.ctx.after(think_s, Tick("think", number=row_and_entry[0]))
+        if self._progress is not None and self.replied % PROGRESS_EVERY == 0:
+            self._progress(self.replied)
+        if self._next is None and not self._sent:
+            self._finish()
+
+    def _finish(self) -> None:
+        """Done, unless a session goes on. A follower whose parent never was in the trace is an error, not a wait."""
+        if self._scheduled:
+            return
+        if self._followers:
+            parent = next(iter(self._followers))
+            raise FleetError(f"the trace has a request that follows {parent!r}, which is not in it before that request")
+        self._on_done()
+
+    def unfinished(self) -> list[tuple[int, float]]:
+        """Row and intended arrival of every request sent that has no reply."""
+        return list(self._sent.values())
+
+    def _check_progress(self) -> None:
+        if self._sent and self.replied == self._replied_before and self._next is None:
+            self._telemetry.counters["stalled"] += len(self._sent)
+            for request_id in list(self._sent):
+                self.ctx.send(self._router, Cancel(request_id))
+        self._replied_before = self.replied
+        self.ctx.after(self._stall_timeout_s, Tick("stall"))
+
+    def on_undeliverable(self, message: Undeliverable) -> None:
+        """The head cannot be reached: the request ends here, as failed."""
+        if isinstance(message.message, Submit):
+            self.on_reply(Reply(message.message.request.id, "failed", detail=f"the head is {message.reason}"))

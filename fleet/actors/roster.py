@@ -1,0 +1,61 @@
+"""The replicas as one observer knows them: their reports, the verdicts on them, and which of them may be chosen."""
+
+from __future__ import annotations
+
+from msgspec.structs import force_setattr
+
+from fleet.messages import ReplicaReported, replica_number
+from policies.views import ReplicaView, Trust
+
+
+class Roster:
+    """Views by id, kept up to date in place, and the candidates among them in the order of their numbers."""
+
+    def __init__(self) -> None:
+        self.views: dict[str, ReplicaView] = {}
+        self.candidates: tuple[ReplicaView, ...] = ()
+        """Ready and trusted."""
+        self._gone: set[str] = set()
+        """Exited; a report that was under way when it died must not bring it back."""
+
+    def reported(self, message: ReplicaReported, now_s: float) -> bool:
+        """Take in a report; True when the candidates changed."""
+        if message.replica in self._gone:
+            return False
+        view = self.views.get(message.replica)
+        if view is None:
+            view = ReplicaView(id=message.replica, state=message.state, weight=message.weight)
+            self.views[message.replica] = view
+            before = None
+        else:
+            before = view.state
+        if message.state == "ready" and before != "ready":
+            force_setattr(view, "ready_since_s", now_s)
+        for name in ("state", "weight", "busy_fraction", "gpu_utilization", "memory_used_bytes", "memory_total_bytes"):
+            force_setattr(view, name, getattr(message, name))
+        force_setattr(view, "as_of_s", now_s)
+        if message.state == before:
+            return False
+        if message.state in ("stopped", "failed"):
+            return self.exited(message.replica)
+        return self._choose()
+
+    def judged(self, replica: str, trust: Trust) -> bool:
+        """Take in a verdict; True when the candidates changed."""
+        view = self.views.get(replica)
+        if view is None:
+            return False
+        force_setattr(view, "trust", trust)
+        return self._choose()
+
+    def exited(self, replica: str) -> bool:
+        """Forget a replica for good; True when the candidates changed."""
+        self._gone.add(replica)
+        return self.views.pop(replica, None) is not None and self._choose()
+
+    def _choose(self) -> bool:
+        chosen = [view for view in self.views.values() if view.state == "ready" and view.trust == "healthy"]
+        chosen.sort(key=lambda view: replica_number(view.id))
+        before = [view.id for view in self.candidates]
+        self.candidates = tuple(chosen)
+        return before != [view.id for view in chosen]

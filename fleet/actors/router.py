@@ -1,0 +1,407 @@
+"""The router owns the request: it lets it in, sends it on, tries again, and is the only actor that may end one.
+
+A request is *pending* from its `Submit` to its one `Reply`. Each attempt at it is numbered; an answer that does
+not carry the current number belongs to an abandoned attempt and is counted and dropped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import force_setattr
+
+from fleet.actor import Actor, Context, Timer
+from fleet.actors.blame import blaming
+from fleet.actors.roster import Roster
+from fleet.messages import (
+    AttemptsEnded,
+    Cancel,
+    Dequeue,
+    Dispatched,
+    Enqueue,
+    Message,
+    Outcome,
+    Payload,
+    ReplicaExited,
+    ReplicaReported,
+    Reply,
+    Submit,
+    Tick,
+    TrustChanged,
+    Undeliverable,
+    Work,
+)
+from fleet.telemetry.sink import Telemetry
+from policies.base import AdmissionPolicy, PolicyError, RetryPolicy, RoutingPolicy, overrides
+from policies.decisions import Admit, Degrade, Hold, Reject, Retry, Route
+from policies.views import Completion, Failure, FailureKind, FleetView, ReplicaView
+from traces.schema import Request
+
+
+class Pending(Struct, gc=False):
+    """A request that has not ended."""
+
+    request: Request
+    reply_to: str
+    output_tokens: int | None
+    payload: Payload | None
+    attempt: int = 0
+    replica: str | None = None
+    placed: bool = False
+    """An attempt is with the batcher; False while it is held here."""
+    running: bool = False
+    """The attempt was dispatched to a replica."""
+    exclude: tuple[str, ...] = ()
+    deadline: Timer | None = None
+    timer: Timer | None = None
+    """Ends a hold or a back-off."""
+
+
+class Router(Actor):
+    """Admission, routing, expiry and retry, in that order of a request's life."""
+
+    def __init__(
+        self,
+        *,
+        admission: AdmissionPolicy,
+        routing: RoutingPolicy,
+        retry: RetryPolicy,
+        early_binding: bool,
+        batcher: str,
+        telemetry: Telemetry,
+        default_deadline_s: float | None = None,
+    ) -> None:
+        self._admission, self._routing, self._retry = admission, routing, retry
+        self._early = early_binding
+        self._batcher = batcher
+        self._telemetry = telemetry
+        self._default_deadline_s = default_deadline_s
+        self.pending: dict[str, Pending] = {}
+        self._held: dict[str, Pending] = {}
+        """Those that wait here for a replica they may go to, in order."""
+        self._roster = Roster()
+        self._running = 0
+        self.submitted = 0
+        self.ended: dict[Outcome, int] = {}
+        self._observers = [policy for policy in (admission, routing, retry) if overrides(policy, "on_completed")]
+        self._dispatch_observers = [policy for policy in (admission, routing, retry) if overrides(policy, "on_dispatched")]
+
+    def start(self, ctx: Context) -> None:
+        super().start(ctx)
+        for policy in (self._admission, self._routing, self._retry):
+            policy.reset(ctx.rng)
+
+    def handlers(self) -> dict[type[Message], Callable[[Any], None]]:
+        return {
+            Submit: self.on_submit,
+            AttemptsEnded: self.on_attempts_ended,
+            Dispatched: self.on_dispatched,
+            Cancel: self.on_cancel,
+            Tick: self.on_tick,
+            ReplicaReported: self.on_replica_reported,
+            ReplicaExited: self.on_replica_exited,
+            TrustChanged: self.on_trust_changed,
+            Undeliverable: self.on_undeliverable,
+        }
+
+    # --- in ----------------------------------------------------------------------------------------------------
+
+    def on_submit(self, message: Submit) -> None:
+        request, now = message.request, self.ctx.now
+        self.submitted += 1
+        if request.id in self.pending:
+            self._refuse(message, "rejected", f"a request with id {request.id!r} is pending already")
+            return
+        fleet = FleetView(
+            in_flight=len(self.pending),
+            queue_depth=len(self.pending) - self._running,
+            ready_replicas=len(self._roster.candidates),
+        )
+        try:
+            decision = self._admission.admit(request, fleet, now)
+        except Exception as error:
+            raise blaming(self._admission, error, request.id, now) from error
+        if decision.__class__ is not Admit:
+            if isinstance(decision, Reject):
+                self._telemetry.decided(now, "admission", request.id, "Reject", reason=decision.reason)
+                self._refuse(message, "rejected", decision.reason)
+                return
+            request = self._degraded(request, decision, now)
+        pending = Pending(request, message.reply_to, message.output_tokens, message.payload)
+        self.pending[request.id] = pending
+        deadline_s = request.deadline_s if request.deadline_s is not None else self._default_deadline_s
+        if deadline_s is not None:
+            left_s = max(0.0, request.arrived_s + deadline_s - now)
+            pending.deadline = self.ctx.after(left_s, Tick("deadline", request.id))
+        self._place(pending, now)
+
+    def _degraded(self, request: Request, decision: object, now: float) -> Request:
+        if not isinstance(decision, Degrade):
+            raise PolicyError(f"admission policy {self._admission.name()} answered {decision!r}; expected Admit, Reject or Degrade")
+        changed = decision.request
+        if changed.id != request.id or changed.arrived_s != request.arrived_s:
+            raise PolicyError(
+                f"admission policy {self._admission.name()} degraded request {request.id!r} and changed its id or arrival; "
+                "both must stay"
+            )
+        self._telemetry.decided(now, "admission", request.id, "Degrade", reason=decision.reason)
+        return changed
+
+    def _refuse(self, message: Submit, outcome: Outcome, detail: str | None) -> None:
+        self.ended[outcome] = self.ended.get(outcome, 0) + 1
+        self.ctx.send(message.reply_to, Reply(message.request.id, outcome, detail=detail))
+
+    # --- placing -----------------------------------------------------------------------------------------------
+
+    def _place(self, pending: Pending, now: float) -> None:
+        """Start the next attempt, or hold the request until one can start."""
+        pending.attempt += 1
+        replica = None
+        if self._early:
+            replica = self._choose(pending, now)
+            if replica is None:
+                return
+        pending.replica, pending.placed = replica, True
+        work = Work(pending.request, pending.attempt, pending.output_tokens, pending.payload)
+        self.ctx.send(self._batcher, Enqueue(work, replica))
+
+    def _choose(self, pending: Pending, now: float) -> str | None:
+        """Ask the routing policy; None when the request is held or was rejected."""
+        request, roster = pending.request, self._roster
+        candidates = roster.candidates
+        if pending.exclude:
+            candidates = tuple(view for view in candidates if view.id not in pending.exclude) or candidates
+        if not candidates:
+            self._hold(pending)
+            return None
+        try:
+            decision = self._routing.route(request, candidates, now)
+        except Exception as error:
+            raise blaming(self._routing, error, request.id, now) from error
+        if decision.__class__ is Route:
+            view = roster.views.get(decision.replica)  # type: ignore[union-attr]  # narrowed by the class check
+            if view is None or view.state != "ready" or view.trust != "healthy" or self._excluded(view, candidates):
+                known = ", ".join(view.id for view in candidates[:8])
+                raise PolicyError(
+                    f"routing policy {self._routing.name()} named replica {decision.replica!r}, "  # type: ignore[union-attr]
+                    f"which is not a candidate for request {request.id!r} at {now:.6f} s (candidates: {known})"
+                )
+            force_setattr(view, "in_flight", view.in_flight + 1)
+            self._telemetry.routed(now, request.id, decision, now - view.as_of_s)  # type: ignore[arg-type]
+            return view.id
+        if isinstance(decision, Hold):
+            if not decision.until_s > now:
+                raise PolicyError(
+                    f"routing policy {self._routing.name()} held request {request.id!r} until {decision.until_s} s at {now} s; "
+                    "until_s must be in the future"
+                )
+            self._telemetry.decided(now, "routing", request.id, "Hold", value=decision.until_s, reason=decision.reason)
+            self._hold(pending)
+            pending.timer = self.ctx.after(decision.until_s - now, Tick("place", request.id, pending.attempt))
+            return None
+        if isinstance(decision, Reject):
+            self._telemetry.decided(now, "routing", request.id, "Reject", reason=decision.reason)
+            self._end(pending, "rejected", detail=decision.reason)
+            return None
+        raise PolicyError(f"routing policy {self._routing.name()} answered {decision!r}; expected Route, Hold or Reject")
+
+    def _excluded(self, view: ReplicaView, candidates: tuple[ReplicaView, ...]) -> bool:
+        """True for a replica that this attempt must avoid; the usual case is decided without a search."""
+        return candidates is not self._roster.candidates and all(view is not candidate for candidate in candidates)
+
+    def _hold(self, pending: Pending) -> None:
+        pending.placed = pending.running = False
+        pending.replica = None
+        self._held[pending.request.id] = pending
+
+    def _release(self) -> None:
+        """The candidates changed: try everything that is held, in order."""
+        held, self._held = self._held, {}
+        for pending in held.values():
+            self._unset(pending)
+            pending.attempt -= 1  # a hold is no attempt
+            self._place(pending, self.ctx.now)
+
+    # --- out ---------------------------------------------------------------------------------------------------
+
+    def on_dispatched(self, message: Dispatched) -> None:
+        view = self._roster.views.get(message.replica)
+        if view is not None and not self._early:
+            force_setattr(view, "in_flight", view.in_flight + len(message.work))
+        for work in message.work:
+            pending = self.pending.get(work.request.id)
+            if pending is not None and pending.attempt == work.attempt:
+                pending.running = True
+                pending.replica = message.replica
+                self._running += 1
+                for policy in self._dispatch_observers:
+                    policy.on_dispatched(work.request, message.replica, self.ctx.now)
+
+    def on_attempts_ended(self, message: AttemptsEnded) -> None:
+        work = message.work
+        if message.replica is not None:
+            view = self._roster.views.get(message.replica)
+            if view is not None and (self._early or message.dispatched):
+                force_setattr(view, "in_flight", view.in_flight - len(work))
+        if message.failure is not None:
+            self._attempts_failed(message)
+            return
+        size, results = len(work), message.results
+        for index, item in enumerate(work):
+            pending = self.pending.get(item.request.id)
+            if pending is None or pending.attempt != item.attempt:
+                self._telemetry.counters["late_answers"] += 1
+                continue
+            if self._observers:
+                self._observe(pending, None, message.service_s)
+            result = None if results is None else results[index]
+            self._end(pending, "completed", size, message.service_s, message.cold, None, result)
+
+    def _attempts_failed(self, message: AttemptsEnded) -> None:
+        for item in message.work:
+            pending = self.pending.get(item.request.id)
+            if pending is None or pending.attempt != item.attempt:
+                if message.failure != "withdrawn":
+                    self._telemetry.counters["late_answers"] += 1
+                continue
+            if message.failure == "overloaded":
+                self._end(pending, "shed", detail=message.detail)
+            elif message.failure == "moved" or message.failure == "withdrawn":
+                self._restart(pending)
+                self._telemetry.counters["moved"] += 1
+                self._place(pending, self.ctx.now)
+            elif message.failure is not None:
+                self._failed(pending, message.failure, message.detail)
+
+    def _failed(self, pending: Pending, kind: FailureKind, detail: str | None) -> None:
+        request, now = pending.request, self.ctx.now
+        if self._observers:
+            self._observe(pending, kind, None)
+        failure = Failure(kind=kind, attempt=pending.attempt, replica=pending.replica, detail=detail)
+        try:
+            decision = self._retry.after_failure(request, failure, now)
+        except Exception as error:
+            raise blaming(self._retry, error, request.id, now) from error
+        if isinstance(decision, Retry):
+            self._telemetry.counters["retries"] += 1
+            self._telemetry.decided(now, "retry", request.id, "Retry", value=decision.after_s, reason=decision.reason or kind)
+            self._restart(pending)
+            pending.exclude = decision.exclude
+            if decision.after_s > 0.0:
+                pending.timer = self.ctx.after(decision.after_s, Tick("place", request.id, pending.attempt))
+            else:
+                self._place(pending, now)
+            return
+        self._telemetry.decided(now, "retry", request.id, "GiveUp", reason=decision.reason or kind)
+        self._end(pending, "failed", detail=f"{kind}: {detail}" if detail else kind)
+
+    def _restart(self, pending: Pending) -> None:
+        if pending.running:
+            self._running -= 1
+        pending.placed = pending.running = False
+
+    def _observe(self, pending: Pending, failure: FailureKind | None, service_s: float | None) -> None:
+        completion = Completion(
+            request=pending.request, replica=pending.replica or "", attempt=pending.attempt, failure=failure,
+            service_s=service_s, e2e_s=self.ctx.now - pending.request.arrived_s,
+        )  # fmt: skip
+        for policy in self._observers:
+            policy.on_completed(completion, self.ctx.now)
+
+    def _end(
+        self,
+        pending: Pending,
+        outcome: Outcome,
+        batch_size: int = 0,
+        service_s: float | None = None,
+        cold: bool = False,
+        detail: str | None = None,
+        result: Payload | None = None,
+    ) -> None:
+        """The only place where a request ends."""
+        request_id = pending.request.id
+        del self.pending[request_id]
+        if pending.running:
+            self._running -= 1
+        if pending.deadline is not None:
+            pending.deadline.cancel()
+        if pending.timer is not None:
+            self._unset(pending)
+        if self._held:
+            self._held.pop(request_id, None)
+        self.ended[outcome] = self.ended.get(outcome, 0) + 1
+        self.ctx.send(
+            pending.reply_to,
+            Reply(request_id, outcome, pending.attempt, pending.replica, batch_size, service_s, cold, detail, result),
+        )
+
+    def _unset(self, pending: Pending) -> None:
+        if pending.timer is not None:
+            pending.timer.cancel()
+            pending.timer = None
+
+    def on_tick(self, message: Tick) -> None:
+        pending = self.pending.get(message.key)
+        if pending is None:
+            return
+        if message.what == "deadline":
+            self._abandon(pending, "expired", "its deadline passed")
+        elif pending.attempt == message.number and not pending.placed:
+            if self._held.pop(message.key, None) is not None:
+                pending.attempt -= 1  # a hold is no attempt
+            pending.timer = None
+            self._place(pending, self.ctx.now)
+
+    def on_cancel(self, message: Cancel) -> None:
+        pending = self.pending.get(message.request_id)
+        if pending is not None:
+            self._abandon(pending, "cancelled", "the client cancelled it")
+
+    def _abandon(self, pending: Pending, outcome: Outcome, detail: str) -> None:
+        if pending.placed and not pending.running:
+            self.ctx.send(self._batcher, Dequeue(pending.request.id, pending.attempt, pending.replica))
+        self._end(pending, outcome, detail=detail)
+
+    def abort(self, detail: str) -> None:
+        """The fleet stops: end every pending request as failed."""
+        for pending in list(self.pending.values()):
+            self._end(pending, "failed", detail=detail)
+
+    def on_undeliverable(self, message: Undeliverable) -> None:
+        """A client is gone: its request has ended all the same."""
+        self._telemetry.counters["undeliverable_replies"] += 1
+
+    # --- replicas ----------------------------------------------------------------------------------------------
+
+    def on_replica_reported(self, message: ReplicaReported) -> None:
+        if self._roster.reported(message, self.ctx.now):
+            self._replicas_changed()
+
+    def on_trust_changed(self, message: TrustChanged) -> None:
+        if self._roster.judged(message.replica, message.trust):
+            self._replicas_changed()
+
+    def on_replica_exited(self, message: ReplicaExited) -> None:
+        if self._roster.exited(message.replica):
+            self._replicas_changed()
+
+    def _replicas_changed(self) -> None:
+        candidates = self._roster.candidates
+        if overrides(self._routing, "on_replicas"):
+            self._routing.on_replicas(candidates, self.ctx.now)
+        if candidates and self._held:
+            self._release()
+
+    def views(self) -> list[ReplicaView]:
+        """All replicas, for the invariant checker."""
+        return list(self._roster.views.values())
+
+    def waiting(self) -> list[str]:
+        """Who waits for what, for the deadlock report."""
+        return [
+            f"request {request_id} waits for "
+            + (f"an answer of {p.replica}" if p.running else "the batcher" if p.placed else "a replica it may go to")
+            for request_id, p in list(self.pending.items())[:20]
+        ]

@@ -1,0 +1,296 @@
+"""Everything that crosses an actor boundary, grouped by receiver.
+
+Events are past tense (`BatchFinished`), commands imperative (`RunBatch`). Messages are frozen and carry
+no references to actors or sockets, so that whether one is delivered in-process or over ZeroMQ cannot be told.
+On the wire each is a msgpack array that starts with its class name.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+from msgspec import Struct
+
+from policies.views import FailureKind, ProbeLevel, ProbeStatus, ReplicaState, Trust
+from traces.schema import Request
+
+Outcome = Literal["completed", "rejected", "shed", "expired", "failed", "cancelled"]
+OUTCOMES: tuple[Outcome, ...] = ("completed", "rejected", "shed", "expired", "failed", "cancelled")
+
+
+def replica_number(address: str) -> int:
+    """3 for ``replica/3``: replicas are ordered by number, so ``replica/10`` comes after ``replica/9``."""
+    return int(address.rpartition("/")[2])
+
+
+class Message(Struct, frozen=True, tag=True, array_like=True, gc=False):
+    """Base of all messages."""
+
+
+# --- content -----------------------------------------------------------------------------------------------
+
+
+class Payload(Struct, frozen=True, array_like=True, gc=False):
+    """What a request carries in or out: bytes, or a tensor that travels as a frame of its own."""
+
+    data: bytes | None = None
+    tensor: np.ndarray | None = None
+
+
+class Work(Struct, frozen=True, array_like=True, gc=False):
+    """One attempt at one request."""
+
+    request: Request
+    attempt: int
+    output_tokens: int | None = None
+    """The recorded output length: for engines only, never for a policy."""
+    payload: Payload | None = None
+
+
+# --- to the router -----------------------------------------------------------------------------------------
+
+
+class Submit(Message, frozen=True, gc=False):
+    """A client asks for an answer; `reply_to` gets exactly one `Reply`."""
+
+    request: Request
+    reply_to: str
+    output_tokens: int | None = None
+    payload: Payload | None = None
+
+
+class Cancel(Message, frozen=True, gc=False):
+    """The client no longer wants the answer."""
+
+    request_id: str
+
+
+class Dispatched(Message, frozen=True, gc=False):
+    """The batcher sent these attempts to `replica`, as one batch."""
+
+    replica: str
+    work: list[Work]
+
+
+class AttemptsEnded(Message, frozen=True, gc=False):
+    """The batcher reports attempts that ended together; `failure` is None when they completed."""
+
+    work: list[Work]
+    replica: str | None
+    dispatched: bool
+    """False: they ended while they waited."""
+    failure: FailureKind | Literal["withdrawn", "moved"] | None = None
+    """`withdrawn`: the router asked for it back. `moved`: its replica drains; place it anew."""
+    detail: str | None = None
+    service_s: float = 0.0
+    """How long the engine ran the batch, on the replica's clock."""
+    cold: bool = False
+    """True: the first batch of a replica's life."""
+    results: list[Payload | None] | None = None
+    """One for each attempt, or None when the engine returns nothing."""
+
+
+# --- to the batcher ----------------------------------------------------------------------------------------
+
+
+class Enqueue(Message, frozen=True, gc=False):
+    """Wait for a replica: this one (early binding), or any (None: late binding)."""
+
+    work: Work
+    replica: str | None = None
+
+
+class Dequeue(Message, frozen=True, gc=False):
+    """Forget a waiting attempt; one already dispatched runs on, and its answer is dropped."""
+
+    request_id: str
+    attempt: int
+    replica: str | None = None
+
+
+class BatchFinished(Message, frozen=True, gc=False):
+    """A replica ran a batch, or failed to (`error`)."""
+
+    replica: str
+    batch: int
+    service_s: float
+    cold: bool = False
+    error: str | None = None
+    results: list[Payload | None] | None = None
+
+
+class ReportQueue(Message, frozen=True, gc=False):
+    """Ask for a `QueueReport`."""
+
+    reply_to: str
+
+
+# --- to a replica ------------------------------------------------------------------------------------------
+
+
+class RunBatch(Message, frozen=True, gc=False):
+    """Run these attempts together; answer with `BatchFinished` to `reply_to`."""
+
+    batch: int
+    work: list[Work]
+    reply_to: str
+
+
+class Activate(Message, frozen=True, gc=False):
+    """Warm -> ready: start taking traffic."""
+
+
+class Deactivate(Message, frozen=True, gc=False):
+    """Ready -> warm once its batches are done: stay loaded, take no traffic."""
+
+
+class Drain(Message, frozen=True, gc=False):
+    """Finish what is there, then stop."""
+
+
+class Probe(Message, frozen=True, gc=False):
+    """Are you there? Answer with `ProbeAnswered` to `reply_to`."""
+
+    probe: int
+    level: ProbeLevel
+    reply_to: str
+
+
+class InjectSlowness(Message, frozen=True, gc=False):
+    """Fault: take `factor` times as long from now on (1.0 ends it)."""
+
+    factor: float
+
+
+# --- from a replica, to all who observe the fleet -----------------------------------------------------------
+
+
+class ReplicaReported(Message, frozen=True, gc=False):
+    """A replica's own account of itself: on every change of state, and every `report_interval_s`."""
+
+    replica: str
+    state: ReplicaState
+    incarnation: int
+    weight: float = 1.0
+    max_inflight_batches: int = 1
+    batches: int = 0
+    """Running or waiting at its door."""
+    busy_fraction: float | None = None
+    gpu_utilization: float | None = None
+    memory_used_bytes: int | None = None
+    memory_total_bytes: int | None = None
+    detail: str | None = None
+
+
+class ReplicaExited(Message, frozen=True, gc=False):
+    """The launcher, or the transport, saw it end."""
+
+    replica: str
+    detail: str
+    expected: bool = False
+
+
+class TrustChanged(Message, frozen=True, gc=False):
+    """The health checker's verdict."""
+
+    replica: str
+    trust: Trust
+    reason: str | None = None
+
+
+# --- to the autoscaler, the health checker, the launcher ----------------------------------------------------
+
+
+class QueueReport(Message, frozen=True, gc=False):
+    """What the batcher holds."""
+
+    queue_depth: int
+    oldest_wait_s: float
+    in_flight: int
+    """Attempts waiting or dispatched."""
+    enqueued: int
+    """Attempts ever queued."""
+    finished: int
+    """Attempts ever ended."""
+
+
+class ProbeAnswered(Message, frozen=True, gc=False):
+    """A replica's answer to a probe."""
+
+    replica: str
+    probe: int
+    status: ProbeStatus
+    detail: str | None = None
+
+
+class StartReplica(Message, frozen=True, gc=False):
+    """Bring up a replica under this address."""
+
+    replica: str
+    activate: bool = True
+    """False: it stays warm until told."""
+
+
+class KillReplica(Message, frozen=True, gc=False):
+    """End it at once; what it has is lost (and retried)."""
+
+    replica: str
+
+
+# --- to a client -------------------------------------------------------------------------------------------
+
+
+class Reply(Message, frozen=True, gc=False):
+    """How a request ended. There is exactly one for each `Submit`."""
+
+    request_id: str
+    outcome: Outcome
+    attempts: int = 0
+    replica: str | None = None
+    batch_size: int = 0
+    service_s: float | None = None
+    cold: bool = False
+    detail: str | None = None
+    result: Payload | None = None
+
+
+# --- to anyone ---------------------------------------------------------------------------------------------
+
+
+class Tick(Message, frozen=True, gc=False):
+    """A timer that an actor set for itself ran out; `what` tells its timers apart."""
+
+    what: str = ""
+    key: str = ""
+    number: int = 0
+
+
+class Undeliverable(Message, frozen=True, gc=False):
+    """A message could not be handed over: nobody has that address, or its queue is full."""
+
+    to: str
+    reason: Literal["unreachable", "overloaded"]
+    message: Message
+
+
+class LoadFinished(Message, frozen=True, gc=False):
+    """An engine tells its replica that the model is loaded, or why not."""
+
+    error: str | None = None
+
+
+class RunFinished(Message, frozen=True, gc=False):
+    """An engine tells its replica that a batch ran, and for how long."""
+
+    batch: int
+    service_s: float
+    error: str | None = None
+    results: list[Payload | None] | None = None
+
+
+WIRE_MESSAGES = (
+    Submit, Cancel, RunBatch, BatchFinished, Activate, Deactivate, Drain, Probe, ProbeAnswered, InjectSlowness,
+    ReplicaReported, Reply,
+)  # fmt: skip
+"""Those that may arrive from another process; anything else on the wire is an error."""

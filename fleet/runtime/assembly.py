@@ -1,0 +1,92 @@
+"""From a spec to actors: the one place that wires a fleet, for both runtimes."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from fleet.actors.autoscaler import Autoscaler
+from fleet.actor import Actor, FleetError
+from fleet.actors.batcher import Batcher
+from fleet.actors.health_checker import HealthChecker
+from fleet.actors.replica import ReplicaSettings
+from fleet.actors.router import Router
+from fleet.messages import replica_number
+from fleet.spec import COMPONENTS, FleetSpec
+from fleet.telemetry.sink import Telemetry
+from policies.base import Policy
+
+OBSERVERS = "observers"
+"""The group address that replicas report to."""
+BATCHER = "batcher/default"
+
+
+class Runtime(Protocol):
+    """What assembling needs of a runtime."""
+
+    def add(self, address: str, actor: Actor) -> None: ...
+
+    def subscribe(self, group: str, address: str) -> None: ...
+
+
+class Head:
+    """The actors of one fleet's head, not yet hosted."""
+
+    def __init__(self, spec: FleetSpec, telemetry: Telemetry) -> None:
+        early = spec.binding == "early"
+        low, high = spec.bounds
+        self.telemetry = telemetry
+        self.router = Router(
+            admission=spec.admission, routing=spec.routing, retry=spec.retry, early_binding=early, batcher=BATCHER,
+            telemetry=telemetry, default_deadline_s=spec.deadline_s,
+        )  # fmt: skip
+        self.batcher = Batcher(
+            queueing=spec.queueing, batching=spec.batching, early_binding=early, capacity=spec.queue_capacity,
+            telemetry=telemetry,
+        )  # fmt: skip
+        self.autoscaler = Autoscaler(
+            scaling=spec.scaling, warm_pool=spec.warm_pool, min_replicas=low, max_replicas=high,
+            initial_replicas=spec.replicas, control_interval_s=spec.control_interval_s,
+            failed_grace_s=spec.failed_grace_s, batcher=BATCHER, telemetry=telemetry,
+        )  # fmt: skip
+        self.health_checker = HealthChecker(
+            health=spec.health, interval_s=spec.probe_interval_s, timeout_s=spec.probe_timeout_s,
+            deep_interval_s=spec.deep_probe_interval_s, telemetry=telemetry, observers=OBSERVERS,
+        )  # fmt: skip
+
+    def host(self, runtime: Runtime) -> None:
+        """Add the head's actors; each hears of replicas in this order."""
+        for address, actor in (
+            ("router", self.router),
+            (BATCHER, self.batcher),
+            ("autoscaler", self.autoscaler),
+            ("health", self.health_checker),
+        ):
+            runtime.subscribe(OBSERVERS, address)
+            runtime.add(address, actor)
+
+
+def replica_settings(spec: FleetSpec, address: str, seed: int) -> ReplicaSettings:
+    """What the replica under `address` is told."""
+    number = replica_number(address)
+    return ReplicaSettings(
+        engine=spec.engine,
+        seed=seed,
+        max_inflight_batches=spec.max_inflight_batches,
+        report_interval_s=spec.report_interval_s,
+        weight=spec.weights[number % len(spec.weights)] if spec.weights else 1.0,
+    )
+
+
+def initial_replicas(spec: FleetSpec) -> list[str]:
+    """The addresses of the replicas that are there when a run begins."""
+    return [f"replica/{number}" for number in range(spec.replicas)]
+
+
+def demand_no_oracle(spec: FleetSpec) -> None:
+    """A live fleet has no true output lengths to show."""
+    for slot in COMPONENTS:
+        policy = getattr(spec, slot)
+        if isinstance(policy, Policy) and policy.oracle:
+            raise FleetError(
+                f"$.{slot}: {policy.name()} is an oracle: it reads true output lengths and runs in simulation only"
+            )

@@ -1,0 +1,127 @@
+"""What a node knows of one other node: who it is, whom it hosts, when it last spoke, and what waits to go to it."""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+
+from msgspec import Struct
+
+from fleet.runtime.channel import Channel
+from fleet.runtime.wire import Batch, Codec, Hello
+
+
+class NodeCounters(Struct):
+    """What one node has seen. Envelopes are messages; a batch is one ZeroMQ message that carries many."""
+
+    messages_in: int = 0
+    messages_out: int = 0
+    batches_in: int = 0
+    batches_out: int = 0
+    bytes_in: int = 0
+    bytes_out: int = 0
+    undecodable: dict[str, int] = {}
+    """Batches dropped, by reason."""
+    last_undecodable_from: str | None = None
+    undeliverable: dict[str, int] = {}
+    """Messages that could not be handed over, by reason."""
+    strangers: int = 0
+    """Batches from someone who never said Hello, or was given up."""
+    forged: int = 0
+    """Batches with a sender that their peer does not host."""
+    refused: dict[str, int] = {}
+    """Hellos refused, by reason."""
+    handshake_failures: dict[str, int] = {}
+    """Connections that failed, by reason: a refused key, or bytes that are no ZeroMQ."""
+    refused_keys: int = 0
+    dropped_by_fault: int = 0
+    """Batches dropped by an injected partition or drop."""
+    peers_joined: int = 0
+    peers_lost: int = 0
+    handovers: int = 0
+    """A newer incarnation took the place of a process that had not been given up."""
+    reconnects: int = 0
+
+
+def count(counter: dict[str, int], reason: str, by: int = 1) -> int:
+    """Add to a counter by reason; the new value."""
+    counter[reason] = value = counter.get(reason, 0) + by
+    return value
+
+
+class Fault(Struct):
+    """An injected network fault on the way to and from one peer."""
+
+    probability: float
+    rng: random.Random | None = None
+
+    def strikes(self) -> bool:
+        """True: lose this batch."""
+        return self.rng is None or self.rng.random() < self.probability
+
+
+class Peer:
+    """The other end. `open` is the batch being filled; `sealed` are those that ZeroMQ would not take yet."""
+
+    __slots__ = (
+        "addresses", "alive", "channel", "dirty", "groups", "identity", "incarnation", "key", "last_heard_s", "lease_s",
+        "name", "open", "sealed", "waiting_bytes", "waiting_messages",
+    )  # fmt: skip
+
+    def __init__(self, channel: Channel, identity: bytes, name: str, lease_s: float, now_s: float) -> None:
+        self.channel = channel
+        self.identity = identity
+        self.name = name
+        self.incarnation = 0
+        self.addresses: frozenset[str] = frozenset()
+        self.groups: frozenset[str] = frozenset()
+        self.key: str | None = None
+        """Its CURVE public key."""
+        self.lease_s = lease_s
+        self.last_heard_s = now_s
+        self.alive = False
+        """It said Hello and has not been lost."""
+        self.open = Batch()
+        self.sealed: deque[Batch] = deque()
+        self.waiting_messages = 0
+        self.waiting_bytes = 0
+        """In `sealed` only."""
+        self.dirty = False
+        """On its node's list of peers to flush."""
+
+    def __repr__(self) -> str:
+        return f"Peer({self.name!r}, {sorted(self.addresses)})"
+
+    def seal(self) -> None:
+        """Close the open batch and put it in line."""
+        batch = self.open
+        if batch.count:
+            self.sealed.append(batch)
+            self.waiting_messages += batch.count
+            self.waiting_bytes += batch.size_bytes
+            self.open = Batch()
+
+    def pop(self) -> Batch:
+        """Take the first sealed batch out of line."""
+        batch = self.sealed.popleft()
+        self.waiting_messages -= batch.count
+        self.waiting_bytes -= batch.size_bytes
+        return batch
+
+    def adopt(self, hello: Hello, key: str | None) -> None:
+        """Believe what it says of itself."""
+        self.name = hello.name
+        self.incarnation = hello.incarnation
+        self.addresses = frozenset(hello.addresses)
+        self.groups = frozenset(hello.groups)
+        self.lease_s = hello.lease_s
+        self.key = key
+        self.alive = True
+
+    def take_back(self, codec: Codec) -> list[tuple[str, str, object]]:
+        """Everything that waits, decoded again, oldest first; nothing waits afterwards."""
+        self.seal()
+        envelopes: list[tuple[str, str, object]] = []
+        while self.sealed:
+            envelopes.extend(codec.decode(self.pop().seal()))
+        return envelopes

@@ -1,0 +1,164 @@
+"""`simulate`: play a trace against a fleet in exact virtual time."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from fleet.actor import FleetError
+from fleet.actors.load_generator import LoadGenerator
+from fleet.runtime.assembly import OBSERVERS, Head, initial_replicas, replica_settings
+from fleet.runtime.faults import FaultInjector
+from fleet.runtime.invariants import InvariantChecker
+from fleet.runtime.simulated import SimulatedRuntime
+from fleet.runtime.simulated_launcher import SimulatedLauncher
+from fleet.spec import COMPONENTS, FleetSpec
+from fleet.telemetry.run import Run, finish_run
+from fleet.telemetry.sink import Telemetry
+from policies.base import Policy
+from traces import FaultTrace, Trace
+
+CLIENT = "client/trace"
+
+
+def simulate(
+    trace: Trace,
+    spec: FleetSpec,
+    *,
+    seed: int = 0,
+    faults: FaultTrace | None = None,
+    sessions: bool = False,
+    check: bool = True,
+    until_s: float | None = None,
+    stall_timeout_s: float = 600.0,
+    on_progress: Callable[[int], None] | None = None,
+) -> Run:
+    """Play `trace` against the fleet of `spec` in virtual time.
+
+    The run ends when every request has ended, or at `until_s` (virtual seconds): what is then in flight is
+    reported as such. `sessions` plays requests with a parent closed-loop, after their parent's reply. `check`
+    runs the invariant checker. `on_progress` gets the number of replies, now and then.
+
+    The same arguments give the same `Run.digest`, in every process. Raises `PolicyError` when a policy breaks
+    its contract, `FleetError` when the fleet cannot go on (the message ends with how to see it again).
+    """
+    simulation = Simulation(trace, spec, seed=seed, faults=faults, sessions=sessions, check=check,
+                            stall_timeout_s=stall_timeout_s, on_progress=on_progress)  # fmt: skip
+    return simulation.run(until_s)
+
+
+class Simulation:
+    """One simulated run, with its parts at hand; `simulate` is what most callers want."""
+
+    def __init__(
+        self,
+        trace: Trace,
+        spec: FleetSpec,
+        *,
+        seed: int = 0,
+        faults: FaultTrace | None = None,
+        sessions: bool = False,
+        check: bool = True,
+        stall_timeout_s: float = 600.0,
+        on_progress: Callable[[int], None] | None = None,
+    ) -> None:
+        spec = spec.replace()  # fresh policies: a spec can be run any number of times
+        self.trace, self.spec, self.seed, self.faults, self.sessions = trace, spec, seed, faults, sessions
+        self.telemetry = Telemetry()
+        self.runtime = SimulatedRuntime(seed=seed, network=spec.network)
+        self.head = Head(spec, self.telemetry)
+        self.launcher = SimulatedLauncher(
+            self.runtime, lambda address: replica_settings(spec, address, seed), provision_s=spec.provision_s
+        )
+        self.client = LoadGenerator(
+            trace, telemetry=self.telemetry, on_done=self.runtime.stop, sessions=sessions,
+            stall_timeout_s=stall_timeout_s, progress=on_progress,
+        )  # fmt: skip
+        lengths = self._true_lengths()
+        self.head.batcher.reveal = lengths
+        self.head.host(self.runtime)
+        self.runtime.subscribe(OBSERVERS, "launcher")
+        self.runtime.add("launcher", self.launcher)
+        if faults is not None:
+            self.runtime.subscribe(OBSERVERS, "faults")
+            self.runtime.add("faults", FaultInjector(faults, SimulatedFaults(self.runtime, self.launcher), self.telemetry))
+        for address in initial_replicas(spec):
+            self.launcher.bring_up(address, preloaded=True)
+        self.runtime.add(CLIENT, self.client)
+        for policy in self._oracles():
+            if lengths is not None:
+                policy.reveal(lengths)
+        if check:
+            self.runtime.after_each = InvariantChecker(self).check
+
+    def run(self, until_s: float | None = None) -> Run:
+        """Run to the end, or to the horizon."""
+        try:
+            with _no_collections():
+                self.runtime.run(waiting=self.head.router.waiting, until_s=until_s)
+        except Exception as error:
+            error.add_note(
+                f"virtual time {self.runtime.now:.6f} s; see it again with seed={self.seed} on trace {self.trace.sha256[:16]}"
+            )
+            raise
+        self.telemetry.counters["lost_messages"] += self.runtime.lost
+        return finish_run(
+            self.telemetry, self.trace, self.spec, seed=self.seed, runtime="simulated", ended_s=self.runtime.now,
+            unfinished=self.client.unfinished(), faults=self.faults, options={"sessions": self.sessions, "until_s": until_s},
+        )  # fmt: skip
+
+    def _oracles(self) -> list[Policy]:
+        policies = (getattr(self.spec, slot) for slot in COMPONENTS)
+        return [policy for policy in policies if isinstance(policy, Policy) and policy.oracle]
+
+    def _true_lengths(self) -> Callable[[str], int | None] | None:
+        """The oracle boundary: read only when a policy declares itself an oracle, and shown to no other."""
+        if not self._oracles():
+            return None
+        return {entry.request.id: entry.output_tokens for entry in self.trace}.get
+
+
+class SimulatedFaults:
+    """The fault surface of the simulated runtime."""
+
+    def __init__(self, runtime: SimulatedRuntime, launcher: SimulatedLauncher) -> None:
+        self._runtime, self._launcher = runtime, launcher
+        self._hung: dict[str, Callable[[], None]] = {}
+
+    def crash(self, replica: str) -> None:
+        self._hung.pop(replica, None)
+        self._launcher.kill(replica, "killed by a fault (SIGKILL)")
+
+    def hang(self, replica: str) -> None:
+        if replica in self._runtime.contexts and replica not in self._hung:
+            self._hung[replica] = self._runtime.stop_actor(replica)
+
+    def resume(self, replica: str) -> None:
+        resume = self._hung.pop(replica, None)
+        if resume is not None:
+            resume()
+
+    def partition(self, replica: str, cut: bool) -> None:
+        self._runtime.partition(replica, cut)
+
+    def drop(self, replica: str, probability: float) -> None:
+        self._runtime.drop(replica, probability)
+
+    def fail_load(self, replica: str | None) -> None:
+        self._launcher.failing_loads.append(replica)
+
+
+@contextmanager
+def _no_collections() -> Iterator[None]:
+    """Pause the cyclic collector: a run makes many objects and no cycles, so looking for them is lost time."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+__all__ = ["FleetError", "Simulation", "simulate"]

@@ -1,0 +1,231 @@
+"""The simulated runtime: every actor in one process, on exact virtual time.
+
+One heap holds what is to happen, ordered by (time, sequence number). A message without delay is delivered in
+the order it was sent, before the next entry of the heap: a total order, so ties never depend on hashing or
+memory. Nothing here is serialised, and nothing sleeps.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from collections.abc import Callable, Sequence
+from heapq import heappop, heappush
+from typing import TypeVar
+
+from fleet.actor import Actor, FleetError
+from fleet.messages import Message, Undeliverable
+from fleet.network import NetworkModel, host_of
+from fleet.seeding import rng_for
+
+T = TypeVar("T")
+
+
+class SimulatedTimer:
+    """A heap entry that can be taken back: its context is cleared, and the kernel skips it."""
+
+    __slots__ = ("context", "message")
+
+    def __init__(self, context: SimulatedContext, message: Message) -> None:
+        self.context: SimulatedContext | None = context
+        self.message = message
+
+    def cancel(self) -> None:
+        self.context = None
+
+
+class SimulatedContext:
+    """One actor's place in the kernel. `receive` is replaced when the actor is killed or stopped."""
+
+    __slots__ = ("_rng", "_runtime", "actor", "address", "now", "receive")
+
+    def __init__(self, runtime: SimulatedRuntime, address: str, actor: Actor) -> None:
+        self._runtime = runtime
+        self._rng: random.Random | None = None
+        self.address = address
+        self.actor = actor
+        self.now = runtime.now
+        self.receive: Callable[[Message], None] = actor.receive
+
+    @property
+    def rng(self) -> random.Random:
+        if self._rng is None:
+            self._rng = rng_for(self._runtime.seed, self.address)
+        return self._rng
+
+    def send(self, to: str, message: Message) -> None:
+        runtime = self._runtime
+        if runtime.direct:
+            target = runtime.contexts.get(to)
+            if target is not None:
+                runtime.ready.append((target, message))
+                return
+        runtime.route(self, to, message)
+
+    def after(self, delay_s: float, message: Message) -> SimulatedTimer:
+        if delay_s < 0.0:
+            raise FleetError(f"{self.address} asked for {type(message).__name__} {-delay_s} s ago: time does not run backwards")
+        runtime = self._runtime
+        timer = SimulatedTimer(self, message)
+        runtime.sequence += 1
+        heappush(runtime.heap, (self.now + delay_s, runtime.sequence, timer))
+        return timer
+
+    def in_thread(self, work: Callable[[], T], then: Callable[[T], Message]) -> None:
+        raise FleetError(
+            f"{self.address} uses an engine that needs real threads; virtual time runs an EmulatedEngine "
+            "(measure the real one with `fleet profile` and give its table to a ProfiledLatency)"
+        )
+
+
+class SimulatedRuntime:
+    """Hosts actors in virtual time. `add` them, `run`, and read what they recorded."""
+
+    def __init__(self, *, seed: int, network: NetworkModel | None = None) -> None:
+        self.seed = seed
+        self.network = network or NetworkModel()
+        self.now = 0.0
+        self.contexts: dict[str, SimulatedContext] = {}
+        self.heap: list[tuple[float, int, SimulatedTimer]] = []
+        self.ready: deque[tuple[SimulatedContext, Message]] = deque()
+        self.sequence = 0
+        self.stopped = False
+        self.delivered = 0
+        self.lost = 0
+        """Messages to a dead process, or cut off by a partition or drop fault: counted, never silent."""
+        self.after_each: Callable[[], None] | None = None
+        """Called after every entry of the heap and all it led to (the invariant checker)."""
+        self._groups: dict[str, list[str]] = {}
+        self._partitioned: set[str] = set()
+        self._drops: dict[str, float] = {}
+        self._arrivals: dict[tuple[str, str], float] = {}
+        self._network_rng = rng_for(seed, "network")
+        self.direct = self.network.perfect
+        """True while a message to a known address can skip the network."""
+
+    # --- hosting -----------------------------------------------------------------------------------------------
+
+    def add(self, address: str, actor: Actor) -> None:
+        """Host `actor` under `address` and start it now."""
+        if address in self.contexts:
+            raise FleetError(f"two actors under one address: {address}")
+        context = SimulatedContext(self, address, actor)
+        self.contexts[address] = context
+        actor.start(context)
+
+    def remove(self, address: str) -> None:
+        """Take an actor out; what is under way to it is lost, and counted."""
+        context = self.contexts.pop(address, None)
+        if context is not None:
+            context.receive = self._drop
+
+    def subscribe(self, group: str, address: str) -> None:
+        """Deliver messages to the address `group` to `address` as well, in the order of subscription."""
+        self._groups.setdefault(group, []).append(address)
+
+    def stop_actor(self, address: str) -> Callable[[], None]:
+        """SIGSTOP: what comes for it waits. The answer continues it (SIGCONT)."""
+        context = self.contexts[address]
+        waiting: list[Message] = []
+        before = context.receive
+        context.receive = waiting.append
+
+        def resume() -> None:
+            if self.contexts.get(address) is context:
+                context.receive = before
+                self.ready.extend((context, message) for message in waiting)
+
+        return resume
+
+    # --- the network -------------------------------------------------------------------------------------------
+
+    def partition(self, address: str, cut: bool) -> None:
+        """Cut the host of `address` off, or join it again."""
+        (self._partitioned.add if cut else self._partitioned.discard)(address)
+        self._choose_path()
+
+    def drop(self, address: str, probability: float) -> None:
+        """Lose messages to and from `address` with this probability; 0 ends it."""
+        if probability > 0.0:
+            self._drops[address] = probability
+        else:
+            self._drops.pop(address, None)
+        self._choose_path()
+
+    def _choose_path(self) -> None:
+        self.direct = self.network.perfect and not self._partitioned and not self._drops
+
+    def route(self, sender: SimulatedContext, to: str, message: Message) -> None:
+        """The slow path of a send: groups, unknown addresses, and anything the network may delay or lose."""
+        group = self._groups.get(to)
+        if group is not None:
+            for address in group:
+                if address in self.contexts:
+                    self._carry(sender, self.contexts[address], message)
+            return
+        target = self.contexts.get(to)
+        if target is None:
+            self.ready.append((sender, Undeliverable(to, "unreachable", message)))
+            return
+        self._carry(sender, target, message)
+
+    def _carry(self, sender: SimulatedContext, target: SimulatedContext, message: Message) -> None:
+        source, destination = host_of(sender.address), host_of(target.address)
+        if source == destination:
+            self.ready.append((target, message))
+            return
+        for end in (source, destination):
+            if end in self._partitioned or (end in self._drops and self._network_rng.random() < self._drops[end]):
+                self.lost += 1
+                return
+        if self.network.perfect:
+            self.ready.append((target, message))
+            return
+        arrival = sender.now + self.network.sample_s(self._network_rng)
+        if not self.network.reorder:
+            pair = (source, destination)
+            arrival = max(arrival, self._arrivals.get(pair, 0.0))
+            self._arrivals[pair] = arrival
+        self.sequence += 1
+        heappush(self.heap, (arrival, self.sequence, SimulatedTimer(target, message)))
+
+    def _drop(self, message: Message) -> None:
+        self.lost += 1
+
+    # --- time --------------------------------------------------------------------------------------------------
+
+    def stop(self) -> None:
+        """Let `run` return once what is ready has been delivered."""
+        self.stopped = True
+
+    def run(self, *, waiting: Callable[[], Sequence[str]] = tuple, until_s: float | None = None) -> None:
+        """Run until `stop` is called, or to the horizon `until_s`.
+
+        Raises `FleetError` that lists `waiting()` (who waits for what) when nobody called `stop` and nothing
+        is left to happen.
+        """
+        heap, ready, next_ready, check = self.heap, self.ready, self.ready.popleft, self.after_each
+        now, delivered = self.now, 0
+        while True:
+            while ready:
+                context, message = next_ready()
+                context.now = now
+                context.receive(message)
+                delivered += 1
+            if check is not None:
+                check()
+            if self.stopped:
+                break
+            if not heap:
+                raise FleetError("deadlock: nothing is left to happen, but\n  " + "\n  ".join(waiting()))
+            if until_s is not None and heap[0][0] > until_s:
+                self.now = now = until_s
+                break
+            time, _, timer = heappop(heap)
+            owner = timer.context
+            if owner is None:
+                continue
+            self.now = owner.now = now = time
+            owner.receive(timer.message)
+            delivered += 1
+        self.delivered += delivered

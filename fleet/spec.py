@@ -1,0 +1,183 @@
+"""A whole fleet as one typed value: what it runs, how many, and which policy fills each slot.
+
+Written in Python, in TOML or in JSON, it is the same value. Building one validates everything, parameters of
+policies included; every error names its path (`$.routing.choices`).
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_type_hints
+
+import msgspec
+from msgspec import Meta, Struct, field
+from msgspec.structs import force_setattr
+
+from fleet.engines.base import Engine
+from fleet.network import NetworkModel
+from policies import (
+    AdmissionPolicy,
+    AdmitAll,
+    BatchingPolicy,
+    ConsecutiveFailures,
+    ExponentialBackoff,
+    Fifo,
+    Fixed,
+    Greedy,
+    HealthPolicy,
+    LeastOutstanding,
+    NoWarmPool,
+    PolicyError,
+    QueueingPolicy,
+    RetryPolicy,
+    RoutingPolicy,
+    ScalingPolicy,
+    WarmPoolPolicy,
+)
+from policies.base import Component, at_path
+from policies.registry import build
+from traces.schema import Slo
+
+Positive = Annotated[float, Meta(gt=0)]
+Count = Annotated[int, Meta(ge=1)]
+
+
+class FleetSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One fleet. Fields that hold a policy take an instance, or a table such as ``{"policy": "greedy"}``.
+
+    Raises `PolicyError` that names the path of what is wrong.
+    """
+
+    engine: Engine
+    """What executes a batch; each replica gets a fresh one."""
+    replicas: Count = 1
+    """How many there are, loaded and ready, when a run begins."""
+    min_replicas: Annotated[int, Meta(ge=0)] | None = None
+    """Bounds of what a scaling policy may ask for; None: `replicas`."""
+    max_replicas: Count | None = None
+    binding: Literal["early", "late"] = "early"
+    """`early`: the routing policy chooses a replica on arrival, and each replica has a queue. `late`: one queue for
+    the pool, and batches are pulled for whichever replica is free."""
+
+    admission: AdmissionPolicy = field(default_factory=AdmitAll)
+    routing: RoutingPolicy = field(default_factory=LeastOutstanding)
+    queueing: QueueingPolicy = field(default_factory=Fifo)
+    batching: BatchingPolicy = field(default_factory=Greedy)
+    scaling: ScalingPolicy = field(default_factory=Fixed)
+    warm_pool: WarmPoolPolicy = field(default_factory=NoWarmPool)
+    health: HealthPolicy = field(default_factory=ConsecutiveFailures)
+    retry: RetryPolicy = field(default_factory=ExponentialBackoff)
+
+    max_inflight_batches: Count = 2
+    """Batches a replica may hold: one runs, the others wait at its door."""
+    queue_capacity: Count = 100_000
+    """Requests that may wait for a replica; one more is shed."""
+    deadline_s: Positive | None = None
+    """For requests that bring none of their own."""
+    slo: Slo | None = None
+    """Objectives to report against, for requests that bring none of their own."""
+    weights: tuple[Positive, ...] = ()
+    """Relative speed of replica 0, 1, … as policies are told (repeated when there are more); it changes no engine."""
+
+    control_interval_s: Positive = 1.0
+    """Period of the autoscaler's loop, and of the time series."""
+    report_interval_s: Positive = 0.25
+    """Period of the replicas' reports: how stale a reported signal can get."""
+    probe_interval_s: Positive = 1.0
+    probe_timeout_s: Positive = 0.5
+    deep_probe_interval_s: Positive | None = None
+    """Period of deep probes, which run a request through the engine; None: there are none."""
+    failed_grace_s: Annotated[float, Meta(ge=0)] = 5.0
+    """How long a replica that failed its health checks may take to recover before it is ended."""
+    provision_s: Annotated[float, Meta(ge=0)] = 0.0
+    """Simulation: from the request for a replica to the start of its process."""
+    network: NetworkModel = NetworkModel()
+    """Simulation: the network between the head and its replicas."""
+
+    def __post_init__(self) -> None:
+        for name, base in COMPONENTS.items():
+            force_setattr(self, name, build(base, getattr(self, name), f"$.{name}"))
+        plain = {name: getattr(self, name) for name in self.__struct_fields__ if name not in COMPONENTS}
+        try:
+            checked = msgspec.convert(plain, _plain_fields(), from_attributes=True)
+        except msgspec.ValidationError as error:
+            raise PolicyError(at_path(str(error), "$")) from None
+        for name in plain:
+            force_setattr(self, name, getattr(checked, name))
+        low, high = self.bounds
+        if not low <= self.replicas <= high:
+            raise PolicyError(f"$.replicas: {self.replicas} is not within min_replicas={low} and max_replicas={high}")
+
+    @property
+    def bounds(self) -> tuple[int, int]:
+        """The fewest and the most replicas a scaling policy can get."""
+        low = self.replicas if self.min_replicas is None else self.min_replicas
+        high = self.replicas if self.max_replicas is None else self.max_replicas
+        return low, high
+
+    def replace(self, **changes: Any) -> FleetSpec:  # Any: each field has its own type, checked on building
+        """The same fleet with some fields changed."""
+        fields = {name: getattr(self, name) for name in self.__struct_fields__}
+        return from_mapping({**fields, **changes})
+
+    def to_dict(self) -> dict[str, Any]:  # Any: JSON values
+        """Plain values that `from_mapping` reads back."""
+        plain: dict[str, Any] = msgspec.to_builtins(self)
+        return plain
+
+
+COMPONENTS: dict[str, type[Component]] = {
+    "engine": Engine,
+    "admission": AdmissionPolicy,
+    "routing": RoutingPolicy,
+    "queueing": QueueingPolicy,
+    "batching": BatchingPolicy,
+    "scaling": ScalingPolicy,
+    "warm_pool": WarmPoolPolicy,
+    "health": HealthPolicy,
+    "retry": RetryPolicy,
+}
+"""The fields that hold a component, and its base class."""
+
+_PLAIN: list[type[Struct]] = []
+
+
+def _plain_fields() -> type[Struct]:
+    """A struct of all other fields, for msgspec to check; built once."""
+    if not _PLAIN:
+        hints = get_type_hints(FleetSpec, include_extras=True)
+        fields = [(name, hints[name]) for name in FleetSpec.__struct_fields__ if name not in COMPONENTS]
+        _PLAIN.append(msgspec.defstruct("FleetSpec", fields, kw_only=True, forbid_unknown_fields=True))
+    return _PLAIN[0]
+
+
+def from_mapping(values: Mapping[str, Any]) -> FleetSpec:  # Any: checked here
+    """A spec from plain values, such as TOML holds."""
+    import difflib
+
+    for name in values:
+        if name not in FleetSpec.__struct_fields__:
+            close = difflib.get_close_matches(name, FleetSpec.__struct_fields__, 1)
+            hint = f"; did you mean `{close[0]}`?" if close else ""
+            raise PolicyError(f"$.{name}: a fleet has no such field{hint}")
+    if "engine" not in values:
+        raise PolicyError('$.engine: missing; a fleet needs one, such as {engine = "emulated", latency = {...}}')
+    return FleetSpec(**values)
+
+
+def load_spec(path: str | Path) -> FleetSpec:
+    """Read a spec from a TOML or a JSON file. Raises `PolicyError` that names the file and the path within it."""
+    file = Path(path)
+    try:
+        text = file.read_bytes()
+    except OSError as error:
+        raise PolicyError(f"{file}: cannot be read: {error.strerror}") from None
+    try:
+        values = msgspec.json.decode(text) if file.suffix == ".json" else tomllib.loads(text.decode())
+        return from_mapping(values)
+    except (tomllib.TOMLDecodeError, msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise PolicyError(f"{file}: {error}") from None
+    except PolicyError as error:
+        raise PolicyError(f"{file}: {error}") from None

@@ -1,0 +1,325 @@
+"""What a run is afterwards: tables, a typed summary, a manifest, and a digest over all of them.
+
+A simulated run's bytes depend on its inputs alone: no clock, no host name, no path is in them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from msgspec import Struct
+
+from fleet.messages import OUTCOMES
+from fleet.spec import FleetSpec
+from fleet.telemetry.sink import Telemetry, transitions
+from traces import FaultTrace, Trace
+
+TABLES = ("records", "series", "decisions", "dispatches", "replicas")
+OCCUPYING = ("provisioning", "loading", "warm", "ready", "draining")
+"""States in which a replica holds its device."""
+KEPT = ("session", "turn", "tenant", "user", "model", "kind", "priority", "prompt_tokens", "output_tokens")
+"""Columns of the trace that go into the records."""
+
+
+class Distribution(Struct, frozen=True):
+    """Of one latency over completed requests, in seconds; None where there is none."""
+
+    mean: float | None = None
+    p50: float | None = None
+    p90: float | None = None
+    p95: float | None = None
+    p99: float | None = None
+    max: float | None = None
+
+
+class ReplicaRange(Struct, frozen=True):
+    """Fewest and most ready replicas at any time of the run."""
+
+    min: int
+    max: int
+
+
+class Summary(Struct, frozen=True, kw_only=True):
+    """The figures of one run. Conservation holds: `submitted` is the sum of the outcomes and `in_flight`."""
+
+    submitted: int
+    completed: int
+    rejected: int
+    shed: int
+    expired: int
+    failed: int
+    cancelled: int
+    in_flight: int
+    duration_s: float
+    """To the last reply, or to the horizon."""
+    throughput_per_s: float
+    """Completed requests per second of the run."""
+    goodput_per_s: float
+    """Completed within their objectives; all completed where there are none."""
+    slo_attainment: float | None
+    """Of the submitted requests that have an objective, the fraction that met it."""
+    utilization: float | None
+    """Engine seconds over seconds in which replicas were ready."""
+    gpu_seconds: float
+    """Seconds in which replicas held a device, in any state."""
+    replicas: ReplicaRange
+    batch_size_mean: float | None
+    attempts_mean: float | None
+    queue_s: Distribution
+    """End to end less service: waiting, and the network."""
+    ttft_s: Distribution
+    tpot_s: Distribution
+    e2e_s: Distribution
+    """From the intended arrival to the reply."""
+
+
+class Manifest(Struct, frozen=True, kw_only=True):
+    """Everything a run depended on."""
+
+    runtime: Literal["simulated", "live"]
+    seed: int
+    trace: dict[str, Any]  # Any: JSON values, here and below
+    spec: dict[str, Any]
+    faults: dict[str, Any] | None
+    options: dict[str, Any]
+    versions: dict[str, str]
+    counters: dict[str, int]
+    machine: dict[str, Any] | None = None
+    """Live runs: where it ran. A simulated run does not depend on it."""
+
+
+class Run:
+    """One finished run: `records`, `series`, `decisions`, `dispatches`, `replicas` are pyarrow tables."""
+
+    def __init__(self, tables: dict[str, pa.Table], summary: Summary, manifest: Manifest) -> None:
+        self.records: pa.Table = tables["records"]
+        """One row a request, in the order of the trace."""
+        self.series: pa.Table = tables["series"]
+        """What the control loop saw, one row a control interval."""
+        self.decisions: pa.Table = tables["decisions"]
+        """What policies decided, with the age of the signals used. Plain `Admit`s are left out: every request that
+        was not rejected has one. Batching decisions are in `dispatches`."""
+        self.dispatches: pa.Table = tables["dispatches"]
+        """One row a batch."""
+        self.replicas: pa.Table = tables["replicas"]
+        """One row a change of a replica's state."""
+        self.summary = summary
+        self.manifest = manifest
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the canonical bytes of everything in it."""
+        sink = hashlib.sha256()
+        for name in TABLES:
+            sink.update(f"{name}\n".encode())
+            with pa.ipc.new_stream(_HashFile(sink), getattr(self, name).schema) as stream:
+                stream.write_table(getattr(self, name))
+        sink.update(msgspec.json.encode([self.summary, self.manifest], order="sorted"))
+        return sink.hexdigest()
+
+    def save(self, directory: str | Path) -> Path:
+        """Write one Parquet file for each table, and `manifest.json`; answers the directory."""
+        target = Path(directory)
+        target.mkdir(parents=True, exist_ok=True)
+        for name in TABLES:
+            pq.write_table(getattr(self, name), target / f"{name}.parquet", compression="zstd")
+        document = {"digest": self.digest, "summary": self.summary, "manifest": self.manifest}
+        (target / "manifest.json").write_bytes(msgspec.json.format(msgspec.json.encode(document, order="sorted")) + b"\n")
+        return target
+
+    def __repr__(self) -> str:
+        s = self.summary
+        p99 = f", p99 {s.e2e_s.p99 * 1000:.1f} ms" if s.e2e_s.p99 is not None else ""
+        return f"<Run {self.manifest.runtime} seed={self.manifest.seed}: {s.completed}/{s.submitted} completed{p99}>"
+
+
+def load_run(directory: str | Path) -> Run:
+    """Read back what `Run.save` wrote. Raises ValueError when its bytes are not what its digest says."""
+    source = Path(directory)
+    document = msgspec.json.decode((source / "manifest.json").read_bytes())
+    tables = {name: pq.read_table(source / f"{name}.parquet") for name in TABLES}
+    run = Run(tables, msgspec.convert(document["summary"], Summary), msgspec.convert(document["manifest"], Manifest))
+    if run.digest != document["digest"]:
+        raise ValueError(f"{source}: the files do not match the digest in manifest.json; they were changed after the run")
+    return run
+
+
+class _HashFile:
+    """A file that hashes what is written to it, for Arrow's stream writer."""
+
+    closed = False
+
+    def __init__(self, sink: Any) -> None:  # Any: hashlib's object has no public type
+        self._sink = sink
+        self._written = 0
+
+    def write(self, data: bytes) -> int:
+        self._sink.update(data)
+        self._written += len(data)
+        return len(data)
+
+    def tell(self) -> int:
+        return self._written
+
+    def flush(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+# --- from telemetry to a run -------------------------------------------------------------------------------
+
+
+def finish_run(
+    telemetry: Telemetry,
+    trace: Trace,
+    spec: FleetSpec,
+    *,
+    seed: int,
+    runtime: Literal["simulated", "live"],
+    ended_s: float,
+    unfinished: list[tuple[int, float]],
+    faults: FaultTrace | None = None,
+    options: dict[str, Any] | None = None,
+    machine: dict[str, Any] | None = None,
+) -> Run:
+    """Close the books: `unfinished` are (row, intended arrival) of requests without a reply."""
+    records = _records(telemetry.ended.table(), trace, spec, unfinished)
+    replicas = telemetry.replicas.table()
+    tables = {
+        "records": records,
+        "series": telemetry.series.table(),
+        "decisions": telemetry.decisions.table(),
+        "dispatches": telemetry.dispatches.table(),
+        "replicas": replicas,
+    }
+    last_s = pc.max(records["ended_s"]).as_py()
+    duration_s = ended_s if unfinished or last_s is None else last_s
+    summary = summarise(records, replicas, duration_s=duration_s, busy_s=sum(telemetry.busy_s.values()))
+    manifest = Manifest(
+        runtime=runtime,
+        seed=seed,
+        trace={"sha256": trace.sha256, "requests": len(trace), "header": msgspec.to_builtins(trace.header)},
+        spec=spec.to_dict(),
+        faults=None if faults is None else msgspec.to_builtins(faults),
+        options=options or {},
+        versions=_versions(),
+        counters={name: count for name, count in sorted(telemetry.counters.items()) if count},
+        machine=machine,
+    )
+    return Run(tables, summary, manifest)
+
+
+def _versions() -> dict[str, str]:
+    names = ("fleetlab", "msgspec", "numpy", "pyarrow", "pyzmq")
+    return {"python": platform.python_version(), **{name: version(name) for name in names}}
+
+
+def _records(ended: pa.Table, trace: Trace, spec: FleetSpec, unfinished: list[tuple[int, float]]) -> pa.Table:
+    """One row a request, in the order of the trace."""
+    if unfinished:
+        rows, arrivals = zip(*unfinished, strict=True)
+        open_rows = {"row": pa.array(rows, pa.int64()), "arrived_s": pa.array(arrivals, pa.float64())}
+        nulls = {field.name: open_rows.get(field.name, pa.nulls(len(rows), field.type)) for field in ended.schema}
+        ended = pa.concat_tables([ended, pa.table(nulls, schema=ended.schema)])
+    ended = ended.sort_by("row").combine_chunks()
+    rows_taken = ended["row"]
+    source = trace.table
+    completed = pc.equal(pc.fill_null(ended["outcome"], ""), "completed")
+    e2e = pc.if_else(completed, pc.subtract(ended["ended_s"], ended["arrived_s"]), None)
+    columns: dict[str, Any] = {
+        "id": source["id"].take(rows_taken),
+        "arrived_s": ended["arrived_s"],
+        "ended_s": ended["ended_s"],
+        "outcome": ended["outcome"],
+        "replica": ended["replica"],
+        "attempts": ended["attempts"],
+        "batch_size": ended["batch_size"],
+        # A late clock tick must not make waiting negative.
+        "queue_s": pc.if_else(completed, pc.max_element_wise(pc.subtract(e2e, ended["service_s"]), 0.0), None),
+        "service_s": ended["service_s"],
+        "ttft_s": e2e,
+        "tpot_s": pa.nulls(len(ended), pa.float64()),
+        "e2e_s": e2e,
+        "cold": ended["cold"],
+        "slo_met": _slo_met(e2e, source, rows_taken, spec),
+        "detail": ended["detail"],
+    }
+    for name in KEPT:
+        if name in source.column_names:
+            columns[name] = source[name].take(rows_taken)
+    return pa.table(columns).combine_chunks()
+
+
+def _slo_met(e2e: Any, source: pa.Table, rows: Any, spec: FleetSpec) -> Any:  # Any: Arrow arrays, whose stubs are partial
+    """True or false for requests with an objective, null for the others. An engine that answers whole requests has
+    its first output at the end, so a TTFT objective is held against E2E too."""
+    met: Any = pa.nulls(len(rows), pa.bool_())
+    for name in ("e2e_s", "ttft_s"):
+        default = None if spec.slo is None else getattr(spec.slo, name)
+        column = f"slo_{name}"
+        bound: Any = source[column].take(rows) if column in source.column_names else pa.nulls(len(rows), pa.float64())
+        if default is not None:
+            bound = pc.fill_null(bound, default)
+        within = pc.fill_null(pc.less_equal(e2e, bound), False)
+        this = pc.if_else(pc.is_valid(bound), within, None)
+        met = pc.if_else(pc.is_null(met), this, pc.if_else(pc.is_null(this), met, pc.and_(met, this)))
+    return met
+
+
+def summarise(records: pa.Table, replicas: pa.Table, *, duration_s: float, busy_s: float) -> Summary:
+    """The figures of a run from its tables."""
+    counts = {outcome: 0 for outcome in OUTCOMES}
+    for item in pc.value_counts(records["outcome"]).to_pylist():
+        if item["values"] is not None:
+            counts[item["values"]] = item["counts"]
+    completed = counts["completed"]
+    judged = records["slo_met"].drop_null()
+    met = pc.sum(judged).as_py() or 0
+    per_s = 1.0 / duration_s if duration_s > 0.0 else 0.0
+    changes = list(zip(*(replicas[name].to_pylist() for name in ("time_s", "replica", "state")), strict=True))
+    spent = transitions(changes, duration_s)
+    ready_s = spent.get("ready", 0.0)
+    done = records.filter(pc.equal(records["outcome"], "completed"))
+    return Summary(
+        submitted=len(records),
+        **counts,
+        in_flight=records["outcome"].null_count,
+        duration_s=duration_s,
+        throughput_per_s=completed * per_s,
+        goodput_per_s=(met if len(judged) else completed) * per_s,
+        slo_attainment=met / len(judged) if len(judged) else None,
+        utilization=min(1.0, busy_s / ready_s) if ready_s > 0.0 else None,
+        gpu_seconds=sum(spent.get(state, 0.0) for state in OCCUPYING),
+        replicas=_ready_range(changes),
+        batch_size_mean=pc.mean(done["batch_size"]).as_py(),
+        attempts_mean=pc.mean(done["attempts"]).as_py(),
+        **{name: distribution(done[name]) for name in ("queue_s", "ttft_s", "tpot_s", "e2e_s")},
+    )
+
+
+def distribution(values: pa.ChunkedArray) -> Distribution:
+    """Mean, percentiles (linear interpolation) and maximum of the values that are there."""
+    present = values.drop_null().to_numpy()
+    if len(present) == 0:
+        return Distribution()
+    p50, p90, p95, p99 = (float(value) for value in np.percentile(present, (50, 90, 95, 99)))
+    return Distribution(mean=float(present.mean()), p50=p50, p90=p90, p95=p95, p99=p99, max=float(present.max()))
+
+
+def _ready_range(changes: list[tuple[float, str, str]]) -> ReplicaRange:
+    """Fewest and most ready replicas, once the first instant's changes are in."""
+    ready: set[str] = set()
+    counts: dict[float, int] = {}
+    for time_s, replica, state in changes:
+        (ready.add if state == "ready" else ready.discard)(replica)
+        counts[time_s] = len(ready)
+    return ReplicaRange(min=min(counts.values(), default=0), max=max(counts.values(), default=0))

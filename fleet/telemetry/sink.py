@@ -1,0 +1,178 @@
+"""What a run writes down while it runs: rows in columns, converted in blocks so that memory stays flat.
+
+Actors call the methods of `Telemetry`; nothing here looks at a clock or at an actor.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from fleet.messages import Reply
+from policies.decisions import Route
+from policies.views import PoolView, ReplicaState
+
+BLOCK_ROWS = 16_384
+"""Rows held as Python objects before they become columns."""
+
+
+class Columns:
+    """Append-only rows of one schema; a row is a tuple in the order of the schema's fields."""
+
+    __slots__ = ("_batches", "_rows", "_schema", "append")
+
+    def __init__(self, schema: pa.Schema) -> None:
+        self._schema = schema
+        self._batches: list[pa.RecordBatch] = []
+        self._rows: list[tuple[Any, ...]] = []  # Any: a row has the types its schema says
+        self.append = self._rows.append
+        """Add a row; call `flush_if_full` once in a while."""
+
+    def __len__(self) -> int:
+        return len(self._rows) + sum(batch.num_rows for batch in self._batches)
+
+    def flush_if_full(self) -> None:
+        """Turn a full block of rows into columns."""
+        if len(self._rows) >= BLOCK_ROWS:
+            self._flush()
+
+    def _flush(self) -> None:
+        arrays = [
+            pa.array(values, type=field.type)
+            for values, field in zip(zip(*self._rows, strict=True), self._schema, strict=True)
+        ]
+        self._batches.append(pa.RecordBatch.from_arrays(arrays, schema=self._schema))
+        self._rows.clear()
+
+    def table(self) -> pa.Table:
+        """All rows so far, in one chunk."""
+        if self._rows:
+            self._flush()
+        return pa.Table.from_batches(self._batches, schema=self._schema).combine_chunks()
+
+
+ENDED = pa.schema([
+    ("row", pa.int64()), ("arrived_s", pa.float64()), ("ended_s", pa.float64()), ("outcome", pa.string()),
+    ("replica", pa.string()), ("attempts", pa.int32()), ("batch_size", pa.int32()), ("service_s", pa.float64()),
+    ("cold", pa.bool_()), ("detail", pa.string()),
+])  # fmt: skip
+DECISIONS = pa.schema([
+    ("time_s", pa.float64()), ("slot", pa.string()), ("subject", pa.string()), ("decision", pa.string()),
+    ("choice", pa.string()), ("value", pa.float64()), ("signal_age_s", pa.float64()), ("reason", pa.string()),
+    ("scores", pa.string()),
+])  # fmt: skip
+SERIES = pa.schema([
+    ("time_s", pa.float64()), ("starting", pa.int32()), ("warm", pa.int32()), ("ready", pa.int32()),
+    ("draining", pa.int32()), ("queue_depth", pa.int64()), ("in_flight", pa.int64()),
+    ("arrivals_per_s", pa.float64()), ("completions_per_s", pa.float64()), ("busy_fraction", pa.float64()),
+    ("gpu_utilization", pa.float64()), ("memory_used_fraction", pa.float64()),
+])  # fmt: skip
+REPLICAS = pa.schema([
+    ("time_s", pa.float64()), ("replica", pa.string()), ("state", pa.string()), ("detail", pa.string()),
+])  # fmt: skip
+DISPATCHES = pa.schema([
+    ("time_s", pa.float64()), ("replica", pa.string()), ("size", pa.int32()), ("queue_depth", pa.int64()),
+    ("reason", pa.string()),
+])  # fmt: skip
+
+
+def scores_text(scores: Mapping[str, float] | None) -> str | None:
+    """Scores as text for the log, best first."""
+    if not scores:
+        return None
+    return " ".join(f"{name}={value:.6g}" for name, value in sorted(scores.items(), key=lambda item: (-item[1], item[0])))
+
+
+class Telemetry:
+    """The sink of one run."""
+
+    def __init__(self) -> None:
+        self.ended = Columns(ENDED)
+        self.decisions = Columns(DECISIONS)
+        self.dispatches = Columns(DISPATCHES)
+        self.series = Columns(SERIES)
+        self.replicas = Columns(REPLICAS)
+        self.counters: Counter[str] = Counter()
+        """Things worth knowing that are no outcome: late answers, retries, lost messages, drops."""
+        self.busy_s: dict[str, float] = {}
+        """Engine seconds by replica."""
+        self._states: dict[str, str] = {}
+
+    def request_ended(self, row: int, arrived_s: float, now_s: float, reply: Reply) -> None:
+        """A client got its one final reply."""
+        self.ended.append(
+            (row, arrived_s, now_s, reply.outcome, reply.replica, reply.attempts, reply.batch_size, reply.service_s,
+             reply.cold, reply.detail)
+        )  # fmt: skip
+        self.ended.flush_if_full()
+
+    def routed(self, now_s: float, request_id: str, route: Route, signal_age_s: float) -> None:
+        """The routing policy chose; the short form of `decided` for the decision made most often."""
+        self.decisions.append(
+            (now_s, "routing", request_id, "Route", route.replica, None, signal_age_s, route.reason,
+             None if route.scores is None else scores_text(route.scores))
+        )  # fmt: skip
+        self.decisions.flush_if_full()
+
+    def decided(
+        self,
+        now_s: float,
+        slot: str,
+        subject: str,
+        decision: str,
+        *,
+        choice: str | None = None,
+        value: float | None = None,
+        signal_age_s: float | None = None,
+        reason: str | None = None,
+        scores: Mapping[str, float] | None = None,
+    ) -> None:
+        """A policy decided; `subject` is what about, `choice` or `value` what."""
+        self.decisions.append((now_s, slot, subject, decision, choice, value, signal_age_s, reason, scores_text(scores)))
+        self.decisions.flush_if_full()
+
+    def dispatched(self, now_s: float, replica: str, size: int, queue_depth: int, reason: str | None) -> None:
+        """A batch went to a replica, and left `queue_depth` waiting."""
+        self.dispatches.append((now_s, replica, size, queue_depth, reason))
+        self.dispatches.flush_if_full()
+
+    def batch_ran(self, replica: str, service_s: float) -> None:
+        """An engine was busy for that long."""
+        self.busy_s[replica] = self.busy_s.get(replica, 0.0) + service_s
+
+    def pool_sampled(self, now_s: float, pool: PoolView) -> None:
+        """What the control loop saw."""
+        self.series.append(
+            (now_s, pool.starting, pool.warm, pool.ready, pool.draining, pool.queue_depth, pool.in_flight,
+             pool.arrivals_per_s, pool.completions_per_s, pool.busy_fraction, pool.gpu_utilization,
+             pool.memory_used_fraction)
+        )  # fmt: skip
+        self.series.flush_if_full()
+
+    def replica_changed(self, now_s: float, replica: str, state: ReplicaState, detail: str | None = None) -> None:
+        """A replica entered a state; repeats are dropped."""
+        if self._states.get(replica) != state:
+            self._states[replica] = state
+            self.replicas.append((now_s, replica, state, detail))
+            self.replicas.flush_if_full()
+
+    def ready_count(self) -> int:
+        """Replicas whose last known state is ready."""
+        return sum(state == "ready" for state in self._states.values())
+
+
+def transitions(rows: Sequence[tuple[float, str, str]], end_s: float) -> dict[str, float]:
+    """Seconds spent in each state, over all replicas, up to `end_s`; `rows` are (time, replica, state) in order."""
+    spent: dict[str, float] = {}
+    current: dict[str, tuple[float, str]] = {}
+    for time_s, replica, state in rows:
+        if replica in current:
+            since, before = current[replica]
+            spent[before] = spent.get(before, 0.0) + min(time_s, end_s) - min(since, end_s)
+        current[replica] = (time_s, state)
+    for since, state in current.values():
+        spent[state] = spent.get(state, 0.0) + max(0.0, end_s - since)
+    return spent

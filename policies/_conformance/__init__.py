@@ -1,0 +1,1 @@
+"""What `policies.testing` is made of; only that module is public."""

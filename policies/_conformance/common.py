@@ -1,0 +1,272 @@
+"""The checks that every policy must pass, whatever its slot."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import dis
+import importlib
+import pickle
+import random
+import sys
+from collections.abc import Callable, Iterator
+from itertools import zip_longest
+from types import CodeType
+from typing import Any
+
+import msgspec
+
+from policies._conformance.drive import DRIVERS, answers, ask, drive, fail
+from policies._conformance.guard import environment_with_hash_seed, functions, parts, pure
+from policies.base import Policy, PolicyError, checked
+from policies.registry import build
+
+Make = Callable[[], Policy]
+
+HOOKS = ("on_completed", "on_dispatched", "on_replicas")
+
+
+def made(make: Make) -> Policy:
+    """A new policy, or an error that says why there is none."""
+    try:
+        policy = make()
+    except Exception as error:
+        name = getattr(make, "__name__", repr(make))
+        raise PolicyError(f"{name} cannot be made: {type(error).__name__}: {error}") from error
+    if not isinstance(policy, Policy):
+        raise PolicyError(f"the factory made {policy!r}, which is not a policy")
+    return policy
+
+
+def check_can_be_made(make: Make) -> None:
+    """It is a concrete policy of a known slot, and every call makes another one."""
+    policy = made(make)
+    if policy.slot not in DRIVERS:
+        fail(policy, f"has slot {policy.slot!r}; derive it from one of {', '.join(DRIVERS)}")
+    if make() is policy:
+        fail(policy, "was made once and handed out twice; the factory must make a new one each time")
+
+
+def check_parameters_are_valid(make: Make) -> None:
+    """Its parameters have the types and lie within the bounds that its class declares."""
+    checked(made(make))
+
+
+def check_parameters_round_trip(make: Make) -> None:
+    """Written as JSON and read back it is the same."""
+    policy = made(make)
+    try:
+        text = msgspec.json.encode(policy)
+    except (TypeError, msgspec.MsgspecError) as error:
+        fail(policy, f"has a parameter that cannot be written as JSON: {error}")
+    again = build(type(policy), {**msgspec.json.decode(text), "policy": None})
+    if again != policy:
+        fail(policy, f"changes when written and read back: {policy} became {again}")
+
+
+def check_copies_are_fresh(make: Make) -> None:
+    """A copy, a deep copy and an unpickled one have the parameters and none of the state."""
+    used = made(make)
+    attributes = set(vars(used))
+    answers(used, 1)
+    ways: dict[str, Callable[[Policy], Policy]] = {"copy": copy.copy, "deepcopy": copy.deepcopy}
+    if _importable(type(used)):
+        ways["pickle"] = lambda policy: pickle.loads(pickle.dumps(policy))
+    for way, duplicate in ways.items():
+        try:
+            twin = duplicate(used)
+        except Exception as error:
+            raise PolicyError(f"{type(used).__name__} cannot be copied by {way}: {error}") from error
+        if twin != used:
+            fail(used, f"has other parameters after {way}: {twin}")
+        left = sorted(set(vars(twin)) - attributes)
+        if left:
+            fail(used, f"keeps state after {way}: {', '.join(left)}; do not override __copy__ or __reduce__")
+
+
+def check_parameters_stay(make: Make) -> None:
+    """Deciding changes state, never a parameter."""
+    policy, before = made(make), msgspec.json.encode(made(make))
+    answers(policy, 1)
+    if msgspec.json.encode(policy) != before:
+        fail(
+            policy,
+            f"changed its own parameters: {before.decode()} became {msgspec.json.encode(policy).decode()}; "
+            "an annotated attribute of the class is a parameter, state is what `reset` sets",
+        )
+
+
+def check_hooks_exist(make: Make) -> None:
+    """Every `on_...` method is one that actors call, and `reveal` goes with `oracle = True`."""
+    policy = made(make)
+    cls = type(policy)
+    known = (*HOOKS, *(name for name in dir(cls.__mro__[0]) if name in dir(Policy)))
+    for name in dir(cls):
+        if name.startswith("on_") and name not in known:
+            close = difflib.get_close_matches(name, HOOKS, 1, 0.4)
+            fail(policy, f"defines `{name}`, which nothing calls; did you mean `{(close or HOOKS)[0]}`?")
+    if (
+        getattr(cls, "reveal") is not getattr(Policy, "reveal")
+        and not policy.oracle
+        and policy.slot != "routing"
+    ):
+        fail(policy, "defines `reveal` but is no oracle, so it is never called; declare `oracle = True`")
+
+
+def check_imports_nothing_of_the_fleet(make: Make) -> None:
+    """Its methods use nothing of `fleet` or `experiments`."""
+    policy = made(make)
+    for part in parts(policy):
+        for function in functions(type(part)):
+            for name, root in _roots(function.__code__, function.__globals__):
+                if root in {"fleet", "experiments"}:
+                    fail(
+                        policy,
+                        f"uses `{name}` of `{root}` in `{function.__name__}`; a policy sees its arguments only",
+                    )
+
+
+def _roots(code: CodeType, namespace: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """The global names that the code uses, each with the top-level package that its value comes from."""
+    for instruction in dis.get_instructions(code):
+        name = str(instruction.argval)
+        if instruction.opname == "IMPORT_NAME":
+            yield name, name.partition(".")[0]
+        elif instruction.opname in {"LOAD_GLOBAL", "LOAD_NAME"} and name in namespace:
+            value = namespace[name]
+            home = getattr(value, "__module__", None) or getattr(value, "__name__", None) or ""
+            yield name, str(home).partition(".")[0]
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _roots(constant, namespace)
+
+
+def check_is_pure(make: Make) -> None:
+    """It reads no clock, does no I/O, starts no thread, and leaves the global random generator alone."""
+    policy, before = made(make), random.getstate()
+    with pure(policy):
+        answers(policy, 1)
+    if random.getstate() != before:
+        random.setstate(before)
+        fail(policy, "uses the global random generator; use the `rng` that `reset` gives it")
+
+
+def check_leaves_views_alone(make: Make) -> None:
+    """It changes nothing of what it is shown."""
+
+    def watch(policy: Policy, method: str, *arguments: object) -> object:
+        before = [_picture(argument) for argument in arguments]
+        answer = ask(policy, method, *arguments)
+        for argument, picture in zip(arguments, before, strict=True):
+            if _picture(argument) != picture:
+                what = type(argument).__name__
+                fail(
+                    policy,
+                    f"changed the {what} that it was shown in `{method}`; copy it first (`sorted`, `list`)",
+                )
+        return answer
+
+    answers(made(make), 1, watch)
+
+
+def _picture(argument: object) -> object:
+    if isinstance(argument, float | str) or callable(argument) or isinstance(argument, random.Random):
+        return None
+    return msgspec.json.encode(argument, enc_hook=list)
+
+
+def check_is_deterministic(make: Make) -> None:
+    """The same seed and the same calls give the same answers."""
+    first, second = made(make), made(make)
+    _compare(
+        first,
+        answers(first, 1),
+        answers(second, 1),
+        "decides differently when everything is the same",
+        "the likely cause is chance that does not come from `reset`'s rng, `id()`, or the order of a set",
+    )
+
+
+def check_instances_share_nothing(make: Make) -> None:
+    """Another policy of the same class, used at the same time, makes no difference."""
+    alone, one, other = made(make), made(make), made(make)
+    expected = answers(alone, 1)
+    got = []
+    for mine, _ in zip_longest(drive(one, 1), drive(other, 2)):
+        if mine is not None:
+            got.append((mine.question, mine.answer))
+    _compare(
+        alone,
+        expected,
+        got,
+        "decides differently when another one is in use",
+        "the likely cause is state on the class or in the module; set it in `reset`, on `self`",
+    )
+
+
+def check_reset_forgets(make: Make) -> None:
+    """After `reset` it behaves like a new one."""
+    new, used = made(make), made(make)
+    answers(used, 2)
+    _compare(
+        new,
+        answers(new, 1),
+        answers(used, 1),
+        "decides differently after a run and a `reset` than when new",
+        "the likely cause is an attribute that `reset` does not set again",
+    )
+
+
+def check_hash_seed_makes_no_difference(make: Make) -> None:
+    """Slow: two fresh processes under different PYTHONHASHSEEDs give the same answers."""
+    policy = made(make)
+    cls = type(policy)
+    if not _importable(cls) or cls.__module__ == "__main__":
+        return  # another process cannot find it
+    # By name, because no policy may start a process: this is the kit, which must.
+    subprocess = importlib.import_module("subprocess")
+    command = [sys.executable, "-m", "policies._conformance.child", f"{cls.__module__}:{cls.__qualname__}"]
+    outputs = [
+        subprocess.run(
+            command, input=msgspec.json.encode(policy), env=environment_with_hash_seed(seed), capture_output=True,
+            check=True, timeout=60,
+        ).stdout
+        for seed in (1, 2)
+    ]  # fmt: skip
+    if outputs[0] != outputs[1]:
+        fail(
+            policy, "decides differently under another PYTHONHASHSEED: it iterates over a set, or uses hash()"
+        )
+
+
+def _importable(cls: type) -> bool:
+    module = sys.modules.get(cls.__module__)
+    return getattr(module, cls.__qualname__, None) is cls
+
+
+def _compare(
+    policy: Policy, expected: list[tuple[str, object]], got: list[tuple[str, object]], what: str, cause: str
+) -> None:
+    for (question, answer), (_, other) in zip(expected, got, strict=False):
+        if answer != other:
+            fail(policy, f"{what}: it answered {answer!r} and {other!r} to {question}; {cause}")
+    if len(expected) != len(got):
+        fail(policy, f"{what}; {cause}")
+
+
+COMMON: dict[str, Callable[[Make], None]] = {
+    "parameters_are_valid": check_parameters_are_valid,
+    "parameters_round_trip": check_parameters_round_trip,
+    "hooks_exist": check_hooks_exist,
+    "imports_nothing_of_the_fleet": check_imports_nothing_of_the_fleet,
+    "is_pure": check_is_pure,
+    "leaves_views_alone": check_leaves_views_alone,
+    "parameters_stay": check_parameters_stay,
+    "is_deterministic": check_is_deterministic,
+    "instances_share_nothing": check_instances_share_nothing,
+    "reset_forgets": check_reset_forgets,
+    "copies_are_fresh": check_copies_are_fresh,
+}
+SLOW: dict[str, Callable[[Make], None]] = {
+    "hash_seed_makes_no_difference": check_hash_seed_makes_no_difference,
+}

@@ -1,0 +1,278 @@
+"""Drive a policy the way its actor does: the same kinds of calls in the same order, from one seed.
+
+A drive is a generator of `Call`s, so that two can be run in turns. What is asked depends on the seed and on the
+answers alone.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NoReturn
+
+from msgspec import Struct
+
+from policies._conformance.inputs import (
+    FAILURES,
+    FakeQueue,
+    World,
+    idle_replicas,
+    later,
+    maybe,
+    random_request,
+)
+from policies.base import Policy, PolicyError
+from policies.decisions import Dispatch, Retry, Route, Scale, Warm
+from policies.views import Completion, Failure, FleetView, PoolView, ProbeOutcome, ReplicaView
+from traces.schema import Request
+
+STEPS = 120
+
+Ask = Callable[..., Any]
+"""`ask(policy, method, *arguments)`: how a drive calls a policy; Any: whatever the policy answers."""
+
+
+class Call(Struct):
+    """One decision: what was asked, and what the policy answered."""
+
+    question: str
+    answer: object
+    now_s: float = 0.0
+    request: Request | None = None
+    replicas: Sequence[ReplicaView] = ()
+    waiting: tuple[str, ...] = ()
+    """Ids in the queue."""
+    probe: ProbeOutcome | None = None
+    failure: Failure | None = None
+
+
+def fail(policy: Policy, text: str) -> NoReturn:
+    """The policy breaks its contract: say how."""
+    raise PolicyError(f"{type(policy).__name__} {text}")
+
+
+def ask(policy: Policy, method: str, *arguments: object) -> Any:
+    """Call it; what it raises becomes an error that says where."""
+    try:
+        return getattr(policy, method)(*arguments)
+    except PolicyError:
+        raise
+    except Exception as error:
+        cause = f"raised {type(error).__name__} in `{method}`: {error}"
+        raise PolicyError(f"{type(policy).__name__} {cause}") from error
+
+
+def drive(policy: Policy, seed: int, ask: Ask = ask) -> Iterator[Call]:
+    """Reset `policy` and take it through `STEPS` events."""
+    ask(policy, "reset", random.Random(seed))
+    rng = random.Random(f"world {seed}")  # a string seeds the same way in every process
+    if policy.oracle:
+        lengths = random.Random(f"lengths {seed}")
+        known: dict[str, int | None] = {}
+        ask(policy, "reveal", lambda name: known.setdefault(name, maybe(lengths, lengths.randint(1, 999))))
+    return DRIVERS[policy.slot](policy, rng, ask)
+
+
+def answers(policy: Policy, seed: int, ask: Ask = ask) -> list[tuple[str, object]]:
+    """Every question and its answer."""
+    return [(call.question, call.answer) for call in drive(policy, seed, ask)]
+
+
+# --- the slots ---------------------------------------------------------------------------------------------
+
+
+def _drive_admission(policy: Policy, rng: random.Random, ask: Ask) -> Iterator[Call]:
+    now_s = 0.0
+    for number in range(STEPS):
+        now_s = later(rng, now_s)
+        request = random_request(rng, number, now_s)
+        depth = rng.choice([0, 1, rng.randrange(10_000)])
+        fleet = FleetView(
+            in_flight=depth + rng.randrange(50), queue_depth=depth, ready_replicas=rng.randrange(5)
+        )
+        answer = ask(policy, "admit", request, fleet, now_s)
+        yield Call(f"admit({request.id}, {fleet}, {now_s!r})", answer, now_s, request)
+
+
+def _drive_routing(policy: Policy, rng: random.Random, ask: Ask) -> Iterator[Call]:
+    world = World(rng)
+    ask(policy, "on_replicas", tuple(world.views()), 0.0)
+    for number in range(STEPS):
+        world.now_s = now_s = later(rng, world.now_s)
+        for completion in world.completions():
+            ask(policy, "on_completed", completion, now_s)
+        if rng.random() < 0.1:
+            world.change()
+            ask(policy, "on_replicas", tuple(world.views()), now_s)
+        request, replicas = random_request(rng, number, now_s), world.some(world.views())
+        answer = ask(policy, "route", request, list(replicas), now_s)
+        yield Call(f"route({request.id}, {_names(replicas)}, {now_s!r})", answer, now_s, request, replicas)
+        if isinstance(answer, Route) and answer.replica in {replica.id for replica in replicas}:
+            world.in_flight.append((request, answer.replica))
+            ask(policy, "on_dispatched", request, answer.replica, now_s)
+
+
+def _drive_queueing(policy: Any, rng: random.Random, ask: Ask) -> Iterator[Call]:
+    now_s, waiting = 0.0, dict[str, Request]()
+    for number in range(3 * STEPS):
+        now_s, chance = later(rng, now_s), rng.random()
+        # In turns of 40 it fills up and empties, so that both a long and an empty queue are met.
+        if chance < (0.75 if number // 40 % 2 == 0 else 0.25):
+            request = random_request(rng, number, now_s)
+            waiting[request.id] = request
+            question, answer = f"push({request.id})", ask(policy, "push", request, now_s)
+        elif chance > 0.92:
+            name = rng.choice([*waiting, "nobody"])
+            question, answer = f"remove({name!r})", ask(policy, "remove", name)
+            _demand(policy, answer is (name in waiting), question, answer, f"expected {name in waiting}")
+            waiting.pop(name, None)
+        elif waiting:
+            question, answer = "pop()", ask(policy, "pop", now_s)
+            expected = "expected one of the waiting requests, as it was pushed"
+            same = isinstance(answer, Request) and waiting.pop(answer.id, None) == answer
+            _demand(policy, same, question, answer, expected)
+        else:
+            continue
+        length = ask(policy, "__len__")
+        _demand(policy, length == len(waiting), f"len() after {question}", length, f"{len(waiting)} wait")
+        yield Call(question, answer, now_s, waiting=tuple(waiting))
+
+
+def _drive_batching(policy: Policy, rng: random.Random, ask: Ask) -> Iterator[Call]:
+    queue, number, now_s = FakeQueue(), 0, 0.0
+    for _ in range(STEPS):
+        now_s = later(rng, now_s)
+        for _ in range(rng.choice([0, 1, 1, 2, 40])):
+            number += 1
+            queue.push(random_request(rng, number, now_s), now_s)
+        idle = idle_replicas(rng.choice([1, 2, 5]), now_s)
+        while queue and idle:
+            waiting = tuple(request.id for request in queue)
+            answer = ask(policy, "next_batch", queue, list(idle), now_s)
+            question = f"next_batch({len(queue)} waiting, {_names(idle)}, {now_s!r})"
+            yield Call(question, answer, now_s, replicas=tuple(idle), waiting=waiting)
+            if not isinstance(answer, Dispatch):
+                break
+            queue.take(max(answer.size, 1), answer.ids)
+            idle = [replica for replica in idle if replica.id != (answer.replica or idle[0].id)]
+
+
+def _drive_pool(policy: Policy, rng: random.Random, ask: Ask) -> Iterator[Call]:
+    ready, starting = rng.randrange(1, 4), 0
+    depth = 0.0
+    for step in range(STEPS):
+        ready, starting = ready + starting, 0
+        depth = max(0.0, depth + rng.uniform(-20.0, 20.0))
+        pool = PoolView(
+            ready=ready, starting=starting, requested=ready + starting, min_replicas=1, max_replicas=8,
+            warm=rng.randrange(2), queue_depth=int(depth), in_flight=int(depth) + ready,
+            oldest_wait_s=depth / 50.0, arrivals_per_s=rng.uniform(0.0, 100.0), as_of_s=step * 0.5,
+            completions_per_s=rng.uniform(0.0, 100.0), busy_fraction=maybe(rng, rng.random()),
+            gpu_utilization=maybe(rng, rng.random()), replicas=tuple(idle_replicas(ready, step * 0.5)),
+        )  # fmt: skip
+        answer = ask(policy, "desired", pool, step * 0.5)
+        yield Call(f"desired({pool}, {step * 0.5!r})", answer, step * 0.5)
+        if isinstance(answer, Scale | Warm) and isinstance(answer.replicas, int):
+            target = max(1, min(answer.replicas, 8))
+            ready, starting = min(ready, target), max(0, target - ready)
+        if rng.random() < 0.05:
+            ready = max(0, ready - 1)
+
+
+def _drive_health(policy: Policy, rng: random.Random, ask: Ask) -> Iterator[Call]:
+    ill: set[str] = set()
+    for step in range(STEPS):
+        for name in ("replica/0", "replica/1", "replica/2"):
+            if rng.random() < 0.15:
+                ill ^= {name}
+            lost = rng.random() < (0.9 if name in ill else 0.05)
+            status = rng.choice(["failed", "timeout"]) if lost else "ok"
+            probe = ProbeOutcome(
+                replica=name,
+                level=rng.choice(["live", "ready", "deep"]),
+                status=status,
+                sent_s=float(step),
+                round_trip_s=None if status == "timeout" else rng.expovariate(100.0),
+            )
+            answer = ask(policy, "observe", probe, step + 0.5)
+            yield Call(f"observe({probe}, {step + 0.5!r})", answer, step + 0.5, probe=probe)
+
+
+def _drive_retry(policy: Policy, rng: random.Random, ask: Ask) -> Iterator[Call]:
+    now_s = 0.0
+    for number in range(STEPS // 2):
+        now_s = later(rng, now_s)
+        request = random_request(rng, number, now_s)
+        for attempt in range(1, 6):
+            replica = maybe(rng, f"replica/{rng.randrange(3)}")
+            failure = Failure(kind=rng.choice(FAILURES), attempt=attempt, replica=replica)
+            answer = ask(policy, "after_failure", request, failure, now_s)
+            question = f"after_failure({request.id}, {failure}, {now_s!r})"
+            yield Call(question, answer, now_s, request, failure=failure)
+            if not isinstance(answer, Retry) or rng.random() < 0.5:
+                break
+        for _ in range(rng.randrange(8)):
+            done = Completion(request=request, replica="replica/0", attempt=1, service_s=0.1, e2e_s=0.2)
+            ask(policy, "on_completed", done, now_s)
+
+
+def _drive_filter(policy: Policy, rng: random.Random, ask: Ask) -> Iterator[Call]:
+    for request, replicas, now_s in _candidates(policy, rng, ask):
+        answer = ask(policy, "keep", request, list(replicas), now_s)
+        yield Call(f"keep({request.id}, {_names(replicas)}, {now_s!r})", answer, now_s, request, replicas)
+
+
+def _drive_scorer(policy: Policy, rng: random.Random, ask: Ask) -> Iterator[Call]:
+    for request, replicas, now_s in _candidates(policy, rng, ask):
+        answer = ask(policy, "scores", request, list(replicas), now_s)
+        yield Call(f"scores({request.id}, {_names(replicas)}, {now_s!r})", answer, now_s, request, replicas)
+
+
+def _drive_picker(policy: Policy, rng: random.Random, ask: Ask) -> Iterator[Call]:
+    for request, replicas, now_s in _candidates(policy, rng, ask):
+        scores = [rng.choice([0.0, 0.5, 1.0, rng.random()]) for _ in replicas]
+        answer = ask(policy, "pick", list(replicas), scores)
+        yield Call(f"pick({_names(replicas)}, {scores})", answer, now_s, request, replicas)
+
+
+def _candidates(
+    policy: Policy, rng: random.Random, ask: Ask
+) -> Iterator[tuple[Request, list[ReplicaView], float]]:
+    world = World(rng)
+    ask(policy, "on_replicas", tuple(world.views()), 0.0)
+    for number in range(STEPS):
+        world.now_s = later(rng, world.now_s)
+        if rng.random() < 0.1:
+            world.change()
+            ask(policy, "on_replicas", tuple(world.views()), world.now_s)
+        request, replicas = random_request(rng, number, world.now_s), world.views()
+        yield request, replicas, world.now_s
+        replica = rng.choice(replicas).id
+        world.in_flight.append((request, replica))
+        ask(policy, "on_dispatched", request, replica, world.now_s)
+        for completion in world.completions():
+            ask(policy, "on_completed", completion, world.now_s)
+
+
+DRIVERS: dict[str, Callable[[Any, random.Random, Ask], Iterator[Call]]] = {
+    "admission": _drive_admission,
+    "routing": _drive_routing,
+    "queueing": _drive_queueing,
+    "batching": _drive_batching,
+    "scaling": _drive_pool,
+    "warm_pool": _drive_pool,
+    "health": _drive_health,
+    "retry": _drive_retry,
+    "filter": _drive_filter,
+    "scorer": _drive_scorer,
+    "picker": _drive_picker,
+}
+
+
+def _names(replicas: Sequence[ReplicaView]) -> str:
+    return f"[{', '.join(replica.id for replica in replicas)}]"
+
+
+def _demand(policy: Policy, holds: bool, question: str, answer: object, expected: str) -> None:
+    if not holds:
+        fail(policy, f"answered {answer!r} to {question}; {expected}")

@@ -1,0 +1,179 @@
+"""Catch a policy that reads the clock, does I/O, starts a thread, or lets the hash seed decide.
+
+While a guard is on, the functions that tell the time are replaced (in their modules, and where the policy's own
+module imported them by name), and an audit hook watches for files, sockets, processes, threads and sleep.
+"""
+
+from __future__ import annotations
+
+import builtins
+import contextlib
+import datetime
+import os
+import sys
+import time
+from _thread import get_ident
+from collections.abc import Callable, Iterator
+from types import FrameType, FunctionType
+from typing import Any, NoReturn
+
+from policies.base import Component, PolicyError
+
+_CLOCKS = (
+    "time", "time_ns", "monotonic", "monotonic_ns", "perf_counter", "perf_counter_ns", "process_time",
+    "process_time_ns", "thread_time", "thread_time_ns", "clock_gettime", "clock_gettime_ns",
+)  # fmt: skip
+_AUDITED = {
+    "open": "opens a file", "os": "uses the operating system", "socket": "uses a socket", "shutil": "moves files",
+    "subprocess": "starts a process", "_thread": "starts a thread", "tempfile": "makes a temporary file",
+    "signal": "handles signals", "urllib": "uses the network", "http": "uses the network", "time": "sleeps",
+}  # fmt: skip
+_NOT_I_O = {"os.putenv", "os.unsetenv"}
+
+_watching: list[Callable[[str, tuple[object, ...]], None]] = []
+_hooked: list[bool] = []
+
+
+class Impure(PolicyError):
+    """Raised inside the policy, where it does what it must not."""
+
+
+def _audit(event: str, arguments: tuple[object, ...]) -> None:
+    for watch in _watching:
+        watch(event, arguments)
+
+
+@contextlib.contextmanager
+def pure(policy: Component) -> Iterator[None]:
+    """Raise `Impure` when the code in the block does what no policy may, even if it catches the error."""
+    if not _hooked:
+        sys.addaudithook(_audit)  # for good: Python has no way to remove one
+        _hooked.append(True)
+    guard = _Guard(policy)
+    _watching.append(guard.watch)
+    restore = guard.replace()
+    try:
+        yield
+    finally:
+        restore()
+        _watching.remove(guard.watch)
+    if guard.seen:
+        raise Impure(guard.seen[0])
+
+
+class _Guard:
+    """What one guarded block has seen."""
+
+    def __init__(self, policy: Component) -> None:
+        self.name = type(policy).__name__
+        self.namespaces = list(_namespaces(policy))
+        self.thread = get_ident()
+        self.seen: list[str] = []
+
+    def blame(self, what: str) -> NoReturn:
+        text = f"{self.name} {what}"
+        self.seen.append(text)
+        raise Impure(text)
+
+    def watch(self, event: str, arguments: tuple[object, ...]) -> None:
+        """Called for every audit event of the interpreter."""
+        kind = event.partition(".")[0]
+        if (
+            kind not in _AUDITED
+            or event in _NOT_I_O
+            or get_ident() != self.thread
+            or _importing(sys._getframe())
+        ):  # noqa: SLF001  # the way to the caller's frame
+            return
+        detail = f"{event}: {arguments[0]!r}" if arguments else event
+        self.blame(f"{_AUDITED[kind]} ({detail}); a policy does no I/O and never waits: say `Hold` or `Wait`")
+
+    def replace(self) -> Callable[[], None]:
+        """Put guards in the place of clocks, `print` and `hash`; returns what puts the originals back."""
+        swaps = [(time, name, self._clock(f"time.{name}")) for name in _CLOCKS if hasattr(time, name)]
+        swaps.append((datetime, "datetime", self._calendar()))
+        swaps.append((builtins, "print", self._print))
+        swaps.append((builtins, "hash", self._hash))
+        undo: list[tuple[dict[str, Any], str, object]] = []
+        for module, name, guard in swaps:
+            original = getattr(module, name)
+            for namespace in [vars(module), *self.namespaces]:
+                for key in [key for key, value in namespace.items() if value is original]:
+                    undo.append((namespace, key, original))
+                    namespace[key] = guard
+
+        def restore() -> None:
+            for namespace, key, original in undo:
+                namespace[key] = original
+
+        return restore
+
+    def _clock(self, called: str) -> Callable[..., NoReturn]:
+        def read(*arguments: object) -> NoReturn:
+            self.blame(f"reads the clock ({called}); time is an argument: use `now_s`")
+
+        return read
+
+    def _calendar(self) -> type[datetime.datetime]:
+        read = staticmethod(self._clock("datetime"))
+        return type("datetime", (datetime.datetime,), {"now": read, "utcnow": read, "today": read})
+
+    def _print(self, *arguments: object, **options: object) -> NoReturn:
+        self.blame("prints; give the decision a `reason` instead, the decision log keeps it")
+
+    def _hash(self, value: object) -> int:
+        caller = sys._getframe(1).f_globals.get("__name__", "").partition(".")[0]  # noqa: SLF001  # as above
+        if isinstance(value, str | bytes) and caller not in sys.stdlib_module_names:
+            self.blame(
+                "calls hash() on a string, which differs from process to process (PYTHONHASHSEED); "
+                "use zlib.crc32(text.encode())"
+            )
+        return value.__hash__()
+
+
+def _namespaces(component: Component) -> Iterator[dict[str, Any]]:
+    """The globals of the code that `component` and its parts consist of."""
+    found: dict[int, dict[str, Any]] = {}
+    for part in parts(component):
+        for function in functions(type(part)):
+            found[id(function.__globals__)] = function.__globals__
+    yield from found.values()
+
+
+def parts(component: Component) -> Iterator[Component]:
+    """The component and the components in its fields."""
+    yield component
+    waiting = list(component.parameters().values())
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, Component):
+            yield from parts(value)
+        elif isinstance(value, list | tuple):
+            waiting.extend(value)
+        elif isinstance(value, dict):
+            waiting.extend(value.values())
+
+
+def functions(cls: type) -> Iterator[FunctionType]:
+    """The functions of a class and its bases, short of the contract's own."""
+    for base in cls.__mro__:
+        if base.__module__ in {"policies.base", "msgspec", "msgspec._core", "builtins"}:
+            continue
+        for value in vars(base).values():
+            function = getattr(value, "__func__", None) or getattr(value, "fget", None) or value
+            if isinstance(function, FunctionType):
+                yield function
+
+
+def _importing(frame: FrameType | None) -> bool:
+    """True while a module is being imported, which reads files and is no fault."""
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False
+
+
+def environment_with_hash_seed(seed: int) -> dict[str, str]:
+    """The environment for a child that can import what this process can, under another hash seed."""
+    return {**os.environ, "PYTHONHASHSEED": str(seed), "PYTHONPATH": os.pathsep.join(sys.path)}

@@ -1,0 +1,242 @@
+"""What a policy is: a `msgspec.Struct`; its fields are its parameters, its other attributes are its state.
+
+The one thing to know: a policy *decides* and nothing else. Time is an argument, randomness comes through
+`reset`, an answer is a value of `policies.decisions`. The actor that asked validates, accounts and logs.
+
+`Component` is the part that engines and latency models share with policies: a typed, named value that can
+be written in TOML, and of which every copy is fresh.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from abc import ABCMeta, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
+from msgspec import Struct, StructMeta
+
+from policies.decisions import (
+    Admit,
+    Degrade,
+    Dispatch,
+    GiveUp,
+    Hold,
+    Reject,
+    Retry,
+    Route,
+    Scale,
+    Verdict,
+    Wait,
+    Warm,
+)
+from policies.views import Completion, Failure, FleetView, PoolView, ProbeOutcome, QueueView, ReplicaView
+from traces.schema import Request
+
+
+def kebab_case(class_name: str) -> str:
+    """`PowerOfTwoChoices` -> `power-of-two-choices`: its name in TOML and on the command line."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "-", class_name).lower()
+
+
+class PolicyError(Exception):
+    """The policy broke its contract (as opposed to `FleetError`: the world did)."""
+
+
+class ComponentMeta(StructMeta, ABCMeta):
+    """msgspec's metaclass joined with `ABCMeta`: a class without its decision method cannot be made."""
+
+
+class Component(
+    Struct, metaclass=ComponentMeta, dict=True, forbid_unknown_fields=True, tag_field="policy", tag=kebab_case
+):
+    """A value with typed parameters (its fields) and private state (any other attribute).
+
+    Copying, pickling or decoding gives a fresh one with the same parameters: state never leaks between runs.
+    Constructors do not check `Meta` bounds; `checked()` does, and so does building a `FleetSpec`.
+    """
+
+    slot: ClassVar[str] = ""
+
+    @classmethod
+    def name(cls) -> str:
+        """The name it goes by in TOML and on the command line."""
+        return str(cls.__struct_config__.tag)
+
+    def parameters(self) -> dict[str, Any]:  # Any: a parameter may be of any type msgspec encodes
+        """Its fields by name."""
+        return {field: getattr(self, field) for field in self.__struct_fields__}
+
+    def fresh(self) -> Any:  # Any: typing.Self needs no import cost, but msgspec cannot resolve it here
+        """Another one with the same parameters and no state."""
+        return type(self)(**{key: _fresh(value) for key, value in self.parameters().items()})
+
+    def __copy__(self) -> Any:
+        return self.fresh()
+
+    def __deepcopy__(self, memo: dict[int, object]) -> Any:
+        return self.fresh()
+
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[type[Component], dict[str, Any]]]:
+        return _rebuild, (type(self), self.parameters())
+
+
+def _fresh(value: Any) -> Any:
+    if isinstance(value, Component):
+        return value.fresh()
+    if isinstance(value, (list, tuple)):
+        return type(value)(_fresh(item) for item in value)
+    if isinstance(value, dict):
+        return {key: _fresh(item) for key, item in value.items()}
+    return value
+
+
+def _rebuild(cls: type[Component], parameters: dict[str, Any]) -> Component:
+    return cls(**parameters)
+
+
+class Policy(Component):
+    """Base of every slot. `reset` comes once before a run; the hooks tell what came of the decisions.
+
+    A hook that a class does not override is never called, so unused ones cost nothing.
+    """
+
+    oracle: ClassVar[bool] = False
+    """True: may be shown true output lengths through `reveal`, and then runs in simulation only."""
+
+    def reset(self, rng: random.Random) -> None:
+        """Forget everything. `rng`, seeded from (run seed, address), is the only allowed source of chance."""
+
+    def reveal(self, output_tokens: Callable[[str], int | None]) -> None:
+        """Oracle policies only, right after `reset`: `output_tokens(request_id)` is the true length."""
+
+    def on_dispatched(self, request: Request, replica: str, now_s: float) -> None:
+        """`request` was sent to `replica` (once per attempt)."""
+
+    def on_completed(self, completion: Completion, now_s: float) -> None:
+        """An attempt ended, well or badly."""
+
+    def on_replicas(self, replicas: Sequence[ReplicaView], now_s: float) -> None:
+        """The set of replicas that may be chosen has changed."""
+
+
+def overrides(policy: Policy, hook: str) -> bool:
+    """True when the policy's class defines `hook` itself; actors skip hooks that nobody overrides."""
+    return getattr(type(policy), hook) is not getattr(Policy, hook)
+
+
+class AdmissionPolicy(Policy):
+    """Let a request in, refuse it, or let it in for less."""
+
+    slot = "admission"
+
+    @abstractmethod
+    def admit(self, request: Request, fleet: FleetView, now_s: float) -> Admit | Reject | Degrade: ...
+
+
+class RoutingPolicy(Policy):
+    """Choose a replica for one request. `replicas` is never empty, ordered by id, ready and trusted."""
+
+    slot = "routing"
+
+    @abstractmethod
+    def route(
+        self, request: Request, replicas: Sequence[ReplicaView], now_s: float
+    ) -> Route | Hold | Reject: ...
+
+
+class QueueingPolicy(Policy):
+    """Own the order of waiting requests. One instance per queue."""
+
+    slot = "queueing"
+
+    @abstractmethod
+    def push(self, request: Request, now_s: float) -> None: ...
+
+    @abstractmethod
+    def pop(self, now_s: float) -> Request:
+        """Remove and return the next request; called only when not empty."""
+
+    @abstractmethod
+    def remove(self, request_id: str) -> bool:
+        """Forget a waiting request (cancelled, expired, or picked by name); False when it is not here."""
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+
+class BatchingPolicy(Policy):
+    """Say which waiting requests run together, when, and where.
+
+    Asked whenever something changed (an arrival, a free replica, a `Wait` that ran out) while at least one
+    request waits and at least one replica in `idle` can take a batch; asked again after every `Dispatch`.
+    """
+
+    slot = "batching"
+
+    @abstractmethod
+    def next_batch(self, queue: QueueView, idle: Sequence[ReplicaView], now_s: float) -> Dispatch | Wait: ...
+
+
+class ScalingPolicy(Policy):
+    """Say how many replicas a pool should have. Asked every `control_interval_s`."""
+
+    slot = "scaling"
+
+    @abstractmethod
+    def desired(self, pool: PoolView, now_s: float) -> Scale: ...
+
+
+class WarmPoolPolicy(Policy):
+    """Say how many loaded spares a pool should keep beside its ready replicas."""
+
+    slot = "warm_pool"
+
+    @abstractmethod
+    def desired(self, pool: PoolView, now_s: float) -> Warm: ...
+
+
+class HealthPolicy(Policy):
+    """Turn probe outcomes into trust. One instance sees the probes of every replica."""
+
+    slot = "health"
+
+    @abstractmethod
+    def observe(self, probe: ProbeOutcome, now_s: float) -> Verdict | None:
+        """A verdict when trust changes, else None."""
+
+
+class RetryPolicy(Policy):
+    """Say what to do after a failed attempt."""
+
+    slot = "retry"
+
+    @abstractmethod
+    def after_failure(self, request: Request, failure: Failure, now_s: float) -> Retry | GiveUp: ...
+
+
+SLOTS: dict[str, type[Policy]] = {
+    base.slot: base
+    for base in (
+        AdmissionPolicy, RoutingPolicy, QueueingPolicy, BatchingPolicy,
+        ScalingPolicy, WarmPoolPolicy, HealthPolicy, RetryPolicy,
+    )
+}  # fmt: skip
+"""Every slot's base class by the slot's name (the field's name in a FleetSpec)."""
+
+
+def checked(component: Component, path: str = "$") -> Component:
+    """A fresh copy whose parameters were validated, `Meta` bounds included.
+
+    Raises `PolicyError` that names the parameter, such as ``$.routing.choices: Expected `int` >= 1``.
+    """
+    from policies.registry import build  # which stands above this module
+
+    return build(type(component), component, path)
+
+
+def at_path(message: str, path: str) -> str:
+    """Move msgspec's own trailing path (`... - at `$.x``) below `path` and to the front."""
+    text, _, tail = message.partition(" - at `$")
+    return f"{path}{tail.rstrip('`')}: {text}"

@@ -1,0 +1,104 @@
+"""What policies answer: plain values, each with an optional reason for the decision log.
+
+Waiting is a value too (`Hold`, `Wait`), never a sleep.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+from msgspec import Struct
+
+from traces.schema import Request
+
+
+class Decision(Struct, frozen=True, gc=False):
+    """Base of every answer."""
+
+
+class Admit(Decision, frozen=True, gc=False):
+    """Let the request in."""
+
+    reason: str | None = None
+
+
+class Reject(Decision, frozen=True, gc=False):
+    """Refuse the request; it ends as `rejected`."""
+
+    reason: str | None = None
+
+
+class Degrade(Decision, frozen=True, gc=False):
+    """Let it in, served for less: `request` replaces it and keeps its id and arrival."""
+
+    request: Request
+    reason: str | None = None
+
+
+class Route(Decision, frozen=True, gc=False):
+    """Send it to the replica with this id."""
+
+    replica: str
+    reason: str | None = None
+    scores: Mapping[str, float] | None = None
+
+
+class Hold(Decision, frozen=True, gc=False):
+    """Send it nowhere yet; ask again at `until_s` at the latest, or when the replicas change."""
+
+    until_s: float
+    reason: str | None = None
+
+
+class Dispatch(Decision, frozen=True, gc=False):
+    """Run the next `size` requests of the queue together, or exactly those with the given `ids`."""
+
+    size: int
+    replica: str | None = None
+    """One of the idle replicas; None: the first of them."""
+    ids: tuple[str, ...] | None = None
+    reason: str | None = None
+
+
+class Wait(Decision, frozen=True, gc=False):
+    """No batch yet; ask again at `until_s` at the latest. None: when something changes."""
+
+    until_s: float | None = None
+    reason: str | None = None
+
+
+class Scale(Decision, frozen=True, gc=False):
+    """How many replicas there should be, ready ones and those on their way."""
+
+    replicas: int
+    reason: str | None = None
+
+
+class Warm(Decision, frozen=True, gc=False):
+    """How many loaded spares there should be beside them."""
+
+    replicas: int
+    reason: str | None = None
+
+
+class Verdict(Decision, frozen=True, gc=False):
+    """A change of trust. `suspect` gets no new work; `failed` loses what it has, and is replaced."""
+
+    replica: str
+    trust: Literal["healthy", "suspect", "failed"]
+    reason: str | None = None
+
+
+class Retry(Decision, frozen=True, gc=False):
+    """Try again after `after_s`, if another replica exists, not on one of `exclude`."""
+
+    after_s: float = 0.0
+    exclude: tuple[str, ...] = ()
+    reason: str | None = None
+
+
+class GiveUp(Decision, frozen=True, gc=False):
+    """Do not try again; the request ends as `failed`."""
+
+    reason: str | None = None

@@ -1,0 +1,73 @@
+"""Consecutive failures: separate counts for losing trust and for winning it back."""
+
+from __future__ import annotations
+
+import random
+from typing import Annotated
+
+from msgspec import Meta
+
+from policies.base import HealthPolicy
+from policies.decisions import Verdict
+from policies.views import ProbeOutcome, Trust
+
+
+class ConsecutiveFailures(HealthPolicy):
+    """Suspect a replica after `suspect_after` failed probes in a row, fail it after `failures`. O(1).
+
+    A probe that times out failed. It takes `recoveries` good probes in a row to be trusted again.
+
+    With probes every T seconds a dead replica is failed between `(failures - 1)·T` and `failures·T` after it
+    died; with probability p of losing a probe, a live one is failed after `(1 - p^k) / ((1 - p)·p^k)` probes
+    on average, where k is `failures`.
+
+    Source: Kubernetes probes (`failureThreshold`, `successThreshold`); HAProxy `fall` and `rise`.
+    """
+
+    failures: Annotated[int, Meta(ge=1)] = 3
+    """Failed probes in a row that make a replica failed."""
+    recoveries: Annotated[int, Meta(ge=1)] = 2
+    """Good probes in a row that make it healthy again."""
+    suspect_after: Annotated[int, Meta(ge=1)] = 1
+    """Failed probes in a row that make it suspect; from `failures` on it is never merely suspect."""
+
+    def reset(self, rng: random.Random) -> None:
+        self.records: dict[str, _Record] = {}
+
+    def observe(self, probe: ProbeOutcome, now_s: float) -> Verdict | None:
+        record = self.records.get(probe.replica)
+        if probe.status == "ok":
+            return self._succeeded(probe.replica, record) if record is not None else None
+        if record is None:
+            record = self.records[probe.replica] = _Record()
+        return self._failed(probe.replica, record)
+
+    def _succeeded(self, replica: str, record: _Record) -> Verdict | None:
+        record.failed = 0
+        record.good += 1
+        if record.trust != "healthy" and record.good < self.recoveries:
+            return None
+        del self.records[replica]  # nothing to remember of a healthy replica
+        return Verdict(replica, "healthy", "recovered") if record.trust != "healthy" else None
+
+    def _failed(self, replica: str, record: _Record) -> Verdict | None:
+        record.good = 0
+        record.failed += 1
+        if record.trust != "failed" and record.failed >= self.failures:
+            record.trust = "failed"
+            return Verdict(replica, "failed", "failed probes in a row")
+        if record.trust == "healthy" and record.failed >= self.suspect_after:
+            record.trust = "suspect"
+            return Verdict(replica, "suspect", "failed probe")
+        return None
+
+
+class _Record:
+    """What is remembered of one replica that is not known to be well."""
+
+    __slots__ = ("failed", "good", "trust")
+
+    def __init__(self) -> None:
+        self.failed = 0
+        self.good = 0
+        self.trust: Trust = "healthy"

@@ -1,0 +1,43 @@
+"""The parts of a composed router: what a filter, a scorer and a picker are.
+
+A part is a policy of its own, with parameters, state and hooks; `Composed` puts them together.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+
+from policies.base import Policy
+from policies.views import ReplicaView
+from traces.schema import Request
+
+
+class Filter(Policy):
+    """Narrow the candidates."""
+
+    slot = "filter"
+
+    @abstractmethod
+    def keep(self, request: Request, replicas: Sequence[ReplicaView], now_s: float) -> Sequence[ReplicaView]:
+        """Those of `replicas` that may serve `request`, in the same order; maybe none."""
+
+
+class Scorer(Policy):
+    """Rate the candidates."""
+
+    slot = "scorer"
+
+    @abstractmethod
+    def scores(self, request: Request, replicas: Sequence[ReplicaView], now_s: float) -> Sequence[float]:
+        """One number in 0..1 for each of `replicas`, in their order; larger is better."""
+
+
+class Picker(Policy):
+    """Take one of the candidates."""
+
+    slot = "picker"
+
+    @abstractmethod
+    def pick(self, replicas: Sequence[ReplicaView], scores: Sequence[float]) -> int:
+        """The index of the replica to use; there is at least one."""

@@ -1,0 +1,62 @@
+"""Scaling on queue depth: act on the work that waits, not on how busy the devices look."""
+
+from __future__ import annotations
+
+import math
+import random
+from typing import Annotated
+
+from msgspec import Meta
+
+from policies.base import ScalingPolicy
+from policies.decisions import Scale
+from policies.views import PoolView
+
+
+class QueueDepth(ScalingPolicy):
+    """Add `step` replicas above `up_at` waiting per ready replica, remove `step` below `down_at`. O(1).
+
+    It adds none while one is starting, so that a cold start is not answered by another, and removes none
+    unless more than the least number are ready. Otherwise it asks for what it asked before, so that a lost
+    replica is replaced.
+
+    Source: Ray Serve's autoscaler (ongoing requests per replica) and the Kubernetes event-driven autoscaler
+    KEDA (queue-length triggers), with the two thresholds of a classic hysteresis controller.
+    """
+
+    up_at: Annotated[float, Meta(ge=0)] = 10.0
+    """Waiting requests per ready replica above which to add."""
+    down_at: Annotated[float, Meta(ge=0)] = 3.0
+    """Waiting requests per ready replica below which to remove."""
+    step: Annotated[int, Meta(ge=1)] = 1
+    """Replicas to add or remove at a time."""
+    keep: Annotated[int, Meta(ge=0)] | None = None
+    """Remove none unless more than this many are ready; None: the pool's minimum."""
+    up_cooldown_s: Annotated[float, Meta(ge=0)] = 0.0
+    """Seconds after any change before replicas are added again."""
+    down_cooldown_s: Annotated[float, Meta(ge=0)] = 0.0
+    """Seconds after any change before replicas are removed again."""
+
+    def __post_init__(self) -> None:
+        if self.down_at > self.up_at:
+            raise ValueError(f"down_at ({self.down_at:g}) must not be above up_at ({self.up_at:g})")
+
+    def reset(self, rng: random.Random) -> None:
+        self.target: int | None = None
+        self.changed_s = -math.inf
+
+    def desired(self, pool: PoolView, now_s: float) -> Scale:
+        target = pool.ready + pool.starting if self.target is None else self.target
+        target = max(pool.min_replicas, min(target, pool.max_replicas))
+        least = pool.min_replicas if self.keep is None else max(self.keep, pool.min_replicas)
+        depth = pool.queue_depth / max(1, pool.ready)
+        before, since_s = target, now_s - self.changed_s
+        if depth > self.up_at and pool.starting == 0 and since_s >= self.up_cooldown_s:
+            target = min(target + self.step, pool.max_replicas)
+        elif depth < self.down_at and min(target, pool.ready) > least and since_s >= self.down_cooldown_s:
+            target = max(target - self.step, least)
+        if target != before:
+            self.changed_s = now_s
+        if pool.requested:  # before the first report there is nothing to go by
+            self.target = target
+        return Scale(target)

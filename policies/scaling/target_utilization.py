@@ -1,0 +1,77 @@
+"""Scaling to a target utilisation: the rule of the Kubernetes Horizontal Pod Autoscaler."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections import deque
+from typing import Annotated
+
+from msgspec import Meta
+
+from policies.base import ScalingPolicy
+from policies.decisions import Scale
+from policies.views import PoolView
+
+_ROUNDING = 1e-9  # 3 · 0.8 / 0.6 is a rounding error above 4, and means 4
+
+
+class TargetUtilization(ScalingPolicy):
+    """Ask for `ceil(ready · current / target)` replicas. Amortised O(1).
+
+    `current` is the mean GPU utilisation of the ready replicas, or where no device reports one the fraction
+    of time that their engines ran; while neither is known, nothing changes. Within `tolerance` of the target
+    nothing changes. It goes down only to the largest number that it would have asked for within
+    `down_stabilization_s`, and up only to the smallest within `up_stabilization_s`.
+
+    Source: Kubernetes documentation, "Horizontal Pod Autoscaling" (algorithm details, stabilization window).
+    """
+
+    target: Annotated[float, Meta(gt=0, le=1)] = 0.7
+    """Utilisation to hold, 0..1."""
+    tolerance: Annotated[float, Meta(ge=0)] = 0.1
+    """How far `current / target` may be from 1 before anything changes."""
+    up_stabilization_s: Annotated[float, Meta(ge=0)] = 0.0
+    """Seconds over which the smallest recommendation counts on the way up."""
+    down_stabilization_s: Annotated[float, Meta(ge=0)] = 300.0
+    """Seconds over which the largest recommendation counts on the way down."""
+
+    def reset(self, rng: random.Random) -> None:
+        self.asked: int | None = None
+        self.highest: deque[tuple[float, int]] = deque()
+        self.lowest: deque[tuple[float, int]] = deque()
+
+    def desired(self, pool: PoolView, now_s: float) -> Scale:
+        asked = pool.ready + pool.starting if self.asked is None else self.asked
+        asked = max(pool.min_replicas, min(asked, pool.max_replicas))
+        wanted = self._recommend(pool, asked)
+        highest = _largest(self.highest, now_s, wanted, self.down_stabilization_s)
+        lowest = -_largest(self.lowest, now_s, -wanted, self.up_stabilization_s)
+        decided = max(asked, lowest) if wanted > asked else min(asked, highest)
+        if pool.requested:  # before the first report there is nothing to go by
+            self.asked = decided
+        return Scale(decided)
+
+    def _recommend(self, pool: PoolView, asked: int) -> int:
+        """What the formula says now, within the pool's bounds."""
+        current = pool.busy_fraction if pool.gpu_utilization is None else pool.gpu_utilization
+        if current is None or pool.ready == 0:
+            return asked
+        ratio = current / self.target
+        if abs(ratio - 1.0) <= self.tolerance:
+            return asked
+        wanted = math.ceil(pool.ready * ratio - _ROUNDING)
+        return max(pool.min_replicas, min(wanted, pool.max_replicas))
+
+
+def _largest(window: deque[tuple[float, int]], now_s: float, value: int, length_s: float) -> int:
+    """The largest value of the last `length_s`, with `value` added now.
+
+    `window` keeps only values that may still become the largest: later ones are smaller.
+    """
+    while window and window[-1][1] <= value:
+        window.pop()
+    window.append((now_s, value))
+    while window[0][0] < now_s - length_s:
+        window.popleft()
+    return window[0][1]

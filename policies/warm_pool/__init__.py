@@ -1,0 +1,1 @@
+"""How many loaded spares stand beside the ready replicas."""

@@ -1,0 +1,212 @@
+"""The columns of a trace in memory, in Parquet and in JSON lines: names, types, units, bounds, hash.
+
+The one thing to know: a column in which every row is absent is left out of the table. A bare trace of
+arrivals therefore costs two columns, and "this trace has no sessions" is visible in its schema.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from traces.errors import TraceError
+
+
+class Column(NamedTuple):
+    """One column: its Arrow type, the unit its name ends in, the least value allowed (`None`: any)."""
+
+    type: pa.DataType
+    unit: str = ""
+    minimum: float | None = None
+
+
+_SECONDS = Column(pa.float64(), "s", 0)
+_TEXT = Column(pa.string())
+
+COLUMNS: dict[str, Column] = {
+    "arrived_s": _SECONDS,
+    "id": _TEXT,
+    "prompt_tokens": Column(pa.int64(), "tokens", 0),
+    "output_tokens": Column(pa.int64(), "tokens", 0),
+    "blocks": Column(pa.list_(pa.int64())),
+    "block_tokens": Column(pa.int64(), "tokens", 1),
+    "session": _TEXT,
+    "turn": Column(pa.int64(), "", 0),
+    "parent": _TEXT,
+    "think_s": _SECONDS,
+    "model": _TEXT,
+    "adapter": _TEXT,
+    "tenant": _TEXT,
+    "user": _TEXT,
+    "kind": _TEXT,
+    "priority": Column(pa.int64()),
+    "deadline_s": _SECONDS,
+    "slo_e2e_s": _SECONDS,
+    "slo_ttft_s": _SECONDS,
+    "slo_tpot_s": _SECONDS,
+    "work": Column(pa.float64(), "relative to an ordinary request", 0),
+    "observed_queue_s": _SECONDS,
+    "observed_ttft_s": _SECONDS,
+    "observed_tpot_s": _SECONDS,
+    "observed_e2e_s": _SECONDS,
+    "observed_failed": Column(pa.bool_()),
+    "extra": Column(pa.string(), "JSON object, keys sorted"),
+}
+"""Every column that a trace may have, in canonical order. `arrived_s` and `id` are never null."""
+
+SCHEMA = pa.schema(
+    [
+        pa.field(name, column.type, metadata={"unit": column.unit} if column.unit else None)
+        for name, column in COLUMNS.items()
+    ]
+)
+
+KINDS = ("online", "batch")
+
+
+def absent(name: str, rows: int) -> pa.Array:
+    """A column of `rows` nulls."""
+    return pa.nulls(rows, COLUMNS[name].type)
+
+
+def violations(name: str, values: pa.ChunkedArray | pa.Array) -> Iterator[tuple[str, np.ndarray]]:
+    """Each rule that `values` of column `name` break, and the rows that do: `(rule, mask)`."""
+    column = COLUMNS[name]
+    rules: list[tuple[str, np.ndarray]] = []
+    if pa.types.is_floating(column.type):
+        rules.append(("is not a finite number", _mask(pc.invert(pc.is_finite(values)))))
+    if column.minimum is not None:
+        rule = "is negative" if column.minimum == 0 else f"is less than {column.minimum:g}"
+        rules.append((rule, _mask(pc.less(values, column.minimum))))
+    if name == "kind":
+        wrong = pc.and_(pc.is_valid(values), pc.invert(pc.is_in(values, pa.array(KINDS))))
+        rules.append(("is neither online nor batch", _mask(wrong)))
+    if name == "id":
+        rules.append(("is the id of an earlier row too", _repeats(values)))
+    return ((rule, bad) for rule, bad in rules if bad.any())
+
+
+def _repeats(values: pa.ChunkedArray | pa.Array) -> np.ndarray:
+    repeated = np.zeros(len(values), dtype=bool)
+    if len(pc.unique(values)) < len(values):
+        array = values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
+        codes = pc.fill_null(array.dictionary_encode().indices, -1).to_numpy()
+        _, first = np.unique(codes, return_index=True)
+        repeated[:] = codes >= 0
+        repeated[first] = False
+    return repeated
+
+
+def _mask(bits: pa.ChunkedArray | pa.Array) -> np.ndarray:
+    return np.asarray(pc.fill_null(bits, False).to_numpy(zero_copy_only=False), dtype=bool)
+
+
+def canonical(table: pa.Table) -> tuple[pa.Table, int]:
+    """The canonical form of a table whose columns bear the names above, and how many rows had to move.
+
+    Adds `id` (the row's number) where absent, casts, checks every value, leaves out columns without any, and
+    sorts by `arrived_s`, rows of one instant in the order given.
+
+    Raises:
+        TraceError: An unknown column, a value out of bounds, or two rows with one id; names the row.
+    """
+    unknown = [name for name in table.column_names if name not in COLUMNS]
+    if unknown:
+        raise TraceError(
+            "is not a column of a trace", remedy=f"known: {', '.join(COLUMNS)}", column=unknown[0]
+        )
+    columns = {name: _cast(name, table[name]) for name in COLUMNS if name in table.column_names}
+    if "arrived_s" not in columns:
+        raise TraceError("is missing", remedy="every row needs its arrival in seconds", column="arrived_s")
+    columns["id"] = _ids(columns.get("id"), table.num_rows)
+    for name, values in columns.items():
+        _check(name, values)
+    if "kind" in columns:  # absent and "online" mean the same: one form for both
+        columns["kind"] = pc.if_else(
+            pc.equal(columns["kind"], "online"), pa.scalar(None, pa.string()), columns["kind"]
+        )
+    present = {name: columns[name] for name in COLUMNS if name in columns}
+    kept = [
+        name
+        for name, values in present.items()
+        if name in {"arrived_s", "id"} or values.null_count < len(values)
+    ]
+    ordered = pa.table(
+        [present[name] for name in kept], schema=pa.schema([SCHEMA.field(name) for name in kept])
+    )
+    return _sorted(ordered.combine_chunks())
+
+
+def _cast(name: str, values: pa.ChunkedArray) -> pa.ChunkedArray:
+    try:
+        return values.cast(COLUMNS[name].type)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        remedy = f"expected values of type {COLUMNS[name].type}"
+        raise TraceError(f"holds {values.type}: {error}", remedy=remedy, column=name) from None
+
+
+def _ids(given: pa.ChunkedArray | None, rows: int) -> pa.ChunkedArray | pa.Array:
+    if given is not None and given.null_count == 0:
+        return given
+    numbers = pa.array(np.arange(rows)).cast(pa.string())
+    return numbers if given is None else pc.coalesce(given, pa.chunked_array([numbers]))
+
+
+def _check(name: str, values: pa.ChunkedArray | pa.Array) -> None:
+    for rule, bad in violations(name, values):
+        row = int(np.argmax(bad))
+        raise TraceError(f"{values[row].as_py()!r} {rule}", line=row + 1, column=name)
+    if name == "arrived_s" and values.null_count:
+        row = int(np.argmax(_mask(pc.is_null(values))))
+        raise TraceError(
+            "is absent", remedy="every row needs its arrival in seconds", line=row + 1, column=name
+        )
+
+
+def _sorted(table: pa.Table) -> tuple[pa.Table, int]:
+    arrived = table["arrived_s"].to_numpy()
+    moved = int(np.count_nonzero(arrived < np.maximum.accumulate(arrived))) if len(arrived) else 0
+    if moved:
+        table = table.take(pa.array(np.argsort(arrived, kind="stable"))).combine_chunks()
+    return table, moved
+
+
+def digest(table: pa.Table) -> str:
+    """SHA-256, in hex, of a canonical table's values; how Arrow lays them out in memory has no part in it.
+
+    Hashed, in this order: the line ``fleetlab trace 1``; the number of rows; then for each column present, in
+    canonical order, the line ``<name> <type>``; one bit a row, set where a value is present (least
+    significant bit first, padded with zeros to a byte); the values. Numbers are 8 bytes, two's complement or
+    IEEE 754 (−0 as 0); booleans are 1 byte; texts and lists are first all lengths (8 bytes each), then all
+    bytes (UTF-8) or numbers. An absent value is 0 or of length 0. Everything is little-endian.
+    """
+    hashed = hashlib.sha256(b"fleetlab trace 1\n")
+    hashed.update(table.num_rows.to_bytes(8, "little"))
+    for name in table.column_names:
+        values = table[name].combine_chunks()
+        hashed.update(f"{name} {values.type}\n".encode())
+        hashed.update(np.packbits(_mask(pc.is_valid(values)), bitorder="little").tobytes())
+        for part in _value_bytes(values):
+            hashed.update(part)
+    return hashed.hexdigest()
+
+
+def _value_bytes(values: pa.Array) -> list[bytes]:
+    if pa.types.is_string(values.type):
+        lengths = pc.binary_length(values)
+        return [
+            *_value_bytes(lengths.cast(pa.int64())),
+            "".join(pc.fill_null(values, "").to_pylist()).encode(),
+        ]
+    if pa.types.is_list(values.type):
+        lengths = pc.list_value_length(values)
+        return [*_value_bytes(lengths.cast(pa.int64())), *_value_bytes(values.flatten())]
+    if pa.types.is_boolean(values.type):
+        return [_mask(values).astype("u1").tobytes()]
+    numbers = pc.fill_null(values, 0).to_numpy()
+    return [(numbers + 0).astype(f"<{numbers.dtype.kind}8").tobytes()]

@@ -1,0 +1,47 @@
+"""Faults as recorded data: what goes wrong, to whom, when.
+
+A fault trace is replayed like a request trace. The simulated runtime and the live one (signals to real
+processes) inject the same file, so a failure that mattered can be studied again.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct
+from msgspec.structs import force_setattr
+
+FaultKind = Literal["crash", "hang", "slow", "partition", "drop", "fail-load", "preempt"]
+
+
+class Fault(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """One fault. Which of the optional fields matter is said beside each.
+
+    * ``crash``: the replica's process dies (SIGKILL).
+    * ``hang``: it stops (SIGSTOP), and continues after `for_s` if given.
+    * ``slow``: its batches take `factor` times as long, for `for_s`.
+    * ``partition``: no message to or from it passes, for `for_s`.
+    * ``drop``: each message to or from it is lost with `probability`, for `for_s`.
+    * ``fail-load``: the next replica to load (or the one named) fails to load its engine.
+    * ``preempt``: it is told to drain, and killed `notice_s` later.
+    """
+
+    at_s: Annotated[float, Meta(ge=0)]
+    kind: FaultKind
+    replica: str | None = None
+    """A replica's address such as ``replica/0``; `None`: the ready replica that has been ready longest."""
+    for_s: Annotated[float, Meta(gt=0)] | None = None
+    factor: Annotated[float, Meta(ge=1)] = 1.0
+    probability: Annotated[float, Meta(ge=0, le=1)] = 1.0
+    notice_s: Annotated[float, Meta(ge=0)] = 0.0
+
+
+class FaultTrace(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Faults in the order of their time, and where they come from."""
+
+    faults: tuple[Fault, ...] = ()
+    source: str = "hand-written"
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        force_setattr(self, "faults", tuple(sorted(self.faults, key=lambda fault: fault.at_s)))

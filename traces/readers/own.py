@@ -1,0 +1,150 @@
+"""This project's own formats: JSON lines and Parquet. Both hold a trace without loss.
+
+JSON lines: the first line is ``{"fleetlab_trace": 1, "header": {...}}``, every further one a request: an
+object with the names of `traces.columns.COLUMNS`, absent ones left out. `id` may be left out where it is the
+row's number from 0, `kind` where it is ``online``; `extra` is an object, `blocks` a list.
+
+Parquet: the same columns, the first line's object in the file's metadata under ``fleetlab_trace``. A Parquet
+file without it is read too, if its columns have these names.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+
+from traces.columns import COLUMNS
+from traces.errors import TraceError
+from traces.readers.json_rows import Int64, decode_lines
+from traces.readers.rows import Rows
+from traces.schema import Header, RequestKind, Scalar
+from traces.source import Source
+
+MARK = "fleetlab_trace"
+VERSION: Literal[1] = 1
+
+
+class Heading(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The first line of a JSON-lines trace, and the metadata of a Parquet one."""
+
+    fleetlab_trace: Literal[1]
+    header: Header
+
+
+_PYTHON: dict[pa.DataType, Any] = {  # `Any`: these are types, built up for msgspec
+    pa.float64(): float,
+    pa.int64(): Int64,
+    pa.string(): str,
+    pa.bool_(): bool,
+    pa.list_(pa.int64()): list[Int64],
+}
+_SPECIAL: dict[str, Any] = {"kind": RequestKind, "extra": dict[str, Scalar]}
+Row: Any = msgspec.defstruct(
+    "Row",
+    [("arrived_s", float)]
+    + [
+        (name, _SPECIAL.get(name, _PYTHON[c.type]) | None, None)
+        for name, c in COLUMNS.items()
+        if name != "arrived_s"
+    ],
+    forbid_unknown_fields=True,
+    omit_defaults=True,
+)
+"""One line of a JSON-lines trace. `Any`: the class is made from the list of columns."""
+
+
+class Jsonl:
+    """JSON lines."""
+
+    NAME = "fleetlab-jsonl"
+
+    @staticmethod
+    def sniff(source: Source) -> bool:
+        """By the mark in the first line."""
+        return source.has_keys(MARK)
+
+    @staticmethod
+    def read(source: Source) -> tuple[Rows, Header]:
+        """Every column. Blank lines may precede the heading."""
+        blank = len(source.data) - len(source.data.lstrip())
+        skip = source.data[:blank].count(b"\n") + 1
+        heading = _heading(source, source.first_line.encode())
+        lines, rows = decode_lines(source, msgspec.json.Decoder(Row).decode, skip=skip)
+        for name in COLUMNS:
+            cells = [getattr(line, name) for line in lines]
+            if name == "extra":
+                cells = [
+                    None if cell is None else msgspec.json.encode(cell, order="sorted").decode()
+                    for cell in cells
+                ]
+            if name == "id":
+                cells = [str(row) if cell is None else cell for row, cell in enumerate(cells)]
+            rows.put(name, pa.array(cells, COLUMNS[name].type))
+        return rows, heading.header
+
+
+class Parquet:
+    """Parquet."""
+
+    NAME = "fleetlab-parquet"
+
+    @staticmethod
+    def sniff(source: Source) -> bool:
+        """By the magic bytes of any Parquet file."""
+        return source.data.startswith(b"PAR1")
+
+    @staticmethod
+    def read(source: Source) -> tuple[Rows, Header]:
+        """Every column. Lines in errors are row numbers from 1."""
+        try:
+            table = pyarrow.parquet.read_table(pa.BufferReader(source.data), use_threads=False)
+        except (pa.ArrowException, OSError) as error:
+            raise TraceError(
+                f"is damaged: {error}", remedy="write the file again", file=source.path
+            ) from None
+        unknown = [name for name in table.column_names if name not in COLUMNS]
+        if unknown or "arrived_s" not in table.column_names:
+            problem = "is not a column of a trace" if unknown else "is missing"
+            remedy = f"expected arrived_s and any of {', '.join(COLUMNS)}"
+            raise TraceError(problem, remedy=remedy, file=source.path, column=(*unknown, "arrived_s")[0])
+        rows = Rows(source.path, np.arange(1, table.num_rows + 1))
+        for name in table.column_names:
+            values = _cast(source, name, table[name].combine_chunks())
+            rows.put(name, _tidy(rows, values) if name == "extra" else values)
+        mark = (table.schema.metadata or {}).get(MARK.encode())
+        return rows, _heading(source, mark).header if mark else Header(source=source.path.name)
+
+
+def _heading(source: Source, text: bytes) -> Heading:
+    try:
+        return msgspec.json.decode(text, type=Heading)
+    except msgspec.MsgspecError as error:
+        remedy = f'expected {{"{MARK}": {VERSION}, "header": {{"source": ...}}}}'
+        raise TraceError(f"the heading is wrong: {error}", remedy=remedy, file=source.path, line=1) from None
+
+
+def _cast(source: Source, name: str, values: pa.Array) -> pa.Array:
+    try:
+        return values.cast(COLUMNS[name].type)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        remedy = f"expected {COLUMNS[name].type}"
+        raise TraceError(f"holds {values.type}", remedy=remedy, file=source.path, column=name) from None
+
+
+def _tidy(rows: Rows, texts: pa.Array) -> pa.Array:
+    """JSON objects in the one form that hashes alike: keys sorted, no spaces."""
+    tidy: list[str | None] = []
+    bad = np.zeros(len(texts), dtype=bool)
+    for row, text in enumerate(texts.to_pylist()):
+        try:
+            fields = None if text is None else msgspec.json.decode(text, type=dict[str, Scalar])
+            tidy.append(None if fields is None else msgspec.json.encode(fields, order="sorted").decode())
+        except msgspec.MsgspecError:
+            bad[row] = True
+            tidy.append(None)
+    rows.reject(bad, "extra", "is not a JSON object of plain values", shown=texts)
+    return pa.array(tidy, pa.string())

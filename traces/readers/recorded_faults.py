@@ -1,0 +1,105 @@
+"""Recorded failures of real fleets as fault traces: spot availability, and faults of GPU servers.
+
+A recording names machines and days; an experiment has replicas and minutes. `replicas` and `time_scale`
+bridge that, and what each event becomes is said beside each reader.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from traces.errors import TraceError
+from traces.faults import Fault, FaultTrace
+from traces.source import Source
+
+DAY_S = 86_400.0
+
+
+class _Spacing(msgspec.Struct):
+    gap_seconds: Annotated[float, Meta(gt=0)]
+
+
+class _Spot(msgspec.Struct):
+    metadata: _Spacing
+    data: list[Annotated[int, Meta(ge=0)]]
+
+
+class _Event(msgspec.Struct):
+    node_id: str
+    event_time: Annotated[float, Meta(ge=0)]
+    event_type: Literal["fault_start", "fault_end"]
+    fault_type: dict[str, str] = {}
+
+
+def sniff(source: Source) -> bool:
+    """Whether a file begins as one of the two recorded formats, or as a fault trace of this project's own."""
+    head = source.data[:4096].replace(b" ", b"").replace(b"\n", b"")
+    log = head.startswith(b"[{") and b'"event_type":"fault_' in head
+    return log or head.startswith((b'{"metadata":{"gap_seconds"', b'{"faults"'))
+
+
+def read(source: Source, *, replicas: int | None, time_scale: float, notice_s: float) -> FaultTrace | None:
+    """The fault trace of a recorded file; `None` if it is in neither format.
+
+    Raises:
+        TraceError: A field of it is missing, of the wrong type or out of bounds; names its path.
+    """
+    head = source.data[:4096].lstrip()
+    try:
+        if head.startswith(b"{") and b'"gap_seconds"' in head:
+            spot = msgspec.json.decode(source.data, type=_Spot)
+            faults = _from_spot(spot, replicas, time_scale, notice_s)
+        elif head.startswith(b"[") and b'"event_type"' in head:
+            events = msgspec.json.decode(source.data, type=list[_Event])
+            faults = _from_events(events, replicas, time_scale)
+        else:
+            return None
+    except msgspec.MsgspecError as error:
+        raise TraceError(str(error), file=source.path) from None
+    return FaultTrace(faults=tuple(faults), source=source.path.name)
+
+
+def _from_spot(spot: _Spot, replicas: int | None, time_scale: float, notice_s: float) -> list[Fault]:
+    """A fall in the number of available instances preempts replicas.
+
+    The most instances ever available stand for `replicas` (default: one each): with `n` of `most` available
+    the fleet may have `round(replicas * n / most)`. Each step down is one preemption a replica lost, of
+    whichever has been ready longest; a rise is no event, as getting replicas back is the scaler's work.
+    """
+    most = max(spot.data, default=0)
+    fleet = most if replicas is None else replicas
+    allowed = [round(fleet * count / most) if most else 0 for count in spot.data]
+    gap_s = spot.metadata.gap_seconds * time_scale
+    return [
+        Fault(at_s=tick * gap_s, kind="preempt", notice_s=notice_s)
+        for tick, (before, after) in enumerate(zip([fleet, *allowed], allowed, strict=False))
+        for _ in range(before - after)
+    ]
+
+
+def _from_events(events: list[_Event], replicas: int | None, time_scale: float) -> list[Fault]:
+    """A server's ``fault_start`` crashes a replica; `for_s` is the time until its ``fault_end``.
+
+    Servers are numbered in the order of their first fault; server k is ``replica/<k mod replicas>``. Without
+    `replicas` no replica is named, and the one ready longest is hit. An end belongs to the server's earliest
+    open fault of the same type. A fault whose end has the same stamp, or never came, has no `for_s`.
+    """
+    number: dict[str, int] = {}
+    began: dict[tuple[str, ...], list[int]] = {}
+    faults: list[Fault] = []
+    for event in sorted(events, key=lambda event: event.event_time):
+        at_s = event.event_time * DAY_S * time_scale
+        open_faults = began.setdefault((event.node_id, *event.fault_type.values()), [])
+        if event.event_type == "fault_start":
+            server = number.setdefault(event.node_id, len(number))
+            open_faults.append(len(faults))
+            name = None if replicas is None else f"replica/{server % replicas}"
+            faults.append(Fault(at_s=at_s, kind="crash", replica=name))
+        elif open_faults:
+            index = open_faults.pop(0)
+            lasted_s = at_s - faults[index].at_s
+            faults[index] = msgspec.structs.replace(faults[index], for_s=lasted_s if lasted_s > 0 else None)
+    return faults

@@ -1,0 +1,79 @@
+"""A file's bytes, unpacked, and what its beginning shows: enough to tell which format it is in."""
+
+from __future__ import annotations
+
+import bz2
+import csv
+import gzip
+import zlib
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from traces.errors import TraceError
+
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+
+class Source:
+    """The contents of one file: read once, gzip or bzip2 undone, a byte-order mark removed.
+
+    Raises:
+        TraceError: The file is missing, is a directory, is empty, or its compression is damaged.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise TraceError(
+                f"cannot be read: {reason}", remedy="give a path to a trace file", file=path
+            ) from None
+        self.data = unpacked(data, path).removeprefix(_BYTE_ORDER_MARK)
+        if not self.data.strip():
+            raise TraceError("is empty", remedy="a trace has at least a header line", file=path)
+
+    @cached_property
+    def first_line(self) -> str:
+        """The first line that is not blank, as text; bytes that are not UTF-8 are replaced."""
+        return self.data.lstrip()[: 1 << 20].split(b"\n", 1)[0].decode("utf-8", "replace").strip()
+
+    @cached_property
+    def csv_columns(self) -> list[str]:
+        """The names in the first line, read as CSV."""
+        try:
+            return [name.strip() for name in next(csv.reader([self.first_line]), [])]
+        except csv.Error:
+            return []
+
+    @cached_property
+    def json_line(self) -> dict[str, Any]:
+        """The first line as a JSON object (`Any`: whatever the file holds); empty where it is not one."""
+        try:
+            return msgspec.json.decode(self.first_line, type=dict[str, Any])
+        except msgspec.MsgspecError:
+            return {}
+
+    def has_columns(self, *names: str) -> bool:
+        """Whether the first line is a CSV header with all these names, in any order."""
+        return set(names) <= set(self.csv_columns)
+
+    def has_keys(self, *names: str) -> bool:
+        """Whether the first line is a JSON object with all these keys."""
+        return set(names) <= set(self.json_line)
+
+
+def unpacked(data: bytes, path: Path) -> bytes:
+    """`data` without its gzip or bzip2 compression, recognised by its first bytes."""
+    try:
+        if data.startswith(b"\x1f\x8b"):
+            return gzip.decompress(data)
+        if data.startswith(b"BZh"):
+            return bz2.decompress(data)
+    except (OSError, EOFError, ValueError, zlib.error) as error:
+        raise TraceError(f"is damaged: {error}", remedy="fetch the file again", file=path) from None
+    return data

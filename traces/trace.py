@@ -1,0 +1,156 @@
+"""`Trace`: requests in the order of their arrival, held as columns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import pyarrow as pa
+from msgspec.structs import replace
+
+from traces import transforms
+from traces.columns import absent, canonical, digest
+from traces.entries import entries_of, table_of
+from traces.errors import ReadReport
+from traces.schema import Header, TraceEntry, Transform
+
+
+class Trace:
+    """An immutable sequence of requests, sorted by arrival, with the header that says where they come from.
+
+    Iterating builds one `TraceEntry` a row, lazily. Every transform returns a new trace and is written into
+    its header, so a trace says how it came to be.
+
+    Args:
+        table: Columns as `traces.columns.COLUMNS` names them; `arrived_s` is required, `id` defaults to the
+            row number. Sorted by arrival here, rows of one instant in the order given.
+        header: Source, licence, citation, provenance, transforms.
+        report: What became of the rows of the file that the trace was read from.
+
+    Raises:
+        TraceError: A value out of its bounds, an unknown column, two requests with one id.
+    """
+
+    __slots__ = ("_header", "_report", "_sha256", "_table")
+
+    def __init__(self, table: pa.Table, header: Header, report: ReadReport | None = None) -> None:
+        self._table, reordered = canonical(table)
+        self._header = header
+        rows = self._table.num_rows
+        self._report = report or ReadReport(rows_in=rows, rows_kept=rows, reordered=reordered)
+        self._sha256: str | None = None
+
+    @classmethod
+    def from_entries(cls, entries: Iterable[TraceEntry], header: Header | None = None) -> Trace:
+        """A trace of the given entries, which need not be sorted."""
+        return cls(table_of(entries), header or Header(source="in memory", provenance="synthetic"))
+
+    @property
+    def table(self) -> pa.Table:
+        """The columns that hold any value, in canonical order; a column that is absent has none."""
+        return self._table
+
+    @property
+    def header(self) -> Header:
+        """Where the trace comes from and what was done to it."""
+        return self._header
+
+    @property
+    def report(self) -> ReadReport:
+        """How the file was read that this trace, or the trace it was derived from, came out of."""
+        return self._report
+
+    @property
+    def sha256(self) -> str:
+        """Hash of every value (`traces.columns.digest`), not of the header: equal requests hash equally."""
+        if self._sha256 is None:
+            self._sha256 = digest(self._table)
+        return self._sha256
+
+    @property
+    def duration_s(self) -> float:
+        """Seconds from the start of the trace, time 0, to the last arrival; 0 for an empty trace."""
+        return float(self._table["arrived_s"][-1].as_py()) if len(self) else 0.0
+
+    @property
+    def rate_per_s(self) -> float:
+        """Arrivals a second over `duration_s`; 0 where that is 0."""
+        return len(self) / self.duration_s if self.duration_s else 0.0
+
+    def column(self, name: str) -> pa.ChunkedArray:
+        """One column, all nulls where the trace does not have it. `KeyError` if no trace does."""
+        if name in self._table.column_names:
+            return self._table[name]
+        return pa.chunked_array([absent(name, len(self))])
+
+    def entries(self) -> Iterator[TraceEntry]:
+        """The rows in order of arrival, built lazily."""
+        return entries_of(self._table)
+
+    def __len__(self) -> int:
+        return int(self._table.num_rows)
+
+    def __iter__(self) -> Iterator[TraceEntry]:
+        return entries_of(self._table)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Trace):
+            return NotImplemented
+        return self.sha256 == other.sha256 and self._header == other._header
+
+    def __hash__(self) -> int:
+        return hash(self.sha256)
+
+    def __repr__(self) -> str:
+        return f"<Trace {self._header.source!r}: {len(self):,} requests in {self.duration_s:,.1f} s>"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Trace, (self._table, self._header, self._report))
+
+    def derived(self, table: pa.Table, step: Transform) -> Trace:
+        """A trace of other rows whose header is this one's plus one step."""
+        provenance = "derived" if self._header.provenance == "recorded" else self._header.provenance
+        header = replace(self._header, provenance=provenance, transforms=(*self._header.transforms, step))
+        return Trace(table, header, self._report)
+
+    def first(self, *, seconds: float | None = None, requests: int | None = None) -> Trace:
+        """The requests that arrive before `seconds`, at most `requests` of them."""
+        return transforms.first(self, seconds=seconds, requests=requests)
+
+    def slice(self, start_s: float, end_s: float, *, rebase: bool = True) -> Trace:
+        """The requests with ``start_s <= arrived_s < end_s``; `rebase` moves `start_s` to time 0."""
+        return transforms.slice(self, start_s, end_s, rebase=rebase)
+
+    def scale_rate(self, factor: float) -> Trace:
+        """`factor` times as many arrivals a second; durations, think times included, stay as they are."""
+        return transforms.scale_rate(self, factor)
+
+    def scale_time(self, factor: float) -> Trace:
+        """The users' clock `factor` times as slow: arrivals and think times grow, deadlines do not."""
+        return transforms.scale_time(self, factor)
+
+    def filter(self, where: pa.compute.Expression) -> Trace:
+        """The rows for which a pyarrow expression holds, such as ``pc.field("prompt_tokens") < 4096``."""
+        return transforms.filter(self, where)
+
+    def merge(self, *others: Trace, share_blocks: bool | None = None) -> Trace:
+        """This trace and others on one time axis; see `traces.transforms.merge`."""
+        return transforms.merge(self, *others, share_blocks=share_blocks)
+
+    def upsample(self, factor: float, *, seed: int) -> Trace:
+        """`factor` times the requests in the same time and shape; see `traces.transforms.upsample`."""
+        return transforms.upsample(self, factor, seed=seed)
+
+    def dequantise(self, *, tick_s: float, seed: int) -> Trace:
+        """Requests of one instant spread over the tick of the clock that stamped them."""
+        return transforms.dequantise(self, tick_s=tick_s, seed=seed)
+
+    def with_slo(
+        self, *, e2e_s: float | None = None, ttft_s: float | None = None, tpot_s: float | None = None
+    ) -> Trace:
+        """The same requests, all with this service-level objective."""
+        return transforms.with_slo(self, e2e_s=e2e_s, ttft_s=ttft_s, tpot_s=tpot_s)
+
+    def with_deadline(self, seconds: float) -> Trace:
+        """The same requests, all with a deadline `seconds` after arrival."""
+        return transforms.with_deadline(self, seconds)

@@ -1,0 +1,255 @@
+"""Pure functions from trace to trace. Each writes its name, parameters and seed into the header.
+
+They compose: ``trace.first(seconds=600).scale_rate(2).with_deadline(1.0)``. `deadline_s`, `slo` and what was
+observed are durations of the service, not times on the users' clock: no transform of time changes them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from traces.columns import COLUMNS, SCHEMA
+from traces.errors import TraceError
+from traces.schema import Header, Provenance, Scalar, Transform
+
+if TYPE_CHECKING:
+    from traces.trace import Trace
+
+
+def first(trace: Trace, *, seconds: float | None = None, requests: int | None = None) -> Trace:
+    """The requests that arrive before `seconds`, at most `requests` of them; at least one must be given."""
+    if seconds is None and requests is None:
+        raise TraceError("first() needs a limit", remedy="first(seconds=600) or first(requests=1000)")
+    rows = len(trace)
+    if seconds is not None:
+        rows = int(np.searchsorted(_arrived(trace), seconds, side="left"))
+    if requests is not None:
+        rows = min(rows, max(0, requests))
+    return _derived(trace, trace.table.slice(0, rows), "first", seconds=seconds, requests=requests)
+
+
+def slice(trace: Trace, start_s: float, end_s: float, *, rebase: bool = True) -> Trace:
+    """The requests with ``start_s <= arrived_s < end_s``; `rebase` moves `start_s` to time 0."""
+    if not start_s <= end_s:
+        raise TraceError(f"slice from {start_s} s to {end_s} s is backwards", remedy="give start_s <= end_s")
+    low, high = np.searchsorted(_arrived(trace), [start_s, end_s], side="left")
+    table = trace.table.slice(int(low), int(high - low))
+    if rebase:
+        table = _set(table, "arrived_s", table["arrived_s"].to_numpy() - start_s)
+    return _derived(trace, table, "slice", start_s=start_s, end_s=end_s, rebase=rebase)
+
+
+def scale_rate(trace: Trace, factor: float) -> Trace:
+    """`factor` times as many arrivals a second.
+
+    Arrivals are divided by `factor`. A request of a closed-loop session (one with `think_s`) keeps its
+    distance to the session's first request: more sessions start, and their users think no faster.
+    """
+    _positive("scale_rate", factor)
+    arrived = _arrived(trace)
+    scaled = arrived / factor
+    if "think_s" in trace.table.column_names and "session" in trace.table.column_names:
+        start = _session_start(trace)
+        closed = trace.table["think_s"].is_valid().to_numpy()
+        scaled = np.where(closed, start / factor + (arrived - start), scaled)
+    return _derived(trace, _set(trace.table, "arrived_s", scaled), "scale_rate", factor=factor)
+
+
+def _session_start(trace: Trace) -> np.ndarray:
+    """For each row the arrival of its session's first row; its own where it has no session."""
+    arrived = _arrived(trace)
+    codes = trace.table["session"].combine_chunks().dictionary_encode()
+    group = pc.fill_null(codes.indices, -1).to_numpy(zero_copy_only=False)
+    starts = np.full(len(codes.dictionary), np.inf)
+    np.minimum.at(starts, group[group >= 0], arrived[group >= 0])
+    return np.where(group >= 0, starts[group], arrived) if len(starts) else arrived
+
+
+def scale_time(trace: Trace, factor: float) -> Trace:
+    """The users' clock `factor` times as slow: arrivals and think times are multiplied by it."""
+    _positive("scale_time", factor)
+    table = _set(trace.table, "arrived_s", _arrived(trace) * factor)
+    if "think_s" in table.column_names:
+        table = _set(table, "think_s", pc.multiply(table["think_s"], factor))
+    return _derived(trace, table, "scale_time", factor=factor)
+
+
+def filter(trace: Trace, where: pc.Expression) -> Trace:
+    """The rows for which a pyarrow expression over `traces.columns.COLUMNS` holds (null counts as no)."""
+    table = trace.table
+    for name in COLUMNS:
+        if name not in table.column_names:
+            table = table.append_column(SCHEMA.field(name), pa.nulls(len(trace), COLUMNS[name].type))
+    try:
+        kept = table.filter(where)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, TypeError) as error:
+        remedy = 'give a pyarrow expression such as pyarrow.compute.field("prompt_tokens") < 4096'
+        raise TraceError(f"cannot filter by {where}: {error}", remedy=remedy) from None
+    return _derived(trace, kept, "filter", where=str(where))
+
+
+def with_slo(
+    trace: Trace, *, e2e_s: float | None = None, ttft_s: float | None = None, tpot_s: float | None = None
+) -> Trace:
+    """Every request with this service-level objective; a bound not given is absent afterwards."""
+    table = trace.table
+    for name, value in (("slo_e2e_s", e2e_s), ("slo_ttft_s", ttft_s), ("slo_tpot_s", tpot_s)):
+        table = _set(table, name, pa.array([value] * len(trace), pa.float64()))
+    return _derived(trace, table, "with_slo", e2e_s=e2e_s, ttft_s=ttft_s, tpot_s=tpot_s)
+
+
+def with_deadline(trace: Trace, seconds: float) -> Trace:
+    """Every request with a deadline `seconds` after its arrival."""
+    table = _set(trace.table, "deadline_s", np.full(len(trace), float(seconds)))
+    return _derived(trace, table, "with_deadline", seconds=seconds)
+
+
+def dequantise(trace: Trace, *, tick_s: float, seed: int) -> Trace:
+    """Requests of one instant spread uniformly over the `tick_s` seconds that follow it, in their order.
+
+    For clocks that tick coarsely: without it requests that came over three seconds arrive as one batch. Each
+    gets an independent uniform offset in [0, tick_s); those of one instant are sorted, so the order of rows
+    stays.
+    """
+    _positive("dequantise", tick_s)
+    arrived = _arrived(trace)
+    offsets = np.random.default_rng(seed).uniform(0, tick_s, len(trace))
+    _, tick = np.unique(arrived, return_inverse=True)
+    offsets = offsets[np.lexsort((offsets, tick))]  # rows are sorted by tick already: sorts within each
+    return _derived(
+        trace, _set(trace.table, "arrived_s", arrived + offsets), "dequantise", seed, tick_s=tick_s
+    )
+
+
+def upsample(trace: Trace, factor: float, *, seed: int) -> Trace:
+    """`factor` times the requests in the same time and the same shape; below 1, a random part of them.
+
+    Each session, and each request outside one, is taken floor(factor) times and once more with the
+    probability of the fraction. The first copy stays where it is; a further copy of a request arrives
+    uniformly between it and the next arrival. Copies are other users': ids, sessions and parents get ``~1``,
+    ``~2``, …, and their prefix blocks hashes of their own, so that doubling a trace does not double its cache
+    hits.
+    """
+    _positive("upsample", factor)
+    rng = np.random.default_rng(seed)
+    arrived = _arrived(trace)
+    groups = _groups(trace)
+    chance = rng.uniform(size=int(groups.max(initial=-1)) + 1) < factor - math.floor(factor)
+    copies = math.floor(factor) + chance[groups].astype(int)
+    following = np.append(arrived[1:], arrived[-1:])
+    tables = []
+    for copy in range(int(copies.max(initial=0))):
+        table = trace.table
+        if copy:
+            moved = arrived + rng.uniform(size=len(arrived)) * (following - arrived)
+            table = _set(table, "arrived_s", moved)
+            table = _renamed(_shift_blocks(table, copy * _block_span(trace.table)), suffix=f"~{copy}")
+        tables.append(table.filter(pa.array(copies > copy)))
+    joined = pa.concat_tables(tables) if tables else trace.table.slice(0, 0)
+    return _derived(trace, joined, "upsample", seed, factor=factor)
+
+
+def _groups(trace: Trace) -> np.ndarray:
+    """One number a session, and one for each request outside a session."""
+    rows = np.arange(len(trace))
+    if "session" not in trace.table.column_names:
+        return rows
+    codes = trace.table["session"].combine_chunks().dictionary_encode()
+    group = pc.fill_null(codes.indices, -1).to_numpy(zero_copy_only=False)
+    return np.where(group >= 0, group, len(codes.dictionary) + rows)
+
+
+def merge(*traces: Trace, share_blocks: bool | None = None) -> Trace:
+    """Several traces on one time axis; at one instant, those of the earlier argument come first.
+
+    Where an id or a session occurs in two of them, the ids, parents and sessions of every trace are prefixed
+    with its position (``0/``, ``1/``). Hashes of prefix blocks mean something only within their trace: they
+    are kept apart unless `share_blocks`, which defaults to whether all the traces name the same source.
+    """
+    if not traces:
+        raise TraceError("merge() needs a trace", remedy="merge(a, b)")
+    tables = [trace.table for trace in traces]
+    if _overlap(tables, "id") or _overlap(tables, "session"):
+        tables = [_renamed(table, prefix=f"{index}/") for index, table in enumerate(tables)]
+    sources = list(dict.fromkeys(trace.header.source for trace in traces))
+    if not (len(sources) == 1 if share_blocks is None else share_blocks):
+        spans = np.cumsum([0, *(_block_span(table) for table in tables)])
+        tables = [_shift_blocks(table, int(span)) for table, span in zip(tables, spans, strict=False)]
+    table = pa.concat_tables(tables, promote_options="default")
+    step = Transform("merge", {"others": " ".join(trace.sha256 for trace in traces[1:])})
+    return type(traces[0])(table, _merged_header(traces, step))
+
+
+def _merged_header(traces: Sequence[Trace], step: Transform) -> Header:
+    headers = [trace.header for trace in traces]
+    kinds: set[Provenance] = {header.provenance for header in headers}
+    return Header(
+        source=_joined([header.source for header in headers]) or "",
+        licence=_joined([header.licence for header in headers]),
+        citation=_joined([header.citation for header in headers]),
+        provenance="synthetic" if kinds == {"synthetic"} else "derived",
+        transforms=(*(t for header in headers for t in header.transforms), step),
+    )
+
+
+def _joined(texts: Sequence[str | None]) -> str | None:
+    return " + ".join(dict.fromkeys(text for text in texts if text)) or None
+
+
+def _overlap(tables: list[pa.Table], name: str) -> bool:
+    columns = [pc.unique(table[name].drop_null()) for table in tables if name in table.column_names]
+    return sum(map(len, columns)) > len(pc.unique(pa.chunked_array(columns, pa.string())))
+
+
+def _renamed(table: pa.Table, *, prefix: str = "", suffix: str = "") -> pa.Table:
+    for name in ("id", "parent", "session"):
+        if name in table.column_names:
+            table = _set(table, name, pc.binary_join_element_wise(prefix, table[name], suffix, ""))
+    return table
+
+
+def _block_span(table: pa.Table) -> int:
+    """One more than the largest block hash: what to add so that another trace's hashes are all different."""
+    if "blocks" not in table.column_names:
+        return 0
+    largest = pc.max(pc.list_flatten(table["blocks"])).as_py()
+    return 0 if largest is None else int(largest) + 1
+
+
+def _shift_blocks(table: pa.Table, by: int) -> pa.Table:
+    if not by or "blocks" not in table.column_names:
+        return table
+    lists = table["blocks"].combine_chunks()
+    lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy()
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype("i4")
+    shifted = pa.ListArray.from_arrays(offsets, pc.add_checked(lists.flatten(), by), mask=lists.is_null())
+    return _set(table, "blocks", shifted)
+
+
+def _arrived(trace: Trace) -> np.ndarray:
+    return np.asarray(trace.table["arrived_s"].to_numpy())
+
+
+def _set(table: pa.Table, name: str, values: pa.Array | pa.ChunkedArray | np.ndarray) -> pa.Table:
+    values = pa.array(values) if isinstance(values, np.ndarray) else values
+    if name in table.column_names:
+        return table.set_column(table.column_names.index(name), SCHEMA.field(name), values)
+    return table.append_column(SCHEMA.field(name), values)
+
+
+def _derived(
+    trace: Trace, table: pa.Table, name: str, seed: int | None = None, /, **parameters: Scalar
+) -> Trace:
+    given: dict[str, Scalar] = {key: value for key, value in parameters.items() if value is not None}
+    return trace.derived(table, Transform(name, given, seed))
+
+
+def _positive(name: str, value: float) -> None:
+    if not (math.isfinite(value) and value > 0):
+        raise TraceError(f"{name}({value}) is not possible", remedy="give a finite number above 0")

@@ -238,6 +238,16 @@ class KillReplica(Message, frozen=True, gc=False):
     replica: str
 
 
+# --- to a replica host ------------------------------------------------------------------------------------
+
+
+class HostReplica(Message, frozen=True, gc=False):
+    """Become this replica. `settings` is JSON: engine and parameters by name and defining module."""
+
+    replica: str
+    settings: bytes
+
+
 # --- to a client -------------------------------------------------------------------------------------------
 
 
@@ -291,6 +301,6 @@ class RunFinished(Message, frozen=True, gc=False):
 
 WIRE_MESSAGES = (
     Submit, Cancel, RunBatch, BatchFinished, Activate, Deactivate, Drain, Probe, ProbeAnswered, InjectSlowness,
-    ReplicaReported, Reply,
+    ReplicaReported, Reply, HostReplica,
 )  # fmt: skip
 """Those that may arrive from another process; anything else on the wire is an error."""

@@ -91,6 +91,8 @@ class FleetSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Period of deep probes, which run a request through the engine; None: there are none."""
     failed_grace_s: Annotated[float, Meta(ge=0)] = 5.0
     """How long a replica that failed its health checks may take to recover before it is ended."""
+    lease_s: Positive = 3.0
+    """A replica's process from which nothing is heard for so long is taken for dead."""
     provision_s: Annotated[float, Meta(ge=0)] = 0.0
     """Simulation: from the request for a replica to the start of its process."""
     network: NetworkModel = NetworkModel()

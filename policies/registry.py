@@ -153,21 +153,21 @@ def build(base: type[C], value: C | Mapping[str, Any], path: str = "$") -> C:
     `value` may also be a component already. Raises `PolicyError` that names the path of what is wrong:
     unknown names (with close matches), unknown parameters, wrong types, values out of bounds.
     """
-    tag_field = _tag_field(base)
+    key = tag_field(base)
     if isinstance(value, Component):
         if not isinstance(value, base):
             raise PolicyError(f"{path}: expected a {_kind(base)}, got {type(value).__name__}")
         return _construct(type(value), value.parameters(), path)
     if not isinstance(value, Mapping):
-        raise PolicyError(f'{path}: expected a table such as {{{tag_field} = "..."}}, got {value!r}')
+        raise PolicyError(f'{path}: expected a table such as {{{key} = "..."}}, got {value!r}')
     parameters = dict(value)
-    name = parameters.pop(tag_field, None)
+    name = parameters.pop(key, None)
     if name is None and not _is_abstract(base):
         return _construct(base, parameters, path)
     if not isinstance(name, str):
-        fault = f"`{tag_field}` is missing" if name is None else f"`{tag_field}` must be a name, got {name!r}"
+        fault = f"`{key}` is missing" if name is None else f"`{key}` must be a name, got {name!r}"
         raise PolicyError(f"{path}: {fault}. {_known(base)}")
-    return _construct(resolve(base, name, f"{path}.{tag_field}"), parameters, path)
+    return _construct(resolve(base, name, f"{path}.{key}"), parameters, path)
 
 
 def _construct(cls: type[C], parameters: Mapping[str, Any], path: str) -> C:
@@ -238,7 +238,7 @@ def _convert_union(arguments: Sequence[Any], value: Any, path: str) -> Any:
 def _fits(annotation: Any, value: Any) -> bool:
     if not (isinstance(annotation, type) and issubclass(annotation, Component)):
         return isinstance(value, (list, tuple))
-    return isinstance(value, annotation) or (isinstance(value, Mapping) and _tag_field(annotation) in value)
+    return isinstance(value, annotation) or (isinstance(value, Mapping) and tag_field(annotation) in value)
 
 
 def _demand_kind(value: object, kind: type | tuple[type, ...], called: str, path: str) -> None:
@@ -252,7 +252,8 @@ def _has_component(annotation: Any) -> bool:
     return any(_has_component(argument) for argument in typing.get_args(annotation))
 
 
-def _tag_field(base: type[Component]) -> str:
+def tag_field(base: type[Component]) -> str:
+    """The key under which a table names the class: `policy`, `engine`, ..."""
     return base.__struct_config__.tag_field or "policy"
 
 

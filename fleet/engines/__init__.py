@@ -6,10 +6,12 @@ from fleet.engines.latency import AffineLatency, LatencyModel
 from fleet.engines.profile import Profile, ProfilePoint, profile_engine
 from fleet.engines.profiled import ProfiledLatency
 from fleet.engines.roofline import DEVICES, DeviceSpec, RooflineLatency
+from fleet.engines.torch_module import Collates, TorchEngine
 
 __all__ = [
     "DEVICES",
     "AffineLatency",
+    "Collates",
     "DeviceSignals",
     "DeviceSpec",
     "EmulatedEngine",
@@ -19,5 +21,6 @@ __all__ = [
     "ProfilePoint",
     "ProfiledLatency",
     "RooflineLatency",
+    "TorchEngine",
     "profile_engine",
 ]

@@ -1,8 +1,8 @@
 """One non-blocking ZeroMQ socket on an asyncio loop, without `zmq.asyncio`.
 
 The one thing to know: a ZeroMQ descriptor tells of *edges*. It becomes readable when something changed inside
-the socket, and any send or receive may swallow that news. So after every drain and every send `EVENTS` is read
-again, and a turn is scheduled when messages wait. Forgetting it once is a hang that shows up a week later.
+the socket, and any send or receive may swallow that news. So `EVENTS` is read again after every drain and every
+send, and a turn is scheduled when messages wait. Forgetting it once is a hang that shows up a week later.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class SocketOptions(Struct, frozen=True):
 
 
 class Channel:
-    """A socket, its descriptor on the loop, and its monitor. Calls back; knows nothing of peers or messages."""
+    """A socket, its descriptor on the loop, and its monitor. It knows nothing of peers or messages."""
 
     def __init__(
         self,
@@ -101,12 +101,12 @@ class Channel:
         self.socket.setsockopt(zmq.IPV6, int("[" in endpoint))
         self.socket.connect(endpoint)
 
-    def secure(self, security: Security, *, serve: bool) -> None:
+    def secure(self, security: Security) -> None:
         """Speak CURVE from now on; before bind or connect."""
         socket = self.socket
         socket.setsockopt(zmq.CURVE_PUBLICKEY, security.keys.public.encode())
         socket.setsockopt(zmq.CURVE_SECRETKEY, security.keys.secret.encode())
-        if serve:
+        if self.routes:
             socket.setsockopt(zmq.CURVE_SERVER, 1)
             socket.setsockopt(zmq.ZAP_DOMAIN, ZAP_DOMAIN)
         elif security.server_key is not None:
@@ -143,8 +143,12 @@ class Channel:
             self._on_turn(self)
 
     def recheck(self) -> None:
-        """After any send or drain: schedule a turn if messages wait. The edge that told of them may be gone."""
-        if not self._scheduled and not self.closed and cast(int, self.socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
+        """After any send or drain: schedule a turn if messages wait; the edge that told of them may be gone."""
+        if (
+            not self._scheduled
+            and not self.closed
+            and cast(int, self.socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN
+        ):
             self.schedule()
 
     def _read_monitor(self) -> None:
@@ -193,7 +197,7 @@ class Channel:
             return "unreachable"
         return "sent"
 
-    def close(self) -> None:
+    def close(self, linger_ms: int | None = None) -> None:
         """Leave the loop, then close: a descriptor must not be closed while the loop watches it."""
         if self.closed:
             return
@@ -205,7 +209,7 @@ class Channel:
         if self._monitor is not None:
             self.socket.disable_monitor()
             self._monitor.close(linger=0)
-        self.socket.close()
+        self.socket.close(linger_ms)
 
 
 def _descriptor(socket: zmq.Socket[bytes]) -> int:

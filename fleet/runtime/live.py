@@ -1,8 +1,8 @@
 """The live runtime: the same actors, on an asyncio loop, in real time.
 
-The one thing to know: an actor runs to completion and nothing runs inside it. What it sends to an actor of the same
-process waits in one queue, in order; what it sends elsewhere goes to the process's `Node`. An exception anywhere ends
-the run, with a note that says which actor had which message.
+The one thing to know: a handler runs to completion and nothing runs inside it. What it sends to an actor of the
+same process waits in one queue, in order; what it sends elsewhere goes to the process's `Node`. An exception
+anywhere ends the run, with a note that says which actor had which message.
 """
 
 from __future__ import annotations
@@ -22,10 +22,11 @@ from msgspec import Struct
 
 from fleet.actor import Actor, FleetError
 from fleet.messages import Message, ReplicaExited, Undeliverable
+from fleet.runtime.alarm import Alarm
 from fleet.runtime.peers import Peer, count
-from fleet.seeding import rng_for
 from fleet.runtime.transport import Node
 from fleet.runtime.wire import Envelope
+from fleet.seeding import rng_for
 
 T = TypeVar("T")
 log = logging.getLogger("fleet.live")
@@ -52,23 +53,22 @@ class LiveCounters(Struct):
 class LiveTimer:
     """A message to oneself, at a time."""
 
-    __slots__ = ("_context", "_handle", "_message")
+    __slots__ = ("context", "message", "runtime")
 
-    def __init__(
-        self, context: LiveContext, loop: asyncio.AbstractEventLoop, delay_s: float, message: Message
-    ) -> None:
-        self._context: LiveContext | None = context
-        self._message = message
-        self._handle = loop.call_later(delay_s, self._fire)
+    def __init__(self, runtime: LiveRuntime, context: LiveContext, message: Message) -> None:
+        self.runtime = runtime
+        self.context: LiveContext | None = context
+        self.message = message
+
+    @property
+    def cancelled(self) -> bool:
+        """It will not be delivered (or has been)."""
+        return self.context is None
 
     def cancel(self) -> None:
-        self._context = None
-        self._handle.cancel()
-
-    def _fire(self) -> None:
-        context, self._context = self._context, None
-        if context is not None:
-            context.deliver(self._message)
+        if self.context is not None:
+            self.context = None
+            self.runtime.alarm.note_cancelled()
 
 
 class LiveContext:
@@ -101,16 +101,14 @@ class LiveContext:
     def after(self, delay_s: float, message: Message) -> LiveTimer:
         if delay_s < 0.0:
             raise FleetError(f"{self.address} asked for {type(message).__name__} {-delay_s} s ago")
-        return LiveTimer(self, self._runtime.loop, delay_s, message)
+        timer = LiveTimer(self._runtime, self, message)
+        self._runtime.alarm.at(time.monotonic() + delay_s, timer)
+        return timer
 
     def in_thread(self, work: Callable[[], T], then: Callable[[T], Message]) -> None:
         if self._worker is None:
             self._worker = Worker(self.address)
         self._worker.submit(work, then, self._runtime, self)
-
-    def deliver(self, message: Message) -> None:
-        """From a timer or a thread: run now, with what follows from it."""
-        self._runtime.run_one(self, message)
 
     def end(self) -> None:
         """The actor is gone."""
@@ -177,7 +175,9 @@ class LiveRuntime:
         self.name = name
         self.counters = LiveCounters()
         self.began_s = time.monotonic()
-        self.loop: asyncio.AbstractEventLoop = cast(asyncio.AbstractEventLoop, None)  # set by run
+        self.loop = cast(asyncio.AbstractEventLoop, None)
+        self.alarm = cast(Alarm[LiveTimer], None)
+        """Both are there while it runs."""
         self._observers = observers
         self._joined = on_peer_joined
         self._lost = on_peer_lost
@@ -230,6 +230,7 @@ class LiveRuntime:
     async def run(self) -> None:
         """Start the actors in the order they were added; return after `stop`, or raise what an actor raised."""
         self.loop = asyncio.get_running_loop()
+        self.alarm = Alarm(self.loop, self._on_timers)
         self._ended = anyio.Event()
         self._running = True
         self.began_s = time.monotonic()
@@ -254,8 +255,18 @@ class LiveRuntime:
         for context in self._contexts.values():
             context.end()
         self._queue.clear()
+        self.alarm.close()
         if self.node is not None:
             await self.node.aclose("failed" if self._error else "done")
+
+    def begin(self) -> None:
+        """Set the clock to zero: the run begins now."""
+        self.began_s = time.monotonic()
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds since the run began."""
+        return time.monotonic() - self.began_s
 
     def stop(self) -> None:
         """Let `run` return; what has not been delivered stays so. From the loop's thread."""
@@ -315,8 +326,15 @@ class LiveRuntime:
         self._turn_scheduled = False
         self._work(())
 
+    def _on_timers(self, timers: list[LiveTimer]) -> None:
+        """Deliver those that are due, in order. One may cancel the next, so each is looked at when its turn comes."""
+        for timer in timers:
+            context, timer.context = timer.context, None
+            if context is not None:
+                self.run_one(context, timer.message)
+
     def run_one(self, context: LiveContext, message: Message) -> None:
-        """Deliver one message from a timer, unless its actor is gone."""
+        """Deliver one message from a timer or a thread, and what follows from it, unless its actor is gone."""
         if self._contexts.get(context.address) is context:
             self._work(((context.address, context.address, message),))
 

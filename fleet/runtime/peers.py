@@ -1,4 +1,4 @@
-"""What a node knows of one other node: who it is, whom it hosts, when it last spoke, and what waits to go to it."""
+"""What a node knows of one other node: who it is, whom it hosts, when it last spoke, what waits to go to it."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from collections import deque
 
 from msgspec import Struct
 
+from fleet.messages import Message
 from fleet.runtime.channel import Channel
-from fleet.runtime.wire import Batch, Codec, Hello
+from fleet.runtime.wire import NODE, Batch, Codec, Envelope, Hello
 
 
 class NodeCounters(Struct):
-    """What one node has seen. Envelopes are messages; a batch is one ZeroMQ message that carries many."""
+    """What one node has seen. An envelope is a message; a batch is one ZeroMQ message that carries many."""
 
     messages_in: int = 0
     messages_out: int = 0
@@ -43,14 +44,14 @@ class NodeCounters(Struct):
     reconnects: int = 0
 
 
-def count(counter: dict[str, int], reason: str, by: int = 1) -> int:
-    """Add to a counter by reason; the new value."""
-    counter[reason] = value = counter.get(reason, 0) + by
+def count(counter: dict[str, int], reason: str) -> int:
+    """Add one to a counter by reason; the new value."""
+    counter[reason] = value = counter.get(reason, 0) + 1
     return value
 
 
 class Fault(Struct):
-    """An injected network fault on the way to and from one peer."""
+    """An injected network fault on the way to and from one peer; without `rng` it is certain."""
 
     probability: float
     rng: random.Random | None = None
@@ -61,16 +62,18 @@ class Fault(Struct):
 
 
 class Peer:
-    """The other end. `open` is the batch being filled; `sealed` are those that ZeroMQ would not take yet."""
+    """The other end. `open` is the batch being filled; in `sealed` are those that ZeroMQ has not taken yet."""
 
     __slots__ = (
-        "addresses", "alive", "channel", "dirty", "groups", "identity", "incarnation", "key", "last_heard_s", "lease_s",
-        "name", "open", "sealed", "waiting_bytes", "waiting_messages",
+        "addresses", "alive", "channel", "dirty", "groups", "identity", "incarnation", "is_head", "key",
+        "last_heard_s", "lease_s", "lost", "name", "open", "sealed", "waiting_bytes", "waiting_messages",
     )  # fmt: skip
 
     def __init__(self, channel: Channel, identity: bytes, name: str, lease_s: float, now_s: float) -> None:
         self.channel = channel
         self.identity = identity
+        self.is_head = not channel.routes
+        """We connected to it, rather than it to us."""
         self.name = name
         self.incarnation = 0
         self.addresses: frozenset[str] = frozenset()
@@ -81,16 +84,36 @@ class Peer:
         self.last_heard_s = now_s
         self.alive = False
         """It said Hello and has not been lost."""
+        self.lost = False
+        """It was alive, or should have come, and is not here."""
         self.open = Batch()
         self.sealed: deque[Batch] = deque()
         self.waiting_messages = 0
         self.waiting_bytes = 0
-        """In `sealed` only."""
+        """Both of `sealed` only."""
         self.dirty = False
-        """On its node's list of peers to flush."""
+        """It is on its node's list of peers to flush."""
 
     def __repr__(self) -> str:
         return f"Peer({self.name!r}, {sorted(self.addresses)})"
+
+    def adopt(self, hello: Hello, key: str | None) -> None:
+        """Believe what it says of itself."""
+        self.name = hello.name
+        self.incarnation = hello.incarnation
+        self.addresses = frozenset(hello.addresses)
+        self.groups = frozenset(hello.groups)
+        self.lease_s = hello.lease_s
+        self.key = key
+        self.alive = True
+        self.lost = False
+
+    def is_full(self, messages: int, size_bytes: int) -> bool:
+        """True when ZeroMQ takes no more and what waits here has reached its bound."""
+        return bool(self.sealed) and (
+            self.waiting_messages + self.open.count >= messages
+            or self.waiting_bytes + self.open.size_bytes >= size_bytes
+        )
 
     def seal(self) -> None:
         """Close the open batch and put it in line."""
@@ -108,20 +131,15 @@ class Peer:
         self.waiting_bytes -= batch.size_bytes
         return batch
 
-    def adopt(self, hello: Hello, key: str | None) -> None:
-        """Believe what it says of itself."""
-        self.name = hello.name
-        self.incarnation = hello.incarnation
-        self.addresses = frozenset(hello.addresses)
-        self.groups = frozenset(hello.groups)
-        self.lease_s = hello.lease_s
-        self.key = key
-        self.alive = True
-
-    def take_back(self, codec: Codec) -> list[tuple[str, str, object]]:
-        """Everything that waits, decoded again, oldest first; nothing waits afterwards."""
+    def take_back(self, codec: Codec) -> list[Envelope]:
+        """All that waits from actors, decoded again, oldest first; nothing waits afterwards."""
         self.seal()
-        envelopes: list[tuple[str, str, object]] = []
+        envelopes: list[Envelope] = []
         while self.sealed:
-            envelopes.extend(codec.decode(self.pop().seal()))
+            envelopes.extend(returned(codec, self.pop()))
         return envelopes
+
+
+def returned(codec: Codec, batch: Batch) -> list[tuple[str, str, Message]]:
+    """What actors sent in a batch that could not be sent. Decoding it again is rare; keeping it would not be."""
+    return [envelope for envelope in codec.decode(batch.seal()) if envelope[0] != NODE]

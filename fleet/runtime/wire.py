@@ -1,17 +1,17 @@
 """The codec: many envelopes in one ZeroMQ message, and nothing that arrives can crash the process.
 
-A *batch* is one multipart message. Its first frame is a msgpack array of envelopes ``[to, sender, message]``; each
-tensor in them is a frame of its own, named in the first by (index, dtype, shape). Envelopes are encoded when they are
-sent, straight into the batch's buffer: sizes are exact, and an encoding error points at its sender.
+A *batch* is one multipart message. Its first frame is a msgpack array of envelopes ``[to, sender, message]``;
+each tensor in them is a frame of its own, named in the first by (index, dtype, shape). Envelopes are encoded when
+they are sent, straight into the batch's buffer: sizes are exact, and an encoding error points at its sender.
 
-The address "" is the node itself: `Hello`, `Bye`, `Refused` and `Returned` travel there, alone in their batch.
+The address "" is the node itself: `Hello`, `Bye`, `Refused` and `Returned` go there, each alone in its batch.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias, Union
+from typing import TYPE_CHECKING, Any, TypeAlias, Union, cast
 
 import msgspec
 import numpy as np
@@ -20,6 +20,7 @@ import zmq
 from fleet.actor import FleetError
 from fleet.messages import WIRE_MESSAGES, Message
 
+Frame: TypeAlias = zmq.Frame | bytes | bytearray | memoryview
 Envelope: TypeAlias = tuple[str, str, Message]
 """(to, sender, message)"""
 
@@ -33,11 +34,11 @@ NODE = ""
 ARRAY32 = b"\xdd\0\0\0\0"
 """A msgpack array header of fixed length; its count is filled in when the batch is sealed."""
 ZERO_COPY_BYTES = 65_536
-"""Below this a copy costs less than keeping a buffer alive across threads (and libzmq's receive buffers are unaligned)."""
+"""Below this a copy costs less than sharing a buffer with ZeroMQ's thread, and is aligned."""
 MAX_DIMENSIONS = 32
 
 
-# --- what nodes say to each other -------------------------------------------------------------------------------------
+# --- what nodes say to each other ----------------------------------------------------------------------
 
 
 class Hello(Message, frozen=True, gc=False):
@@ -92,11 +93,11 @@ class TooLargeError(FleetError):
     """One message is larger than a peer would accept."""
 
 
-# --- outgoing -----------------------------------------------------------------------------------------------------------
+# --- batches --------------------------------------------------------------------------------------------
 
 
 class Batch:
-    """Envelopes on their way to one peer. Appended to until sealed; afterwards never changed: ZeroMQ may share it."""
+    """Envelopes on their way to one peer. Once sealed it is never changed again: ZeroMQ may share its memory."""
 
     __slots__ = ("buffer", "count", "tensor_bytes", "tensors")
 
@@ -111,7 +112,7 @@ class Batch:
         """All its frames together."""
         return len(self.buffer) + self.tensor_bytes
 
-    def seal(self) -> list[bytearray | bytes | memoryview]:
+    def seal(self) -> list[bytes | bytearray | memoryview]:
         """Its frames, ready to send."""
         self.buffer[1:5] = self.count.to_bytes(4, "big")
         return [self.buffer, *map(_as_frame, self.tensors)]
@@ -138,7 +139,7 @@ class Codec:
         envelope = tuple[str, str, Union[(*WIRE_MESSAGES, *CONTROL)]]  # type: ignore[valid-type]  # built at run time
         self._decoder = msgspec.msgpack.Decoder(list[envelope], dec_hook=self._tensor_in)
         self._outgoing = Batch()
-        self._incoming: Sequence[zmq.Frame | bytes] = ()
+        self._incoming: Sequence[Frame] = ()
         self._used: set[int] = set()
 
     def append(self, batch: Batch, to: str, sender: str, message: Message) -> None:
@@ -164,14 +165,14 @@ class Codec:
             ) from error
         batch.count += 1
 
-    def decode(self, frames: Sequence[zmq.Frame | bytes]) -> list[Envelope]:
+    def decode(self, frames: Sequence[Frame]) -> list[Envelope]:
         """The envelopes of a batch; `WireError` for anything that is not one."""
         if not frames:
             raise WireError("empty", "a message without a body")
         self._incoming = frames
         self._used.clear()
         try:
-            envelopes: list[Envelope] = self._decoder.decode(frames[0])
+            envelopes: list[Envelope] = self._decoder.decode(cast(bytes, frames[0]))  # any buffer
         except msgspec.ValidationError as error:
             raise WireError("invalid", str(error)) from None
         except (msgspec.DecodeError, ValueError, RecursionError, OverflowError, MemoryError) as error:

@@ -203,7 +203,9 @@ def finish_run(
     }
     last_s = pc.max(records["ended_s"]).as_py()
     duration_s = ended_s if unfinished or last_s is None else last_s
-    summary = summarise(records, replicas, duration_s=duration_s, busy_s=sum(telemetry.busy_s.values()))
+    summary = summarise(
+        records, replicas, duration_s=duration_s, busy_s=sum(telemetry.busy_s.values()), initial_replicas=spec.replicas
+    )
     manifest = Manifest(
         runtime=runtime,
         seed=seed,
@@ -275,7 +277,9 @@ def _slo_met(e2e: Any, source: pa.Table, rows: Any, spec: FleetSpec) -> Any:  # 
     return met
 
 
-def summarise(records: pa.Table, replicas: pa.Table, *, duration_s: float, busy_s: float) -> Summary:
+def summarise(
+    records: pa.Table, replicas: pa.Table, *, duration_s: float, busy_s: float, initial_replicas: int
+) -> Summary:
     """The figures of a run from its tables."""
     counts = {outcome: 0 for outcome in OUTCOMES}
     for item in pc.value_counts(records["outcome"]).to_pylist():
@@ -299,7 +303,7 @@ def summarise(records: pa.Table, replicas: pa.Table, *, duration_s: float, busy_
         slo_attainment=met / len(judged) if len(judged) else None,
         utilization=min(1.0, busy_s / ready_s) if ready_s > 0.0 else None,
         gpu_seconds=sum(spent.get(state, 0.0) for state in OCCUPYING),
-        replicas=_ready_range(changes),
+        replicas=_ready_range(changes, initial_replicas),
         batch_size_mean=pc.mean(done["batch_size"]).as_py(),
         attempts_mean=pc.mean(done["attempts"]).as_py(),
         **{name: distribution(done[name]) for name in ("queue_s", "ttft_s", "tpot_s", "e2e_s")},
@@ -315,11 +319,14 @@ def distribution(values: pa.ChunkedArray) -> Distribution:
     return Distribution(mean=float(present.mean()), p50=p50, p90=p90, p95=p95, p99=p99, max=float(present.max()))
 
 
-def _ready_range(changes: list[tuple[float, str, str]]) -> ReplicaRange:
-    """Fewest and most ready replicas, once the first instant's changes are in."""
+def _ready_range(changes: list[tuple[float, str, str]], initial: int) -> ReplicaRange:
+    """Fewest and most ready replicas, from when the `initial` ones are all there (live, they report one by one)."""
     ready: set[str] = set()
     counts: dict[float, int] = {}
+    complete = False
     for time_s, replica, state in changes:
         (ready.add if state == "ready" else ready.discard)(replica)
-        counts[time_s] = len(ready)
+        complete = complete or len(ready) >= initial
+        if complete:
+            counts[time_s] = len(ready)
     return ReplicaRange(min=min(counts.values(), default=0), max=max(counts.values(), default=0))

@@ -1,4 +1,4 @@
-"""A fresh process of the conformance kit: `python -m policies._conformance.child module:Class < parameters.json`."""
+"""A fresh process of the conformance kit: named a class and given parameters as JSON, it prints a digest."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import msgspec
 
 from policies._conformance.drive import answers
 from policies.base import Policy
-from policies.registry import build, resolve
+from policies.registry import build, resolve, tag_field
 
 
 def main(name: str) -> None:
@@ -16,7 +16,7 @@ def main(name: str) -> None:
     from hashlib import sha256
 
     cls = resolve(Policy, name)
-    policy = build(cls, {**msgspec.json.decode(sys.stdin.buffer.read()), "policy": name})
+    policy = build(cls, {**msgspec.json.decode(sys.stdin.buffer.read()), tag_field(cls): name})
     print(sha256(repr(answers(policy, 1)).encode()).hexdigest())
 
 

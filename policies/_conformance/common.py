@@ -18,12 +18,10 @@ import msgspec
 
 from policies._conformance.drive import DRIVERS, answers, ask, drive, fail
 from policies._conformance.guard import environment_with_hash_seed, functions, parts, pure
-from policies.base import Policy, PolicyError, checked
-from policies.registry import build
+from policies.base import Policy, PolicyError, checked, overrides
+from policies.registry import build, tag_field
 
 Make = Callable[[], Policy]
-
-HOOKS = ("on_completed", "on_dispatched", "on_replicas")
 
 
 def made(make: Make) -> Policy:
@@ -59,7 +57,9 @@ def check_parameters_round_trip(make: Make) -> None:
         text = msgspec.json.encode(policy)
     except (TypeError, msgspec.MsgspecError) as error:
         fail(policy, f"has a parameter that cannot be written as JSON: {error}")
-    again = build(type(policy), {**msgspec.json.decode(text), "policy": None})
+    plain = msgspec.json.decode(text)
+    del plain[tag_field(type(policy))]
+    again = build(type(policy), plain)
     if again != policy:
         fail(policy, f"changes when written and read back: {policy} became {again}")
 
@@ -100,16 +100,14 @@ def check_hooks_exist(make: Make) -> None:
     """Every `on_...` method is one that actors call, and `reveal` goes with `oracle = True`."""
     policy = made(make)
     cls = type(policy)
-    known = (*HOOKS, *(name for name in dir(cls.__mro__[0]) if name in dir(Policy)))
+    contract = [base for base in cls.__mro__ if base is Policy or getattr(base, "__abstractmethods__", None)]
+    hooks = sorted({name for base in contract for name in dir(base) if name.startswith("on_")})
     for name in dir(cls):
-        if name.startswith("on_") and name not in known:
-            close = difflib.get_close_matches(name, HOOKS, 1, 0.4)
-            fail(policy, f"defines `{name}`, which nothing calls; did you mean `{(close or HOOKS)[0]}`?")
-    if (
-        getattr(cls, "reveal") is not getattr(Policy, "reveal")
-        and not policy.oracle
-        and policy.slot != "routing"
-    ):
+        if name.startswith("on_") and name not in hooks:
+            meant = (difflib.get_close_matches(name, hooks, 1, 0.0) or hooks)[0]
+            fail(policy, f"defines `{name}`, which nothing calls; did you mean `{meant}`?")
+    whole = len(list(parts(policy))) == 1  # one that has parts may pass `reveal` on to them
+    if overrides(policy, "reveal") and whole and not policy.oracle:
         fail(policy, "defines `reveal` but is no oracle, so it is never called; declare `oracle = True`")
 
 
@@ -120,10 +118,8 @@ def check_imports_nothing_of_the_fleet(make: Make) -> None:
         for function in functions(type(part)):
             for name, root in _roots(function.__code__, function.__globals__):
                 if root in {"fleet", "experiments"}:
-                    fail(
-                        policy,
-                        f"uses `{name}` of `{root}` in `{function.__name__}`; a policy sees its arguments only",
-                    )
+                    where = f"`{function.__name__}`"
+                    fail(policy, f"uses `{name}` of `{root}` in {where}; a policy sees its arguments only")
 
 
 def _roots(code: CodeType, namespace: dict[str, Any]) -> Iterator[tuple[str, str]]:
@@ -223,20 +219,18 @@ def check_hash_seed_makes_no_difference(make: Make) -> None:
     cls = type(policy)
     if not _importable(cls) or cls.__module__ == "__main__":
         return  # another process cannot find it
-    # By name, because no policy may start a process: this is the kit, which must.
-    subprocess = importlib.import_module("subprocess")
+    # Imported by name: nothing in `policies` may start a process, except for this.
+    run = importlib.import_module("subprocess").run
     command = [sys.executable, "-m", "policies._conformance.child", f"{cls.__module__}:{cls.__qualname__}"]
-    outputs = [
-        subprocess.run(
-            command, input=msgspec.json.encode(policy), env=environment_with_hash_seed(seed), capture_output=True,
-            check=True, timeout=60,
-        ).stdout
-        for seed in (1, 2)
-    ]  # fmt: skip
-    if outputs[0] != outputs[1]:
-        fail(
-            policy, "decides differently under another PYTHONHASHSEED: it iterates over a set, or uses hash()"
-        )
+    digests = []
+    for seed in (1, 2):
+        env = environment_with_hash_seed(seed)
+        child = run(command, input=msgspec.json.encode(policy), env=env, capture_output=True, timeout=60)
+        if child.returncode:
+            fail(policy, f"cannot be used in a fresh process:\n{child.stderr.decode()}")
+        digests.append(child.stdout)
+    if digests[0] != digests[1]:
+        fail(policy, "answers differently under another PYTHONHASHSEED: it uses hash(), or a set's order")
 
 
 def _importable(cls: type) -> bool:
@@ -254,11 +248,13 @@ def _compare(
         fail(policy, f"{what}; {cause}")
 
 
-COMMON: dict[str, Callable[[Make], None]] = {
+AT_REST: dict[str, Callable[[Make], None]] = {
     "parameters_are_valid": check_parameters_are_valid,
     "parameters_round_trip": check_parameters_round_trip,
     "hooks_exist": check_hooks_exist,
     "imports_nothing_of_the_fleet": check_imports_nothing_of_the_fleet,
+}
+IN_USE: dict[str, Callable[[Make], None]] = {
     "is_pure": check_is_pure,
     "leaves_views_alone": check_leaves_views_alone,
     "parameters_stay": check_parameters_stay,

@@ -1,7 +1,7 @@
 """Drive a policy the way its actor does: the same kinds of calls in the same order, from one seed.
 
-A drive is a generator of `Call`s, so that two can be run in turns. What is asked depends on the seed and on the
-answers alone.
+A drive is a generator of `Call`s, so that two can be run in turns. What is asked depends on the seed and on
+the answers alone.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from policies._conformance.inputs import (
 )
 from policies.base import Policy, PolicyError
 from policies.decisions import Dispatch, Retry, Route, Scale, Warm
-from policies.views import Completion, Failure, FleetView, PoolView, ProbeOutcome, ReplicaView
+from policies.views import Completion, Failure, FleetView, PoolView, ProbeOutcome, ProbeStatus, ReplicaView
 from traces.schema import Request
 
 STEPS = 120
@@ -186,7 +186,7 @@ def _drive_health(policy: Policy, rng: random.Random, ask: Ask) -> Iterator[Call
             if rng.random() < 0.15:
                 ill ^= {name}
             lost = rng.random() < (0.9 if name in ill else 0.05)
-            status = rng.choice(["failed", "timeout"]) if lost else "ok"
+            status: ProbeStatus = rng.choice(["failed", "timeout"]) if lost else "ok"
             probe = ProbeOutcome(
                 replica=name,
                 level=rng.choice(["live", "ready", "deep"]),

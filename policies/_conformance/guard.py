@@ -1,7 +1,7 @@
 """Catch a policy that reads the clock, does I/O, starts a thread, or lets the hash seed decide.
 
-While a guard is on, the functions that tell the time are replaced (in their modules, and where the policy's own
-module imported them by name), and an audit hook watches for files, sockets, processes, threads and sleep.
+While a guard is on, the functions that tell the time are replaced (in their modules, and where the policy's
+own module imported them by name), and an audit hook watches for files, sockets, processes, threads and sleep.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import sys
 import time
 from _thread import get_ident
 from collections.abc import Callable, Iterator
-from types import FrameType, FunctionType
+from types import FrameType, FunctionType, ModuleType
 from typing import Any, NoReturn
 
 from policies.base import Component, PolicyError
@@ -24,17 +24,18 @@ _CLOCKS = (
     "process_time_ns", "thread_time", "thread_time_ns", "clock_gettime", "clock_gettime_ns",
 )  # fmt: skip
 _AUDITED = {
-    "open": "opens a file", "os": "uses the operating system", "socket": "uses a socket", "shutil": "moves files",
-    "subprocess": "starts a process", "_thread": "starts a thread", "tempfile": "makes a temporary file",
-    "signal": "handles signals", "urllib": "uses the network", "http": "uses the network", "time": "sleeps",
+    "open": "opens a file", "os": "uses the operating system", "socket": "uses a socket",
+    "shutil": "moves files", "subprocess": "starts a process", "_thread": "starts a thread",
+    "tempfile": "makes a temporary file", "signal": "handles signals", "urllib": "uses the network",
+    "http": "uses the network", "time": "sleeps",
 }  # fmt: skip
-_NOT_I_O = {"os.putenv", "os.unsetenv"}
+_hash = hash
 
 _watching: list[Callable[[str, tuple[object, ...]], None]] = []
 _hooked: list[bool] = []
 
 
-class Impure(PolicyError):
+class ImpureError(PolicyError):
     """Raised inside the policy, where it does what it must not."""
 
 
@@ -45,7 +46,7 @@ def _audit(event: str, arguments: tuple[object, ...]) -> None:
 
 @contextlib.contextmanager
 def pure(policy: Component) -> Iterator[None]:
-    """Raise `Impure` when the code in the block does what no policy may, even if it catches the error."""
+    """Raise `ImpureError` when the code in the block does what no policy may, even if that catches it."""
     if not _hooked:
         sys.addaudithook(_audit)  # for good: Python has no way to remove one
         _hooked.append(True)
@@ -58,7 +59,7 @@ def pure(policy: Component) -> Iterator[None]:
         restore()
         _watching.remove(guard.watch)
     if guard.seen:
-        raise Impure(guard.seen[0])
+        raise ImpureError(guard.seen[0])
 
 
 class _Guard:
@@ -73,24 +74,22 @@ class _Guard:
     def blame(self, what: str) -> NoReturn:
         text = f"{self.name} {what}"
         self.seen.append(text)
-        raise Impure(text)
+        raise ImpureError(text)
 
     def watch(self, event: str, arguments: tuple[object, ...]) -> None:
         """Called for every audit event of the interpreter."""
         kind = event.partition(".")[0]
-        if (
-            kind not in _AUDITED
-            or event in _NOT_I_O
-            or get_ident() != self.thread
-            or _importing(sys._getframe())
-        ):  # noqa: SLF001  # the way to the caller's frame
+        if kind not in _AUDITED or get_ident() != self.thread or _importing():
             return
         detail = f"{event}: {arguments[0]!r}" if arguments else event
         self.blame(f"{_AUDITED[kind]} ({detail}); a policy does no I/O and never waits: say `Hold` or `Wait`")
 
     def replace(self) -> Callable[[], None]:
         """Put guards in the place of clocks, `print` and `hash`; returns what puts the originals back."""
-        swaps = [(time, name, self._clock(f"time.{name}")) for name in _CLOCKS if hasattr(time, name)]
+        swaps: list[tuple[ModuleType, str, object]] = []
+        for name in _CLOCKS:
+            if hasattr(time, name):
+                swaps.append((time, name, self._clock(f"time.{name}", getattr(time, name))))
         swaps.append((datetime, "datetime", self._calendar()))
         swaps.append((builtins, "print", self._print))
         swaps.append((builtins, "hash", self._hash))
@@ -108,27 +107,30 @@ class _Guard:
 
         return restore
 
-    def _clock(self, called: str) -> Callable[..., NoReturn]:
-        def read(*arguments: object) -> NoReturn:
+    def _clock(self, called: str, original: Callable[..., object]) -> Callable[..., object]:
+        def read(*arguments: object) -> object:
+            if get_ident() != self.thread:
+                return original(*arguments)
             self.blame(f"reads the clock ({called}); time is an argument: use `now_s`")
 
         return read
 
     def _calendar(self) -> type[datetime.datetime]:
-        read = staticmethod(self._clock("datetime"))
-        return type("datetime", (datetime.datetime,), {"now": read, "utcnow": read, "today": read})
+        names, real = ("now", "utcnow", "today"), datetime.datetime
+        guards = {name: staticmethod(self._clock(f"datetime.{name}", getattr(real, name))) for name in names}
+        return type("datetime", (real,), guards)
 
     def _print(self, *arguments: object, **options: object) -> NoReturn:
         self.blame("prints; give the decision a `reason` instead, the decision log keeps it")
 
     def _hash(self, value: object) -> int:
-        caller = sys._getframe(1).f_globals.get("__name__", "").partition(".")[0]  # noqa: SLF001  # as above
+        caller = sys._getframe(1).f_globals.get("__name__", "").partition(".")[0]  # noqa: SLF001  # as below
         if isinstance(value, str | bytes) and caller not in sys.stdlib_module_names:
             self.blame(
                 "calls hash() on a string, which differs from process to process (PYTHONHASHSEED); "
                 "use zlib.crc32(text.encode())"
             )
-        return value.__hash__()
+        return _hash(value)
 
 
 def _namespaces(component: Component) -> Iterator[dict[str, Any]]:
@@ -165,8 +167,9 @@ def functions(cls: type) -> Iterator[FunctionType]:
                 yield function
 
 
-def _importing(frame: FrameType | None) -> bool:
+def _importing() -> bool:
     """True while a module is being imported, which reads files and is no fault."""
+    frame: FrameType | None = sys._getframe()  # noqa: SLF001  # there is no other way to the callers
     while frame is not None:
         if frame.f_code.co_filename.startswith("<frozen importlib"):
             return True

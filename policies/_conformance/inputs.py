@@ -42,7 +42,7 @@ def random_request(rng: random.Random, number: int, now_s: float) -> Request:
         priority=maybe(rng, rng.randrange(-2, 3)),
         deadline_s=maybe(rng, rng.uniform(0.1, 10.0)),
         work=maybe(rng, rng.uniform(0.1, 5.0)),
-        extra=maybe(rng, {"colour": "blue"}),
+        extra={"colour": "blue"} if rng.random() < 0.5 else None,
     )
 
 

@@ -82,7 +82,10 @@ class Jsonl:
                     for cell in cells
                 ]
             if name == "id":
-                cells = [str(row) if cell is None else cell for row, cell in enumerate(cells)]
+                cells = [
+                    str(line - skip - 1) if c is None else c
+                    for c, line in zip(cells, rows.lines, strict=True)
+                ]
             rows.put(name, pa.array(cells, COLUMNS[name].type))
         return rows, heading.header
 

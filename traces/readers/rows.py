@@ -51,6 +51,11 @@ class Rows:
     def __len__(self) -> int:
         return len(self._lines)
 
+    @property
+    def lines(self) -> np.ndarray:
+        """The line of the file, from 1, on which each row stands."""
+        return self._lines
+
     def unreadable(self, error: TraceError) -> None:
         """Count a line that could not even be taken apart into a row."""
         self._unreadable.append(error)

@@ -1,0 +1,168 @@
+"""The launcher of a live fleet: it gives each wanted replica a host process that has joined.
+
+Where hosts come from is a `HostSource`: child processes of the head, or processes on other hosts that joined by
+themselves. Spare hosts have started and imported everything but hold no model, so that provisioning a replica costs its
+model's load and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from msgspec.structs import replace
+
+from fleet.actor import Actor, Context
+from fleet.actors.replica import ReplicaSettings
+from fleet.launch.portable import encode_settings
+from fleet.messages import (
+    HostReplica,
+    KillReplica,
+    Message,
+    ReplicaExited,
+    ReplicaReported,
+    StartReplica,
+    TrustChanged,
+    Undeliverable,
+)
+
+
+class HostSource(Protocol):
+    """Where host processes come from. None of its methods blocks."""
+
+    def request(self) -> None:
+        """Start one more; it joins when it is up."""
+
+    def kill(self, host: str) -> None:
+        """End it at once."""
+
+
+class NoSource:
+    """Hosts only join by themselves (`fleet join`)."""
+
+    def request(self) -> None: ...
+
+    def kill(self, host: str) -> None: ...
+
+
+class Launcher(Actor):
+    """Matches wanted replicas with hosts, in the order of both."""
+
+    def __init__(
+        self, settings: Callable[[str], ReplicaSettings], source: HostSource, *, spares: int, observers: str = "observers"
+    ) -> None:
+        self._settings = settings
+        self._source = source
+        self._spares = spares
+        self._observers = observers
+        self._wanted: deque[StartReplica] = deque()
+        self._free: list[str] = []
+        self._starting = 0
+        self.assigned: dict[str, str] = {}
+        """The host of each replica."""
+        self.last_report: dict[str, ReplicaReported] = {}
+        self.failing_loads: list[str | None] = []
+        self.on_change: Callable[[], None] = lambda: None
+        """Called when a replica reported a new state or ended."""
+        self.exits: dict[str, str] = {}
+        """Why each replica that is gone went."""
+        self.closing = False
+
+    def start(self, ctx: Context) -> None:
+        super().start(ctx)
+        self._provide()
+
+    def handlers(self) -> dict[type[Message], Callable[[Any], None]]:
+        return {
+            StartReplica: self.on_start_replica,
+            KillReplica: self.on_kill_replica,
+            ReplicaReported: self.on_replica_reported,
+            ReplicaExited: self.on_replica_exited,
+            TrustChanged: self.ignore,
+            Undeliverable: self.on_undeliverable,
+        }
+
+    # --- hosts -------------------------------------------------------------------------------------------------
+
+    def host_joined(self, host: str) -> None:
+        """A host said Hello."""
+        if host in self.assigned.values() or host in self._free:
+            return
+        self._starting = max(0, self._starting - 1)
+        self._free.append(host)
+        self._match()
+
+    def host_lost(self, host: str, detail: str, *, expected: bool) -> None:
+        """A host ended, fell silent or was killed. What still runs of it is ended, so that no replica is there twice."""
+        if host in self._free:
+            self._free.remove(host)
+        for replica, holder in list(self.assigned.items()):
+            if holder == host:
+                del self.assigned[replica]
+                report = self.last_report.get(replica)
+                if report is not None and report.state in ("stopped", "failed"):
+                    detail, expected = report.detail or detail, report.state == "stopped"
+                self.ctx.send(self._observers, ReplicaExited(replica, detail, expected))
+        if not expected:
+            self._source.kill(host)
+        self._provide()
+
+    def host_never_joined(self, detail: str) -> None:
+        """A host ended before it could join: the replica that waits for one fails to start."""
+        self._starting = max(0, self._starting - 1)
+        if self._wanted:
+            replica = self._wanted.popleft().replica
+            self.ctx.send(self._observers, ReplicaExited(replica, f"its process did not come up: {detail}"))
+
+    def _provide(self) -> None:
+        """Have a host for every wanted replica, and the spares."""
+        missing = len(self._wanted) + self._spares - len(self._free) - self._starting
+        for _ in range(missing if not self.closing else 0):
+            self._starting += 1
+            self._source.request()
+
+    def _match(self) -> None:
+        while self._wanted and self._free:
+            request = self._wanted.popleft()
+            host = self._free.pop(0)
+            self.assigned[request.replica] = host
+            fail = request.replica in self.failing_loads or None in self.failing_loads
+            if fail:
+                self.failing_loads.remove(request.replica if request.replica in self.failing_loads else None)
+            settings = replace(self._settings(request.replica), activate=request.activate, fail_load=fail)
+            self.ctx.send(host, HostReplica(request.replica, encode_settings(settings)))
+        self._provide()
+
+    # --- replicas ----------------------------------------------------------------------------------------------
+
+    def on_start_replica(self, message: StartReplica) -> None:
+        self._wanted.append(message)
+        self._match()
+
+    def on_kill_replica(self, message: KillReplica) -> None:
+        host = self.assigned.get(message.replica)
+        if host is not None:
+            self.host_lost(host, "killed by the autoscaler", expected=False)
+            return
+        for request in list(self._wanted):
+            if request.replica == message.replica:
+                self._wanted.remove(request)
+                self.ctx.send(self._observers, ReplicaExited(message.replica, "no longer wanted", expected=True))
+
+    def on_replica_reported(self, message: ReplicaReported) -> None:
+        before = self.last_report.get(message.replica)
+        self.last_report[message.replica] = message
+        if before is None or before.state != message.state:
+            self.on_change()
+
+    def on_replica_exited(self, message: ReplicaExited) -> None:
+        self.exits[message.replica] = message.detail
+        self.on_change()
+
+    def on_undeliverable(self, message: Undeliverable) -> None:
+        if isinstance(message.message, HostReplica):
+            self.host_lost(message.to, f"{message.to} is {message.reason}", expected=False)
+
+    def ignore(self, message: Message) -> None:
+        """Not for the launcher."""

@@ -1,0 +1,137 @@
+"""Host processes as children of the head: started fresh, watched, and gone when the head is.
+
+A child's death is seen at once, by waiting for it, and told to the launcher with the signal or status it died of.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections import Counter
+
+import anyio
+from anyio.abc import Process, TaskGroup
+
+from fleet.launch.launcher import Launcher
+
+GRACE_S = 3.0
+"""How long a child may take to end in good order."""
+
+
+class SubprocessHosts:
+    """Starts, signals and reaps host processes. Use within `async with`-scope of the task group it is given."""
+
+    def __init__(self, head: str, tasks: TaskGroup, *, seed: int, lease_s: float, arguments: tuple[str, ...] = ()) -> None:
+        self._head = head
+        self._tasks = tasks
+        self._arguments = ("--seed", str(seed), "--lease-s", str(lease_s), *arguments)
+        self._processes: dict[str, Process] = {}
+        self._started = 0
+        self._devices = _visible_devices()
+        self._on_device: Counter[str] = Counter({device: 0 for device in self._devices})
+        self._ended: set[str] = set()
+        self.joined: set[str] = set()
+        """Hosts that have said Hello, as whoever hears of them notes here."""
+        self.launcher: Launcher | None = None
+
+    def request(self) -> None:
+        """Start one more."""
+        self._started += 1
+        self._tasks.start_soon(self._live, f"host-{self._started}")
+
+    async def _live(self, name: str) -> None:
+        """Start one child and wait for its end."""
+        device = min(self._devices, key=lambda item: self._on_device[item]) if self._devices else None
+        if device is not None:
+            self._on_device[device] += 1
+        command = [sys.executable, "-m", "fleet.launch.host", "--head", self._head, "--name", name, *self._arguments]
+        process = await anyio.open_process(
+            command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=None, env=_environment(device),
+            start_new_session=True,
+        )  # fmt: skip
+        host = f"host/{name}"
+        self._processes[host] = process
+        try:
+            status = await process.wait()
+        finally:
+            if process.returncode is None:
+                process.kill()
+            if device is not None:
+                self._on_device[device] -= 1
+        self._ended.add(host)
+        if self.launcher is not None and not self.launcher.closing:
+            if host in self.launcher.assigned.values() or host in self.joined:
+                self.launcher.host_lost(host, ended(status), expected=status == 0)
+            else:
+                self.launcher.host_never_joined(ended(status))
+
+    def _signal(self, host: str, number: int) -> None:
+        process = self._processes.get(host)
+        if process is not None and process.returncode is None and host not in self._ended:
+            process.send_signal(number)
+
+    def kill(self, host: str) -> None:
+        """SIGKILL."""
+        self._signal(host, signal.SIGKILL)
+
+    def suspend(self, host: str) -> None:
+        """SIGSTOP."""
+        self._signal(host, signal.SIGSTOP)
+
+    def resume(self, host: str) -> None:
+        """SIGCONT."""
+        self._signal(host, signal.SIGCONT)
+
+    def pids(self) -> dict[str, int]:
+        """The process of each host that runs."""
+        return {host: process.pid for host, process in self._processes.items() if host not in self._ended}
+
+    async def close(self) -> None:
+        """Let the children end, and end those that do not."""
+        with anyio.move_on_after(GRACE_S):
+            for process in list(self._processes.values()):
+                if process.stdin is not None:
+                    await process.stdin.aclose()
+            for process in list(self._processes.values()):
+                await process.wait()
+        for host in list(self._processes):
+            self.kill(host)
+
+
+def ended(status: int) -> str:
+    """How a process ended, in words."""
+    if status < 0:
+        return f"its process was killed by {signal.Signals(-status).name}"
+    return f"its process ended with status {status}"
+
+
+def _visible_devices() -> list[str]:
+    """The GPUs to spread replicas over; empty where there is none."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is not None:
+        return [device for device in named.split(",") if device not in ("", "-1")]
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+    except Exception:  # no driver, no library: no devices
+        return []
+    try:
+        return [str(index) for index in range(pynvml.nvmlDeviceGetCount())]
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def _environment(device: str | None) -> dict[str, str]:
+    """The child's environment: it can import what the head's script can, and sees one GPU."""
+    paths = [os.path.abspath(path) for path in sys.path if path and os.path.isdir(path) and "site-packages" not in path]
+    stdlib = os.path.dirname(os.__file__)
+    paths = [path for path in (os.getcwd(), *paths) if not path.startswith(stdlib)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths))}
+    if device is not None:
+        environment["CUDA_VISIBLE_DEVICES"] = device
+    return environment
+
+

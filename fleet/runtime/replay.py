@@ -1,0 +1,250 @@
+"""`replay`: play a trace against a fleet of real processes, with the same policy objects and the same result type.
+
+The head lives in the caller's process, so a policy defined in a script is used as it is. The run's clock starts
+when the initial replicas are ready.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import random
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import anyio
+
+from fleet.actor import FleetError
+from fleet.actors.load_generator import LoadGenerator
+from fleet.launch.launcher import Launcher
+from fleet.launch.subprocess_hosts import SubprocessHosts
+from fleet.messages import Payload, StartReplica
+from fleet.runtime.assembly import OBSERVERS, Head, demand_no_oracle, initial_replicas, replica_settings
+from fleet.runtime.faults import FaultInjector
+from fleet.runtime.live import LiveRuntime, run
+from fleet.runtime.membership import MembershipOptions
+from fleet.runtime.peers import Peer
+from fleet.runtime.transport import Node, NodeOptions
+from fleet.seeding import rng_for
+from fleet.spec import FleetSpec
+from fleet.telemetry.run import Run, finish_run
+from fleet.telemetry.sink import Telemetry
+from traces import FaultTrace, Trace
+from traces.schema import Request
+
+CLIENT = "client/trace"
+
+
+def replay(
+    trace: Trace,
+    spec: FleetSpec,
+    *,
+    speed: float = 1.0,
+    seed: int = 0,
+    faults: FaultTrace | None = None,
+    sessions: bool = False,
+    payload: Callable[[Request], Payload | None] | None = None,
+    start_timeout_s: float = 180.0,
+    stall_timeout_s: float = 120.0,
+    on_progress: Callable[[int], None] | None = None,
+) -> Run:
+    """Play `trace` in real time through processes on this machine: this one is the head, and each replica has its own.
+
+    `speed` makes arrivals come that many times faster; engines take the time they take, so the simulation to hold it
+    against is that of ``trace.scale_rate(speed)``. `payload` makes what a request carries; without it an engine
+    makes an input of the request's size. Raises `FleetError` when the replicas do not come up in
+    `start_timeout_s`, and what a policy raised as `PolicyError`; no process outlives the call.
+    """
+    live = LiveRun(trace if speed == 1.0 else trace.scale_rate(speed), spec, seed=seed, faults=faults, sessions=sessions,
+                   payload=payload, start_timeout_s=start_timeout_s, stall_timeout_s=stall_timeout_s,
+                   on_progress=on_progress, options={"speed": speed, "sessions": sessions})  # fmt: skip
+    _demand_no_loop()
+    result: Run = run(live.main)
+    return result
+
+
+def _demand_no_loop() -> None:
+    import asyncio
+
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return
+    raise FleetError("replay() runs an event loop of its own; from async code use: await anyio.to_thread.run_sync(...)")
+
+
+class LiveRun:
+    """One live run on this machine; `replay` is what most callers want."""
+
+    def __init__(
+        self,
+        trace: Trace,
+        spec: FleetSpec,
+        *,
+        seed: int,
+        faults: FaultTrace | None,
+        sessions: bool,
+        payload: Callable[[Request], Payload | None] | None,
+        start_timeout_s: float,
+        stall_timeout_s: float,
+        on_progress: Callable[[int], None] | None,
+        options: dict[str, Any],  # Any: JSON values for the manifest
+    ) -> None:
+        self.spec = spec = spec.replace()  # fresh policies: a spec can be run any number of times
+        demand_no_oracle(spec)
+        self.trace, self.seed, self.faults, self.options = trace, seed, faults, options
+        self.start_timeout_s = start_timeout_s
+        self.telemetry = Telemetry()
+        self.head = Head(spec, self.telemetry)
+        self.node = Node("head", options=NodeOptions(membership=MembershipOptions(lease_s=spec.lease_s)))
+        self.runtime = LiveRuntime(
+            seed=seed, node=self.node, name="head", on_peer_joined=self._joined, on_peer_lost=self._lost, observers=None
+        )
+        self.client = LoadGenerator(
+            trace, telemetry=self.telemetry, on_done=self.runtime.stop, sessions=sessions, stall_timeout_s=stall_timeout_s,
+            payload=payload, progress=on_progress,
+        )  # fmt: skip
+        self.hosts: SubprocessHosts | None = None
+        self.launcher: Launcher | None = None
+
+    async def main(self) -> Run:
+        """Start the replicas, play the trace, end everything."""
+        endpoint = self.node.bind("tcp://127.0.0.1:*")
+        try:
+            async with anyio.create_task_group() as tasks:
+                hosts = self.hosts = SubprocessHosts(endpoint, tasks, seed=self.seed, lease_s=self.spec.lease_s)
+                low, high = self.spec.bounds
+                spares = min(2, high - self.spec.replicas) + (self.faults is not None)
+                launcher = self.launcher = hosts.launcher = Launcher(
+                    lambda address: replica_settings(self.spec, address, self.seed), hosts, spares=spares
+                )
+                self.runtime.subscribe(OBSERVERS, "launcher")
+                self.runtime.add("launcher", launcher)
+                try:
+                    async with anyio.create_task_group() as running:
+                        running.start_soon(self._begin)
+                        await self.runtime.run()
+                        running.cancel_scope.cancel()
+                finally:
+                    launcher.closing = True
+                    with anyio.CancelScope(shield=True):
+                        await hosts.close()
+        except BaseExceptionGroup as group:
+            raise _first(group) from None
+        return self._finish()
+
+    async def _begin(self) -> None:
+        """Wait for the initial replicas, set the clock to zero, and let the load begin."""
+        launcher = self.launcher
+        assert launcher is not None
+        changed = anyio.Event()
+
+        def on_change() -> None:
+            nonlocal changed
+            changed.set()
+            changed = anyio.Event()
+
+        launcher.on_change = on_change
+        names = initial_replicas(self.spec)
+        await anyio.sleep(0)  # the runtime starts its actors first
+        for name in names:
+            launcher.on_start_replica(StartReplica(name))
+        with anyio.move_on_after(self.start_timeout_s) as timeout:
+            while True:
+                states = {name: launcher.last_report[name].state for name in names if name in launcher.last_report}
+                for name in names:
+                    if name in launcher.exits or states.get(name) == "failed":
+                        report = launcher.last_report.get(name)
+                        detail = (report.detail if report is not None else None) or launcher.exits.get(name)
+                        raise FleetError(f"{name} did not come up: {detail}")
+                if all(states.get(name) == "ready" for name in names):
+                    break
+                await changed.wait()
+        if timeout.cancelled_caught:
+            late = [f"{name} is {states.get(name, 'without a process')}" for name in names if states.get(name) != "ready"]
+            raise FleetError(f"the initial replicas were not ready after {self.start_timeout_s} s: {', '.join(late)}")
+        launcher.on_change = lambda: None
+        self.runtime.begin()
+        self.head.host(self.runtime)
+        if self.faults is not None:
+            self.runtime.subscribe(OBSERVERS, "faults")
+            self.runtime.add("faults", FaultInjector(self.faults, LiveFaults(self), self.telemetry))
+        for name in names:
+            self.runtime.send(OBSERVERS, "launcher", launcher.last_report[name])
+        self.runtime.add(CLIENT, self.client)
+
+    def _joined(self, peer: Peer) -> None:
+        assert self.launcher is not None
+        assert self.hosts is not None
+        for address in sorted(peer.addresses):
+            if address.startswith("host/"):
+                self.hosts.joined.add(address)
+                self.launcher.host_joined(address)
+
+    def _lost(self, peer: Peer, reason: str, expected: bool) -> None:
+        assert self.launcher is not None
+        for address in sorted(peer.addresses):
+            if address.startswith("host/") and not self.launcher.closing:
+                self.launcher.host_lost(address, reason, expected=expected)
+
+    def _finish(self) -> Run:
+        counters = self.telemetry.counters
+        counters["dropped_by_fault"] += self.node.counters.dropped_by_fault
+        counters["undecodable"] += sum(self.node.counters.undecodable.values())
+        counters["slow_callbacks"] += self.runtime.counters.slow_callbacks
+        return finish_run(
+            self.telemetry, self.trace, self.spec, seed=self.seed, runtime="live", ended_s=self.runtime.elapsed_s,
+            unfinished=self.client.unfinished(), faults=self.faults, options=self.options, machine=machine(),
+        )  # fmt: skip
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The exception that ended the run, out of the task groups' wrapping."""
+    first = group.exceptions[0]
+    return _first(first) if isinstance(first, BaseExceptionGroup) else first
+
+
+def machine() -> dict[str, Any]:
+    """Where a live run ran: what its figures depend on, and nothing that identifies the machine."""
+    return {"cpus": os.cpu_count(), "platform": platform.machine(), "system": platform.system(), "python": sys.version.split()[0]}
+
+
+class LiveFaults:
+    """The fault surface of a live run: signals to real processes, and frames dropped by the head's node."""
+
+    def __init__(self, live: LiveRun) -> None:
+        self._live = live
+        self._rng: random.Random = rng_for(live.seed, "network")
+
+    def _host(self, replica: str) -> str | None:
+        return self._live.launcher.assigned.get(replica) if self._live.launcher is not None else None
+
+    def crash(self, replica: str) -> None:
+        host = self._host(replica)
+        if host is not None and self._live.hosts is not None:
+            self._live.hosts.kill(host)
+
+    def hang(self, replica: str) -> None:
+        host = self._host(replica)
+        if host is not None and self._live.hosts is not None:
+            self._live.hosts.suspend(host)
+
+    def resume(self, replica: str) -> None:
+        host = self._host(replica)
+        if host is not None and self._live.hosts is not None:
+            self._live.hosts.resume(host)
+
+    def partition(self, replica: str, cut: bool) -> None:
+        host = self._host(replica)
+        if host is not None:
+            self._live.node.partition(host.removeprefix("host/"), cut)
+
+    def drop(self, replica: str, probability: float) -> None:
+        host = self._host(replica)
+        if host is not None:
+            self._live.node.drop(host.removeprefix("host/"), probability, self._rng)
+
+    def fail_load(self, replica: str | None) -> None:
+        if self._live.launcher is not None:
+            self._live.launcher.failing_loads.append(replica)

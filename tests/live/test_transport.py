@@ -1,0 +1,616 @@
+"""A node: every message accepted is handed over or reported, and no peer can hurt it."""
+
+import asyncio
+import os
+import random
+import resource
+import socket
+import struct
+import time
+
+import pytest
+import zmq
+
+from fleet.actors.base import FleetError
+from fleet.messages import InjectSlowness, Payload, Reply, ReplicaExited, Submit
+from fleet.runtime.channel import SocketOptions
+from fleet.runtime.membership import MembershipOptions
+from fleet.runtime.transport import Node, NodeOptions
+from fleet.runtime.wire import NODE, Batch, Codec, Hello
+from tests.live.harness import QUICK, peer_process, run_with_fleet, submit, until
+
+
+def ids(recorder):
+    return [
+        message.request.id if isinstance(message, Submit) else message.request_id
+        for _, _, message in recorder.delivered
+    ]
+
+
+# --- delivery -------------------------------------------------------------------------------------------
+
+
+def test_messages_go_both_ways_in_order_and_are_coalesced():
+    async def main(fleet):
+        head, at_head = fleet.head("router")
+        peer, at_peer = fleet.peer("a", "client/0")
+        await until(lambda: at_peer.joined and at_head.joined)
+        for number in range(1_000):
+            peer.send("router", "client/0", submit(number))
+        await until(lambda: len(at_head.delivered) == 1_000)
+        assert ids(at_head) == [f"r{number}" for number in range(1_000)]
+        assert head.counters.messages_in == 1_000
+        assert head.counters.batches_in < 100
+        for number in range(1_000):
+            head.send("client/0", "router", Reply(f"r{number}", "completed"))
+        await until(lambda: len(at_peer.delivered) == 1_000)
+        assert ids(at_peer) == [f"r{number}" for number in range(1_000)]
+        assert not at_head.undeliverable and not at_peer.undeliverable
+
+    run_with_fleet(main)
+
+
+def test_what_is_sent_before_the_head_is_there_arrives_when_it_comes():
+    async def main(fleet):
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            endpoint = f"tcp://127.0.0.1:{free.getsockname()[1]}"
+        fleet.endpoint = endpoint
+        peer, at_peer = fleet.peer("a", "client/0")
+        peer.send("router", "client/0", submit(1))
+        await asyncio.sleep(0.2)
+        head = Node("head", options=QUICK)
+        head.bind(endpoint)
+        at_head = fleet.start(head, "router")
+        await until(lambda: at_head.delivered)
+        assert ids(at_head) == ["r1"]
+        assert not at_peer.undeliverable
+
+    run_with_fleet(main)
+
+
+def test_a_large_tensor_crosses():
+    import numpy as np
+
+    async def main(fleet):
+        _, at_head = fleet.head("router")
+        peer, _ = fleet.peer("a", "replica/0")
+        tensor = np.random.default_rng(0).random((500, 400))
+        peer.send("router", "replica/0", Reply("r", "completed", result=Payload(tensor=tensor)))
+        await until(lambda: at_head.delivered)
+        np.testing.assert_array_equal(at_head.delivered[0][2].result.tensor, tensor)
+
+    run_with_fleet(main)
+
+
+def test_a_node_serves_several_heads():
+    async def main(fleet):
+        _, at_first = fleet.head("router")
+        second = Node("head-2", options=QUICK)
+        endpoint = second.bind("tcp://127.0.0.1:*")
+        second.host_group("observers")
+        at_second = fleet.start(second, "router-2")
+        peer, at_peer = fleet.peer("a", "replica/0")
+        peer.connect(endpoint)
+        await until(lambda: len(at_peer.joined) == 2)
+        peer.send("router", "replica/0", submit(1, "replica/0"))
+        peer.send("router-2", "replica/0", submit(2, "replica/0"))
+        peer.send("observers", "replica/0", submit(3, "replica/0"))
+        await until(lambda: at_first.delivered and len(at_second.delivered) == 2)
+        assert ids(at_first) == ["r1"]
+        assert sorted(ids(at_second)) == ["r2", "r3"]
+
+    run_with_fleet(main)
+
+
+def test_addresses_hosted_later_become_known():
+    async def main(fleet):
+        head, at_head = fleet.head("router")
+        peer, at_peer = fleet.peer("a", "replica/0")
+        await until(lambda: at_head.joined)
+        peer.host("replica/7")
+        peer.unhost("replica/0")
+        await until(lambda: "replica/7" in head.peers["a"].addresses)
+        head.send("replica/7", "router", submit(1))
+        head.send("replica/0", "router", submit(2))
+        await until(lambda: at_peer.delivered and at_head.undeliverable)
+        assert ids(at_peer) == ["r1"]
+        assert [(to, reason) for to, _, _, reason in at_head.undeliverable] == [("replica/0", "unreachable")]
+
+    run_with_fleet(main)
+
+
+# --- what cannot be handed over -------------------------------------------------------------------------
+
+
+def test_an_address_nobody_hosts_is_unreachable():
+    async def main(fleet):
+        head, at_head = fleet.head("router")
+        message = submit(1)
+        head.send("replica/9", "router", message)
+        assert at_head.undeliverable == [("replica/9", "router", message, "unreachable")]
+        assert head.counters.undeliverable == {"unreachable": 1}
+
+    run_with_fleet(main)
+
+
+def test_the_head_returns_what_it_cannot_hand_on():
+    async def main(fleet):
+        head, at_head = fleet.head("router")
+        peer, at_peer = fleet.peer("a", "client/0")
+        at_head.deliver = lambda envelopes: [head.relay(*envelope) for envelope in envelopes]
+        message = submit(1)
+        peer.send("nobody", "client/0", message)
+        await until(lambda: at_peer.undeliverable)
+        assert at_peer.undeliverable == [("nobody", "client/0", message, "unreachable")]
+
+    run_with_fleet(main)
+
+
+def test_a_message_for_its_own_process_only_is_the_senders_defect():
+    async def main(fleet):
+        head, _ = fleet.head("router")
+        fleet.peer("a", "replica/0")
+        await until(lambda: "a" in head.peers)
+        with pytest.raises(FleetError, match="ReplicaExited"):
+            head.send("replica/0", "router", ReplicaExited("replica/1", "gone"))
+
+    run_with_fleet(main)
+
+
+def test_a_message_larger_than_the_bound_is_reported_and_the_connection_lives():
+    async def main(fleet):
+        options = NodeOptions(
+            membership=QUICK.membership, max_message_bytes=10_000, flush_bytes=1_000, socket=SocketOptions(max_frame_bytes=12_000)
+        )  # fmt: skip
+        head, at_head = fleet.head("router", options=options)
+        peer, at_peer = fleet.peer("a", "client/0", options=options)
+        peer.send("router", "client/0", submit(1, size=10_000))
+        for number in range(2, 100):
+            peer.send("router", "client/0", submit(number, size=9_000))
+        await until(lambda: len(at_head.delivered) == 98)
+        assert [reason for *_, reason in at_peer.undeliverable] == ["overloaded"]
+        assert not head.counters.handshake_failures
+        assert peer.counters.reconnects == 0
+
+    run_with_fleet(main)
+
+
+SMALL = NodeOptions(
+    membership=MembershipOptions(lease_s=30.0),
+    socket=SocketOptions(queue_batches=4, linger_ms=100),
+    outbox_messages=200,
+    outbox_bytes=1 << 20,
+)
+
+
+def test_overload_is_bounded_and_every_message_is_accounted_for():
+    """The peer does not read: ZeroMQ fills, then the outbox, and the rest comes back at once."""
+
+    async def main(fleet):
+        head, at_head = fleet.head("router", options=SMALL)
+        reader = zmq.Context()
+        slow = reader.socket(zmq.DEALER)
+        slow.setsockopt(zmq.RCVHWM, 1)
+        slow.setsockopt(zmq.RCVBUF, 4096)
+        slow.setsockopt(zmq.LINGER, 0)
+        slow.connect(fleet.endpoint)
+        codec, batch = Codec(1 << 20), Batch()
+        codec.append(batch, NODE, "slow", Hello("slow", 1, ("replica/0",), (), 60.0))
+        slow.send_multipart(batch.seal())
+        await until(lambda: "slow" in head.peers)
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        total = 50_000
+        for number in range(total):
+            head.send("replica/0", "router", submit(number, size=10_000))
+            if number % 500 == 0:
+                await asyncio.sleep(0)
+        grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+        returned = len(at_head.undeliverable)
+        waiting = head.peers["slow"].waiting_messages + head.peers["slow"].open.count
+        assert {reason for *_, reason in at_head.undeliverable} == {"overloaded"}
+        assert returned + waiting + head.counters.messages_out - 1 >= total
+        assert waiting <= SMALL.outbox_messages + 1
+        assert grown < 500_000, f"{grown} KiB for 500 MB offered"
+
+        # It begins to read again: all that was accepted arrives, in order, and nothing twice.
+        arrived = []
+        while len(arrived) < total - returned:
+            if slow.poll(0):
+                arrived += [m.request.id for to, _, m in codec.decode(slow.recv_multipart()) if to != NODE]
+            await asyncio.sleep(0)
+        lost = {message.request.id for _, _, message, _ in at_head.undeliverable}
+        assert arrived == [f"r{number}" for number in range(total) if f"r{number}" not in lost]
+        reader.destroy(linger=0)
+
+    run_with_fleet(main)
+
+
+def test_the_undelivered_comes_back_when_a_head_is_given_up():
+    async def main(fleet):
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            fleet.endpoint = f"tcp://127.0.0.1:{free.getsockname()[1]}"
+        options = NodeOptions(
+            membership=MembershipOptions(lease_s=0.4, connect_timeout_s=0.4), socket=QUICK.socket
+        )
+        peer, at_peer = fleet.peer("a", "client/0", options=options)
+        peer.send("router", "client/0", submit(1))
+        await until(lambda: at_peer.lost)
+        assert [(to, reason) for to, _, _, reason in at_peer.undeliverable] == [("router", "unreachable")]
+        peer.send("router", "client/0", submit(2))
+        assert len(at_peer.undeliverable) == 2
+
+    run_with_fleet(main)
+
+
+# --- bytes that are no messages -------------------------------------------------------------------------
+
+
+def raw_dealer(endpoint, identity=b"raw"):
+    context = zmq.Context()
+    dealer = context.socket(zmq.DEALER)
+    dealer.setsockopt(zmq.ROUTING_ID, identity)
+    dealer.setsockopt(zmq.LINGER, 0)
+    dealer.connect(endpoint)
+    return context, dealer
+
+
+@pytest.mark.parametrize(
+    ("frames", "reason"),
+    [
+        ([b""], "malformed"),
+        ([b"\xc1\xff"], "malformed"),
+        ([b"\x91\x93\xa0\xa0\x91\xa4Nope"], "invalid"),
+        ([b"\xdd\0\0\0\1\x93\xa0\xa0\x97\xa5Hello\xa1x"], "malformed"),
+        ([b"\x90", b"frame"], "invalid"),
+    ],
+    ids=["empty frame", "random bytes", "unknown tag", "truncated", "stray frame"],
+)
+def test_a_batch_that_does_not_decode_is_counted_with_its_sender_and_dropped(frames, reason):
+    async def main(fleet):
+        head, at_head = fleet.head("router")
+        peer, _ = fleet.peer("good", "client/0")
+        context, dealer = raw_dealer(fleet.endpoint, b"evil")
+        dealer.send_multipart(frames)
+        await until(lambda: head.counters.undecodable)
+        assert head.counters.undecodable == {reason: 1}
+        assert head.counters.last_undecodable_from == "b'evil'"
+        peer.send("router", "client/0", submit(1))
+        await until(lambda: at_head.delivered)
+        context.destroy(linger=0)
+
+    run_with_fleet(main)
+
+
+def test_a_message_without_a_hello_is_dropped_and_hello_is_asked_for():
+    async def main(fleet):
+        head, at_head = fleet.head("router")
+        context, dealer = raw_dealer(fleet.endpoint)
+        codec, batch = Codec(1 << 20), Batch()
+        codec.append(batch, "router", "client/0", submit(1))
+        dealer.send_multipart(batch.seal())
+        await until(lambda: dealer.poll(0))
+        (_, _, hello), = codec.decode(dealer.recv_multipart())  # fmt: skip
+        assert (hello.name, hello.answer) == ("head", True)
+        assert head.counters.strangers == 1
+        assert not at_head.delivered
+        context.destroy(linger=0)
+
+    run_with_fleet(main)
+
+
+def test_a_sender_that_the_peer_does_not_host_is_a_forgery():
+    async def main(fleet):
+        head, at_head = fleet.head("router")
+        peer, _ = fleet.peer("a", "replica/0")
+        await until(lambda: "a" in head.peers)
+        peer.send("router", "replica/1", submit(1))
+        await until(lambda: head.counters.forged)
+        assert not at_head.delivered
+
+    run_with_fleet(main)
+
+
+@pytest.mark.parametrize(
+    "hello",
+    [
+        Hello("", 1, (), (), 1.0),
+        Hello("x", 1, ("",), (), 1.0),
+        Hello("x", 1, (), (), 0.0),
+        Hello("x", 1, (), (), float("nan")),
+        Hello("x", 1, (), (), float("inf")),
+        Hello("x", 1, ("router",), (), 1.0),
+        Hello("x", 1, tuple(map(str, range(5_000))), (), 1.0),
+    ],
+)
+def test_a_hello_that_cannot_be_is_refused(hello):
+    async def main(fleet):
+        head, at_head = fleet.head("router")
+        context, dealer = raw_dealer(fleet.endpoint)
+        codec, batch = Codec(1 << 20), Batch()
+        codec.append(batch, NODE, "x", hello)
+        dealer.send_multipart(batch.seal())
+        await until(lambda: head.counters.refused)
+        assert not at_head.joined
+        context.destroy(linger=0)
+
+    run_with_fleet(main)
+
+
+GREETING = b"\xff" + bytes(8) + b"\x7f" + b"\x03\x00" + b"NULL".ljust(20, b"\0") + bytes(32)
+"""What a ZMTP 3.0 peer says first: signature, version, mechanism."""
+READY = b"\x04\x26\x05READY\x0bSocket-Type" + struct.pack(">I", 6) + b"DEALER"
+
+
+@pytest.mark.parametrize(
+    "junk",
+    [
+        random.Random(1).randbytes(4_096),
+        b"GET / HTTP/1.1\r\nHost: fleet\r\n\r\n",
+        b"\xff" * 4_096,
+        b"\0" * 4_096,
+        GREETING[:20],
+        GREETING + b"\x04\xff" + random.Random(2).randbytes(300),
+        GREETING + READY + random.Random(3).randbytes(300),
+    ],
+    ids=["random", "http", "ones", "zeros", "half a greeting", "bad command", "junk after the handshake"],
+)
+def test_bytes_that_are_no_zeromq_do_not_disturb_the_others(junk):
+    async def main(fleet):
+        head, at_head = fleet.head("router")
+        peer, _ = fleet.peer("good", "client/0")
+        await until(lambda: "good" in head.peers)
+        port = int(fleet.endpoint.rpartition(":")[2])
+        for _ in range(20):
+            with socket.create_connection(("127.0.0.1", port), timeout=5) as raw:
+                try:
+                    raw.sendall(junk)
+                    await asyncio.sleep(0.01)
+                except OSError:
+                    pass
+        for number in range(100):
+            peer.send("router", "client/0", submit(number))
+        await until(lambda: len(at_head.delivered) == 100)
+        assert len(head.peers) == 1
+
+    run_with_fleet(main)
+
+
+def test_a_header_that_announces_a_gigabyte_closes_the_connection_and_allocates_nothing():
+    async def main(fleet):
+        head, at_head = fleet.head("router")
+        peer, _ = fleet.peer("good", "client/0")
+        await until(lambda: "good" in head.peers)
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        port = int(fleet.endpoint.rpartition(":")[2])
+        with socket.create_connection(("127.0.0.1", port), timeout=5) as raw:
+            raw.sendall(GREETING + READY)
+            raw.settimeout(0.2)
+            with pytest.raises(TimeoutError):
+                while raw.recv(4_096):  # greeting, READY: the handshake is through, and heartbeats are not
+                    pass
+            raw.sendall(b"\x02" + struct.pack(">Q", 1 << 30) + b"x" * 1_000)
+            raw.settimeout(5)
+            try:
+                while raw.recv(4_096):
+                    pass
+            except ConnectionResetError:
+                pass
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000
+        peer.send("router", "client/0", submit(1))
+        await until(lambda: at_head.delivered)
+
+    run_with_fleet(main)
+
+
+# --- peers that go away ---------------------------------------------------------------------------------
+
+
+def test_a_goodbye_is_expected_and_immediate():
+    async def main(fleet):
+        head, at_head = fleet.head("router")
+        peer, _ = fleet.peer("a", "replica/0")
+        await until(lambda: at_head.joined)
+        await peer.aclose("finished")
+        await until(lambda: at_head.lost, 0.5)
+        assert at_head.lost == [("a", "said goodbye: finished", True)]
+        assert head.peers == {}
+
+    run_with_fleet(main)
+
+
+@pytest.mark.live
+def test_a_killed_process_is_lost_after_its_lease_and_unreachable_then():
+    async def main(fleet):
+        head, at_head = fleet.head("router")
+        with peer_process(fleet.endpoint, "a", "replica/0") as process:
+            await until(lambda: at_head.joined)
+            head.send("replica/0", "router", submit(1, "router"))
+            await until(lambda: at_head.delivered)
+            process.kill()
+            killed = time.monotonic()
+            await until(lambda: at_head.lost)
+            assert 0.3 < time.monotonic() - killed < 3.0
+            assert at_head.lost == [("a", "silent for 0.8 s", False)]
+            head.send("replica/0", "router", submit(2, "router"))
+            assert [reason for *_, reason in at_head.undeliverable] == ["unreachable"]
+
+    run_with_fleet(main)
+
+
+@pytest.mark.live
+def test_a_stopped_process_is_lost_and_joins_again_when_it_continues():
+    async def main(fleet):
+        head, at_head = fleet.head("router")
+        with peer_process(fleet.endpoint, "a", "replica/0") as process:
+            await until(lambda: at_head.joined)
+            os.kill(process.pid, 19)
+            await until(lambda: at_head.lost)
+            os.kill(process.pid, 18)
+            await until(lambda: len(at_head.joined) == 2)
+            head.send("replica/0", "router", submit(3, "router"))
+            await until(lambda: "r3" in ids(at_head))
+
+    run_with_fleet(main)
+
+
+@pytest.mark.live
+def test_a_newer_incarnation_takes_over_and_the_older_cannot_come_back():
+    async def main(fleet):
+        head, at_head = fleet.head("router")
+        with peer_process(fleet.endpoint, "a", "replica/0", "--incarnation", "1") as old:
+            await until(lambda: at_head.joined)
+            os.kill(old.pid, 19)
+            with peer_process(fleet.endpoint, "a", "replica/0", "--incarnation", "2"):
+                await until(lambda: len(at_head.joined) == 2)
+                assert head.peers["a"].incarnation == 2
+                os.kill(old.pid, 18)
+                assert await asyncio.to_thread(old.wait, 10) == 3
+                assert "a newer incarnation" in old.stderr.read()
+                head.send("replica/0", "router", submit(1, "router"))
+                await until(lambda: at_head.delivered)
+                assert head.counters.refused == {"stale": 1}
+                assert head.counters.handovers + head.counters.peers_lost >= 1
+
+    run_with_fleet(main)
+
+
+def test_two_processes_cannot_host_one_address():
+    async def main(fleet):
+        head, at_head = fleet.head("router")
+        fleet.peer("a", "replica/0")
+        await until(lambda: at_head.joined)
+        _, at_second = fleet.peer("b", "replica/0")
+        await until(lambda: at_second.refused)
+        assert "'replica/0' is hosted by 'a'" in at_second.refused[0]
+        assert head.counters.refused["address"] >= 1
+
+    run_with_fleet(main)
+
+
+def test_a_head_that_comes_back_is_found_again():
+    async def main(fleet):
+        head, at_head = fleet.head("router")
+        peer, at_peer = fleet.peer("a", "replica/0")
+        await until(lambda: at_peer.joined)
+        await head.aclose("restart")
+        await until(lambda: at_peer.lost)
+        assert at_peer.lost[0][2]
+        again = Node("head", options=QUICK)
+        again.bind(fleet.endpoint)
+        at_again = fleet.start(again, "router")
+        await until(lambda: len(at_peer.joined) == 2)
+        peer.send("router", "replica/0", submit(1, "replica/0"))
+        await until(lambda: at_again.delivered)
+        await until(lambda: peer.counters.reconnects == 1)
+
+    run_with_fleet(main)
+
+
+def test_a_node_that_stood_still_itself_does_not_give_up_its_peers():
+    async def main(fleet):
+        _, at_head = fleet.head("router")
+        with peer_process(fleet.endpoint, "a", "replica/0", "--lease", "0.8"):
+            await until(lambda: at_head.joined)
+            time.sleep(1.5)  # noqa: ASYNC251  # the loop stands still, as under SIGSTOP
+            await asyncio.sleep(0.3)
+            assert not at_head.lost
+
+    run_with_fleet(main)
+
+
+# --- injected faults ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("by", ["a", "replica/0"])
+def test_a_partition_loses_both_ways_until_it_heals(by):
+    async def main(fleet):
+        head, at_head = fleet.head("router")
+        peer, at_peer = fleet.peer("a", "replica/0")
+        await until(lambda: at_head.joined and at_peer.joined)
+        head.partition(by)
+        head.send("replica/0", "router", submit(1, "router"))
+        peer.send("router", "replica/0", submit(2, "replica/0"))
+        await until(lambda: at_head.lost and at_peer.lost)
+        await asyncio.sleep(0.5)
+        assert len(at_head.joined) == 1
+        assert not at_head.delivered and not at_peer.delivered
+        assert head.counters.dropped_by_fault >= 2
+        head.partition(by, cut=False)
+        await until(lambda: len(at_head.joined) == 2 and len(at_peer.joined) == 2)
+        head.send("replica/0", "router", submit(3, "router"))
+        await until(lambda: at_peer.delivered)
+
+    run_with_fleet(main)
+
+
+def test_drop_loses_the_given_share_of_batches():
+    async def main(fleet):
+        head, _ = fleet.head("router", options=NodeOptions(membership=MembershipOptions(lease_s=60.0)))
+        peer, at_peer = fleet.peer(
+            "a", "replica/0", options=NodeOptions(membership=MembershipOptions(lease_s=60.0))
+        )
+        await until(lambda: "a" in head.peers)
+        head.drop("a", 0.3, random.Random(0))
+        for _ in range(1_000):
+            head.send("replica/0", "router", InjectSlowness(1.0))
+            head.flush()
+        await until(lambda: len(at_peer.delivered) + head.counters.dropped_by_fault == 1_000)
+        assert 250 < head.counters.dropped_by_fault < 350
+
+    run_with_fleet(main)
+
+
+# --- the descriptor -------------------------------------------------------------------------------------
+
+
+def test_nothing_is_left_waiting_in_a_ping_pong_of_many():
+    """The edge-triggered descriptor: a single forgotten re-check stops this within a few thousand turns."""
+
+    async def main(fleet):
+        head, at_head = fleet.head("router")
+        rounds = 3_000
+        clients = [fleet.peer(f"c{n}", f"client/{n}", echo=True) for n in range(3)]
+        await until(lambda: len(head.peers) == 3)
+        left = {f"client/{n}": rounds for n in range(3)}
+
+        def pong(envelopes):
+            for _, sender, _ in envelopes:
+                left[sender] -= 1
+                if left[sender] > 0:
+                    head.send(sender, "router", submit(left[sender], "router"))
+
+        at_head.deliver = pong
+        for address in left:
+            head.send(address, "router", submit(0, "router"))
+        await until(lambda: not any(left.values()), 25)
+        assert len(clients) == 3
+
+    run_with_fleet(main)
+
+
+def test_opening_and_closing_leaves_no_descriptor_behind():
+    async def main(fleet):
+        head, _ = fleet.head("router")
+        counts = []
+        for number in range(6):
+            peer, at_peer = fleet.peer(f"p{number}", f"client/{number}")
+            await until(lambda recorder=at_peer: recorder.joined)
+            await peer.aclose()
+            await until(lambda: not head.peers)
+            counts.append(len(os.listdir("/proc/self/fd")))
+        assert counts[-1] <= counts[1] + 2
+
+    run_with_fleet(main)
+
+
+def test_a_port_in_use_is_an_error_that_says_so():
+    node, other = Node("head"), Node("head")
+    try:
+        endpoint = node.bind("tcp://127.0.0.1:*")
+        with pytest.raises(FleetError, match="cannot listen on .*in use"):
+            other.bind(endpoint)
+        with pytest.raises(FleetError, match="cannot connect to"):
+            other.connect("tcp://127.0.0.1:no-port")
+    finally:
+        node.close()
+        other.close()

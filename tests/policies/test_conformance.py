@@ -1,0 +1,116 @@
+"""Every shipped policy keeps its contract."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+
+import pytest
+
+from policies import (
+    BusyScorer,
+    Composed,
+    ConsecutiveFailures,
+    ExponentialBackoff,
+    Fixed,
+    FreshFilter,
+    InFlightScorer,
+    NotFullFilter,
+    Policy,
+    PowerOfTwoChoices,
+    QueueDepth,
+    QueueLimit,
+    SoftmaxPicker,
+    TargetUtilization,
+    WeightedRandom,
+    Window,
+    describe,
+)
+from policies.registry import build, resolve
+from policies.testing import check_policy, parametrize_with_checks
+from tests.conftest import ROOT
+from tests.policies.makers import SHIPPED
+
+# Parameters far from the defaults, where other branches run.
+VARIANTS: list[Callable[[], Policy]] = [
+    lambda: PowerOfTwoChoices(choices=5),
+    lambda: WeightedRandom(weights={"replica/0": 0.0, "replica/1": 3.0}),
+    lambda: Composed(
+        filters=[NotFullFilter(), FreshFilter(max_age_s=1.0)],
+        scorers=[(1.0, InFlightScorer()), (0.5, BusyScorer(unknown=0.0))],
+        picker=SoftmaxPicker(temperature=0.2),
+        when_empty="hold",
+    ),
+    lambda: Composed(filters=[NotFullFilter()], when_empty="reject"),
+    lambda: Window(max_batch=1, window_s=0.0),
+    lambda: Window(max_batch=64, window_s=5.0),
+    lambda: QueueLimit(max_queue_depth=1, max_in_flight=1),
+    lambda: Fixed(replicas=0),
+    lambda: QueueDepth(up_at=2, down_at=2, step=3, keep=2, up_cooldown_s=1.0, down_cooldown_s=4.0),
+    lambda: TargetUtilization(target=0.3, tolerance=0.0, up_stabilization_s=3.0, down_stabilization_s=0.0),
+    lambda: ConsecutiveFailures(failures=1, recoveries=1, suspect_after=9),
+    lambda: ExponentialBackoff(jitter="none", budget_ratio=None, max_attempts=100, cap_s=1e9),
+    lambda: ExponentialBackoff(jitter="equal", budget_tokens=0.0),
+]
+
+
+@parametrize_with_checks(SHIPPED)
+def test_shipped_policy_conforms(check: Callable[[], None]) -> None:
+    check()
+
+
+@parametrize_with_checks(VARIANTS)
+def test_shipped_policy_conforms_with_other_parameters(check: Callable[[], None]) -> None:
+    check()
+
+
+@pytest.mark.parametrize("cls", SHIPPED)
+def test_shipped_policy_says_what_it_does_how_much_it_costs_and_where_it_comes_from(
+    cls: type[Policy],
+) -> None:
+    info = next(info for info in describe() if info.location == f"{cls.__module__}:{cls.__qualname__}")
+    assert info.summary.endswith(".")
+    assert info.source
+    assert "O(" in (cls.__doc__ or "")
+
+
+@pytest.mark.parametrize("cls", SHIPPED)
+def test_shipped_policy_is_exported_and_found_by_name(cls: type[Policy]) -> None:
+    import policies
+
+    assert cls.__name__ in policies.__all__
+    base = next(base for base in cls.__mro__ if base.__dict__.get("slot"))
+    assert resolve(base, cls.name()) is cls
+    assert build(base, {"policy": cls.name()}) == cls()
+
+
+def test_each_slot_ships_a_null_baseline_without_parameters_that_must_be_given() -> None:
+    nulls = {"AdmitAll", "Random", "Fifo", "NoBatching", "Fixed", "NoWarmPool", "AlwaysTrust", "NoRetry"}
+    assert nulls <= {cls.__name__ for cls in SHIPPED}
+
+
+def test_no_shipped_policy_depends_on_the_hash_seed() -> None:
+    """All at once in two fresh processes: one by one, as the slow check does it, takes a process each."""
+    script = (
+        "from policies._conformance.drive import answers\n"
+        "from tests.policies.makers import SHIPPED\n"
+        "for cls in SHIPPED: print(cls.__name__, answers(cls(), 1))"
+    )
+    outputs = [
+        subprocess.run(
+            [sys.executable, "-c", script],
+            cwd=ROOT,
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=60,
+        ).stdout.splitlines()
+        for seed in ("1", "2")
+    ]
+    assert len(outputs[0]) == len(SHIPPED)
+    assert outputs[0] == outputs[1]
+
+
+def test_the_slow_check_runs_on_a_shipped_policy() -> None:
+    check_policy(PowerOfTwoChoices, slow=True)

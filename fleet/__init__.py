@@ -3,6 +3,8 @@
 from fleet.actor import FleetError
 from fleet.engines import AffineLatency, EmulatedEngine, ProfiledLatency, RooflineLatency
 from fleet.network import NetworkModel
+from fleet.runtime.replay import replay
+from fleet.runtime.serve import drive, join, serve
 from fleet.runtime.simulate import simulate
 from fleet.spec import FleetSpec, load_spec
 from fleet.telemetry.run import Run, Summary, load_run
@@ -17,7 +19,11 @@ __all__ = [
     "RooflineLatency",
     "Run",
     "Summary",
+    "drive",
+    "join",
     "load_run",
     "load_spec",
+    "replay",
+    "serve",
     "simulate",
 ]

@@ -181,6 +181,8 @@ class ReplicaReported(Message, frozen=True, gc=False):
     memory_used_bytes: int | None = None
     memory_total_bytes: int | None = None
     detail: str | None = None
+    number: int = 0
+    """Counts this replica's reports, so that one overtaken on the way is known to be old."""
 
 
 class ReplicaExited(Message, frozen=True, gc=False):

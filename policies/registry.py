@@ -59,14 +59,14 @@ def resolve(base: type[C], name: str, path: str = "$") -> type[C]:
             f"{path}: {len(found)} classes go by `{name}`: {which}; "
             f"write `{_qualified(found[0])}` to say which"
         )
-    raise PolicyError(f"{path}: there is no {_kind(base)} `{name}`{_hint(base, name)}. {_known(base)}")
+    raise PolicyError(f"{path}: there is no {_kind(base)} `{name}`{_hint(base, name)} {_known(base)}")
 
 
 def _hint(base: type[Component], name: str) -> str:
     """What was meant, if it can be told."""
     meant = _meant(name, (cls.name() for cls in classes(base)))
     elsewhere = [cls.slot for cls in classes(Policy) if cls.name() == name]
-    return f" (it is a policy of another slot: {elsewhere[0]})" if elsewhere and not meant else meant
+    return f" (it is a policy of another slot: {elsewhere[0]})." if elsewhere and not meant else meant or "."
 
 
 def _known(base: type[Component]) -> str:

@@ -14,6 +14,8 @@ import msgspec
 
 from traces.errors import TraceError
 
+PEEK_BYTES = 1 << 20
+PEEK_LINES = 20
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
@@ -40,7 +42,7 @@ class Source:
     @cached_property
     def first_line(self) -> str:
         """The first line that is not blank, as text; bytes that are not UTF-8 are replaced."""
-        return self.data.lstrip()[: 1 << 20].split(b"\n", 1)[0].decode("utf-8", "replace").strip()
+        return self.data[:PEEK_BYTES].lstrip().split(b"\n", 1)[0].decode("utf-8", "replace").strip()
 
     @cached_property
     def csv_columns(self) -> list[str]:
@@ -51,20 +53,23 @@ class Source:
             return []
 
     @cached_property
-    def json_line(self) -> dict[str, Any]:
-        """The first line as a JSON object (`Any`: whatever the file holds); empty where it is not one."""
-        try:
-            return msgspec.json.decode(self.first_line, type=dict[str, Any])
-        except msgspec.MsgspecError:
-            return {}
+    def json_lines(self) -> list[dict[str, Any]]:
+        """The first `PEEK_LINES` lines that are JSON objects (`Any`: whatever the file holds)."""
+        objects: list[dict[str, Any]] = []
+        for line in self.data[:PEEK_BYTES].lstrip().split(b"\n")[:PEEK_LINES]:
+            try:
+                objects.append(msgspec.json.decode(line, type=dict[str, Any]))
+            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+                continue
+        return objects
 
     def has_columns(self, *names: str) -> bool:
         """Whether the first line is a CSV header with all these names, in any order."""
         return set(names) <= set(self.csv_columns)
 
     def has_keys(self, *names: str) -> bool:
-        """Whether the first line is a JSON object with all these keys."""
-        return set(names) <= set(self.json_line)
+        """Whether one of the first lines, each of which may be bad, is a JSON object with all these keys."""
+        return any(set(names) <= line.keys() for line in self.json_lines)
 
 
 def unpacked(data: bytes, path: Path) -> bytes:

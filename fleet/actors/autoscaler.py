@@ -13,6 +13,7 @@ from msgspec import Struct
 
 from fleet.actor import Actor, Context
 from fleet.actors.blame import blaming
+from fleet.actors.roster import Reports
 from fleet.messages import (
     Activate,
     Deactivate,
@@ -30,7 +31,7 @@ from fleet.messages import (
     replica_number,
 )
 from fleet.telemetry.sink import Telemetry
-from policies.base import PolicyError, ScalingPolicy, WarmPoolPolicy
+from policies.base import Policy, PolicyError, ScalingPolicy, WarmPoolPolicy
 from policies.decisions import Scale, Warm
 from policies.views import PoolView, ReplicaState, ReplicaView, Trust
 
@@ -68,6 +69,8 @@ class Autoscaler(Actor):
         batcher: str,
         telemetry: Telemetry,
         launcher: str = "launcher",
+        settle_s: float = 0.0,
+        first_number: int | None = None,
     ) -> None:
         self._scaling, self._warm_pool = scaling, warm_pool
         self._min, self._max = min_replicas, max_replicas
@@ -75,8 +78,12 @@ class Autoscaler(Actor):
         self._grace_s = failed_grace_s
         self._batcher, self._launcher = batcher, launcher
         self._telemetry = telemetry
-        self._known: dict[str, Known] = {}
-        self._next_number = initial_replicas
+        # Somebody else starts the first ones; until they report they are on their way, not missing.
+        self._known = {f"replica/{number}": Known("provisioning", "ready") for number in range(initial_replicas)}
+        self._reports = Reports()
+        self._next_number = initial_replicas if first_number is None else first_number
+        self._settle_s = settle_s
+        """How long to listen before the first decision: for one that replaces another, and must learn what there is."""
         self._counted = (0, 0, 0.0)
         """Attempts enqueued and finished at the last tick, and when that was."""
         self._failed_starts = 0
@@ -87,7 +94,7 @@ class Autoscaler(Actor):
         super().start(ctx)
         self._scaling.reset(ctx.rng)
         self._warm_pool.reset(ctx.rng)
-        ctx.after(0.0, Tick("control"))
+        ctx.after(self._settle_s, Tick("control"))
 
     def handlers(self) -> dict[type[Message], Callable[[Any], None]]:
         return {
@@ -103,6 +110,8 @@ class Autoscaler(Actor):
 
     def on_replica_reported(self, message: ReplicaReported) -> None:
         now = self.ctx.now
+        if not self._reports.believe(message):
+            return
         known = self._known.get(message.replica)
         if known is None:
             requested: ReplicaState = "stopped" if message.state == "draining" else "warm" if message.state == "warm" else "ready"
@@ -115,9 +124,11 @@ class Autoscaler(Actor):
         known.state, known.report, known.reported_s = message.state, message, now
         self._telemetry.replica_changed(now, message.replica, message.state, message.detail)
         if message.state in ("stopped", "failed"):
+            self._reports.ended(message.replica)
             del self._known[message.replica]
 
     def on_replica_exited(self, message: ReplicaExited) -> None:
+        self._reports.ended(message.replica)
         known = self._known.pop(message.replica, None)
         if known is not None:
             if known.state in ("provisioning", "loading"):
@@ -161,10 +172,8 @@ class Autoscaler(Actor):
             warm = self._warm_pool.desired(pool, now)
         except Exception as error:
             raise blaming(self._warm_pool, error, f"pool {pool.name}", now) from error
-        if not isinstance(scale, Scale) or scale.replicas < 0:
-            raise PolicyError(f"scaling policy {self._scaling.name()} answered {scale!r}; expected Scale(replicas >= 0)")
-        if not isinstance(warm, Warm) or warm.replicas < 0:
-            raise PolicyError(f"warm pool policy {self._warm_pool.name()} answered {warm!r}; expected Warm(replicas >= 0)")
+        _demand_count(self._scaling, scale, Scale)
+        _demand_count(self._warm_pool, warm, Warm)
         desired = min(max(scale.replicas, self._min), self._max)
         if (desired, warm.replicas) != self._desired:
             self._desired = (desired, warm.replicas)
@@ -216,6 +225,7 @@ class Autoscaler(Actor):
 
     def _reconcile(self, desired: int, spares: int, now: float) -> None:
         self._replace_failed(now)
+        self._remind()
         serving = self._requested("ready")
         spare = self._requested("warm")
         for _ in range(desired - len(serving)):
@@ -245,6 +255,16 @@ class Autoscaler(Actor):
                 self._telemetry.counters["replaced"] += 1
                 self.ctx.send(self._launcher, KillReplica(name))
                 known.requested = "stopped"
+
+    def _remind(self) -> None:
+        """Say again what has not come about: the command may have been lost, and twice does no harm."""
+        for name, known in self._known.items():
+            if known.requested == "stopped" and known.state in ("loading", "warm", "ready"):
+                self.ctx.send(name, Drain())
+            elif known.requested == "warm" and known.state == "ready":
+                self.ctx.send(name, Deactivate())
+            elif known.requested == "ready" and known.state == "warm":
+                self.ctx.send(name, Activate())
 
     def _requested(self, state: ReplicaState) -> list[str]:
         return [name for name, known in self._known.items() if known.counts and known.requested == state]
@@ -282,6 +302,14 @@ class Autoscaler(Actor):
             self.ctx.send(self._launcher, KillReplica(name))
         else:
             self.ctx.send(name, Drain())
+
+
+def _demand_count(policy: Policy, answer: object, kind: type[Scale] | type[Warm]) -> None:
+    """The policy must have answered a number of replicas."""
+    if not isinstance(answer, kind) or not isinstance(answer.replicas, int) or answer.replicas < 0:
+        raise PolicyError(
+            f"{policy.slot} policy {policy.name()} answered {answer!r}; expected {kind.__name__}(replicas >= 0)"
+        )
 
 
 def _memory_fraction(report: ReplicaReported) -> float | None:

@@ -16,6 +16,7 @@ from msgspec.structs import force_setattr
 
 from fleet.actor import Actor, Context, Timer
 from fleet.actors.blame import blaming
+from fleet.actors.roster import Reports
 from fleet.messages import (
     AttemptsEnded,
     BatchFinished,
@@ -49,10 +50,12 @@ def order(view: ReplicaView) -> int:
 class WaitingQueue:
     """Waiting attempts with the policies that order and batch them; what a batching policy sees as `QueueView`."""
 
-    __slots__ = ("batching", "idle", "number", "order", "said_wait", "timer", "wait_until_s", "waiting")
+    __slots__ = ("batching", "idle", "number", "order", "replica", "said_wait", "timer", "wait_until_s", "waiting")
 
-    def __init__(self, number: int, queueing: QueueingPolicy, batching: BatchingPolicy) -> None:
+    def __init__(self, number: int, replica: str | None, queueing: QueueingPolicy, batching: BatchingPolicy) -> None:
         self.number = number
+        self.replica = replica
+        """Who alone may take from it; None: any of the pool."""
         self.order = queueing
         self.batching = batching
         self.waiting: OrderedDict[str, tuple[Work, float]] = OrderedDict()
@@ -117,7 +120,7 @@ class Batcher(Actor):
         self._queues: dict[str | None, WaitingQueue] = {}
         self._by_number: dict[int, WaitingQueue] = {}
         self._batches: dict[int, tuple[str, list[Work]]] = {}
-        self._gone: set[str] = set()
+        self._reports = Reports()
         self._last_batch = self._last_queue = 0
         self.reveal: Callable[[str], int | None] | None = None
         """Simulation: true output lengths, for policies that declare themselves oracles."""
@@ -148,7 +151,7 @@ class Batcher(Actor):
 
     def _open_queue(self, replica: str | None) -> WaitingQueue:
         self._last_queue += 1
-        queue = WaitingQueue(self._last_queue, self._queueing.fresh(), self._batching.fresh())
+        queue = WaitingQueue(self._last_queue, replica, self._queueing.fresh(), self._batching.fresh())
         queue.order.reset(self.ctx.rng)
         queue.batching.reset(self.ctx.rng)
         for policy in (queue.order, queue.batching):
@@ -160,6 +163,10 @@ class Batcher(Actor):
     def queues(self) -> list[WaitingQueue]:
         """All queues, for the invariant checker."""
         return list(self._by_number.values())
+
+    def batches(self) -> list[tuple[str, list[Work]]]:
+        """Replica and attempts of every batch that was sent and has not come back, for the invariant checker."""
+        return list(self._batches.values())
 
     def views(self) -> list[ReplicaView]:
         """All replicas, for the invariant checker."""
@@ -327,7 +334,7 @@ class Batcher(Actor):
 
     def on_replica_reported(self, message: ReplicaReported) -> None:
         replica = message.replica
-        if replica in self._gone:
+        if not self._reports.believe(message):
             return
         if message.state in ("stopped", "failed"):
             self._forget(replica, message.detail or f"it is {message.state}")
@@ -346,8 +353,8 @@ class Batcher(Actor):
         if view.state != message.state:
             force_setattr(view, "state", message.state)
             self._offer(view)
-            if message.state == "draining" and self._early:
-                self._return_waiting(replica, "moved", "its replica drains")
+            if message.state != "ready" and self._early:
+                self._return_waiting(replica, "moved", f"its replica is {message.state}")
 
     def on_trust_changed(self, message: TrustChanged) -> None:
         view = self._views.get(message.replica)
@@ -382,9 +389,9 @@ class Batcher(Actor):
                 return
 
     def _forget(self, replica: str, detail: str) -> None:
-        if replica in self._gone:
+        if self._reports.has_ended(replica):
             return
-        self._gone.add(replica)
+        self._reports.ended(replica)
         view = self._views.get(replica)
         self._lose(replica, "replica-lost", detail)
         self._views.pop(replica, None)

@@ -11,6 +11,7 @@ from typing import Any
 
 from fleet.actor import Actor, Context
 from fleet.actors.blame import blaming
+from fleet.actors.roster import Reports
 from fleet.messages import (
     Message,
     Probe,
@@ -44,9 +45,9 @@ class HealthChecker(Actor):
         self._interval_s, self._timeout_s, self._deep_interval_s = interval_s, timeout_s, deep_interval_s
         self._telemetry = telemetry
         self._observers = observers
-        self._serving: set[str] = set()
-        """Replicas worth probing: membership only; the order of probes is the sorted one."""
-        self._gone: set[str] = set()
+        self._probed: dict[str, ProbeLevel] = {}
+        """Replicas worth probing, and what to ask them."""
+        self._reports = Reports()
         self._open: dict[int, tuple[str, ProbeLevel, float]] = {}
         self._last_probe = 0
 
@@ -68,14 +69,20 @@ class HealthChecker(Actor):
         }
 
     def on_replica_reported(self, message: ReplicaReported) -> None:
-        if message.state in ("ready", "warm") and message.replica not in self._gone:
-            self._serving.add(message.replica)
-        elif message.state in ("draining", "stopped", "failed"):
-            self._serving.discard(message.replica)
+        if not self._reports.believe(message):
+            return
+        if message.state in ("stopped", "failed"):
+            self._forget(message.replica)
+        elif message.state in ("ready", "warm", "draining"):
+            # One that drains takes no traffic, so it is not asked whether it is ready; it has batches to lose.
+            self._probed[message.replica] = "live" if message.state == "draining" else "ready"
 
     def on_replica_exited(self, message: ReplicaExited) -> None:
-        self._serving.discard(message.replica)
-        self._gone.add(message.replica)
+        self._forget(message.replica)
+
+    def _forget(self, replica: str) -> None:
+        self._probed.pop(replica, None)
+        self._reports.ended(replica)
 
     def on_trust_changed(self, message: TrustChanged) -> None:
         """Its own announcement."""
@@ -86,14 +93,15 @@ class HealthChecker(Actor):
             if entry is not None:
                 self._observe(entry, "timeout", f"no answer in {self._timeout_s} s", None)
             return
-        if message.what == "deep":
-            interval_s, level = self._deep_interval_s, "deep"
-        else:
-            interval_s, level = self._interval_s, "ready"
-        for replica in sorted(self._serving):
-            self._probe(replica, level)  # type: ignore[arg-type]  # one of the two literals above
+        deep = message.what == "deep"
+        for replica, level in sorted(self._probed.items()):
+            if not deep:
+                self._probe(replica, level)
+            elif level == "ready":
+                self._probe(replica, "deep")
+        interval_s = self._deep_interval_s if deep else self._interval_s
         if interval_s is not None:
-            self.ctx.after(interval_s, Tick(level))
+            self.ctx.after(interval_s, Tick(message.what))
 
     def _probe(self, replica: str, level: ProbeLevel) -> None:
         self._last_probe += 1
@@ -119,8 +127,8 @@ class HealthChecker(Actor):
     ) -> None:
         replica, level, sent_s = entry
         now = self.ctx.now
-        if replica in self._gone:
-            return
+        if self._reports.has_ended(replica) or (level != "live" and self._probed.get(replica) == "live"):
+            return  # it ended, or began to drain after it was asked
         outcome = ProbeOutcome(
             replica=replica, level=level, status=status, sent_s=sent_s, round_trip_s=round_trip_s, detail=detail
         )
@@ -130,7 +138,8 @@ class HealthChecker(Actor):
             raise blaming(self._health, error, f"a probe of {replica}", now) from error
         if verdict is None:
             return
-        if not isinstance(verdict, Verdict) or verdict.replica != replica:
+        answer: object = verdict  # what a policy returns is not what its signature says until it is checked
+        if not isinstance(answer, Verdict) or answer.replica != replica:
             raise PolicyError(
                 f"health policy {self._health.name()} answered {verdict!r} to a probe of {replica}; "
                 "expected None or a Verdict about that replica"

@@ -52,6 +52,8 @@ class LoadGenerator(Actor):
         self._following = 0
         self._scheduled: dict[int, tuple[int, TraceEntry]] = {}
         """Followers whose think time runs."""
+        self._given_up: set[str] = set()
+        """Requests that ended without the head's reply, because the head was gone."""
         self.submitted = 0
         self.replied = 0
         self._replied_before = -1
@@ -59,12 +61,14 @@ class LoadGenerator(Actor):
 
     def start(self, ctx: Context) -> None:
         super().start(ctx)
+        if self._sessions:
+            self._entries = iter(self._hold_followers())
         self._next = next(self._entries, None)
         if self._next is not None:
             ctx.after(self._next[1].request.arrived_s, self._arrive)
         ctx.after(self._stall_timeout_s, Tick("stall"))
         if self._next is None:
-            self._on_done()
+            self._finish()
 
     def handlers(self) -> dict[type[Message], Callable[[Any], None]]:
         return {Reply: self.on_reply, Tick: self.on_tick, Undeliverable: self.on_undeliverable}
@@ -80,17 +84,27 @@ class LoadGenerator(Actor):
         else:
             self._check_progress()
 
+    def _hold_followers(self) -> list[tuple[int, TraceEntry]]:
+        """Put aside what waits for a reply, now: the reply may come before the time the trace has for it."""
+        first, ids = [], set()
+        for row, entry in self._entries:
+            ids.add(entry.request.id)
+            if entry.request.parent is None:
+                first.append((row, entry))
+            else:
+                self._followers.setdefault(entry.request.parent, []).append((row, entry))
+                self._following += 1
+        for parent in self._followers:
+            if parent not in ids:
+                raise FleetError(f"the trace has a request that follows {parent!r}, which is not in it")
+        return first
+
     def _arrivals(self) -> None:
         now = self.ctx.now
         upcoming = self._next
         while upcoming is not None and upcoming[1].request.arrived_s <= now:
             row, entry = upcoming
-            request = entry.request
-            if self._sessions and request.parent is not None:
-                self._followers.setdefault(request.parent, []).append(upcoming)
-                self._following += 1
-            else:
-                self._submit(row, entry, request)
+            self._submit(row, entry, entry.request)
             self._next = upcoming = next(self._entries, None)
         if upcoming is not None:
             self.ctx.after(upcoming[1].request.arrived_s - now, self._arrive)
@@ -108,6 +122,9 @@ class LoadGenerator(Actor):
     def on_reply(self, message: Reply) -> None:
         sent = self._sent.pop(message.request_id, None)
         if sent is None:
+            if message.request_id in self._given_up:
+                self._telemetry.counters["late_replies"] += 1
+                return
             raise FleetError(f"a second reply to {message.request_id!r}: {message.outcome}")
         self.replied += 1
         row, arrived_s = sent
@@ -123,12 +140,12 @@ class LoadGenerator(Actor):
             self._finish()
 
     def _finish(self) -> None:
-        """Done, unless a session goes on. A follower whose parent never was in the trace is an error, not a wait."""
+        """Done, unless a session goes on. Followers that follow each other are an error, not a wait."""
         if self._scheduled:
             return
         if self._followers:
             parent = next(iter(self._followers))
-            raise FleetError(f"the trace has a request that follows {parent!r}, which is not in it before that request")
+            raise FleetError(f"the trace has a request that follows {parent!r}, which itself follows it")
         self._on_done()
 
     def unfinished(self) -> list[tuple[int, float]]:
@@ -143,7 +160,18 @@ class LoadGenerator(Actor):
         self._replied_before = self.replied
         self.ctx.after(self._stall_timeout_s, Tick("stall"))
 
+    def head_lost(self, detail: str) -> None:
+        """The head is gone: nobody will answer what was sent, so it ends here, as failed."""
+        for request_id in list(self._sent):
+            self._give_up(request_id, f"the head is gone: {detail}")
+
+    def _give_up(self, request_id: str, detail: str) -> None:
+        """End a request without its reply; one that comes all the same is counted and dropped."""
+        if request_id in self._sent:
+            self.on_reply(Reply(request_id, "failed", detail=detail))
+            self._given_up.add(request_id)
+
     def on_undeliverable(self, message: Undeliverable) -> None:
         """The head cannot be reached: the request ends here, as failed."""
         if isinstance(message.message, Submit):
-            self.on_reply(Reply(message.message.request.id, "failed", detail=f"the head is {message.reason}"))
+            self._give_up(message.message.request.id, f"the head is {message.reason}")

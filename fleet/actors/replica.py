@@ -89,6 +89,7 @@ class Replica(Actor):
         self._slowness = 1.0
         self._busy_s = 0.0
         self._reported_s = 0.0
+        self._reports = 0
 
     def start(self, ctx: Context) -> None:
         super().start(ctx)
@@ -225,13 +226,14 @@ class Replica(Actor):
             busy_s += now - max(self._started_s, self._reported_s)
         busy = min(1.0, busy_s / span_s) if span_s > 0.0 else None
         self._busy_s, self._reported_s = 0.0, now
+        self._reports += 1
         signals = self._engine.signals()
         self.ctx.send(
             self._observers,
             ReplicaReported(
                 self.ctx.address, self.state, self._settings.incarnation, self._settings.weight,
                 self._settings.max_inflight_batches, len(self._doorstep) + (self._running is not None), busy,
-                signals.gpu_utilization, signals.memory_used_bytes, signals.memory_total_bytes, detail,
+                signals.gpu_utilization, signals.memory_used_bytes, signals.memory_total_bytes, detail, self._reports,
             ),
         )  # fmt: skip
 

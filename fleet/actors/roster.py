@@ -8,6 +8,30 @@ from fleet.messages import ReplicaReported, replica_number
 from policies.views import ReplicaView, Trust
 
 
+class Reports:
+    """Which reports to believe: none that a later one overtook, and none of a replica that has ended."""
+
+    def __init__(self) -> None:
+        self._newest: dict[str, int] = {}
+        self._gone: set[str] = set()
+
+    def believe(self, message: ReplicaReported) -> bool:
+        """True unless the report is late."""
+        replica, number = message.replica, message.number
+        if replica in self._gone or number < self._newest.get(replica, 0):
+            return False
+        self._newest[replica] = number
+        return True
+
+    def ended(self, replica: str) -> None:
+        """Believe nothing more of it."""
+        self._newest.pop(replica, None)
+        self._gone.add(replica)
+
+    def has_ended(self, replica: str) -> bool:
+        return replica in self._gone
+
+
 class Roster:
     """Views by id, kept up to date in place, and the candidates among them in the order of their numbers."""
 
@@ -15,12 +39,11 @@ class Roster:
         self.views: dict[str, ReplicaView] = {}
         self.candidates: tuple[ReplicaView, ...] = ()
         """Ready and trusted."""
-        self._gone: set[str] = set()
-        """Exited; a report that was under way when it died must not bring it back."""
+        self._reports = Reports()
 
     def reported(self, message: ReplicaReported, now_s: float) -> bool:
         """Take in a report; True when the candidates changed."""
-        if message.replica in self._gone:
+        if not self._reports.believe(message):
             return False
         view = self.views.get(message.replica)
         if view is None:
@@ -50,7 +73,7 @@ class Roster:
 
     def exited(self, replica: str) -> bool:
         """Forget a replica for good; True when the candidates changed."""
-        self._gone.add(replica)
+        self._reports.ended(replica)
         return self.views.pop(replica, None) is not None and self._choose()
 
     def _choose(self) -> bool:

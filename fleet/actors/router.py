@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from msgspec import Struct
-from msgspec.structs import force_setattr
+from msgspec.structs import force_setattr, replace
 
 from fleet.actor import Actor, Context, Timer
 from fleet.actors.blame import blaming
@@ -72,12 +72,15 @@ class Router(Actor):
         batcher: str,
         telemetry: Telemetry,
         default_deadline_s: float | None = None,
+        stamp_arrivals: bool = False,
     ) -> None:
         self._admission, self._routing, self._retry = admission, routing, retry
         self._early = early_binding
         self._batcher = batcher
         self._telemetry = telemetry
         self._default_deadline_s = default_deadline_s
+        self._stamp_arrivals = stamp_arrivals
+        """Clients have clocks of their own: a request arrives when it is received."""
         self.pending: dict[str, Pending] = {}
         self._held: dict[str, Pending] = {}
         """Those that wait here for a replica they may go to, in order."""
@@ -111,6 +114,8 @@ class Router(Actor):
     def on_submit(self, message: Submit) -> None:
         request, now = message.request, self.ctx.now
         self.submitted += 1
+        if self._stamp_arrivals:
+            request = replace(request, arrived_s=now)
         if request.id in self.pending:
             self._refuse(message, "rejected", f"a request with id {request.id!r} is pending already")
             return

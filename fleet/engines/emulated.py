@@ -46,13 +46,16 @@ class EmulatedEngine(Engine):
         service_s = self.latency.seconds(work)
         self._batch = batch
         self._started_s = self._ctx.now
+        self._service_s = service_s
         self._timer = self._ctx.after(service_s, RunFinished(batch, service_s))
 
     def cancel(self, batch: int) -> None:
-        if self.interruptible and batch == self._batch and self._timer is not None:
+        if not self.interruptible or self._timer is None or batch != self._batch:
+            return
+        ran_s = self._ctx.now - self._started_s
+        if ran_s < self._service_s:  # else it has ended, and says so now if it has not yet
             self._timer.cancel()
-            self._batch = None
-            ran_s = self._ctx.now - self._started_s
+            self._service_s = 0.0
             self._timer = self._ctx.after(0.0, RunFinished(batch, ran_s, error="cancelled"))
 
     def unload(self) -> None:

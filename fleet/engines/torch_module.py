@@ -69,7 +69,7 @@ class TorchEngine(Engine):
     token_buckets: tuple[Count, ...] = ()
     """Where given, dimension 1 of every input is tokens, padded with zeros to the next of these lengths."""
     num_threads: Count | None = None
-    """Threads for one operation on the CPU, for the whole process; None leaves torch's own choice."""
+    """Threads for one operation on the CPU; None leaves torch's own choice."""
     warmup: Annotated[int, Meta(ge=0)] = 2
     """Batches of each bucket that are run as part of the load, where inputs can be made up."""
     return_outputs: bool = True
@@ -116,7 +116,8 @@ class TorchEngine(Engine):
             runner = TorchRunner(self)
             sampler = runner.sampler()
         except Exception as error:
-            return _one_line(error)
+            line = _one_line(error)
+            return line if isinstance(error, (FleetError, ModuleNotFoundError)) else f"{self.module}: {line}"
         if self._unloaded:
             return "unloaded before the load was done"
         self._runner, self._sampler = runner, sampler

@@ -42,8 +42,7 @@ class TorchRunner:
         self._return_outputs = engine.return_outputs
         self._device = _device(engine.device)
         self._on_gpu = self._device.type == "cuda"
-        if engine.num_threads is not None:
-            torch.set_num_threads(engine.num_threads)
+        self._num_threads = engine.num_threads
         new_stream: Callable[[torch.device], torch.cuda.Stream] = torch.cuda.Stream
         self._stream = new_stream(self._device) if self._on_gpu else None
         self._staging = Staging(pinned=self._on_gpu)
@@ -67,6 +66,8 @@ class TorchRunner:
     @torch.inference_mode()
     def run(self, work: Sequence[Work]) -> list[Payload | None] | None:
         """One forward pass; for each request its row of the output, on the host."""
+        if self._num_threads is not None:
+            torch.set_num_threads(self._num_threads)  # OpenMP keeps this per thread, and threads come and go
         with self._on_stream():
             try:
                 return self._forward(work)

@@ -1,4 +1,4 @@
-"""A replica's process: ``python -m fleet.launch.host --head tcp://... --name host-1``.
+"""A replica's process.
 
 It connects outward to the head, waits to be told which replica to be, becomes it, and ends with it. It is
 started fresh, never forked, and ends when its head says goodbye or its standard input closes (its parent died).
@@ -6,13 +6,11 @@ started fresh, never forked, and ends when its head says goodbye or its standard
 
 from __future__ import annotations
 
-import argparse
 import logging
 import os
 import signal
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from fleet.actor import Actor, FleetError
@@ -22,7 +20,7 @@ from fleet.messages import HostReplica, Message, ReplicaReported, Undeliverable
 from fleet.runtime.live import LiveRuntime, run
 from fleet.runtime.membership import MembershipOptions
 from fleet.runtime.peers import Peer
-from fleet.runtime.security import Security, read_keys
+from fleet.runtime.security import Security
 from fleet.runtime.transport import Node, NodeOptions
 from policies.base import PolicyError
 
@@ -142,26 +140,3 @@ def host(
     if process.problem is not None:
         print(f"{name}: {process.problem}", file=sys.stderr)
     return process.exit_code()
-
-
-def main() -> int:
-    """The command line that the launcher uses; people use `fleet join`."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--head", required=True)
-    parser.add_argument("--name", required=True)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--lease-s", type=float, default=3.0)
-    parser.add_argument("--keys", type=Path)
-    parser.add_argument("--server-key")
-    arguments = parser.parse_args()
-    logging.basicConfig(format=f"%(asctime)s {arguments.name} %(name)s %(levelname)s %(message)s", level=logging.WARNING)
-    security = None
-    if arguments.keys is not None:
-        security = Security(read_keys(arguments.keys), server_key=arguments.server_key)
-    return host(
-        arguments.head, arguments.name, seed=arguments.seed, security=security, lease_s=arguments.lease_s, watch_input=True
-    )
-
-
-if __name__ == "__main__":
-    sys.exit(main())

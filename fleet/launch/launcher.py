@@ -31,8 +31,8 @@ from fleet.messages import (
 class HostSource(Protocol):
     """Where host processes come from. None of its methods blocks."""
 
-    def request(self) -> None:
-        """Start one more; it joins when it is up."""
+    def request(self) -> bool:
+        """Start one more, which joins when it is up; False when this source has no more."""
 
     def kill(self, host: str) -> None:
         """End it at once."""
@@ -41,7 +41,8 @@ class HostSource(Protocol):
 class NoSource:
     """Hosts only join by themselves (`fleet join`)."""
 
-    def request(self) -> None: ...
+    def request(self) -> bool:
+        return False
 
     def kill(self, host: str) -> None: ...
 
@@ -119,8 +120,9 @@ class Launcher(Actor):
         """Have a host for every wanted replica, and the spares."""
         missing = len(self._wanted) + self._spares - len(self._free) - self._starting
         for _ in range(missing if not self.closing else 0):
+            if not self._source.request():
+                break
             self._starting += 1
-            self._source.request()
 
     def _match(self) -> None:
         while self._wanted and self._free:

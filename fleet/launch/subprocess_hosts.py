@@ -23,10 +23,12 @@ GRACE_S = 3.0
 class SubprocessHosts:
     """Starts, signals and reaps host processes. Use within `async with`-scope of the task group it is given."""
 
-    def __init__(self, head: str, tasks: TaskGroup, *, seed: int, lease_s: float, arguments: tuple[str, ...] = ()) -> None:
+    def __init__(self, head: str, tasks: TaskGroup, *, seed: int, lease_s: float, most: int | None = None) -> None:
         self._head = head
         self._tasks = tasks
-        self._arguments = ("--seed", str(seed), "--lease-s", str(lease_s), *arguments)
+        self._arguments = ("--seed", str(seed), "--lease-s", str(lease_s))
+        self._most = most
+        """Never more at one time; None: as many as are asked for."""
         self._processes: dict[str, Process] = {}
         self._started = 0
         self._devices = _visible_devices()
@@ -36,17 +38,20 @@ class SubprocessHosts:
         """Hosts that have said Hello, as whoever hears of them notes here."""
         self.launcher: Launcher | None = None
 
-    def request(self) -> None:
-        """Start one more."""
+    def request(self) -> bool:
+        """Start one more, unless there are enough."""
+        if self._most is not None and self._started - len(self._ended) >= self._most:
+            return False
         self._started += 1
         self._tasks.start_soon(self._live, f"host-{self._started}")
+        return True
 
     async def _live(self, name: str) -> None:
         """Start one child and wait for its end."""
         device = min(self._devices, key=lambda item: self._on_device[item]) if self._devices else None
         if device is not None:
             self._on_device[device] += 1
-        command = [sys.executable, "-m", "fleet.launch.host", "--head", self._head, "--name", name, *self._arguments]
+        command = [sys.executable, "-m", "fleet.launch", "--head", self._head, "--name", name, *self._arguments]
         process = await anyio.open_process(
             command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=None, env=_environment(device),
             start_new_session=True,
@@ -67,7 +72,7 @@ class SubprocessHosts:
             else:
                 self.launcher.host_never_joined(ended(status))
 
-    def _signal(self, host: str, number: int) -> None:
+    def _signal(self, host: str, number: signal.Signals) -> None:
         process = self._processes.get(host)
         if process is not None and process.returncode is None and host not in self._ended:
             process.send_signal(number)

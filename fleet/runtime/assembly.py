@@ -31,13 +31,13 @@ class Runtime(Protocol):
 class Head:
     """The actors of one fleet's head, not yet hosted."""
 
-    def __init__(self, spec: FleetSpec, telemetry: Telemetry) -> None:
+    def __init__(self, spec: FleetSpec, telemetry: Telemetry, *, stamp_arrivals: bool = False) -> None:
         early = spec.binding == "early"
         low, high = spec.bounds
         self.telemetry = telemetry
         self.router = Router(
             admission=spec.admission, routing=spec.routing, retry=spec.retry, early_binding=early, batcher=BATCHER,
-            telemetry=telemetry, default_deadline_s=spec.deadline_s,
+            telemetry=telemetry, default_deadline_s=spec.deadline_s, stamp_arrivals=stamp_arrivals,
         )  # fmt: skip
         self.batcher = Batcher(
             queueing=spec.queueing, batching=spec.batching, early_binding=early, capacity=spec.queue_capacity,

@@ -27,7 +27,7 @@ _HANDSHAKE_FAILURES: dict[int, str] = {
     zmq.Event.HANDSHAKE_FAILED_PROTOCOL: "protocol",
     zmq.Event.HANDSHAKE_FAILED_NO_DETAIL: "broken-off",
 }
-_WATCHED = int(zmq.Event.HANDSHAKE_SUCCEEDED)
+_WATCHED = zmq.Event.HANDSHAKE_SUCCEEDED | zmq.Event.DISCONNECTED
 for _event in _HANDSHAKE_FAILURES:
     _WATCHED |= _event
 
@@ -59,6 +59,8 @@ class Channel:
     ) -> None:
         self.routes = kind == zmq.ROUTER
         """True: each message starts with the identity of the other side."""
+        self.connected = self.routes
+        """A DEALER would take messages without a connection, into a queue that nobody may ever read; we do not let it."""
         self.closed = False
         self.handshakes = 0
         self.socket = context.socket(kind)
@@ -86,9 +88,8 @@ class Channel:
             socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
             socket.setsockopt(zmq.ROUTER_HANDOVER, 1)
         else:
+            # Not IMMEDIATE, which would drop what was received and not yet read when the connection breaks.
             socket.setsockopt(zmq.ROUTING_ID, identity)
-            # Without it a send to a head that is down would succeed into a queue that nobody may ever read.
-            socket.setsockopt(zmq.IMMEDIATE, 1)
 
     def bind(self, endpoint: str) -> str:
         """Listen; the endpoint with the port that was chosen."""
@@ -115,7 +116,7 @@ class Channel:
     # --- on the loop ------------------------------------------------------------------------------------
 
     def watch(self) -> None:
-        """Open the monitor; before bind or connect, or the first handshakes go unseen."""
+        """Open the monitor. Before bind or connect: the first handshake must not go unseen."""
         self._monitor = self.socket.get_monitor_socket(_WATCHED)
 
     def start(self, loop: asyncio.AbstractEventLoop, on_handshake_failure: Callable[[str], None]) -> None:
@@ -162,6 +163,10 @@ class Channel:
                 return
             if event == zmq.Event.HANDSHAKE_SUCCEEDED:
                 self.handshakes += 1
+                self.connected = True
+                self.schedule()
+            elif event == zmq.Event.DISCONNECTED:
+                self.connected = self.routes
             elif event in _HANDSHAKE_FAILURES:
                 self._on_handshake_failure(_HANDSHAKE_FAILURES[event])
 
@@ -182,6 +187,8 @@ class Channel:
 
     def send(self, identity: bytes, frames: Sequence[Buffer]) -> Sent:
         """Hand one message to ZeroMQ, or say why not. It takes all frames or none."""
+        if not self.connected:
+            return "full"
         send = self.socket.send
         last = len(frames) - 1
         try:

@@ -1,82 +1,311 @@
-"""The invariants of docs/invariants.md, checked while a simulation runs.
+"""The invariants of docs/invariants.md, checked while a simulation runs and on the records it leaves.
 
-Cheap ones after every event; those that walk over what is in flight every `FULL_EVERY` events and at the end.
+Three parts, by cost. `check` runs after every event and does arithmetic only. `check_all` walks over everything
+that is in flight; it waits for a multiple of what it walked over before it walks again, so that its share of a
+run stays small however long the queues are. `audit` reads the finished run's tables, once.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections import Counter
+from typing import TYPE_CHECKING, NoReturn
+
+import numpy as np
+import pyarrow.compute as pc
 
 from fleet.actor import FleetError
-from policies.decisions import Wait
+from fleet.actors.replica import TRANSITIONS
+from fleet.spec import FleetSpec
+from fleet.telemetry.run import Run
+from policies.views import ReplicaView
 
 if TYPE_CHECKING:
     from fleet.runtime.simulate import Simulation
 
 FULL_EVERY = 1_000
-"""Events between two full checks."""
+"""Events between two full checks, at least."""
+EVENTS_PER_ITEM = 8
+"""Events that must have happened for each item that a full check walks over."""
+ROUNDING_S = 1e-9
+"""Two ways to add up one duration may differ by this much, relative to the time of the run."""
 
 
 class InvariantViolation(FleetError):
     """The fleet broke one of its own laws: a defect of fleetlab, not of a policy."""
 
 
+NAMES = {1: "conservation", 2: "once", 3: "causality", 4: "work conserving", 5: "bounds", 6: "trust"}
+"""Those of design section 9 that can be seen on one run."""
+
+
+def _fail(number: int, detail: str) -> NoReturn:
+    raise InvariantViolation(f"invariant {number} ({NAMES[number]}): {detail}")
+
+
 class InvariantChecker:
-    """Checks one simulation; `check` is called after every event."""
+    """Checks one simulation; `check` is called after every event and all that it led to at that instant."""
 
     def __init__(self, simulation: Simulation) -> None:
         self._simulation = simulation
         self._now = 0.0
-        self._events = 0
+        self._until_full = FULL_EVERY
 
     def check(self) -> None:
+        """After every event: what costs a few additions."""
         simulation = self._simulation
         now = simulation.runtime.now
         if now < self._now:
-            self._fail(3, "causality", f"time ran from {self._now} s back to {now} s")
+            _fail(3, f"time ran from {self._now} s back to {now} s")
         self._now = now
         router = simulation.head.router
         if router.submitted != len(router.pending) + sum(router.ended.values()):
-            self._fail(1, "conservation", f"{router.submitted} submitted, {router.ended} ended, {len(router.pending)} pending")
-        self._events += 1
-        if self._events % FULL_EVERY == 0 or simulation.runtime.stopped:
-            self.check_all()
+            _fail(
+                1,
+                f"{router.submitted} submitted, {router.ended} ended, {len(router.pending)} pending",
+            )
+        self._until_full -= 1
+        if self._until_full <= 0 or simulation.runtime.stopped:
+            walked = self.check_all()
+            self._until_full = max(FULL_EVERY, EVENTS_PER_ITEM * walked)
 
-    def check_all(self) -> None:
-        """Every invariant that can be seen from a state between two events."""
+    def check_all(self) -> int:
+        """Every invariant that can be seen from a state between two events; answers how much it walked over."""
         self._conservation()
+        self._once()
+        self._nothing_forgotten()
+        self._counts_agree()
         self._work_conserving()
         self._bounds()
+        self._trust()
+        head = self._simulation.head
+        return len(head.router.pending) + head.batcher.depth + len(head.batcher.views())
+
+    # --- 1 and 2: every request is somewhere, once ---------------------------------------------------------------
 
     def _conservation(self) -> None:
-        head, client = self._simulation.head, self._simulation.client
-        if client.replied > client.submitted:
-            self._fail(2, "once", f"{client.replied} replies to {client.submitted} requests")
-        batcher = head.batcher
-        if batcher.enqueued != batcher.finished + batcher.depth + batcher.dispatched:
-            self._fail(1, "conservation", f"batcher: {batcher.enqueued} in, {batcher.finished} out, "
-                       f"{batcher.depth} waiting, {batcher.dispatched} dispatched")  # fmt: skip
-        for queue in batcher.queues():
+        batcher = self._simulation.head.batcher
+        queues = batcher.queues()
+        waiting = sum(len(queue.waiting) for queue in queues)
+        dispatched = sum(len(work) for _, work in batcher.batches())
+        if (batcher.depth, batcher.dispatched) != (waiting, dispatched):
+            _fail(
+                1,
+                f"batcher: counts {batcher.depth} waiting and {batcher.dispatched} dispatched, has {waiting} and {dispatched}",
+            )
+        if batcher.enqueued != batcher.finished + waiting + dispatched:
+            _fail(
+                1,
+                f"batcher: {batcher.enqueued} in, {batcher.finished} out, {waiting} waiting, {dispatched} dispatched",
+            )
+        for queue in queues:
             if len(queue.order) != len(queue.waiting):
-                self._fail(1, "conservation", f"queueing policy {queue.order.name()} holds {len(queue.order)} of "
-                           f"{len(queue.waiting)} waiting requests")  # fmt: skip
+                _fail(
+                    1,
+                    f"queueing policy {queue.order.name()} holds {len(queue.order)} of {len(queue.waiting)} waiting requests",
+                )
+
+    def _once(self) -> None:
+        client = self._simulation.client
+        if client.submitted != client.replied + len(client.unfinished()):
+            _fail(
+                2,
+                f"{client.submitted} requests, {client.replied} replies, {len(client.unfinished())} without one",
+            )
+
+    def _nothing_forgotten(self) -> None:
+        """The current attempt of every pending request waits, runs, or has a timer or a lack of replicas to wait for."""
+        router, batcher = self._simulation.head.router, self._simulation.head.batcher
+        waiting = {id: work.attempt for queue in batcher.queues() for id, (work, _) in queue.waiting.items()}
+        running = {
+            (work.request.id, work.attempt): replica for replica, works in batcher.batches() for work in works
+        }
+        choice = any(_trusted(view) for view in router.views())
+        for id, pending in router.pending.items():
+            place = running.get((id, pending.attempt))
+            if pending.running:
+                fine = place is not None and place == pending.replica
+            elif pending.placed:
+                fine = waiting.get(id) == pending.attempt
+            else:
+                fine = pending.timer is not None or not choice
+            if not fine:
+                _fail(1, f"request {id!r} is pending, but nobody has it: {pending}")
+
+    def _counts_agree(self) -> None:
+        """Router and batcher count what is in flight at each replica on their own; both must be right."""
+        spec, batcher = self._simulation.spec, self._simulation.head.batcher
+        batches: Counter[str] = Counter()
+        dispatched: Counter[str] = Counter()
+        for replica, work in batcher.batches():
+            batches[replica] += 1
+            dispatched[replica] += len(work)
+        assigned = Counter(dispatched)
+        if spec.binding == "early":
+            assigned.update(
+                {queue.replica: len(queue.waiting) for queue in batcher.queues() if queue.replica}
+            )
+        for view in batcher.views():
+            expected = (dispatched[view.id], spec.max_inflight_batches - batches[view.id])
+            if (view.in_flight, view.capacity) != expected:
+                _fail(
+                    1,
+                    f"batcher: {view.id} has (in flight, room) {view.in_flight, view.capacity}, not {expected}",
+                )
+        for view in self._simulation.head.router.views():
+            if view.in_flight != assigned[view.id]:
+                _fail(
+                    1,
+                    f"the router counts {view.in_flight} in flight at {view.id}, the batcher has {assigned[view.id]}",
+                )
+
+    # --- 4 to 6 ------------------------------------------------------------------------------------------------
 
     def _work_conserving(self) -> None:
-        for queue in self._simulation.head.batcher.queues():
-            if queue.waiting and queue.idle and not queue.said_wait:
-                self._fail(4, "work conserving", f"{queue.idle[0].id} is idle while {len(queue.waiting)} requests wait and "
-                           f"{queue.batching.name()} did not say {Wait.__name__}")  # fmt: skip
+        batcher = self._simulation.head.batcher
+        idle: set[str] = set()
+        for queue in batcher.queues():
+            idle.update(view.id for view in queue.idle)
+            if not queue.waiting or not queue.idle:
+                continue
+            if not queue.said_wait:
+                _fail(
+                    4,
+                    f"{queue.idle[0].id} is idle while {len(queue.waiting)} requests wait and {queue.batching.name()} did not say Wait",
+                )
+            if queue.wait_until_s is not None and queue.wait_until_s < self._now:
+                _fail(
+                    4,
+                    f"{queue.batching.name()} said Wait until {queue.wait_until_s} s; it is {self._now} s",
+                )
+        for view in batcher.views():
+            if (_trusted(view) and view.capacity > 0) != (view.id in idle):
+                _fail(
+                    4,
+                    f"{view.id} ({view.state}, {view.trust}, room for {view.capacity}) is offered work: {view.id in idle}",
+                )
 
     def _bounds(self) -> None:
-        simulation = self._simulation
-        for view in simulation.head.batcher.views():
-            if not 0 <= view.capacity <= simulation.spec.max_inflight_batches or view.in_flight < 0:
-                self._fail(5, "bounds", f"{view.id} has capacity {view.capacity} and {view.in_flight} in flight")
-        for view in simulation.head.router.views():
-            if view.in_flight < 0:
-                self._fail(5, "bounds", f"the router counts {view.in_flight} in flight at {view.id}")
-        if simulation.head.batcher.depth > simulation.spec.queue_capacity:
-            self._fail(5, "bounds", f"{simulation.head.batcher.depth} wait, over queue_capacity")
+        spec, batcher = self._simulation.spec, self._simulation.head.batcher
+        for view in batcher.views():
+            if not 0 <= view.capacity <= spec.max_inflight_batches or view.in_flight < 0:
+                _fail(5, f"{view.id} has capacity {view.capacity} and {view.in_flight} in flight")
+        if batcher.depth > spec.queue_capacity:
+            _fail(5, f"{batcher.depth} requests wait, over queue_capacity = {spec.queue_capacity}")
 
-    def _fail(self, number: int, name: str, detail: str) -> None:
-        raise InvariantViolation(f"invariant {number} ({name}): {detail}")
+    def _trust(self) -> None:
+        """No batch is at a replica that failed: those it had were taken back with the verdict, and no new one went."""
+        batcher = self._simulation.head.batcher
+        failed = {view.id for view in batcher.views() if view.trust == "failed"}
+        for replica, work in batcher.batches():
+            if replica in failed:
+                _fail(6, f"{replica} failed its health checks and holds a batch of {len(work)} since")
+
+
+def _trusted(view: ReplicaView) -> bool:
+    return view.state == "ready" and view.trust == "healthy"
+
+
+# --- on what a run leaves behind -----------------------------------------------------------------------------
+
+
+def audit(run: Run, spec: FleetSpec) -> None:
+    """Check the tables of a finished run. Raises `InvariantViolation`."""
+    _audit_counts(run)
+    _audit_causality(run)
+    _audit_bounds(run, spec)
+    _audit_trust(run)
+
+
+def _audit_counts(run: Run) -> None:
+    summary = run.summary
+    counts = (
+        summary.completed + summary.rejected + summary.shed + summary.expired + summary.failed,
+        summary.cancelled,
+        summary.in_flight,
+    )
+    if summary.submitted != sum(counts) or summary.submitted != run.records.num_rows:
+        _fail(1, f"the summary does not add up: {summary}")
+    if pc.count_distinct(run.records["id"]).as_py() != run.records.num_rows:
+        _fail(2, "a request has two records")
+
+
+def _audit_causality(run: Run) -> None:
+    records = run.records
+    ended, arrived = records["ended_s"], records["arrived_s"]
+    slack_s = ROUNDING_S * max(1.0, run.summary.duration_s)
+    if pc.any(pc.less(ended, arrived)).as_py():
+        _fail(3, "a request ended before it arrived")
+    late = pc.greater(records["service_s"], pc.add(records["e2e_s"], slack_s))
+    if pc.any(late).as_py():
+        _fail(3, "a request was answered before its batch can have run")
+    for name in ("decisions", "dispatches", "series", "replicas"):
+        times = getattr(run, name)["time_s"].to_numpy()
+        if len(times) and (times[0] < 0.0 or np.any(times[1:] < times[:-1])):
+            _fail(3, f"the rows of {name} are not in the order of time")
+    youngest = pc.min(run.decisions["signal_age_s"]).as_py()
+    if youngest is not None and youngest < 0.0:
+        _fail(3, f"a decision used a signal {-youngest} s before it was measured")
+    _audit_life_cycles(run)
+
+
+def _audit_life_cycles(run: Run) -> None:
+    """States follow the replicas' table; a report that the network lost may hide some of those between."""
+    states: dict[str, str] = {}
+    for replica, state in zip(
+        run.replicas["replica"].to_pylist(), run.replicas["state"].to_pylist(), strict=True
+    ):
+        before = states.get(replica)
+        if before is not None and state not in REACHABLE[before]:
+            _fail(3, f"{replica} went from {before} to {state}")
+        states[replica] = state
+
+
+def _reachable() -> dict[str, set[str]]:
+    """Every state that can come, soon or late, after each; any replica may be stopped by a kill."""
+    reach: dict[str, set[str]] = {state: {*then, "stopped"} for state, then in TRANSITIONS.items()}
+    for _ in TRANSITIONS:
+        for later in reach.values():
+            later.update(*(reach[state] for state in tuple(later)))
+    for over in ("stopped", "failed"):
+        reach[over] = set()
+    return reach
+
+
+REACHABLE = _reachable()
+
+
+def _audit_bounds(run: Run, spec: FleetSpec) -> None:
+    limit = getattr(spec.batching, "max_batch", None)
+    largest = pc.max(run.dispatches["size"]).as_py() or 0
+    if limit is not None and largest > limit:
+        _fail(5, f"a batch of {largest}, over max_batch = {limit} of {spec.batching.name()}")
+    scale = pc.equal(run.decisions["decision"], "Scale")
+    asked = run.decisions.filter(scale)["value"].to_numpy()
+    low, high = spec.bounds
+    if len(asked) and not low <= asked.min() <= asked.max() <= high:
+        _fail(5, f"{asked.min():g} to {asked.max():g} replicas were asked for, not {low} to {high}")
+
+
+def _audit_trust(run: Run) -> None:
+    """No batch went to a replica between the instant it was failed and the one it was trusted again."""
+    verdicts = run.decisions.filter(pc.equal(run.decisions["slot"], "health")).to_pylist()
+    if not any(verdict["choice"] == "failed" for verdict in verdicts):
+        return
+    times, replicas = run.dispatches["time_s"].to_numpy(), run.dispatches["replica"]
+    for replica in {verdict["subject"] for verdict in verdicts if verdict["choice"] == "failed"}:
+        sent = times[pc.equal(replicas, replica).to_numpy()]
+        since: float | None = None
+        spans: list[tuple[float, float]] = []
+        for verdict in verdicts:
+            if verdict["subject"] != replica:
+                continue
+            if verdict["choice"] == "failed":
+                since = verdict["time_s"] if since is None else since
+            elif since is not None:
+                spans.append((since, verdict["time_s"]))
+                since = None
+        if since is not None:
+            spans.append((since, np.inf))
+        for start, end in spans:
+            if np.any((sent > start) & (sent < end)):
+                _fail(6, f"a batch went to {replica}, which had failed its health checks at {start} s")

@@ -8,12 +8,13 @@ anywhere ends the run, with a note that says which actor had which message.
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import logging
 import random
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from queue import SimpleQueue
 from typing import Any, Literal, TypeVar, cast
 
@@ -441,11 +442,7 @@ class LiveRuntime:
         self.fail(error)
 
 
-def run(main: Callable[[], Any]) -> Any:  # Any: whatever `main` returns
+def run(main: Callable[[], Coroutine[Any, Any, T]]) -> T:  # Any: what a coroutine yields is its own
     """`anyio.run`, on uvloop when it is installed."""
-    try:
-        import uvloop
-    except ImportError:
-        return anyio.run(main)
-    del uvloop
-    return anyio.run(main, backend_options={"use_uvloop": True})
+    uvloop = importlib.util.find_spec("uvloop") is not None
+    return anyio.run(main, backend_options={"use_uvloop": uvloop})

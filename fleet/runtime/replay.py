@@ -131,7 +131,7 @@ class LiveRun:
                     with anyio.CancelScope(shield=True):
                         await hosts.close()
         except BaseExceptionGroup as group:
-            raise _first(group) from None
+            raise first_error(group) from None
         return self._finish()
 
     async def _begin(self) -> None:
@@ -199,10 +199,10 @@ class LiveRun:
         )  # fmt: skip
 
 
-def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+def first_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
     """The exception that ended the run, out of the task groups' wrapping."""
     first = group.exceptions[0]
-    return _first(first) if isinstance(first, BaseExceptionGroup) else first
+    return first_error(first) if isinstance(first, BaseExceptionGroup) else first
 
 
 def machine() -> dict[str, Any]:

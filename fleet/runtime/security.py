@@ -85,9 +85,9 @@ def write_keys(keys: KeyPair, path: Path) -> None:
 
 def read_keys(path: Path) -> KeyPair:
     """Read what `write_keys` wrote; a file that others can read is refused."""
+    keys = _read(path, KeyPair)
     if stat.S_IMODE(path.stat().st_mode) & 0o077:
         raise FleetError(f"{path} holds a secret key and others can read it; run: chmod 600 {path}")
-    keys = _read(path, KeyPair)
     _check_key(keys.public, f"{path}: $.public")
     _check_key(keys.secret, f"{path}: $.secret")
     return keys

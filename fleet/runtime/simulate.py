@@ -10,7 +10,7 @@ from fleet.actor import FleetError
 from fleet.actors.load_generator import LoadGenerator
 from fleet.runtime.assembly import OBSERVERS, Head, initial_replicas, replica_settings
 from fleet.runtime.faults import FaultInjector
-from fleet.runtime.invariants import InvariantChecker
+from fleet.runtime.invariants import InvariantChecker, audit
 from fleet.runtime.simulated import SimulatedRuntime
 from fleet.runtime.simulated_launcher import SimulatedLauncher
 from fleet.spec import COMPONENTS, FleetSpec
@@ -89,8 +89,9 @@ class Simulation:
         for policy in self._oracles():
             if lengths is not None:
                 policy.reveal(lengths)
-        if check:
-            self.runtime.after_each = InvariantChecker(self).check
+        self.checker = InvariantChecker(self) if check else None
+        if self.checker is not None:
+            self.runtime.after_each = self.checker.check
 
     def run(self, until_s: float | None = None) -> Run:
         """Run to the end, or to the horizon."""
@@ -103,10 +104,14 @@ class Simulation:
             )
             raise
         self.telemetry.counters["lost_messages"] += self.runtime.lost
-        return finish_run(
+        run = finish_run(
             self.telemetry, self.trace, self.spec, seed=self.seed, runtime="simulated", ended_s=self.runtime.now,
             unfinished=self.client.unfinished(), faults=self.faults, options={"sessions": self.sessions, "until_s": until_s},
         )  # fmt: skip
+        if self.checker is not None:
+            self.checker.check_all()
+            audit(run, self.spec)
+        return run
 
     def _oracles(self) -> list[Policy]:
         policies = (getattr(self.spec, slot) for slot in COMPONENTS)

@@ -26,8 +26,8 @@ class SimulatedTimer:
 
     __slots__ = ("context", "message")
 
-    def __init__(self, context: SimulatedContext, message: Message) -> None:
-        self.context: SimulatedContext | None = context
+    def __init__(self, context: SimulatedContext | FanOut, message: Message) -> None:
+        self.context: SimulatedContext | FanOut | None = context
         self.message = message
 
     def cancel(self) -> None:
@@ -78,6 +78,20 @@ class SimulatedContext:
         )
 
 
+class FanOut:
+    """The members of a group on one host: a message to them travels once, and reaches all of them or none."""
+
+    __slots__ = ("_members", "_runtime", "address", "now")
+
+    def __init__(self, runtime: SimulatedRuntime, members: list[SimulatedContext]) -> None:
+        self._runtime, self._members = runtime, members
+        self.address = members[0].address
+        self.now = runtime.now
+
+    def receive(self, message: Message) -> None:
+        self._runtime.ready.extend((member, message) for member in self._members)
+
+
 class SimulatedRuntime:
     """Hosts actors in virtual time. `add` them, `run`, and read what they recorded."""
 
@@ -87,7 +101,7 @@ class SimulatedRuntime:
         self.now = 0.0
         self.contexts: dict[str, SimulatedContext] = {}
         self.heap: list[tuple[float, int, SimulatedTimer]] = []
-        self.ready: deque[tuple[SimulatedContext, Message]] = deque()
+        self.ready: deque[tuple[SimulatedContext | FanOut, Message]] = deque()
         self.sequence = 0
         self.stopped = False
         self.delivered = 0
@@ -159,9 +173,12 @@ class SimulatedRuntime:
         """The slow path of a send: groups, unknown addresses, and anything the network may delay or lose."""
         group = self._groups.get(to)
         if group is not None:
+            hosts: dict[str, list[SimulatedContext]] = {}
             for address in group:
                 if address in self.contexts:
-                    self._carry(sender, self.contexts[address], message)
+                    hosts.setdefault(host_of(address), []).append(self.contexts[address])
+            for members in hosts.values():
+                self._carry(sender, members[0] if len(members) == 1 else FanOut(self, members), message)
             return
         target = self.contexts.get(to)
         if target is None:
@@ -169,7 +186,7 @@ class SimulatedRuntime:
             return
         self._carry(sender, target, message)
 
-    def _carry(self, sender: SimulatedContext, target: SimulatedContext, message: Message) -> None:
+    def _carry(self, sender: SimulatedContext, target: SimulatedContext | FanOut, message: Message) -> None:
         source, destination = host_of(sender.address), host_of(target.address)
         if source == destination:
             self.ready.append((target, message))

@@ -181,7 +181,7 @@ class _HashFile:
 def finish_run(
     telemetry: Telemetry,
     trace: Trace,
-    spec: FleetSpec,
+    spec: FleetSpec | None,
     *,
     seed: int,
     runtime: Literal["simulated", "live"],
@@ -191,7 +191,8 @@ def finish_run(
     options: dict[str, Any] | None = None,
     machine: dict[str, Any] | None = None,
 ) -> Run:
-    """Close the books: `unfinished` are (row, intended arrival) of requests without a reply."""
+    """Close the books: `unfinished` are (row, intended arrival) of requests without a reply. A client that drives a
+    fleet it did not build may have no `spec`."""
     records = _records(telemetry.ended.table(), trace, spec, unfinished)
     replicas = telemetry.replicas.table()
     tables = {
@@ -204,13 +205,13 @@ def finish_run(
     last_s = pc.max(records["ended_s"]).as_py()
     duration_s = ended_s if unfinished or last_s is None else last_s
     summary = summarise(
-        records, replicas, duration_s=duration_s, busy_s=sum(telemetry.busy_s.values()), initial_replicas=spec.replicas
+        records, replicas, duration_s=duration_s, busy_s=sum(telemetry.busy_s.values()), initial_replicas=0 if spec is None else spec.replicas
     )
     manifest = Manifest(
         runtime=runtime,
         seed=seed,
         trace={"sha256": trace.sha256, "requests": len(trace), "header": msgspec.to_builtins(trace.header)},
-        spec=spec.to_dict(),
+        spec={} if spec is None else spec.to_dict(),
         faults=None if faults is None else msgspec.to_builtins(faults),
         options=options or {},
         versions=_versions(),
@@ -225,7 +226,7 @@ def _versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: version(name) for name in names}}
 
 
-def _records(ended: pa.Table, trace: Trace, spec: FleetSpec, unfinished: list[tuple[int, float]]) -> pa.Table:
+def _records(ended: pa.Table, trace: Trace, spec: FleetSpec | None, unfinished: list[tuple[int, float]]) -> pa.Table:
     """One row a request, in the order of the trace."""
     if unfinished:
         rows, arrivals = zip(*unfinished, strict=True)
@@ -261,12 +262,12 @@ def _records(ended: pa.Table, trace: Trace, spec: FleetSpec, unfinished: list[tu
     return pa.table(columns).combine_chunks()
 
 
-def _slo_met(e2e: Any, source: pa.Table, rows: Any, spec: FleetSpec) -> Any:  # Any: Arrow arrays, whose stubs are partial
+def _slo_met(e2e: Any, source: pa.Table, rows: Any, spec: FleetSpec | None) -> Any:  # Any: Arrow arrays, whose stubs are partial
     """True or false for requests with an objective, null for the others. An engine that answers whole requests has
     its first output at the end, so a TTFT objective is held against E2E too."""
     met: Any = pa.nulls(len(rows), pa.bool_())
     for name in ("e2e_s", "ttft_s"):
-        default = None if spec.slo is None else getattr(spec.slo, name)
+        default = None if spec is None or spec.slo is None else getattr(spec.slo, name)
         column = f"slo_{name}"
         bound: Any = source[column].take(rows) if column in source.column_names else pa.nulls(len(rows), pa.float64())
         if default is not None:

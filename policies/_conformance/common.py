@@ -86,14 +86,12 @@ def check_copies_are_fresh(make: Make) -> None:
 
 def check_parameters_stay(make: Make) -> None:
     """Deciding changes state, never a parameter."""
-    policy, before = made(make), msgspec.json.encode(made(make))
+    policy = made(make)
+    before = repr(policy)  # a Struct shows its parameters, and only these
     answers(policy, 1)
-    if msgspec.json.encode(policy) != before:
-        fail(
-            policy,
-            f"changed its own parameters: {before.decode()} became {msgspec.json.encode(policy).decode()}; "
-            "an annotated attribute of the class is a parameter, state is what `reset` sets",
-        )
+    if repr(policy) != before:
+        cause = "an annotated attribute of the class is a parameter, state is what `reset` sets"
+        fail(policy, f"changed its own parameters: {before} became {policy!r}; {cause}")
 
 
 def check_hooks_exist(make: Make) -> None:
@@ -158,7 +156,7 @@ def check_leaves_views_alone(make: Make) -> None:
                 what = type(argument).__name__
                 fail(
                     policy,
-                    f"changed the {what} that it was shown in `{method}`; copy it first (`sorted`, `list`)",
+                    f"changed the {what} that `{method}` showed it; copy it first (`sorted`, `list`)",
                 )
         return answer
 

@@ -26,7 +26,7 @@ from policies.decisions import Dispatch, Retry, Route, Scale, Warm
 from policies.views import Completion, Failure, FleetView, PoolView, ProbeOutcome, ProbeStatus, ReplicaView
 from traces.schema import Request
 
-STEPS = 120
+STEPS = 127  # prime: a counter that goes round a few replicas is not back where it began
 
 Ask = Callable[..., Any]
 """`ask(policy, method, *arguments)`: how a drive calls a policy; Any: whatever the policy answers."""
@@ -142,7 +142,7 @@ def _drive_batching(policy: Policy, rng: random.Random, ask: Ask) -> Iterator[Ca
     queue, number, now_s = FakeQueue(), 0, 0.0
     for _ in range(STEPS):
         now_s = later(rng, now_s)
-        for _ in range(rng.choice([0, 1, 1, 2, 40])):
+        for _ in range(rng.choice([0, 1, 1, 2, 40]) if len(queue) < 40 else 0):
             number += 1
             queue.push(random_request(rng, number, now_s), now_s)
         idle = idle_replicas(rng.choice([1, 2, 5]), now_s)

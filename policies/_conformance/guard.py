@@ -1,11 +1,12 @@
 """Catch a policy that reads the clock, does I/O, starts a thread, or lets the hash seed decide.
 
 While a guard is on, the functions that tell the time are replaced (in their modules, and where the policy's
-own module imported them by name), and an audit hook watches for files, sockets, processes, threads and sleep.
+own module imported them by name), and an audit hook watches for files, sockets and processes.
 """
 
 from __future__ import annotations
 
+import _thread
 import builtins
 import contextlib
 import datetime
@@ -24,11 +25,17 @@ _CLOCKS = (
     "process_time_ns", "thread_time", "thread_time_ns", "clock_gettime", "clock_gettime_ns",
 )  # fmt: skip
 _AUDITED = {
-    "open": "opens a file", "os": "uses the operating system", "socket": "uses a socket",
-    "shutil": "moves files", "subprocess": "starts a process", "_thread": "starts a thread",
-    "tempfile": "makes a temporary file", "signal": "handles signals", "urllib": "uses the network",
-    "http": "uses the network", "time": "sleeps",
-}  # fmt: skip
+    "http": "uses the network",
+    "open": "opens a file",
+    "os": "uses the operating system",
+    "shutil": "moves files",
+    "signal": "handles signals",
+    "socket": "uses a socket",
+    "subprocess": "starts a process",
+    "tempfile": "makes a temporary file",
+    "urllib": "uses the network",
+}
+_NO_WAITING = "a policy does no I/O and never waits: it answers `Hold` or `Wait`"
 _hash = hash
 
 _watching: list[Callable[[str, tuple[object, ...]], None]] = []
@@ -68,6 +75,8 @@ class _Guard:
     def __init__(self, policy: Component) -> None:
         self.name = type(policy).__name__
         self.namespaces = list(_namespaces(policy))
+        if "threading" in sys.modules:  # it keeps the functions of `_thread` under names of its own
+            self.namespaces.append(vars(sys.modules["threading"]))
         self.thread = get_ident()
         self.seen: list[str] = []
 
@@ -82,46 +91,43 @@ class _Guard:
         if kind not in _AUDITED or get_ident() != self.thread or _importing():
             return
         detail = f"{event}: {arguments[0]!r}" if arguments else event
-        self.blame(f"{_AUDITED[kind]} ({detail}); a policy does no I/O and never waits: say `Hold` or `Wait`")
+        self.blame(f"{_AUDITED[kind]} ({detail}); {_NO_WAITING}")
 
     def replace(self) -> Callable[[], None]:
-        """Put guards in the place of clocks, `print` and `hash`; returns what puts the originals back."""
-        swaps: list[tuple[ModuleType, str, object]] = []
-        for name in _CLOCKS:
-            if hasattr(time, name):
-                swaps.append((time, name, self._clock(f"time.{name}", getattr(time, name))))
-        swaps.append((datetime, "datetime", self._calendar()))
-        swaps.append((builtins, "print", self._print))
-        swaps.append((builtins, "hash", self._hash))
-        undo: list[tuple[dict[str, Any], str, object]] = []
-        for module, name, guard in swaps:
-            original = getattr(module, name)
-            for namespace in [vars(module), *self.namespaces]:
-                for key in [key for key, value in namespace.items() if value is original]:
-                    undo.append((namespace, key, original))
-                    namespace[key] = guard
+        """Put guards in the place of what no audit event tells of; returns what puts the originals back."""
+        swaps: list[tuple[ModuleType, str, object]] = [
+            (datetime, "datetime", self._calendar()),
+            (builtins, "hash", self._hash),
+            (
+                builtins,
+                "print",
+                self._forbid(print, "prints; give the decision a `reason`, the log keeps it"),
+            ),
+            (time, "sleep", self._forbid(time.sleep, f"sleeps; {_NO_WAITING}")),
+        ]
+        swaps += [(time, name, self._clock(getattr(time, name))) for name in _CLOCKS if hasattr(time, name)]
+        for name in ("start_new_thread", "start_joinable_thread"):  # the second is of Python 3.13
+            if hasattr(_thread, name):
+                guard = self._forbid(getattr(_thread, name), f"starts a thread; {_NO_WAITING}")
+                swaps.append((_thread, name, guard))
+        return _replace(swaps, self.namespaces)
 
-        def restore() -> None:
-            for namespace, key, original in undo:
-                namespace[key] = original
-
-        return restore
-
-    def _clock(self, called: str, original: Callable[..., object]) -> Callable[..., object]:
-        def read(*arguments: object) -> object:
+    def _forbid(self, original: Callable[..., object], what: str) -> Callable[..., object]:
+        def guard(*arguments: object, **options: object) -> object:
             if get_ident() != self.thread:
-                return original(*arguments)
-            self.blame(f"reads the clock ({called}); time is an argument: use `now_s`")
+                return original(*arguments, **options)
+            self.blame(what)
 
-        return read
+        return guard
+
+    def _clock(self, original: Callable[..., object], called: str = "") -> Callable[..., object]:
+        called = called or f"time.{original.__name__}"
+        return self._forbid(original, f"reads the clock ({called}); time is an argument: use `now_s`")
 
     def _calendar(self) -> type[datetime.datetime]:
         names, real = ("now", "utcnow", "today"), datetime.datetime
-        guards = {name: staticmethod(self._clock(f"datetime.{name}", getattr(real, name))) for name in names}
+        guards = {name: staticmethod(self._clock(getattr(real, name), f"datetime.{name}")) for name in names}
         return type("datetime", (real,), guards)
-
-    def _print(self, *arguments: object, **options: object) -> NoReturn:
-        self.blame("prints; give the decision a `reason` instead, the decision log keeps it")
 
     def _hash(self, value: object) -> int:
         caller = sys._getframe(1).f_globals.get("__name__", "").partition(".")[0]  # noqa: SLF001  # as below
@@ -131,6 +137,25 @@ class _Guard:
                 "use zlib.crc32(text.encode())"
             )
         return _hash(value)
+
+
+def _replace(
+    swaps: list[tuple[ModuleType, str, object]], namespaces: list[dict[str, Any]]
+) -> Callable[[], None]:
+    """Replace each original by its guard, under whatever name a namespace knows it."""
+    undo: list[tuple[dict[str, Any], str, object]] = []
+    for module, name, guard in swaps:
+        original = getattr(module, name)
+        for namespace in [vars(module), *namespaces]:
+            for key in [key for key, value in namespace.items() if value is original]:
+                undo.append((namespace, key, original))
+                namespace[key] = guard
+
+    def restore() -> None:
+        for namespace, key, original in undo:
+            namespace[key] = original
+
+    return restore
 
 
 def _namespaces(component: Component) -> Iterator[dict[str, Any]]:

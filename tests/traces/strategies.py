@@ -50,7 +50,7 @@ def _entry(id):
     return st.builds(TraceEntry, requests(id), _maybe(TOKENS), _maybe(observed), _maybe(SECONDS))
 
 
-entries = st.integers(0, 4).flatmap(lambda n: st.tuples(*(_entry(f"r{i}") for i in range(n)))).map(list)
+entries = st.integers(0, 3).flatmap(lambda n: st.tuples(*(_entry(f"r{i}") for i in range(n)))).map(list)
 
 headers = st.builds(
     Header,
@@ -66,5 +66,5 @@ headers = st.builds(
 
 traces = st.builds(Trace.from_entries, entries, headers)
 
-few = settings(max_examples=30)
+few = settings(max_examples=15)
 """For laws whose examples are costly to draw."""

@@ -2,6 +2,7 @@
 
 import bz2
 import gzip
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet
@@ -45,17 +46,19 @@ SPLITWISE = (
     b"0,2,0,1,1,4096,32\n1,2,0,3,1,2048,8\n"
 )
 MEASURED = (
-    b'{"request_id": "b-0", "input_toks": 20, "output_toks": 11, "arrival_time": 1787267980.5, "queued_ts": 100.0, '
-    b'"scheduled_ts": 100.25, "first_token_ts": 101.0, "last_token_ts": 103.0}\n'
-    b'{"request_id": "b-1", "input_toks": 30, "output_toks": 1, "arrival_time": 1787267981.5, "queued_ts": 101.5, '
-    b'"scheduled_ts": 101.5, "first_token_ts": 102.0, "last_token_ts": 102.0}\n'
-    b'{"request_id": "b-2", "input_toks": 30, "output_toks": 9, "arrival_time": 1787267982.5, "queued_ts": 102.5, '
-    b'"scheduled_ts": 0.0, "first_token_ts": 0.0}\n'
+    b'{"request_id": "b-0", "input_toks": 20, "output_toks": 11, "arrival_time": 1787267980.5, '
+    b'"queued_ts": 100.0, "scheduled_ts": 100.25, "first_token_ts": 101.0, "last_token_ts": 103.0}\n'
+    b'{"request_id": "b-1", "input_toks": 30, "output_toks": 1, "arrival_time": 1787267981.5, '
+    b'"queued_ts": 101.5, "scheduled_ts": 101.5, "first_token_ts": 102.0, "last_token_ts": 102.0}\n'
+    b'{"request_id": "b-2", "input_toks": 30, "output_toks": 9, "arrival_time": 1787267982.5, '
+    b'"queued_ts": 102.5, "scheduled_ts": 0.0, "first_token_ts": 0.0}\n'
 )
 WORKLOAD = (
-    b'{"input_toks": 33, "output_toks": 5, "arrival_time_ns": 46926808, "hash_ids": [0, 1], "input_tok_ids": [7]}\n'
+    b'{"input_toks": 33, "output_toks": 5, "arrival_time_ns": 46926808, "hash_ids": [0, 1], '
+    b'"input_tok_ids": [7]}\n'
     b'{"session_id": "task", "arrival_time_ns": 1000000000, "sub_requests": ['
-    b'{"input_toks": 14, "output_toks": 3, "tool_duration_ns": 250000000}, {"input_toks": 20, "output_toks": 2}]}\n'
+    b'{"input_toks": 14, "output_toks": 3, "tool_duration_ns": 250000000}, '
+    b'{"input_toks": 20, "output_toks": 2}]}\n'
 )
 OWN = (
     b'{"fleetlab_trace":1,"header":{"source":"by hand"}}\n'
@@ -189,10 +192,17 @@ def test_a_parquet_file_of_another_maker_is_read_if_its_columns_fit(tmp_path):
 
 
 ALL = {
-    "azure-2023": AZURE_2023, "azure-2024": AZURE_2024, "mooncake": MOONCAKE, "burstgpt": BURSTGPT,
-    "burstgpt-2": BURSTGPT_2, "vidur": VIDUR, "splitwise": SPLITWISE, "measured": MEASURED, "workload": WORKLOAD,
+    "azure-2023": AZURE_2023,
+    "azure-2024": AZURE_2024,
+    "mooncake": MOONCAKE,
+    "burstgpt": BURSTGPT,
+    "burstgpt-2": BURSTGPT_2,
+    "vidur": VIDUR,
+    "splitwise": SPLITWISE,
+    "measured": MEASURED,
+    "workload": WORKLOAD,
     "own": OWN,
-}  # fmt: skip
+}
 every_format = pytest.mark.parametrize("content", ALL.values(), ids=ALL.keys())
 
 
@@ -234,62 +244,88 @@ def test_the_report_reconciles_and_row_order_does_not_matter_but_is_counted(read
     assert plain.report.rows_in == plain.report.rows_kept == len(plain)
 
 
+class Bad(NamedTuple):
+    """A good file, made bad in one place, and what the error must say of it."""
+
+    good: bytes
+    old: bytes
+    new: bytes
+    line: int
+    column: str
+    quoted: str
+    rule: str
+
+    @property
+    def content(self):
+        return self.good.replace(self.old, self.new)
+
+
 BAD = [
-    (AZURE_2023.replace(b"396", b"many"), 3, "ContextTokens", '"many" is not a number', "ContextTokens is not a number"),
-    (AZURE_2023.replace(b"396", b""), 3, "ContextTokens", "is missing", "ContextTokens is missing"),
-    (AZURE_2023.replace(b"396", b"-4"), 3, "ContextTokens", "-4 is negative", "ContextTokens is negative"),
-    (AZURE_2023.replace(b"396", b"4.5"), 3, "ContextTokens", '"4.5" is not a whole number', "ContextTokens is not a whole number"),
-    (AZURE_2023.replace(b"396", b"1e300"), 3, "ContextTokens", '"1e300" is not a whole number', "ContextTokens is not a whole number"),
-    (AZURE_2023.replace(b"396", b"nan"), 3, "ContextTokens", '"nan" is not a whole number', "ContextTokens is not a whole number"),
-    (AZURE_2023.replace(b"2023-11-16 18:15:50", b"2023-13-16 18:15:50"), 3, "TIMESTAMP", '"2023-13-16 18:15:50.9951690" is not a time', "TIMESTAMP is not a time"),
-    (AZURE_2023.replace(b",396", b""), 3, None, "has 2 cells", "line has 2 cells"),
-    (VIDUR.replace(b"1.5", b"-1.5"), 3, "arrived_at", "-1.5 is negative", "arrived_at is negative"),
-    (VIDUR.replace(b"1.5", b"soon"), 3, "arrived_at", '"soon" is not a number', "arrived_at is not a number"),
-    (VIDUR.replace(b"1.5", b"inf"), 3, "arrived_at", "inf is not a finite number", "arrived_at is not a finite number"),
-    (VIDUR.replace(b"1.5", b""), 3, "arrived_at", "is missing", "arrived_at is missing"),
-    (BURSTGPT.replace(b",0,", b",-1,"), 3, "Response tokens", "-1 is negative", "Response tokens is negative"),
-    (SPLITWISE.replace(b"\n1,2", b"\n0,2"), 3, "request_id", '"0" is the id of an earlier row too', "request_id is the id of an earlier row too"),
-    (MOONCAKE.replace(b"513", b"-513"), 2, "input_length", "-513 is negative", "input_length is negative"),
-    (MOONCAKE.replace(b"513", b'"many"'), 2, "input_length", "expected int, got str", "input_length expected int, got str"),
-    (MOONCAKE.replace(b', "output_length": 3', b""), 2, "output_length", "is missing", "output_length is missing"),
-    (MOONCAKE.replace(b"513", b""), 2, None, "is not JSON", None),
-    (MOONCAKE.replace(b"3000", b"-3000"), 2, "timestamp", "-3.0 is negative", "timestamp is negative"),
-    (MEASURED.replace(b'"input_toks": 30, "output_toks": 1,', b'"output_toks": 1,'), 2, "input_toks", "is missing", "input_toks is missing"),
-    (MEASURED.replace(b'"first_token_ts": 102.0', b'"first_token_ts": 90.0'), 2, "observed_ttft_s", "-11.5 is negative", "observed_ttft_s is negative"),
-    (WORKLOAD.replace(b'"input_toks": 33, ', b""), 1, "input_toks", "is missing", "input_toks is missing"),
-    (WORKLOAD.replace(b'"input_toks": 20', b'"input_toks": -20'), 2, "input_toks", "-20 is negative", "input_toks is negative"),
-    (OWN.replace(b'"kind":"batch"', b'"kind":"soon"'), 3, "kind", "invalid enum value 'soon'", "kind invalid enum value 'soon'"),
-    (OWN.replace(b'"kind"', b'"kid"'), 3, "kid", "is not a field of this format", "kid is not a field of this format"),
-    (OWN.replace(b'"arrived_s":1.0,', b""), 3, "arrived_s", "is missing", "arrived_s is missing"),
-    (OWN.replace(b'"arrived_s":1.0', b'"arrived_s":-1.0'), 3, "arrived_s", "-1.0 is negative", "arrived_s is negative"),
+    Bad(AZURE_2023, b"396", b"many", 3, "ContextTokens", '"many" ', "is not a number"),
+    Bad(AZURE_2023, b"396", b"", 3, "ContextTokens", "", "is missing"),
+    Bad(AZURE_2023, b"396", b"-4", 3, "ContextTokens", "-4 ", "is negative"),
+    Bad(AZURE_2023, b"396", b"4.5", 3, "ContextTokens", '"4.5" ', "is not a whole number"),
+    Bad(AZURE_2023, b"396", b"1e300", 3, "ContextTokens", '"1e300" ', "is not a whole number"),
+    Bad(AZURE_2023, b"396", b"nan", 3, "ContextTokens", '"nan" ', "is not a whole number"),
+    Bad(AZURE_2023, b"16 18:15:50", b"31 18:15:50", 3, "TIMESTAMP", '"2023-11-31 18:15:50.9951690" ',
+        "is not a time"),
+    Bad(AZURE_2023, b"2023-11-16 18:15:46.6805900", b"x", 2, "TIMESTAMP", '"x" ', "is not a time"),
+    Bad(AZURE_2023, b",396", b"", 3, "line", "", "has 2 cells"),
+    Bad(VIDUR, b"1.5", b"-1.5", 3, "arrived_at", "-1.5 ", "is negative"),
+    Bad(VIDUR, b"1.5", b"soon", 3, "arrived_at", '"soon" ', "is not a number"),
+    Bad(VIDUR, b"1.5", b"inf", 3, "arrived_at", "inf ", "is not a finite number"),
+    Bad(VIDUR, b"1.5", b"", 3, "arrived_at", "", "is missing"),
+    Bad(BURSTGPT, b",0,", b",-1,", 3, "Response tokens", "-1 ", "is negative"),
+    Bad(BURSTGPT_2, b"2.25", b"?", 2, "Elapsed time", '"?" ', "is not a number"),
+    Bad(SPLITWISE, b"\n1,2", b"\n0,2", 3, "request_id", '"0" ', "is the id of an earlier row too"),
+    Bad(MOONCAKE, b"513", b"-513", 2, "input_length", "-513 ", "is negative"),
+    Bad(MOONCAKE, b"513", b'"many"', 2, "input_length", "", "expected int, got str"),
+    Bad(MOONCAKE, b', "output_length": 3', b"", 2, "output_length", "", "is missing"),
+    Bad(MOONCAKE, b'"timestamp": 0, ', b"", 1, "timestamp", "", "is missing"),
+    Bad(MOONCAKE, b"3000", b"-3000", 2, "timestamp", "-3.0 ", "is negative"),
+    Bad(MEASURED, b'20, "output_toks": 11', b"20", 1, "output_toks", "", "is missing"),
+    Bad(MEASURED, b'"first_token_ts": 102.0', b'"first_token_ts": 90.0', 2, "observed_ttft_s", "-11.5 ",
+        "is negative"),
+    Bad(WORKLOAD, b'"input_toks": 33, ', b"", 1, "input_toks", "", "is missing"),
+    Bad(WORKLOAD, b'"input_toks": 20', b'"input_toks": -20', 2, "input_toks", "-20 ", "is negative"),
+    Bad(OWN, b'"kind":"batch"', b'"kind":"soon"', 3, "kind", "", "invalid enum value 'soon'"),
+    Bad(OWN, b'"kind"', b'"kid"', 3, "kid", "", "is not a field of this format"),
+    Bad(OWN, b'"arrived_s":1.0,', b"", 3, "arrived_s", "", "is missing"),
+    Bad(OWN, b'"arrived_s":1.0', b'"arrived_s":-1.0', 3, "arrived_s", "-1.0 ", "is negative"),
 ]  # fmt: skip
+each_bad_row = pytest.mark.parametrize("bad", BAD)
 
 
-@pytest.mark.parametrize(("content", "line", "where", "problem", "reason"), BAD)
-def test_the_first_bad_row_is_named_with_file_line_column_and_what_was_wrong(
-    read, tmp_path, content, line, where, problem, reason
-):
+@each_bad_row
+def test_the_first_bad_row_is_named_with_line_column_value_and_rule(read, tmp_path, bad):
     with pytest.raises(TraceError) as error:
-        read(content)
+        read(bad.content)
 
-    place = "" if where is None else f" column `{where}`:"
-    assert str(error.value).startswith(f"{tmp_path / 'file'}:{line}:{place} {problem}")
-    assert (error.value.line, error.value.column) == (line, where)
+    place = "" if bad.column == "line" else f" column `{bad.column}`:"
+    assert str(error.value).startswith(f"{tmp_path / 'file'}:{bad.line}:{place} {bad.quoted}{bad.rule}")
+    assert error.value.line == bad.line
 
 
-@pytest.mark.parametrize(("content", "line", "where", "problem", "reason"), BAD)
-def test_dropped_rows_are_counted_by_reason_and_reconcile(read, content, line, where, problem, reason):
-    report = read(content, on_bad="drop").report
+@each_bad_row
+def test_dropped_rows_are_counted_by_reason_and_reconcile(read, bad):
+    whole, trace = read(bad.good), read(bad.content, on_bad="drop")
 
-    assert report.rows_in == report.rows_kept + sum(report.dropped.values())
-    assert list(report.dropped.values()) == [1]
-    assert reason is None or list(report.dropped) == [reason]
+    assert trace.report.dropped == {f"{bad.column} {bad.rule}": 1}
+    assert trace.report.rows_in == trace.report.rows_kept + 1 == len(trace) + 1 == len(whole)
+
+
+def test_a_line_that_is_not_json_is_named_and_counted(read):
+    broken = MOONCAKE.replace(b"513", b"")
+
+    with pytest.raises(TraceError, match=r"file:2: is not JSON: "):
+        read(broken)
+    assert sum(read(broken, on_bad="drop").report.dropped.values()) == 1
 
 
 def test_an_error_says_what_would_be_right(read):
-    with pytest.raises(TraceError, match="expected a count of tokens such as 128$"):
+    with pytest.raises(TraceError, match=r"expected a count of tokens such as 128$"):
         read(AZURE_2023.replace(b"396", b"many"))
-    with pytest.raises(TraceError, match="expected 3: TIMESTAMP, ContextTokens, GeneratedTokens$"):
+    with pytest.raises(TraceError, match=r"expected 3: TIMESTAMP, ContextTokens, GeneratedTokens$"):
         read(AZURE_2023.replace(b",396", b""))
 
 
@@ -379,7 +415,7 @@ def test_a_foreign_parquet_file_without_arrivals_is_an_error(tmp_path):
 
 def test_a_bad_row_of_parquet_is_named_by_number(tmp_path):
     pa.parquet.write_table(pa.table({"arrived_s": [0.0, None], "extra": ["{}", None]}), tmp_path / "x")
-    with pytest.raises(TraceError, match="x:2: column `arrived_s`: .*is missing"):
+    with pytest.raises(TraceError, match=r"x:2: column `arrived_s`: .*is missing"):
         load_trace(tmp_path / "x")
     pa.parquet.write_table(pa.table({"arrived_s": [0.0], "extra": ["[1]"]}), tmp_path / "x")
     with pytest.raises(TraceError, match=r'x:1: column `extra`: "\[1\]" is not a JSON object'):

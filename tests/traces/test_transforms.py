@@ -24,6 +24,7 @@ def ids(trace):
     return trace.column("id").to_pylist()
 
 
+@strategies.few
 @given(TIMES, FACTORS, FACTORS)
 def test_scaling_the_rate_twice_is_scaling_by_the_product(trace, a, b):
     twice, once = trace.scale_rate(a).scale_rate(b), trace.scale_rate(a * b)
@@ -32,6 +33,7 @@ def test_scaling_the_rate_twice_is_scaling_by_the_product(trace, a, b):
     assert ids(twice) == ids(once)
 
 
+@strategies.few
 @given(TIMES, FACTORS)
 def test_scaling_time_is_scaling_the_rate_by_the_inverse_where_nobody_thinks(trace, factor):
     np.testing.assert_allclose(
@@ -84,6 +86,7 @@ def test_scaling_time_slows_thinking_too():
     assert slowed == {e.request.id: None if e.think_s is None else e.think_s * 3 for e in trace}
 
 
+@strategies.few
 @given(TIMES, st.integers(0, 10_000).map(lambda tenths: tenths / 10))
 def test_the_first_part_and_the_rest_are_the_whole(trace, cut_s):
     head = trace.first(seconds=cut_s)
@@ -143,6 +146,7 @@ def test_a_merged_header_names_every_source_and_hash():
     assert header.transforms == (Transform("first"), Transform("merge", {"others": b.sha256}))
 
 
+@strategies.few
 @given(TIMES, st.integers(1, 4), st.integers(0, 9))
 def test_upsampling_by_a_whole_number_multiplies_every_request(trace, factor, seed):
     more = trace.upsample(factor, seed=seed)
@@ -173,6 +177,7 @@ def test_upsampled_copies_share_no_prefix_with_the_original():
     assert blocks == {"0": (0, 1), "1": (0, 2), "0~1": (3, 4), "1~1": (3, 5)}
 
 
+@strategies.few
 @given(TIMES, st.integers(0, 9))
 def test_dequantising_moves_each_request_by_less_than_a_tick_and_keeps_ticks_in_order(trace, seed):
     ticks = Trace(trace.table.set_column(0, "arrived_s", pc.floor(trace.table["arrived_s"])), trace.header)

@@ -65,7 +65,7 @@ class Jsonl:
     @staticmethod
     def sniff(source: Source) -> bool:
         """By the mark in the first line."""
-        return source.has_keys(MARK)
+        return source.first_line.startswith("{") and f'"{MARK}"' in source.first_line[:40]
 
     @staticmethod
     def read(source: Source) -> tuple[Rows, Header]:

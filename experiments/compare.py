@@ -1,0 +1,140 @@
+"""`compare`: run candidates on the same trace, seeds and faults, and say what can be said about the difference."""
+
+from __future__ import annotations
+
+import pickle
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from itertools import product
+from multiprocessing import get_context
+from typing import NamedTuple
+
+from experiments.metrics import DEFAULT_METRICS, Metric, metrics_of
+from experiments.paired import Interval
+from experiments.report import Report
+from fleet import FleetSpec, Run, simulate
+from fleet.spec import COMPONENTS
+from traces import FaultTrace, Trace
+
+TraceSource = Trace | Callable[[int], Trace]
+FaultSource = FaultTrace | Callable[[int], FaultTrace] | None
+
+
+class Job(NamedTuple):
+    """One run to make."""
+
+    candidate: str
+    seed: int
+    trace: Trace
+    spec: FleetSpec
+    faults: FaultTrace | None
+    sessions: bool
+
+
+def compare(
+    trace: TraceSource,
+    candidates: Mapping[str, FleetSpec],
+    *,
+    seeds: Iterable[int] = range(10),
+    faults: FaultSource = None,
+    baseline: str | None = None,
+    metrics: Sequence[Metric | str] = DEFAULT_METRICS,
+    workers: int | None = None,
+    progress: bool = True,
+    sessions: bool = False,
+    interval: Interval = "t",
+) -> Report:
+    """Simulate every candidate on the same trace with the same seeds and faults; compare each to the baseline.
+
+    A seed changes the policies' chance, the engines' noise and the network's. `trace` may also be a function of
+    the seed: then arrivals are resampled too, which is the way to study a synthetic workload (``compare(lambda
+    seed: poisson(rate_per_s=200, duration_s=60, seed=seed), ...)``); so may `faults`. The baseline is the first
+    candidate unless named. `interval` is Student's ``t`` or the ``bca`` bootstrap; docs/statistics.md tells
+    them apart.
+
+    `workers` processes share the work, one by default. They are spawned and import your script again: guard it
+    with ``if __name__ == "__main__":``, and define policies in a module of their own. What cannot be sent to
+    another process runs in this one.
+
+    Raises `ValueError` for an unknown baseline, no candidates or no seeds, and what `simulate` raises.
+    """
+    chosen = list(seeds)
+    first = baseline if baseline is not None else next(iter(candidates), None)
+    if first is None or not chosen:
+        raise ValueError("compare needs at least one candidate and one seed")
+    if first not in candidates:
+        raise ValueError(f"baseline={first!r} is not a candidate; expected one of {', '.join(candidates)}")
+    if len(set(chosen)) != len(chosen):
+        raise ValueError(f"a seed is given twice: {chosen}; a run counted twice is no replication")
+    traces = {seed: trace if isinstance(trace, Trace) else trace(seed) for seed in chosen}
+    planned = {seed: faults(seed) if callable(faults) else faults for seed in chosen}
+    jobs = [
+        Job(name, seed, traces[seed], candidates[name], planned[seed], sessions)
+        for seed, name in product(chosen, candidates)
+    ]
+    with _progress_bar(len(jobs), shown=progress) as advance:
+        done = _run_all(jobs, workers or 1, advance)
+    runs = {name: [done[name, seed] for seed in chosen] for name in candidates}
+    return Report(runs, seeds=chosen, baseline=first, metrics=metrics_of(metrics), interval=interval)
+
+
+def _run_all(jobs: list[Job], workers: int, advance: Callable[[], None]) -> dict[tuple[str, int], Run]:
+    done: dict[tuple[str, int], Run] = {}
+    if workers > 1 and (obstacle := _obstacle(jobs)) is not None:
+        print(f"compare: running in this process, because {obstacle}", file=sys.stderr)
+        workers = 1
+    if workers > 1:
+        try:
+            with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+                futures = {pool.submit(_run, job): job for job in jobs}
+                for future in as_completed(futures):
+                    job = futures[future]
+                    done[job.candidate, job.seed] = future.result()
+                    advance()
+        except BrokenProcessPool:
+            print(
+                "compare: the worker processes ended early; running in this process "
+                '(is the script guarded by `if __name__ == "__main__":`?)',
+                file=sys.stderr,
+            )
+    for job in jobs:
+        if (job.candidate, job.seed) not in done:
+            done[job.candidate, job.seed] = _run(job)
+            advance()
+    return done
+
+
+def _run(job: Job) -> Run:
+    return simulate(job.trace, job.spec, seed=job.seed, faults=job.faults, sessions=job.sessions)
+
+
+def _obstacle(jobs: Sequence[Job]) -> str | None:
+    """Why the work cannot go to other processes."""
+    for spec in {id(job.spec): job.spec for job in jobs}.values():
+        for slot in COMPONENTS:
+            kind = type(getattr(spec, slot))
+            if kind.__module__ == "__main__":
+                return f"{kind.__name__} is defined in the script itself, which a worker does not have"
+        try:
+            pickle.dumps(spec)
+        except (pickle.PicklingError, AttributeError, TypeError) as error:
+            return f"a spec cannot be sent to another process ({error})"
+    return None
+
+
+@contextmanager
+def _progress_bar(total: int, *, shown: bool) -> Iterator[Callable[[], None]]:
+    """A bar on stderr where that is a terminal; it leaves nothing behind."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(
+        *columns, console=console, transient=True, disable=not (shown and console.is_terminal)
+    ) as bar:
+        task = bar.add_task("runs", total=total)
+        yield lambda: bar.advance(task)

@@ -1,0 +1,148 @@
+"""A report as one HTML file that needs no network: table, plots, method, and what the candidates differ in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+if TYPE_CHECKING:
+    from experiments.report import Report
+
+STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff; max-width: 60rem; margin: 2rem auto;
+  padding: 0 1rem }
+h1 { font-size: 1.5rem } h2 { font-size: 1.15rem; margin-top: 2.2rem }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .9rem }
+th, td { padding: .25rem .7rem; text-align: left; vertical-align: top; border-bottom: 1px solid #e5e5e5 }
+th { border-bottom: 2px solid #888 } td.number, th.number { text-align: right; white-space: nowrap }
+tr.first td { border-top: 1px solid #888 } .better { color: #00664a; font-weight: 600 }
+.worse { color: #a34700; font-weight: 600 } .scroll { overflow-x: auto }
+figure { margin: 1rem 0 } figure svg { max-width: 100%; height: auto } figcaption, .note { color: #555; font-size: .88rem }
+code { font-size: .85rem; overflow-wrap: anywhere }
+"""
+
+METHOD = """Every candidate was run on the same trace with the same seeds and the same faults, and compared seed by seed
+with the baseline. One run is one observation. Latency counts from the intended arrival, and is of completed requests only;
+read it beside “not completed”. Rows marked exact come from runs that chance does not touch: they hold for this input,
+and carry no interval because repeating the same run is no replication."""
+
+
+def render(report: Report) -> str:
+    """The page as text."""
+    from experiments.report import title
+
+    heading = escape(title(report))
+    parts = [
+        f"<h1>{heading}</h1>",
+        _table(report),
+        *(f'<p class="note">{escape(note)}</p>' for note in report.notes),
+        "<h2>Latency</h2>",
+        *_plots(report),
+        "<h2>What the candidates differ in</h2>",
+        _differences({name: runs[0].manifest.spec for name, runs in report.runs.items()}),
+        "<h2>Method</h2>",
+        f"<p>{METHOD}</p>",
+        "<h2>To check it</h2>",
+        _facts(report),
+    ]
+    return page(heading, parts)
+
+
+def page(heading: str, parts: Iterable[str]) -> str:
+    """A whole document; `heading` and `parts` are HTML."""
+    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{heading}</title>'
+    body = "\n".join(parts)
+    return f'<!doctype html>\n<html lang="en"><head>{head}<style>{STYLE}</style></head>\n<body>\n{body}\n</body></html>\n'
+
+
+def table(headings: Sequence[str], rows: Iterable[Sequence[str]], *, numbers_from: int = 10**6) -> str:
+    """A plain table of text; columns from `numbers_from` on are aligned right."""
+
+    def line(kind: str, values: Sequence[str]) -> str:
+        marked = (' class="number"' if index >= numbers_from else "" for index in range(len(values)))
+        return "".join(f"<{kind}{mark}>{escape(v)}</{kind}>" for v, mark in zip(values, marked, strict=True))
+
+    body = "".join(f"<tr>{line('td', row)}</tr>" for row in rows)
+    return f'<div class="scroll"><table><tr>{line("th", headings)}</tr>{body}</table></div>'
+
+
+def _table(report: Report) -> str:
+    from experiments.report import cells
+
+    lines = []
+    last = None
+    for row in report.rows:
+        *numbers, judged = cells(row)
+        lines.append(
+            f'<tr class="{"first" if row.metric != last else ""}"><td>{escape(row.label if row.metric != last else "")}'
+            f"</td><td>{escape(row.candidate)}</td>"
+            + "".join(f'<td class="number">{escape(number)}</td>' for number in numbers)
+            + f'<td class="{escape(judged)}">{escape(judged)}</td></tr>'
+        )
+        last = row.metric
+    headings = ("mean", f"difference to {report.baseline}", "95 % interval", "ratio")
+    head = "<th>metric</th><th>candidate</th>" + "".join(f'<th class="number">{escape(h)}</th>' for h in headings)
+    return f'<div class="scroll"><table><tr>{head}<th>verdict</th></tr>{"".join(lines)}</table></div>'
+
+
+def _plots(report: Report) -> list[str]:
+    try:
+        from experiments import plots
+        import matplotlib  # noqa: F401  # only to learn whether it is there
+    except ImportError:
+        return ['<p class="note">No plots: matplotlib is not installed (pip install "fleetlab[report]").</p>']
+    seed = report.seeds[0]
+    return [
+        _figure(plots.latency_cdf(report.runs), "Latency of completed requests, the runs of all seeds together."),
+        "<h2>Over time</h2>",
+        _figure(plots.timelines(report.runs, seed), "What the control loop saw at each of its intervals."),
+        _figure(plots.replica_states(report.runs, seed), "Replicas by state; starting is provisioning and loading."),
+    ]
+
+
+def _figure(svg: str, caption: str) -> str:
+    return f"<figure>{svg}<figcaption>{escape(caption)}</figcaption></figure>"
+
+
+def _differences(specs: dict[str, dict[str, Any]]) -> str:  # Any: JSON values
+    """The fields in which the specs are not all equal."""
+    flat = {name: dict(flatten(spec)) for name, spec in specs.items()}
+    paths = list(dict.fromkeys(path for fields in flat.values() for path in fields))
+    rows = []
+    for path in paths:
+        values = [fields.get(path, "–") for fields in flat.values()]
+        if len(set(values)) > 1:
+            rows.append((path, *values))
+    if not rows:
+        return "<p>Nothing: their specs are equal.</p>"
+    return table(("field", *specs), rows)
+
+
+def flatten(value: object, path: str = "") -> Iterable[tuple[str, str]]:
+    """Leaves of nested mappings as (dotted path, JSON text)."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from flatten(item, f"{path}.{key}" if path else str(key))
+    else:
+        yield path, msgspec.json.encode(value).decode()
+
+
+def _facts(report: Report) -> str:
+    manifest = report.manifest()
+    rows = [
+        ("seeds", ", ".join(str(seed) for seed in report.seeds)),
+        ("trace SHA-256", "\n".join(trace["sha256"] for trace in manifest["traces"])),
+        ("faults", msgspec.json.encode(manifest["faults"]).decode()),
+        ("runtime", manifest["runtime"]),
+        ("versions", ", ".join(f"{name} {version}" for name, version in manifest["versions"].items())),
+    ]
+    rows += [
+        (f"digests of {name}", " ".join(digest[:16] for digest in digests))
+        for name, digests in manifest["digests"].items()
+    ]
+    body = "".join(f"<tr><td>{escape(name)}</td><td><code>{escape(value)}</code></td></tr>" for name, value in rows)
+    note = "The whole specs are in manifest.json, the records of every request in records.parquet."
+    return f'<div class="scroll"><table>{body}</table></div><p class="note">{note}</p>'

@@ -1,0 +1,127 @@
+"""Paired statistics of two candidates over the same seeds. `docs/statistics.md` says why these.
+
+The unit of replication is the run. A run of ten thousand requests is one observation: its requests queue behind
+one another, so their latencies are not independent.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+from msgspec import Struct
+
+from experiments.metrics import Better
+
+Interval = Literal["t", "bca"]
+Verdict = Literal["better", "worse", "no difference shown", "exact", "not judged"]
+"""`exact`: every run is the same run, so the difference is what it is. `not judged`: the metric has no better
+way, or there are too few runs."""
+
+RESAMPLES = 9999
+
+
+class Difference(Struct, frozen=True, kw_only=True):
+    """Candidate less baseline, over the pairs of runs that have both."""
+
+    mean: float
+    low: float | None = None
+    """Ends of the interval; None where there is none to give."""
+    high: float | None = None
+    p_value: float | None = None
+    """Two-sided, of "the mean difference is zero", before any correction."""
+    pairs: int
+    distinct: int
+    """Pairs that differ from one another as whole runs."""
+
+    @property
+    def exact(self) -> bool:
+        """All pairs are one and the same: chance plays no part, and repeating it is no replication."""
+        return self.distinct == 1 and self.pairs > 1
+
+    @property
+    def excludes_zero(self) -> bool:
+        """True when there is an interval, and zero is outside it."""
+        return self.low is not None and self.high is not None and (self.low > 0.0 or self.high < 0.0)
+
+
+def paired_difference(
+    differences: Sequence[float],
+    *,
+    distinct: int,
+    interval: Interval = "t",
+    confidence: float = 0.95,
+) -> Difference:
+    """Mean difference with its interval. `distinct` is how many of the pairs differ as whole runs.
+
+    ``t``: Student's interval and test over the differences. ``bca``: the bias-corrected and accelerated
+    bootstrap, with the sign-flip permutation test.
+    """
+    values = np.asarray(differences, dtype=float)
+    pairs = len(values)
+    mean = float(values.mean())
+    if pairs < 2 or distinct < 2:
+        return Difference(mean=mean, pairs=pairs, distinct=distinct)
+    if float(np.ptp(values)) <= 1e-12 * max(1e-300, float(np.abs(values).max())):
+        # Different runs, one difference: no spread to estimate, and chance of all signs agreeing is known.
+        p_value = 1.0 if mean == 0.0 else 2.0 ** (1 - pairs)
+        return Difference(mean=mean, low=mean, high=mean, p_value=p_value, pairs=pairs, distinct=distinct)
+    low, high, p_value = _student(values, confidence) if interval == "t" else _bootstrap(values, confidence)
+    return Difference(mean=mean, low=low, high=high, p_value=p_value, pairs=pairs, distinct=distinct)
+
+
+Values = np.ndarray[tuple[int], np.dtype[np.float64]]
+
+
+def _student(values: Values, confidence: float) -> tuple[float, float, float]:
+    from scipy import stats
+
+    result = stats.ttest_1samp(values, 0.0)
+    low, high = result.confidence_interval(confidence)
+    return float(low), float(high), float(result.pvalue)
+
+
+def _bootstrap(values: Values, confidence: float) -> tuple[float, float, float]:
+    from scipy import stats
+
+    rng = np.random.default_rng(0)  # the same report from the same runs
+    low, high = stats.bootstrap(
+        (values,), np.mean, confidence_level=confidence, n_resamples=RESAMPLES, method="BCa", rng=rng
+    ).confidence_interval
+    flips = stats.permutation_test(
+        (values,), np.mean, permutation_type="samples", n_resamples=RESAMPLES, rng=rng, vectorized=True
+    )
+    return float(low), float(high), float(flips.pvalue)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Adjusted p-values in the order given: the chance of any false verdict in the family stays below the level.
+
+    Source: Holm, "A Simple Sequentially Rejective Multiple Test Procedure", Scand. J. Statist. 6, 1979.
+    """
+    adjusted = [1.0] * len(p_values)
+    largest = 0.0
+    for rank, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        largest = max(largest, (len(p_values) - rank) * p_values[index])
+        adjusted[index] = min(1.0, largest)
+    return adjusted
+
+
+def verdict(
+    difference: Difference, better: Better, p_adjusted: float | None, *, level: float = 0.05
+) -> Verdict:
+    """ "better" or "worse" only if the interval excludes zero and the corrected test agrees."""
+    if difference.exact:
+        return "exact"
+    if better == "neither" or difference.low is None or p_adjusted is None:
+        return "not judged"
+    if not difference.excludes_zero or p_adjusted > level:
+        return "no difference shown"
+    return "better" if (difference.mean < 0.0) == (better == "lower") else "worse"
+
+
+def ratio(candidate: float, baseline: float) -> float | None:
+    """Candidate over baseline, None where the baseline is zero."""
+    return candidate / baseline if baseline and math.isfinite(baseline) else None

@@ -1,0 +1,139 @@
+"""The plots of a report, as SVG text. Imports matplotlib, and nothing else here does."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from fleet import Run
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Okabe and Ito's palette, which keeps its differences under the common colour vision deficiencies; the yellow is left
+# out (too pale for a line on white), and line styles repeat the distinction.
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+STYLES = ("-", "--", "-.", ":")
+STATES = ("ready", "warm", "starting", "draining")
+STATE_COLOURS = ("#009E73", "#56B4E9", "#E69F00", "#999999")
+CURVE_POINTS = 1000
+
+Runs = Mapping[str, Sequence[Run]]
+Floats = np.ndarray[tuple[int], np.dtype[np.float64]]
+
+
+def latency_cdf(runs: Runs) -> str:
+    """Fraction of completed requests answered within a latency; all seeds of a candidate together."""
+    figure, axes = _figure(6.8, 3.8)
+    for index, (name, of_one) in enumerate(runs.items()):
+        e2e_s = np.concatenate([run.records["e2e_s"].drop_null().to_numpy() for run in of_one])
+        if len(e2e_s) == 0:
+            continue
+        at = np.linspace(0.0, 1.0, min(len(e2e_s), CURVE_POINTS))
+        axes.plot(np.maximum(np.quantile(e2e_s, at) * 1000.0, 1e-3), at, **_line(index), label=name)
+    axes.axhline(0.99, color="#bbbbbb", linewidth=0.8, zorder=0)
+    axes.annotate("p99", (1.0, 0.99), xycoords=("axes fraction", "data"), xytext=(3, -3), textcoords="offset points")
+    _log_ticks(axes)
+    axes.set_xlabel("end-to-end latency (ms, logarithmic)")
+    axes.set_ylabel("fraction of completed requests")
+    axes.set_ylim(0.0, 1.01)
+    axes.legend(loc="lower right")
+    return _svg(figure, "cdf")
+
+
+def timelines(runs: Runs, seed: int) -> str:
+    """Queue depth, requests in flight and utilization over time, one line a candidate, in the first seed's run."""
+    figure, panels = _figure(6.8, 6.2, rows=3)
+    measures = (
+        ("queue_depth", "waiting requests"),
+        ("in_flight", "requests in flight"),
+        ("busy_fraction", "replicas' busy fraction"),
+    )
+    for axes, (column, label) in zip(panels, measures, strict=True):
+        for index, (name, of_one) in enumerate(runs.items()):
+            time_s, values = _series(of_one[0].series, column)
+            axes.plot(time_s, values, **_line(index), label=name)
+        axes.set_ylabel(label)
+        axes.set_ylim(bottom=0.0)
+    panels[-1].set_ylim(0.0, 1.05)
+    panels[-1].set_xlabel(f"time (s), run with seed {seed}")
+    panels[0].legend(loc="upper right")
+    return _svg(figure, "timelines")
+
+
+def replica_states(runs: Runs, seed: int) -> str:
+    """Replicas by state over time, one panel a candidate, in the first seed's run."""
+    figure, panels = _figure(6.8, 0.9 + 1.3 * len(runs), rows=len(runs))
+    for axes, (name, of_one) in zip(panels, runs.items(), strict=True):
+        table = of_one[0].series
+        time_s = table["time_s"].to_numpy()
+        stacked = np.cumsum([table[state].to_numpy() for state in STATES], axis=0)
+        below = np.zeros(len(time_s))
+        for state, colour, top in zip(STATES, STATE_COLOURS, stacked, strict=True):
+            axes.fill_between(time_s, below, top, step="post", color=colour, label=state, linewidth=0.0)
+            below = top
+        axes.set_ylim(0.0, max(1.0, float(stacked[-1].max(initial=0.0))) * 1.1)
+        axes.yaxis.get_major_locator().set_params(integer=True)
+        axes.set_ylabel("replicas")
+        axes.set_title(name, loc="left", fontsize=9)
+    panels[-1].set_xlabel(f"time (s), run with seed {seed}")
+    panels[0].legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=4, fontsize=8)
+    return _svg(figure, "replicas")
+
+
+def _series(table: pa.Table, column: str) -> tuple[Floats, Floats]:
+    """Time and values, missing ones as gaps; long runs are thinned to what a plot can show."""
+    values = table[column].to_numpy().astype(float)
+    step = max(1, len(values) // CURVE_POINTS)
+    return table["time_s"].to_numpy()[::step], values[::step]
+
+
+def _line(index: int) -> dict[str, Any]:  # Any: matplotlib's keyword arguments
+    return {
+        "color": PALETTE[index % len(PALETTE)],
+        "linestyle": STYLES[index % len(STYLES)],
+        "linewidth": 1.5,
+    }
+
+
+def _figure(width: float, height: float, rows: int = 0) -> tuple[Figure, Any]:  # Any: one Axes, or `rows` of them
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    if not rows:
+        panels = [figure.subplots()]
+    else:
+        panels = list(np.atleast_1d(figure.subplots(rows, sharex=True)))
+    for axes in panels:
+        axes.grid(visible=True, color="#e5e5e5", linewidth=0.6)
+        axes.set_axisbelow(True)
+        for side in ("top", "right"):
+            axes.spines[side].set_visible(False)
+    return figure, panels if rows else panels[0]
+
+
+def _log_ticks(axes: Axes) -> None:
+    """1, 2, 5, 10, … as plain numbers."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(base=10, subs=(1.0, 2.0, 5.0)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+
+
+def _svg(figure: Figure, name: str) -> str:
+    """The figure as SVG to put into a page: real text, nothing to fetch, the same bytes each time."""
+    import matplotlib as mpl
+
+    sink = io.StringIO()
+    # Several SVGs share a page and so one name space of ids: the salt keeps them apart.
+    with mpl.rc_context({"svg.hashsalt": name, "svg.fonttype": "none", "font.family": "sans-serif"}):
+        figure.savefig(sink, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    text = sink.getvalue()
+    return text[text.index("<svg") :]

@@ -1,0 +1,325 @@
+"""`Report`: what a comparison found, as a table to read, rows to compute with, and files to keep."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+from msgspec import Struct
+from msgspec.structs import replace
+
+from experiments.metrics import Better, Metric
+from experiments.paired import Difference, Interval, Verdict, holm, paired_difference, ratio, verdict
+from experiments.text import as_text, decimals, plain_number, signed_number
+from fleet import Run
+
+if TYPE_CHECKING:
+    from rich.console import Group
+    from rich.table import Table
+
+LEVEL = 0.05
+
+
+class Row(Struct, frozen=True, kw_only=True):
+    """One metric of one candidate. Values are in the metric's own unit (latencies: seconds)."""
+
+    metric: str
+    label: str
+    scale: float
+    better: Better
+    candidate: str
+    mean: float
+    """Over the runs."""
+    runs: int
+    distinct_runs: int
+    difference: Difference | None
+    """To the baseline; None for the baseline itself."""
+    ratio: float | None
+    """Of the means, to the baseline."""
+    p_adjusted: float | None
+    verdict: Verdict | None
+
+
+class Report:
+    """Runs of several candidates over the same seeds, and what they show.
+
+    `print(report)` is the table, `report.rows` its content, `report.runs[name]` the runs in the order of
+    `report.seeds`, and `report.save(folder)` writes all of it.
+    """
+
+    def __init__(
+        self,
+        runs: Mapping[str, Sequence[Run]],
+        *,
+        seeds: Sequence[int],
+        baseline: str,
+        metrics: Sequence[Metric],
+        interval: Interval = "t",
+    ) -> None:
+        self.runs = {name: list(of_one) for name, of_one in runs.items()}
+        self.seeds = list(seeds)
+        self.baseline = baseline
+        self.interval: Interval = interval
+        self.fingerprints = {name: [fingerprint(run) for run in of_one] for name, of_one in self.runs.items()}
+        """Of each run: its digest apart from the seed's number. Two equal ones are the same run."""
+        self.rows: list[Row] = _judged([row for metric in metrics for row in self._rows_of(metric)])
+
+    def row(self, metric: str, candidate: str) -> Row:
+        """The row of one metric and candidate. Raises `KeyError` when there is none."""
+        for row in self.rows:
+            if (row.metric, row.candidate) == (metric, candidate):
+                return row
+        raise KeyError(f"no row for metric {metric!r} and candidate {candidate!r}")
+
+    @property
+    def deterministic(self) -> list[str]:
+        """Candidates whose runs are all the same run, whatever the seed."""
+        if len(self.seeds) < 2:
+            return []
+        return [name for name, prints in self.fingerprints.items() if len(set(prints)) == 1]
+
+    @property
+    def resampled(self) -> bool:
+        """True when seeds brought traces of their own."""
+        return len({run.manifest.trace["sha256"] for run in self.runs[self.baseline]}) > 1
+
+    @property
+    def notes(self) -> list[str]:
+        """What a reader must know to read the table rightly."""
+        return _notes(self)
+
+    def _rows_of(self, metric: Metric) -> list[Row]:
+        values = {name: [metric.read(run.summary) for run in runs] for name, runs in self.runs.items()}
+        base = values[self.baseline]
+        rows = []
+        for name, of_one in values.items():
+            present = [value for value in of_one if value is not None]
+            if not present:
+                continue
+            pairs = [
+                (one - other, prints)
+                for one, other, prints in zip(
+                    of_one,
+                    base,
+                    zip(self.fingerprints[name], self.fingerprints[self.baseline], strict=True),
+                    strict=True,
+                )
+                if one is not None and other is not None
+            ]
+            difference = None
+            if name != self.baseline and pairs:
+                distinct = len({prints for _, prints in pairs})
+                difference = paired_difference(
+                    [delta for delta, _ in pairs],
+                    distinct=distinct,
+                    interval=self.interval,
+                    confidence=1 - LEVEL,
+                )
+            mean = sum(present) / len(present)
+            base_present = [value for value in base if value is not None]
+            rows.append(
+                Row(
+                    metric=metric.name,
+                    label=metric.label,
+                    scale=metric.scale,
+                    better=metric.better,
+                    candidate=name,
+                    mean=mean,
+                    runs=len(present),
+                    distinct_runs=len(set(self.fingerprints[name])),
+                    difference=difference,
+                    ratio=ratio(mean, sum(base_present) / len(base_present)) if difference else None,
+                    p_adjusted=None,
+                    verdict=None,
+                )
+            )
+        return rows
+
+    # --- to read -------------------------------------------------------------------------------------------
+
+    def table(self) -> Table:
+        """The rich table."""
+        from rich.table import Table
+
+        table = Table(title=title(self), title_justify="left", caption_justify="left")
+        for heading in ("metric", "candidate"):
+            table.add_column(heading)
+        for heading in ("mean", f"difference to {self.baseline}", "95 % interval", "ratio"):
+            table.add_column(heading, justify="right", no_wrap=heading != f"difference to {self.baseline}")
+        table.add_column("verdict", no_wrap=True)
+        last = None
+        for row in self.rows:
+            if last is not None and row.metric != last:
+                table.add_section()
+            table.add_row(row.label if row.metric != last else "", row.candidate, *cells(row))
+            last = row.metric
+        return table
+
+    def __rich__(self) -> Group:
+        from rich.console import Group
+        from rich.text import Text
+
+        return Group(self.table(), *(Text(f"· {note}") for note in self.notes))
+
+    def __str__(self) -> str:
+        return as_text(self.__rich__())
+
+    # --- to keep -------------------------------------------------------------------------------------------
+
+    def save(self, directory: str | Path) -> Path:
+        """Write report.html, records.parquet (all runs) and manifest.json; answers the directory."""
+        from experiments.html import render
+
+        target = Path(directory)
+        target.mkdir(parents=True, exist_ok=True)
+        pq.write_table(self.records(), target / "records.parquet", compression="zstd")
+        manifest = msgspec.json.format(msgspec.json.encode(self.manifest(), order="sorted"))
+        (target / "manifest.json").write_bytes(manifest + b"\n")
+        (target / "report.html").write_text(render(self), encoding="utf-8")
+        return target
+
+    def records(self) -> pa.Table:
+        """The records of all runs, with the columns `candidate` and `seed` before theirs."""
+        tables = []
+        for name, runs in self.runs.items():
+            for seed, run in zip(self.seeds, runs, strict=True):
+                rows = len(run.records)
+                table = run.records.add_column(0, "seed", pa.array([seed] * rows, pa.int64()))
+                tables.append(table.add_column(0, "candidate", pa.array([name] * rows, pa.string())))
+        return pa.concat_tables(tables, promote_options="permissive")
+
+    def manifest(self) -> dict[str, Any]:  # Any: JSON values
+        """Everything the report depended on, its rows, and the digest of every run."""
+        first = self.runs[self.baseline][0].manifest
+        return {
+            "baseline": self.baseline,
+            "seeds": self.seeds,
+            "interval": self.interval,
+            "confidence": 1 - LEVEL,
+            "candidates": {name: runs[0].manifest.spec for name, runs in self.runs.items()},
+            "digests": {name: [run.digest for run in runs] for name, runs in self.runs.items()},
+            "traces": _unique([run.manifest.trace for run in self.runs[self.baseline]]),
+            "faults": _unique([run.manifest.faults for run in self.runs[self.baseline]]),
+            "options": first.options,
+            "runtime": first.runtime,
+            "versions": first.versions,
+            "rows": msgspec.to_builtins(self.rows),
+        }
+
+
+def cells(row: Row) -> tuple[str, str, str, str, str]:
+    """Mean, difference, interval, ratio and verdict of a row as text."""
+    mean = plain_number(row.mean * row.scale)
+    difference = row.difference
+    if difference is None:
+        return mean, "", "", "", "baseline"
+    shown = difference.mean * row.scale
+    # Three digits of the difference, but none far beyond those of the mean: they would be noise.
+    places = min(decimals(shown, 3), decimals(row.mean * row.scale, 4) + 1)
+    interval = ""
+    if difference.low is not None and difference.high is not None:
+        low, high = difference.low * row.scale, difference.high * row.scale
+        same = low == high
+        interval = (
+            "" if same else f"[{signed_number(low, places=places)}, {signed_number(high, places=places)}]"
+        )
+    words = {
+        "exact": "exact (deterministic)",
+        "not judged": f"n={difference.pairs}, no interval" if difference.low is None else "–",
+    }
+    judged = row.verdict or "–"
+    times = f"{row.ratio:.3f}" if row.ratio is not None else ""
+    delta = signed_number(shown, places=places if interval else None)
+    return mean, delta, interval, times, words.get(judged, judged)
+
+
+def fingerprint(run: Run) -> str:
+    """The run's digest with the seed's number left out: equal for runs that chance did not touch."""
+    tables = {
+        name: getattr(run, name) for name in ("records", "series", "decisions", "dispatches", "replicas")
+    }
+    return Run(tables, run.summary, replace(run.manifest, seed=0)).digest
+
+
+def _judged(rows: list[Row]) -> list[Row]:
+    """Verdicts, corrected over every comparison of the report that is judged."""
+    family = [
+        index
+        for index, row in enumerate(rows)
+        if row.difference is not None and row.difference.p_value is not None and row.better != "neither"
+    ]
+    raw = [
+        difference.p_value or 0.0 for index in family if (difference := rows[index].difference) is not None
+    ]
+    adjusted = dict(zip(family, holm(raw), strict=True))
+    return [
+        row
+        if row.difference is None
+        else replace(
+            row,
+            p_adjusted=adjusted.get(index),
+            verdict=verdict(row.difference, row.better, adjusted.get(index), level=LEVEL),
+        )
+        for index, row in enumerate(rows)
+    ]
+
+
+def title(report: Report) -> str:
+    """What was compared, in a line."""
+    first = report.runs[report.baseline][0].manifest
+    source = first.trace["header"]["source"]
+    what = f"trace {source} ({first.trace['requests']:,} requests, {first.trace['sha256'][:8]})"
+    if report.resampled:
+        what = f"{len(report.seeds)} traces like {source} (one a seed)"
+    count = len(report.seeds)
+    return (
+        f"{len(report.runs)} candidates on {what}, {count} seed{'s' if count != 1 else ''}, {first.runtime}"
+    )
+
+
+def _notes(report: Report) -> list[str]:
+    notes = []
+    for name in report.deterministic:
+        notes.append(
+            f"{name}: deterministic: 1 distinct run out of {len(report.seeds)}; the seed changes nothing in it"
+        )
+    if any(row.verdict == "exact" for row in report.rows):
+        notes.append(
+            "An exact difference holds for this trace and says nothing of others: resample the arrivals "
+            "(a trace for each seed) or give the engine jitter to get an interval."
+        )
+    if len(report.seeds) == 1:
+        notes.append("One seed: differences without intervals, and no verdicts. Give more seeds.")
+    if any(row.p_adjusted is not None for row in report.rows):
+        if len(report.runs[report.baseline]) > 1 and not report.resampled:
+            notes.append(
+                "One trace for all seeds: the intervals are about chance within this trace, not about other traffic. "
+                "Pass a function seed -> Trace to resample the arrivals."
+            )
+        method = "Student's t" if report.interval == "t" else "BCa bootstrap"
+        notes.append(
+            f"Intervals: {method} over paired differences, a run being one observation. Verdicts: the interval "
+            f"excludes zero and the test holds at {LEVEL:g} after Holm's correction over all verdicts here."
+        )
+        unsure = [
+            row
+            for row in report.rows
+            if row.verdict == "no difference shown"
+            and row.difference is not None
+            and row.difference.excludes_zero
+        ]
+        if unsure:
+            named = ", ".join(f"{row.label} of {row.candidate}" for row in unsure)
+            notes.append(f"Zero is outside the interval, but not after the correction: {named}.")
+    return notes
+
+
+def _unique(values: Sequence[Any]) -> list[Any]:  # Any: JSON values
+    seen: dict[bytes, Any] = {}
+    for value in values:
+        seen.setdefault(msgspec.json.encode(value, order="sorted"), value)
+    return list(seen.values())

@@ -1,0 +1,55 @@
+"""Numbers and rich renderables as plain text."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+LEAST_WIDTH = 110
+"""Columns of a table where there is no terminal to ask."""
+
+
+def plain_number(value: float, *, digits: int = 4) -> str:
+    """A figure to read: `digits` significant ones, thousands separated, whole numbers as they are."""
+    if _whole(value):
+        return f"{round(value):,}"
+    return f"{value:,.{decimals(value, digits)}f}"
+
+
+def signed_number(value: float, *, places: int | None = None) -> str:
+    """A difference to read, always with its sign; `places` after the point, or three significant digits."""
+    if places is None:
+        if _whole(value):
+            return f"{round(value):+,}" if round(value) else "0"
+        places = decimals(value, 3)
+    return f"{value:+,.{places}f}"
+
+
+def decimals(value: float, digits: int) -> int:
+    """Places after the point that show `digits` significant ones."""
+    if value == 0.0 or not math.isfinite(value):
+        return digits - 1
+    return min(6, max(0, digits - 1 - math.floor(math.log10(abs(value)))))
+
+
+def _whole(value: float) -> bool:
+    return (
+        math.isfinite(value)
+        and abs(value) < 1e12
+        and abs(value - round(value)) <= 1e-9 * max(1.0, abs(value))
+    )
+
+
+def as_text(renderable: RenderableType) -> str:
+    """What `print` shows: no colours, as wide as the terminal is."""
+    from rich.console import Console
+
+    width = max(LEAST_WIDTH, shutil.get_terminal_size((LEAST_WIDTH, 24)).columns)
+    console = Console(width=width, color_system=None, force_terminal=False, highlight=False)
+    with console.capture() as capture:
+        console.print(renderable)
+    return capture.get().rstrip("\n")

@@ -1,0 +1,66 @@
+"""The `fleet` command. This module imports next to nothing: a command loads what it needs when it runs.
+
+Exit status: 0 done, 1 the run failed, 2 a mistake in the input (one line on stderr says which), 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from fleet.cli.arguments import UsageError, parse
+
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_INTERRUPTED = 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and answer its exit status; `argv` is without the program's name."""
+    given = list(sys.argv[1:] if argv is None else argv)
+    try:
+        arguments = parse(given)
+        return int(arguments.run(arguments))
+    except KeyboardInterrupt:
+        return _report("interrupted", EXIT_INTERRUPTED)
+    except BrokenPipeError:
+        return _reader_is_gone()
+    except Exception as error:
+        if "--debug" in given:
+            raise
+        return _report(*_judged(error))
+
+
+def _judged(error: Exception) -> tuple[str, int]:
+    """What to say of an error, and whose it is: the input's (2) or the run's (1)."""
+    message = " ".join(str(error).split())
+    if isinstance(error, UsageError):
+        return message, EXIT_USAGE
+    from fleet.actor import FleetError
+    from fleet.runtime.invariants import InvariantViolation
+    from policies.base import PolicyError
+    from traces.errors import TraceError
+
+    if isinstance(error, (PolicyError, TraceError, FleetError)):
+        notes = "; ".join(getattr(error, "__notes__", ()))
+        whole = f"{message} ({notes})" if notes else message
+        return whole, EXIT_FAILED if isinstance(error, InvariantViolation) else EXIT_USAGE
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}", EXIT_USAGE
+    return f"{type(error).__name__}: {message} (--debug shows where)", EXIT_FAILED
+
+
+def _report(message: str, status: int) -> int:
+    print(f"fleet: {message}", file=sys.stderr)
+    return status
+
+
+def _reader_is_gone() -> int:
+    """Whoever read our output (`| head`) has enough; what is left must not complain at exit."""
+    import os
+
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 141
+
+
+__all__ = ["main"]

@@ -1,0 +1,163 @@
+"""From arguments to values: traces, fleets, fault traces, and changes to a fleet such as ``routing=round-robin``."""
+
+from __future__ import annotations
+
+import copy
+import tomllib
+from argparse import Namespace
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fleet.cli.arguments import UsageError
+
+if TYPE_CHECKING:
+    from fleet import FleetSpec
+    from traces import FaultTrace, Trace
+
+Table = dict[str, Any]  # Any: whatever TOML holds
+
+
+def trace_of(arguments: Namespace) -> Trace:
+    """The trace that was named, cut and scaled as asked."""
+    from traces import load_trace
+
+    trace = load_trace(arguments.trace, on_bad=getattr(arguments, "on_bad", "raise"))
+    if arguments.first_s is not None:
+        trace = trace.first(seconds=arguments.first_s)
+    if arguments.scale_rate is not None:
+        trace = trace.scale_rate(arguments.scale_rate)
+    if not len(trace):
+        raise UsageError(f"{arguments.trace}: no requests are left (the trace, or what was cut of it, is empty)")
+    return trace
+
+
+def faults_of(arguments: Namespace) -> FaultTrace | None:
+    """The fault trace that was named, if any."""
+    from traces import load_faults
+
+    return None if arguments.faults is None else load_faults(arguments.faults)
+
+
+def spec_of(path: Path, changes: Iterable[str] = ()) -> FleetSpec:
+    """The fleet in `path` with some `PATH=VALUE` changes. Errors name the file and the path within it."""
+    from fleet import load_spec
+
+    changes = list(changes)
+    if not changes:
+        return load_spec(path)
+    return built(changed(read_table(path), changes), str(path))
+
+
+def built(values: Table, source: str) -> FleetSpec:
+    """A fleet from plain values that came from `source`."""
+    from fleet.spec import from_mapping
+    from policies import PolicyError
+
+    try:
+        return from_mapping(values)
+    except PolicyError as error:
+        raise PolicyError(f"{source}: {error}") from None
+
+
+def read_table(path: Path) -> Table:
+    """The file's values, not yet checked."""
+    import msgspec
+
+    from policies import PolicyError
+
+    decode = msgspec.json.decode if path.suffix == ".json" else msgspec.toml.decode
+    try:
+        values: Table = decode(path.read_bytes(), type=dict)
+    except OSError as error:
+        raise PolicyError(f"{path}: cannot be read: {error.strerror}") from None
+    except (msgspec.DecodeError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise PolicyError(f"{path}: {error}") from None
+    return values
+
+
+# --- changes -----------------------------------------------------------------------------------------------
+
+
+def changed(values: Table, changes: Iterable[str]) -> Table:
+    """A copy of `values` with each `PATH=VALUE` applied, in order."""
+    result = copy.deepcopy(values)
+    for change in changes:
+        path, value = split_change(change)
+        assign(result, path, value_of(value))
+    return result
+
+
+def split_change(change: str) -> tuple[str, str]:
+    """`PATH` and what follows the first `=`."""
+    path, equals, value = change.partition("=")
+    if not equals or not path.strip(". ") or not value:
+        raise UsageError(f"--set and --vary take PATH=VALUE, such as routing=round-robin; got {change!r}")
+    return path.strip(), value
+
+
+def value_of(text: str) -> Any:  # Any: a TOML value
+    """`text` as TOML writes a value; text that is none is a string (`round-robin` needs no quotes)."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except (tomllib.TOMLDecodeError, KeyError):
+        return text
+
+
+def assign(values: Table, path: str, value: Any) -> None:  # Any: a TOML value
+    """Set what `path` names. A name given for a component replaces the whole component, parameters too."""
+    *above, last = path.removeprefix("$.").split(".")
+    table = values
+    for key in above:
+        table = table.setdefault(key, {})
+        if not isinstance(table, dict):
+            raise UsageError(f"--set {path}: `{key}` is no table")
+    if above and last == _tag(above[-1], table):
+        if table.get(last) != value:
+            table.clear()
+        table[last] = value
+        return
+    tag = _tag(last, table.get(last))
+    if tag is not None and isinstance(value, str):
+        if not isinstance(table.get(last), dict) or table[last].get(tag) != value:
+            table[last] = {tag: value}
+        return
+    table[last] = value
+
+
+def _tag(key: str, value: object) -> str | None:
+    """The key that names the class of the component at `key`; None where there is no component."""
+    from policies import SLOTS
+
+    if key in ("engine", "latency"):
+        return key
+    return "policy" if key in SLOTS or (isinstance(value, dict) and "policy" in value) else None
+
+
+def alternatives(text: str) -> list[str]:
+    """`A,B,C` taken apart at commas that are in no bracket and no quotes."""
+    parts, depth, quote = [""], 0, ""
+    for character in text:
+        if quote:
+            quote = "" if character == quote else quote
+        elif character in "\"'":
+            quote = character
+        elif character in "[{":
+            depth += 1
+        elif character in "]}":
+            depth -= 1
+        elif character == "," and depth == 0:
+            parts.append("")
+            continue
+        parts[-1] += character
+    return [part.strip() for part in parts]
+
+
+def writable(path: Path | None) -> Path | None:
+    """`path`, made as a folder now: better to fail before a long run than after it."""
+    if path is not None:
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(f"--out {path}: {error.strerror}") from None
+    return path

@@ -1,0 +1,140 @@
+"""What the command prints: tables for people, plain text where nobody watches, JSON for programs."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from fleet import Run
+    from fleet.telemetry.run import Distribution
+
+PLAIN_WIDTH = 120
+LATENCIES = {"e2e_s": "end to end", "queue_s": "queue wait", "ttft_s": "TTFT", "tpot_s": "TPOT"}
+
+
+def stdout() -> Console:
+    """Where results go. Not a terminal: no colour, no frames, nothing cut to an unknown width."""
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH, highlight=False, markup=False)
+
+
+def table(*headings: str, left: int = 1) -> Table:
+    """An empty table whose first `left` columns are text and whose others are numbers."""
+    from rich import box
+    from rich.table import Table
+
+    framed = box.SIMPLE_HEAD if sys.stdout.isatty() else None
+    made = Table(box=framed, pad_edge=False, padding=(0, 2, 0, 0))
+    for number, heading in enumerate(headings):
+        made.add_column(heading, justify="left" if number < left else "right", no_wrap=True)
+    return made
+
+
+def print_json(value: object) -> None:
+    """One JSON document, keys in a fixed order."""
+    import msgspec
+
+    print(msgspec.json.format(msgspec.json.encode(value, order="sorted")).decode())
+
+
+def print_facts(facts: Iterable[tuple[str, str]]) -> None:
+    """Names and what they are, one a line."""
+    rows = list(facts)
+    width = max(len(name) for name, _ in rows)
+    for name, text in rows:
+        print(f"{name:<{width}}  {text}")
+
+
+# --- runs --------------------------------------------------------------------------------------------------
+
+
+def print_run(run: Run, title: str, *, as_json: bool) -> None:
+    """The figures of one run."""
+    if as_json:
+        print_json(run_as_json(run))
+        return
+    print(title)
+    print_facts(_facts(run))
+    print()
+    latencies = table("latency (ms)", "mean", "p50", "p90", "p95", "p99", "max")
+    for name, label in LATENCIES.items():
+        distribution: Distribution = getattr(run.summary, name)
+        if distribution.mean is not None and not (name == "ttft_s" and distribution == run.summary.e2e_s):
+            fields = distribution.__struct_fields__
+            latencies.add_row(label, *(f"{1000 * getattr(distribution, field):.1f}" for field in fields))
+    if latencies.row_count:
+        stdout().print(latencies)
+
+
+def run_as_json(run: Run) -> dict[str, Any]:  # Any: JSON values
+    """The summary of a run, and what identifies it."""
+    manifest = run.manifest
+    return {
+        "runtime": manifest.runtime,
+        "seed": manifest.seed,
+        "trace": {"sha256": manifest.trace["sha256"], "requests": manifest.trace["requests"]},
+        "summary": run.summary,
+        "counters": manifest.counters,
+        "digest": run.digest,
+    }
+
+
+def _facts(run: Run) -> Iterator[tuple[str, str]]:
+    s = run.summary
+    others = {name: getattr(s, name) for name in ("rejected", "shed", "expired", "failed", "cancelled", "in_flight")}
+    yield "requests", f"{s.submitted:,} submitted, {counted({'completed': s.completed} | others)}"
+    yield "duration", f"{s.duration_s:,.2f} s"
+    yield "throughput", f"{s.throughput_per_s:,.1f} a second completed"
+    if s.slo_attainment is not None:
+        yield "objectives", f"{s.slo_attainment:.1%} met, goodput {s.goodput_per_s:,.1f} a second"
+    low, high = s.replicas.min, s.replicas.max
+    busy = "" if s.utilization is None else f", {s.utilization:.1%} busy while ready"
+    yield "replicas", f"{low if low == high else f'{low} to {high}'} ready{busy}, {s.gpu_seconds:,.1f} device seconds"
+    if s.batch_size_mean is not None and s.attempts_mean is not None:
+        yield "work", f"{s.batch_size_mean:.2f} requests a batch, {s.attempts_mean:.3f} attempts a request"
+    if run.manifest.counters:
+        yield "counters", counted(run.manifest.counters, all_of_them=True)
+    yield "digest", run.digest[:16]
+
+
+def counted(counts: Mapping[str, int], *, all_of_them: bool = False) -> str:
+    """`6,605 completed, 1 failed`: what is not 0 (and always the first)."""
+    shown = [(name, n) for number, (name, n) in enumerate(counts.items()) if n or number == 0 or all_of_them]
+    return ", ".join(f"{n:,} {name.replace('_', ' ')}" for name, n in shown)
+
+
+# --- progress ----------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def progress(label: str, total: int | None) -> Iterator[Callable[[int], None]]:
+    """A bar on stderr where a person watches, and nothing elsewhere; call it with how much is done."""
+    if not sys.stderr.isatty():
+        yield lambda done: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(label, total=total)
+        yield lambda done: bar.update(task, completed=done)
+
+
+def note(text: str) -> None:
+    """A line for the person at the terminal, beside the results."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def log_to_stderr(*, verbose: bool) -> None:
+    """Warnings of a live fleet (and its comings and goings) go to stderr, one a line."""
+    import logging
+
+    logging.basicConfig(format="fleet: %(message)s", level=logging.INFO if verbose else logging.WARNING)

@@ -1,0 +1,48 @@
+"""`fleet simulate` and `fleet replay`: one trace, one fleet, one run."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from pathlib import Path
+
+from fleet.cli import inputs, output
+
+
+def simulate(arguments: Namespace) -> int:
+    """In virtual time."""
+    from fleet import simulate as run_it
+
+    trace, spec = inputs.trace_of(arguments), inputs.spec_of(arguments.spec, arguments.changes)
+    faults, out = inputs.faults_of(arguments), inputs.writable(arguments.out)
+    with output.progress("simulating", len(trace)) as advance:
+        run = run_it(
+            trace, spec, seed=arguments.seed, faults=faults, sessions=arguments.sessions,
+            check=not arguments.no_check, until_s=arguments.until_s, on_progress=advance,
+        )  # fmt: skip
+    output.print_run(run, _title(arguments, "simulated"), as_json=arguments.json)
+    if out is not None:
+        output.note(f"saved in {run.save(out)}")
+    return 0
+
+
+def replay(arguments: Namespace) -> int:
+    """In real time, through real processes."""
+    from fleet import replay as run_it
+
+    output.log_to_stderr(verbose=arguments.debug)
+    trace, spec = inputs.trace_of(arguments), inputs.spec_of(arguments.spec, arguments.changes)
+    faults, out = inputs.faults_of(arguments), inputs.writable(arguments.out)
+    output.note(f"{trace.duration_s / arguments.speed:,.0f} s of arrivals, {spec.replicas} replica processes")
+    with output.progress("replaying", len(trace)) as advance:
+        run = run_it(
+            trace, spec, speed=arguments.speed, seed=arguments.seed, faults=faults, sessions=arguments.sessions,
+            on_progress=advance,
+        )  # fmt: skip
+    output.print_run(run, _title(arguments, "live"), as_json=arguments.json)
+    if out is not None:
+        output.note(f"saved in {run.save(out)}")
+    return 0
+
+
+def _title(arguments: Namespace, how: str) -> str:
+    return f"{Path(arguments.trace).name} on {arguments.spec.name}, {how}, seed {arguments.seed}"

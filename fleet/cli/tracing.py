@@ -1,0 +1,140 @@
+"""`fleet traces`: describe, convert and make traces."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fleet.cli import inputs, output
+from fleet.cli.arguments import LAWS, UsageError
+
+if TYPE_CHECKING:
+    from traces import Lengths, Trace
+    from traces.statistics import Quantiles
+
+
+def list_bundled(arguments: Namespace) -> int:
+    """The traces that come with fleetlab."""
+    from traces import load_trace
+    from traces.data import bundled_names
+
+    bundled = {name: load_trace(name) for name in bundled_names()}
+    if arguments.json:
+        output.print_json({name: _identity(trace) for name, trace in bundled.items()})
+        return 0
+    table = output.table("name", "requests", "duration (s)", "a second", "sha256")
+    for name, trace in bundled.items():
+        table.add_row(name, f"{len(trace):,}", f"{trace.duration_s:,.1f}", f"{trace.rate_per_s:,.1f}", trace.sha256[:16])
+    output.stdout().print(table)
+    return 0
+
+
+def _identity(trace: Trace) -> dict[str, Any]:  # Any: JSON values
+    return {"requests": len(trace), "duration_s": trace.duration_s, "sha256": trace.sha256, "header": trace.header}
+
+
+def stats(arguments: Namespace) -> int:
+    """What a trace is like, and what became of the file's rows."""
+    from traces import describe
+
+    trace = inputs.trace_of(arguments)
+    described = describe(trace)
+    if arguments.json:
+        output.print_json({**_identity(trace), "statistics": described, "report": trace.report})
+        return 0
+    header, report = trace.header, trace.report
+    dropped = "".join(f", {count:,} dropped ({reason})" for reason, count in report.dropped.items())
+    facts = [
+        ("source", f"{header.source} ({header.provenance}, licence {header.licence or 'not given'})"),
+        ("format", f"{report.format}: {report.rows_in:,} rows, {report.rows_kept:,} kept{dropped}, {report.reordered:,} out of order"),
+        ("sha256", trace.sha256),
+        ("requests", f"{described.requests:,} in {described.duration_s:,.3f} s, {described.rate_per_s:,.2f} a second"),
+        ("busiest", f"{described.peak_per_s:,} in one second"),
+    ]
+    if described.gap_mean_s is not None:
+        cv = "" if described.gap_cv is None else f", cv {described.gap_cv:.2f} (Poisson: 1)"
+        facts.append(("gaps", f"mean {1000 * described.gap_mean_s:,.3f} ms{cv}"))
+    if described.tick_s is not None:
+        facts.append(("clock", f"ticks every {described.tick_s:g} s: {described.distinct_times:,} distinct times"))
+    for name in ("prompt_tokens", "output_tokens"):
+        facts += _lengths(name, getattr(described, name))
+    if described.sessions:
+        facts.append(("sessions", f"{described.sessions:,}"))
+    if described.prefix_hit_share is not None:
+        facts.append(("prefixes", f"{described.blocks:,} blocks, {described.prefix_hit_share:.1%} seen before"))
+    output.print_facts(facts)
+    return 0
+
+
+def _lengths(name: str, quantiles: Quantiles | None) -> list[tuple[str, str]]:
+    if quantiles is None:
+        return []
+    shown = (f"{field} {getattr(quantiles, field):,.0f}" for field in quantiles.__struct_fields__)
+    return [(name.replace("_", " "), ", ".join(shown))]
+
+
+def convert(arguments: Namespace) -> int:
+    """Read, transform, write."""
+    from traces import save_trace
+
+    _known_suffix(arguments.target)
+    trace = inputs.trace_of(arguments)
+    if arguments.from_s:
+        trace = trace.slice(arguments.from_s, trace.duration_s + 1.0)
+    if arguments.scale_time is not None:
+        trace = trace.scale_time(arguments.scale_time)
+    if arguments.upsample is not None:
+        trace = trace.upsample(arguments.upsample, seed=arguments.seed)
+    save_trace(trace, arguments.target)
+    report = trace.report
+    for reason, count in report.dropped.items():
+        output.note(f"dropped {count:,} rows: {reason}")
+    print(f"{arguments.target}: {len(trace):,} requests in {trace.duration_s:,.1f} s, sha256 {trace.sha256}")
+    return 0
+
+
+def synthesize(arguments: Namespace) -> int:
+    """A law, its parameters and a seed."""
+    import traces
+
+    _known_suffix(arguments.target)
+    parameters = {name: getattr(arguments, name) for name in LAWS[arguments.law][1] if hasattr(arguments, name)}
+    if len(parameters.get("mean_sojourn_s", ())) == 1:
+        (parameters["mean_sojourn_s"],) = parameters["mean_sojourn_s"]
+    for name in ("prompt_tokens", "output_tokens"):
+        parameters[name] = lengths_of(getattr(arguments, name), name)
+    trace: Trace = getattr(traces, arguments.law)(**parameters, seed=arguments.seed)
+    traces.save_trace(trace, arguments.target)
+    print(f"{arguments.target}: {len(trace):,} requests in {trace.duration_s:,.1f} s, sha256 {trace.sha256}")
+    return 0
+
+
+def lengths_of(text: str | None, name: str) -> Lengths | int | None:
+    """`128`, `uniform:8,128` or `lognormal:512,1.2` as a law of token counts."""
+    from traces import Lengths
+
+    if text is None:
+        return None
+    law, _, numbers = text.partition(":")
+    try:
+        if not numbers:
+            return int(law)
+        first, second = (float(part) for part in numbers.split(","))
+        if law == "uniform":
+            return Lengths.uniform(int(first), int(second))
+        if law == "lognormal":
+            return Lengths.lognormal(first, second)
+    except ValueError as error:
+        if type(error) is not ValueError:  # a TraceError says it better
+            raise
+    flag = f"--{name.replace('_', '-')}"
+    raise UsageError(f"{flag} takes 128, uniform:LOW,HIGH or lognormal:MEAN,CV; got {text!r}")
+
+
+def _known_suffix(path: Path) -> None:
+    """Refuse a name that says no format before any work is done."""
+    if not path.name.endswith((".jsonl", ".jsonl.gz", ".parquet")):
+        raise UsageError(f"{path}: the suffix names the format: .jsonl, .jsonl.gz or .parquet")
+    if not path.absolute().parent.is_dir():
+        raise UsageError(f"{path}: there is no folder {path.parent}")

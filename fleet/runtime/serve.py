@@ -1,0 +1,320 @@
+"""A fleet across hosts: `serve` is a head that waits for others, `join` brings replicas, `drive` brings load.
+
+The same head as in `replay`, with its own clock: a request's arrival is when the head receives it, because no latency is
+computed from two hosts' clocks. The client's own records (`drive`) count from the intended arrival, on its clock.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import secrets
+import signal
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import anyio
+from msgspec import Struct
+
+from fleet.actor import FleetError
+from fleet.actors.load_generator import LoadGenerator
+from fleet.launch.host import host
+from fleet.launch.launcher import Launcher
+from fleet.launch.subprocess_hosts import SubprocessHosts
+from fleet.messages import Payload, StartReplica
+from fleet.runtime.assembly import OBSERVERS, Head, demand_no_oracle, initial_replicas, replica_settings
+from fleet.runtime.live import LiveRuntime, run
+from fleet.runtime.membership import MembershipOptions
+from fleet.runtime.peers import Peer
+from fleet.runtime.replay import first_error, machine
+from fleet.runtime.security import Security, is_loopback, read_allow_list, read_keys
+from fleet.runtime.transport import Node, NodeOptions
+from fleet.spec import FleetSpec
+from fleet.telemetry.run import Run, finish_run
+from fleet.telemetry.sink import Telemetry
+from traces import Trace
+from traces.schema import Request
+
+
+class ServeReport(Struct, frozen=True, kw_only=True):
+    """What a head did, by its own books. Conservation holds: submitted is the sum of all outcomes."""
+
+    served_s: float
+    submitted: int
+    outcomes: dict[str, int]
+    counters: dict[str, int]
+
+
+def server_security(keys: Path | None, allow: Path | None) -> Security | None:
+    """What a head needs to speak CURVE, from files; None without keys."""
+    if keys is None:
+        if allow is not None:
+            raise FleetError("an allow-list needs the head's own keys too (keys)")
+        return None
+    if allow is None:
+        raise FleetError("keys need an allow-list: which public keys may connect (allow)")
+    return Security(read_keys(keys), read_allow_list(allow))
+
+
+def client_security(keys: Path | None, server_key: str | None) -> Security | None:
+    """What the connecting side needs to speak CURVE."""
+    if keys is None:
+        if server_key is not None:
+            raise FleetError("the head's public key alone is not enough: this side needs keys too (keys)")
+        return None
+    if server_key is None:
+        raise FleetError("keys need the head's public key, to know that it is the head (server_key)")
+    return Security(read_keys(keys), server_key=server_key)
+
+
+# --- the head ----------------------------------------------------------------------------------------------
+
+
+def serve(
+    spec: FleetSpec,
+    bind: str,
+    *,
+    seed: int = 0,
+    local_replicas: int = 0,
+    keys: Path | None = None,
+    allow: Path | None = None,
+    insecure: bool = False,
+    for_s: float | None = None,
+    on_ready: Callable[[str], None] | None = None,
+) -> ServeReport:
+    """Run a head at `bind` until SIGINT, SIGTERM, or `for_s` seconds have passed.
+
+    Replicas come from `join` on any host, and `local_replicas` host processes of this machine. `on_ready` gets the
+    endpoint as soon as it listens. Binding anything but loopback without keys is refused, unless `insecure`.
+    """
+    server = Server(spec, seed=seed, security=server_security(keys, allow), insecure=insecure)
+    result: ServeReport = run(lambda: server.main(bind, local_replicas, for_s, on_ready))
+    return result
+
+
+class Server:
+    """One head, and what it needs to be one."""
+
+    def __init__(self, spec: FleetSpec, *, seed: int, security: Security | None, insecure: bool) -> None:
+        self.spec = spec = spec.replace()
+        demand_no_oracle(spec)
+        self.seed = seed
+        self.telemetry = Telemetry()
+        self.head = Head(spec, self.telemetry, stamp_arrivals=True)
+        options = NodeOptions(membership=MembershipOptions(lease_s=spec.lease_s))
+        self.node = Node("head", options=options, security=security, insecure=insecure)
+        self.runtime = LiveRuntime(
+            seed=seed, node=self.node, name="head", on_peer_joined=self._joined, on_peer_lost=self._lost, observers=None
+        )
+        self.hosts: SubprocessHosts | None = None
+        self.launcher: Launcher | None = None
+
+    async def main(
+        self, bind: str, local_replicas: int, for_s: float | None, on_ready: Callable[[str], None] | None
+    ) -> ServeReport:
+        """Listen, and serve to the end."""
+        endpoint = self.node.bind(bind)
+        if local_replicas and not is_loopback(endpoint):
+            raise FleetError("local_replicas need a loopback endpoint; on a public one, use `fleet join` with keys")
+        try:
+            async with anyio.create_task_group() as tasks:
+                source = self.hosts = SubprocessHosts(endpoint, tasks, seed=self.seed, lease_s=self.spec.lease_s, most=local_replicas)
+                launcher = self.launcher = source.launcher = Launcher(
+                    lambda address: replica_settings(self.spec, address, self.seed), source, spares=0
+                )
+                self.runtime.subscribe(OBSERVERS, "launcher")
+                self.runtime.add("launcher", launcher)
+                self.head.host(self.runtime)
+                try:
+                    async with anyio.create_task_group() as running:
+                        running.start_soon(self._watch_signals)
+                        running.start_soon(self._begin, endpoint, for_s, on_ready)
+                        await self.runtime.run()
+                        running.cancel_scope.cancel()
+                finally:
+                    launcher.closing = True
+                    with anyio.CancelScope(shield=True):
+                        await source.close()
+        except BaseExceptionGroup as group:
+            raise first_error(group) from None
+        router = self.head.router
+        return ServeReport(
+            served_s=self.runtime.elapsed_s,
+            submitted=router.submitted,
+            outcomes={str(outcome): count for outcome, count in sorted(router.ended.items())},
+            counters={**{name: count for name, count in sorted(self.telemetry.counters.items())}, **self._node_counters()},
+        )
+
+    def _node_counters(self) -> dict[str, int]:
+        counters = self.node.counters
+        return {
+            "undecodable": sum(counters.undecodable.values()),
+            "refused_keys": counters.refused_keys,
+            "handshake_failures": sum(counters.handshake_failures.values()),
+            "peers_joined": counters.peers_joined,
+            "peers_lost": counters.peers_lost,
+        }
+
+    async def _begin(self, endpoint: str, for_s: float | None, on_ready: Callable[[str], None] | None) -> None:
+        await anyio.sleep(0)
+        assert self.launcher is not None
+        for name in initial_replicas(self.spec):
+            self.launcher.on_start_replica(StartReplica(name))
+        if on_ready is not None:
+            on_ready(endpoint)
+        if for_s is not None:
+            await anyio.sleep(for_s)
+            self._stop()
+
+    def _stop(self) -> None:
+        """End what is pending as failed, so that every client has its reply, and stop once the replies have left."""
+        self.head.router.abort("the head stops")
+        self.runtime.loop.call_later(0.1, self.runtime.stop)
+
+    async def _watch_signals(self) -> None:
+        with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+            async for _ in signals:
+                self._stop()
+                return
+
+    def _joined(self, peer: Peer) -> None:
+        assert self.launcher is not None
+        assert self.hosts is not None
+        for address in sorted(peer.addresses):
+            if address.startswith("host/"):
+                self.hosts.joined.add(address)
+                self.launcher.host_joined(address)
+
+    def _lost(self, peer: Peer, reason: str, expected: bool) -> None:
+        assert self.launcher is not None
+        for address in sorted(peer.addresses):
+            if address.startswith("host/") and not self.launcher.closing:
+                self.launcher.host_lost(address, reason, expected=expected)
+
+
+# --- replicas ----------------------------------------------------------------------------------------------
+
+
+def join(
+    head: str,
+    *,
+    replicas: int = 1,
+    name: str | None = None,
+    keys: Path | None = None,
+    server_key: str | None = None,
+    insecure: bool = False,
+) -> int:
+    """Offer `replicas` processes of this host to the head at `head`; answers when all have ended.
+
+    The answer is the exit status: 0 when every one ended in good order.
+    """
+    security = client_security(keys, server_key)
+    stem = name or f"{socket.gethostname()}-{secrets.token_hex(3)}"
+    if replicas == 1:
+        return host(head, stem, security=security, insecure=insecure, keep_trying=True)
+    context = multiprocessing.get_context("spawn")
+    processes = [
+        context.Process(target=_host_one, args=(head, f"{stem}-{number}", keys, server_key, insecure))
+        for number in range(replicas)
+    ]
+    for process in processes:
+        process.start()
+    try:
+        for process in processes:
+            process.join()
+    except KeyboardInterrupt:
+        # The terminal sent the interrupt to them too; they end by themselves.
+        for process in processes:
+            process.join(timeout=5.0)
+        raise
+    finally:
+        for process in processes:
+            if process.is_alive():
+                process.kill()
+    return max(0 if process.exitcode == 0 else 1 for process in processes)
+
+
+def _host_one(head: str, name: str, keys: Path | None, server_key: str | None, insecure: bool) -> None:
+    raise SystemExit(host(head, name, security=client_security(keys, server_key), insecure=insecure, keep_trying=True))
+
+
+# --- load --------------------------------------------------------------------------------------------------
+
+
+def drive(
+    trace: Trace,
+    head: str,
+    *,
+    spec: FleetSpec | None = None,
+    speed: float = 1.0,
+    sessions: bool = False,
+    keys: Path | None = None,
+    server_key: str | None = None,
+    insecure: bool = False,
+    stall_timeout_s: float = 120.0,
+    payload: Callable[[Request], Payload | None] | None = None,
+    on_progress: Callable[[int], None] | None = None,
+) -> Run:
+    """Play `trace` against a running head, as a client of its own; answers the client's records.
+
+    `spec` says what is served there, for the manifest and the objectives; the tables of the head (decisions, series)
+    are the head's and empty here.
+    """
+    if speed != 1.0:
+        trace = trace.scale_rate(speed)
+    client = Driver(trace, sessions=sessions, security=client_security(keys, server_key), insecure=insecure,
+                    stall_timeout_s=stall_timeout_s, on_progress=on_progress, payload=payload)  # fmt: skip
+    run(lambda: client.main(head))
+    if client.problem is not None:
+        raise FleetError(client.problem)
+    return finish_run(
+        client.telemetry, trace, spec, seed=0, runtime="live", ended_s=client.runtime.elapsed_s,
+        unfinished=client.generator.unfinished(), options={"speed": speed, "sessions": sessions}, machine=machine(),
+    )  # fmt: skip
+
+
+class Driver:
+    """The client's process."""
+
+    def __init__(
+        self,
+        trace: Trace,
+        *,
+        sessions: bool,
+        security: Security | None,
+        insecure: bool,
+        stall_timeout_s: float,
+        on_progress: Callable[[int], None] | None,
+        payload: Callable[[Request], Payload | None] | None = None,
+    ) -> None:
+        name = f"client-{secrets.token_hex(3)}"
+        self.telemetry = Telemetry()
+        self.node = Node(name, security=security, insecure=insecure)
+        self.runtime = LiveRuntime(
+            node=self.node, name=name, observers=None, on_peer_joined=self._joined, on_peer_lost=self._lost
+        )
+        self.generator = LoadGenerator(
+            trace, telemetry=self.telemetry, on_done=self.runtime.stop, sessions=sessions,
+            stall_timeout_s=stall_timeout_s, progress=on_progress, payload=payload,
+        )  # fmt: skip
+        self._address = f"client/{name}"
+        self._started = False
+        self.problem: str | None = None
+
+    async def main(self, head: str) -> None:
+        """Connect, and play the trace once the head has answered."""
+        self.node.connect(head)
+        await self.runtime.run()
+
+    def _joined(self, peer: Peer) -> None:
+        if not self._started:
+            self._started = True
+            self.runtime.begin()
+            self.runtime.add(self._address, self.generator)
+
+    def _lost(self, peer: Peer, reason: str, expected: bool) -> None:
+        if not self._started:
+            self.problem = f"no head answered: {reason}"
+            self.runtime.stop()
+            return
+        self.generator.head_lost(reason)

@@ -1,0 +1,111 @@
+"""The live fleet in four processes (client, head, two replicas): its rate when saturated, its latency when idle.
+
+Every mechanism is on. The engine costs nothing, so what is measured is the framework: two hops over ZeroMQ each way, admission,
+routing, queueing, batching, health, scaling, records.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import multiprocessing.synchronize
+import time
+from multiprocessing.connection import Connection
+
+from msgspec import Struct
+
+from fleet import AffineLatency, EmulatedEngine, FleetSpec
+from fleet.messages import Payload
+from fleet.runtime.serve import Driver, join, serve
+from policies import Greedy, PowerOfTwoChoices
+from traces import Trace, poisson
+from traces.schema import Header, Request, TraceEntry
+
+PAYLOAD = Payload(data=bytes(256))
+
+
+class FleetResult(Struct, frozen=True):
+    """Requests per second when saturated, and the unloaded median round trip."""
+
+    rate_per_s: float
+    unloaded_p50_s: float
+    requests: int
+
+
+def spec() -> FleetSpec:
+    """Two replicas, batches of up to 16, an engine that takes a microsecond."""
+    return FleetSpec(
+        engine=EmulatedEngine(latency=AffineLatency(base_s=1e-6, per_item_s=0.0)),
+        replicas=2,
+        routing=PowerOfTwoChoices(),
+        batching=Greedy(max_batch=16),
+        queue_capacity=1_000_000,
+    )
+
+
+def _serve(pipe: Connection, stop: multiprocessing.synchronize.Event) -> None:
+    del stop
+    serve(spec(), "tcp://127.0.0.1:*", on_ready=pipe.send)
+
+
+def _join(endpoint: str) -> None:
+    join(endpoint)
+
+
+def _drive(endpoint: str, trace: Trace, pipe: Connection) -> None:
+    from fleet.runtime.live import run
+
+    driver = Driver(
+        trace, sessions=False, security=None, insecure=False, stall_timeout_s=60.0, on_progress=None, payload=lambda request: PAYLOAD
+    )
+    run(lambda: driver.main(endpoint))
+    ended = driver.telemetry.ended.table()
+    pipe.send((ended["ended_s"].to_pylist(), ended["arrived_s"].to_pylist(), ended["outcome"].to_pylist()))
+
+
+def burst(requests: int) -> Trace:
+    """All at once: the fleet is saturated from the first to the last."""
+    entries = [TraceEntry(Request(str(number), 0.0)) for number in range(requests)]
+    return Trace.from_entries(entries, Header(source="burst", provenance="synthetic"))
+
+
+def live_fleet(requests: int = 50_000) -> FleetResult:
+    """Measure both, in processes of their own."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    stop = context.Event()
+    head = context.Process(target=_serve, args=(theirs, stop))
+    head.start()
+    endpoint = ours.recv()
+    replicas = [context.Process(target=_join, args=(endpoint,)) for _ in range(2)]
+    for replica in replicas:
+        replica.start()
+    try:
+        _play(context, endpoint, burst(2_000))
+        ended, _, outcomes = _play(context, endpoint, burst(requests))
+        assert outcomes.count("completed") == requests, {name: outcomes.count(name) for name in set(outcomes)}
+        ended.sort()
+        # From the first percentile to the last reply: the burst's own encoding is not the fleet's rate.
+        rate = (requests * 0.98) / (ended[int(requests * 0.99)] - ended[int(requests * 0.01)])
+        replied, arrived, _ = _play(context, endpoint, poisson(rate_per_s=100, duration_s=5, seed=0))
+        latencies = sorted(end - start for end, start in zip(replied, arrived, strict=True))
+    finally:
+        for process in (head, *replicas):
+            process.terminate()
+            process.join(10)
+    return FleetResult(rate, latencies[len(latencies) // 2], requests)
+
+
+def _play(
+    context: multiprocessing.context.SpawnContext, endpoint: str, trace: Trace
+) -> tuple[list[float], list[float], list[str]]:
+    ours, theirs = context.Pipe()
+    client = context.Process(target=_drive, args=(endpoint, trace, theirs))
+    client.start()
+    result: tuple[list[float], list[float], list[str]] = ours.recv()
+    client.join()
+    return result
+
+
+if __name__ == "__main__":
+    began = time.perf_counter()
+    print(live_fleet(), f"{time.perf_counter() - began:.1f} s")

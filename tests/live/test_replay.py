@@ -1,0 +1,239 @@
+"""`replay`: the same policies in real processes, and what becomes of requests when those processes are hurt."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from fleet import AffineLatency, EmulatedEngine, FleetError, FleetSpec, Run, replay, simulate
+from policies import (
+    ConsecutiveFailures,
+    ExponentialBackoff,
+    Greedy,
+    NoRetry,
+    PolicyError,
+    QueueDepth,
+    RoundRobin,
+    Route,
+    RoutingPolicy,
+)
+from traces import Fault, FaultTrace, Trace, poisson
+from traces.schema import Header, Request, TraceEntry
+
+pytestmark = pytest.mark.live
+
+ENGINE = EmulatedEngine(latency=AffineLatency(base_s=0.004, per_item_s=0.001))
+TWO = FleetSpec(engine=ENGINE, replicas=2, batching=Greedy(max_batch=8), control_interval_s=0.1)
+
+
+def children() -> set[int]:
+    """Processes that this one has started and not reaped."""
+    tasks = Path("/proc/self/task").iterdir()
+    return {int(pid) for task in tasks for pid in (task / "children").read_text().split()}
+
+
+@pytest.fixture(autouse=True)
+def no_process_is_left() -> None:
+    before = children()
+    yield
+    assert children() <= before
+
+
+def evenly(requests: int, every_s: float) -> Trace:
+    """One request at a time, far enough apart that none meets another."""
+    entries = [TraceEntry(Request(str(number), 0.2 + number * every_s)) for number in range(requests)]
+    return Trace.from_entries(entries, Header(source="test", provenance="synthetic"))
+
+
+def books_balance(run: Run, requests: int) -> bool:
+    """Every request ended exactly once."""
+    s = run.summary
+    ended = s.completed + s.rejected + s.shed + s.expired + s.failed + s.cancelled
+    return s.submitted == requests == ended and run.records.num_rows == requests
+
+
+class Recording(RoutingPolicy):
+    """Takes turns, and writes down all it is shown."""
+
+    # What it saw is kept on the class: a run uses a copy of the policy that the test never holds.
+
+    def reset(self, rng) -> None:
+        self.turn = 0
+
+    def route(self, request, replicas, now_s):
+        self.turn += 1
+        type(self).calls.append((request.id, [r.id for r in replicas], [r.in_flight for r in replicas], now_s))
+        return Route(replicas[self.turn % len(replicas)].id)
+
+    def on_completed(self, completion, now_s):
+        type(self).completions.append((completion.request.id, completion.replica, completion.attempt))
+
+
+def test_a_policy_sees_the_same_calls_in_both_runtimes() -> None:
+    trace = evenly(20, 0.05)
+    seen = []
+    for runtime in (simulate, replay):
+        Recording.calls, Recording.completions = [], []
+        runtime(trace, TWO.replace(routing=Recording()))
+        seen.append(([call[:3] for call in Recording.calls], Recording.completions))
+        assert all(now_s >= 0.2 + number * 0.05 for number, (*_, now_s) in enumerate(Recording.calls))
+    assert seen[0] == seen[1]
+
+
+def test_both_runtimes_give_the_same_type_of_result_with_the_same_columns() -> None:
+    trace = evenly(10, 0.02)
+    simulated, live = simulate(trace, TWO), replay(trace, TWO)
+    assert simulated.records.schema == live.records.schema
+    assert simulated.records["id"].to_pylist() == live.records["id"].to_pylist()
+    assert simulated.manifest.trace == live.manifest.trace
+    assert live.manifest.runtime == "live"
+    assert live.manifest.machine is not None
+
+
+def test_speed_makes_arrivals_come_faster_and_leaves_the_engine_alone() -> None:
+    run = replay(evenly(20, 0.2), TWO, speed=10)
+    assert run.summary.completed == 20
+    assert run.summary.duration_s < 1.5
+    assert run.records["service_s"].to_pylist() == [pytest.approx(0.005)] * 20
+
+
+def test_nothing_is_lost_when_a_replica_is_killed_in_the_middle() -> None:
+    trace = poisson(rate_per_s=300, duration_s=3, seed=1)
+    faults = FaultTrace(faults=(Fault(at_s=1.0, kind="crash", replica="replica/0"),))
+    spec = TWO.replace(engine=EmulatedEngine(latency=AffineLatency(base_s=0.02, per_item_s=0.002)), max_replicas=3)
+    run = replay(trace, spec, faults=faults)
+    assert books_balance(run, len(trace))
+    assert run.summary.completed == len(trace)
+    assert run.manifest.counters["retries"] >= 1
+    died = [row for row in run.replicas.to_pylist() if row["state"] == "failed"]
+    assert [(row["replica"], row["detail"]) for row in died] == [("replica/0", "its process was killed by SIGKILL")]
+    assert "replica/2" in run.records["replica"].to_pylist(), "the autoscaler replaced it"
+
+
+def test_without_retry_the_killed_batch_fails_and_the_books_still_balance() -> None:
+    trace = poisson(rate_per_s=300, duration_s=2, seed=1)
+    faults = FaultTrace(faults=(Fault(at_s=1.0, kind="crash"),))
+    slow = EmulatedEngine(latency=AffineLatency(base_s=0.05, per_item_s=0.0))
+    run = replay(trace, TWO.replace(engine=slow, retry=NoRetry()), faults=faults)
+    assert books_balance(run, len(trace))
+    assert 1 <= run.summary.failed <= 2 * 8
+    assert all("replica-lost" in detail for detail in run.records["detail"].drop_null().to_pylist())
+
+
+def test_a_stopped_replica_is_suspected_and_trusted_again_when_it_continues() -> None:
+    trace = poisson(rate_per_s=100, duration_s=4, seed=2)
+    faults = FaultTrace(faults=(Fault(at_s=1.0, kind="hang", replica="replica/1", for_s=1.0),))
+    spec = TWO.replace(
+        probe_interval_s=0.1, probe_timeout_s=0.1, health=ConsecutiveFailures(failures=20, recoveries=2, suspect_after=2)
+    )
+    run = replay(trace, spec, faults=faults)
+    assert books_balance(run, len(trace))
+    assert run.summary.completed == len(trace)
+    verdicts = [row["decision"] for row in run.decisions.to_pylist() if row["slot"] == "health"]
+    assert verdicts[:2] == ["suspect", "healthy"]
+
+
+def test_a_replica_that_stays_stopped_loses_its_lease_and_its_work_goes_elsewhere() -> None:
+    trace = poisson(rate_per_s=100, duration_s=4, seed=2)
+    faults = FaultTrace(faults=(Fault(at_s=1.0, kind="hang", replica="replica/1"),))
+    run = replay(trace, TWO.replace(lease_s=1.0), faults=faults)
+    assert books_balance(run, len(trace))
+    assert run.summary.completed == len(trace)
+    assert any("silent" in (row["detail"] or "") for row in run.replicas.to_pylist())
+
+
+def test_a_preempted_replica_finishes_what_it_has_and_is_replaced() -> None:
+    trace = poisson(rate_per_s=100, duration_s=3, seed=3)
+    faults = FaultTrace(faults=(Fault(at_s=1.0, kind="preempt", replica="replica/0", notice_s=0.5),))
+    run = replay(trace, TWO, faults=faults)
+    assert books_balance(run, len(trace))
+    assert run.summary.completed == len(trace)
+    states = [row["state"] for row in run.replicas.to_pylist() if row["replica"] == "replica/0"]
+    assert states == ["ready", "draining", "stopped"]
+
+
+def test_a_fleet_whose_engine_does_not_load_is_an_error_that_says_why() -> None:
+    broken = EmulatedEngine(latency=AffineLatency(base_s=0.01, per_item_s=0.0), fail_load=True)
+    with pytest.raises(FleetError, match=r"replica/[01] did not come up: the engine failed to load: .*fail_load"):
+        replay(evenly(3, 0.1), TWO.replace(engine=broken))
+
+
+def test_a_replacement_that_fails_to_load_is_tried_again() -> None:
+    trace = poisson(rate_per_s=50, duration_s=4, seed=4)
+    faults = FaultTrace(
+        faults=(Fault(at_s=0.5, kind="fail-load"), Fault(at_s=1.0, kind="crash", replica="replica/0"))
+    )
+    run = replay(trace, TWO.replace(max_replicas=3), faults=faults)
+    assert run.summary.completed == len(trace)
+    assert run.manifest.counters["failed_starts"] == 1
+    assert run.summary.replicas.max == 2
+
+
+def test_what_cannot_be_queued_is_shed_with_a_reason() -> None:
+    entries = [TraceEntry(Request(str(number), 0.1)) for number in range(200)]
+    trace = Trace.from_entries(entries, Header(source="test", provenance="synthetic"))
+    run = replay(trace, TWO.replace(queue_capacity=20))
+    assert books_balance(run, 200)
+    assert run.summary.shed > 100
+    assert "queue_capacity" in run.records.filter(run.records["outcome"].to_numpy() == "shed")["detail"][0].as_py()
+
+
+class Raises(RoutingPolicy):
+    """Breaks on the fifth request."""
+
+    def route(self, request, replicas, now_s):
+        if request.id == "4":
+            raise ZeroDivisionError("division by zero")
+        return Route(replicas[0].id)
+
+
+class NamesAGhost(RoutingPolicy):
+    """Chooses a replica that does not exist."""
+
+    def route(self, request, replicas, now_s):
+        return Route("replica/99")
+
+
+@pytest.mark.parametrize("runtime", [simulate, replay])
+def test_a_policy_that_raises_ends_the_run_with_its_name_the_request_and_the_time(runtime) -> None:
+    with pytest.raises(PolicyError, match=r"routing policy raises raised ZeroDivisionError: division by zero \(asked about 4 at 0\."):
+        runtime(evenly(10, 0.05), TWO.replace(routing=Raises()))
+
+
+@pytest.mark.parametrize("runtime", [simulate, replay])
+def test_a_policy_that_names_a_replica_that_does_not_exist_is_told_the_candidates(runtime) -> None:
+    with pytest.raises(PolicyError, match=r"named replica 'replica/99', which is not a candidate .*replica/0, replica/1"):
+        runtime(evenly(3, 0.05), TWO.replace(routing=NamesAGhost()))
+
+
+def test_an_engine_of_the_script_itself_cannot_travel_and_is_refused_by_name() -> None:
+    class Local(EmulatedEngine):
+        """Defined where no other process can import it."""
+
+    with pytest.raises(FleetError, match="Local is defined inside a function"):
+        replay(evenly(1, 0.1), TWO.replace(engine=Local(latency=AffineLatency(base_s=0.01, per_item_s=0.0))))
+
+
+def test_a_live_run_scales_up_under_load_and_down_after_it() -> None:
+    burst = poisson(rate_per_s=400, duration_s=2, seed=5)
+    tail = evenly(20, 0.2)
+    trace = burst.merge(tail)
+    spec = FleetSpec(
+        engine=EmulatedEngine(latency=AffineLatency(base_s=0.010, per_item_s=0.005), cold_start_s=0.2),
+        replicas=1, min_replicas=1, max_replicas=3, binding="late", max_inflight_batches=1, batching=Greedy(max_batch=8),
+        scaling=QueueDepth(up_at=10, down_at=3), control_interval_s=0.1, retry=ExponentialBackoff(),
+        routing=RoundRobin(),
+    )  # fmt: skip
+    run = replay(trace, spec)
+    assert books_balance(run, len(trace))
+    assert run.summary.replicas.max >= 2
+    assert run.replicas["state"].to_pylist().count("stopped") >= 1
+
+
+def test_a_run_leaves_no_file_descriptor_open() -> None:
+    replay(evenly(2, 0.05), TWO)
+    before = len(os.listdir("/proc/self/fd"))
+    replay(evenly(2, 0.05), TWO)
+    assert len(os.listdir("/proc/self/fd")) <= before

@@ -1,0 +1,81 @@
+"""Who tries again, when, and for how long."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from policies import ExponentialBackoff, GiveUp, NoRetry, Retry
+from tests.policies.makers import completion, failure, request, reset
+
+
+def delays(policy: ExponentialBackoff, attempts: int) -> list[float | None]:
+    answers = [policy.after_failure(request(), failure(attempt), 0.0) for attempt in range(1, attempts + 1)]
+    return [answer.after_s if isinstance(answer, Retry) else None for answer in answers]
+
+
+def test_no_retry_gives_up_at_once() -> None:
+    assert NoRetry().after_failure(request(), failure(1), 0.0) == GiveUp("no retries")
+
+
+def test_delays_double_up_to_the_cap_and_attempts_end() -> None:
+    policy = reset(ExponentialBackoff(base_s=0.125, cap_s=1.0, jitter="none", max_attempts=6))
+    assert delays(policy, 6) == [0.125, 0.25, 0.5, 1.0, 1.0, None]
+
+
+def test_it_keeps_away_from_the_replica_that_failed() -> None:
+    policy = reset(ExponentialBackoff())
+    answer = policy.after_failure(request(), failure(1, "replica/7"), 0.0)
+    assert isinstance(answer, Retry)
+    assert answer.exclude == ("replica/7",)
+    nowhere = policy.after_failure(request(), failure(1, None), 0.0)
+    assert isinstance(nowhere, Retry)
+    assert nowhere.exclude == ()
+
+
+@pytest.mark.parametrize(("jitter", "least", "mean"), [("full", 0.0, 0.5), ("equal", 0.5, 0.75)])
+def test_jitter_is_uniform_over_its_range(jitter: str, least: float, mean: float) -> None:
+    policy = reset(ExponentialBackoff(base_s=1.0, jitter=jitter, budget_ratio=None))  # type: ignore[arg-type]
+    drawn = [delays(policy, 1)[0] or 0.0 for _ in range(10_000)]
+    assert least <= min(drawn) <= max(drawn) < 1.0
+    # Five standard errors of the mean of 10,000 uniform draws over an interval of at most 1.
+    assert sum(drawn) / len(drawn) == pytest.approx(mean, abs=0.015)
+
+
+class TestBudget:
+    def test_it_runs_out_and_completions_refill_it(self) -> None:
+        policy = reset(ExponentialBackoff(budget_tokens=2.0, budget_ratio=0.5, jitter="none"))
+        assert [delay is not None for delay in (delays(policy, 1) + delays(policy, 1) + delays(policy, 1))] == [
+            True, True, False,
+        ]  # fmt: skip
+        policy.on_completed(completion(), 0.0)
+        assert delays(policy, 1) == [None]
+        policy.on_completed(completion(), 0.0)
+        assert delays(policy, 1) == [0.05]
+
+    def test_a_failed_attempt_earns_nothing(self) -> None:
+        policy = reset(ExponentialBackoff(budget_tokens=1.0, budget_ratio=1.0))
+        delays(policy, 1)
+        policy.on_completed(completion(failure="timeout"), 0.0)
+        assert policy.after_failure(request(), failure(1), 0.0) == GiveUp("retry budget exhausted")
+
+    def test_no_ratio_means_no_budget(self) -> None:
+        policy = reset(ExponentialBackoff(budget_tokens=0.0, budget_ratio=None))
+        assert all(delays(policy, 1)[0] is not None for _ in range(1000))
+
+    @given(
+        events=st.lists(st.booleans(), max_size=200),
+        ratio=st.floats(0, 1),
+        tokens=st.floats(0, 20),
+    )
+    def test_retries_never_exceed_what_was_saved_and_earned(
+        self, events: list[bool], ratio: float, tokens: float
+    ) -> None:
+        policy = reset(ExponentialBackoff(budget_ratio=ratio, budget_tokens=tokens))
+        retries = completions = 0
+        for completes in events:
+            if completes:
+                policy.on_completed(completion(), 0.0)
+                completions += 1
+            elif isinstance(policy.after_failure(request(), failure(1), 0.0), Retry):
+                retries += 1
+            assert retries <= tokens + ratio * completions + 1e-6

@@ -1,0 +1,165 @@
+"""Fault traces: files of ours, recordings of others, random ones; and what each event becomes."""
+
+import json
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from tests.traces import strategies
+from traces import Fault, FaultTrace, TraceError, load_faults, random_faults, save_faults
+
+KINDS = ["crash", "hang", "slow", "partition", "drop", "fail-load", "preempt"]
+SECONDS = st.floats(0, 1e6)
+FAULTS = st.builds(
+    Fault,
+    at_s=SECONDS,
+    kind=st.sampled_from(KINDS),
+    replica=st.none() | st.sampled_from(["replica/0", "replica/1"]),
+    for_s=st.none() | st.floats(0.001, 1e6),
+    factor=st.floats(1, 100),
+    probability=st.floats(0, 1),
+    notice_s=SECONDS,
+)
+TRACES = st.builds(
+    FaultTrace,
+    faults=st.lists(FAULTS, max_size=5).map(tuple),
+    source=strategies.NAMES,
+    seed=st.none() | st.integers(0),
+)
+
+
+@given(TRACES.filter(lambda trace: trace.seed is None or trace.seed < 2**63))
+def test_a_saved_fault_trace_is_read_back_equal(tmp_path_factory, faults):
+    path = tmp_path_factory.mktemp("faults") / "x"
+
+    save_faults(faults, path)
+
+    assert load_faults(path) == faults
+
+
+def test_toml_is_read_too(tmp_path):
+    (tmp_path / "x").write_text(
+        'source = "by hand"\n[[faults]]\nat_s = 20.0\nkind = "crash"\nreplica = "replica/0"\n'
+        '[[faults]]\nat_s = 5\nkind = "slow"\nfactor = 3.0\nfor_s = 2.0\n'
+    )
+
+    assert load_faults(tmp_path / "x") == FaultTrace(
+        faults=(
+            Fault(at_s=5.0, kind="slow", factor=3.0, for_s=2.0),
+            Fault(at_s=20.0, kind="crash", replica="replica/0"),
+        ),
+        source="by hand",
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"faults": [{"at_s": -1, "kind": "crash"}]}', "Expected `float` >= 0.0 - at `$.faults[0].at_s`"),
+        ('{"faults": [{"at_s": 1, "kind": "crush"}]}', "Invalid enum value 'crush' - at `$.faults[0].kind`"),
+        ('{"faults": [{"at_s": 1, "kind": "crash", "who": 1}]}', "unknown field `who` - at `$.faults[0]`"),
+        ("[[faults]]\nat_s = 'soon'", "at `$.faults[0].at_s`"),
+        ("[[faults", "is not a fault trace: Expected"),
+        ('{"metadata": {"gap_seconds": 0}, "data": []}', "at `$.metadata.gap_seconds`"),
+        ('[{"node_id": "a", "event_time": 1, "event_type": "fault_begin"}]', "at `$[0].event_type`"),
+        ("", "is empty"),
+    ],
+)
+def test_a_wrong_field_is_named_by_its_path(tmp_path, text, message):
+    (tmp_path / "x").write_text(text)
+    with pytest.raises(TraceError) as error:
+        load_faults(tmp_path / "x")
+    assert message in str(error.value)
+
+
+@pytest.fixture
+def spot(tmp_path):
+    def write(*counts):
+        (tmp_path / "x").write_text(json.dumps({"metadata": {"gap_seconds": 60}, "data": counts}))
+        return tmp_path / "x"
+
+    return write
+
+
+def test_a_fall_in_spot_availability_preempts_that_many_replicas(spot):
+    faults = load_faults(spot(4, 4, 2, 3, 0), notice_s=30).faults
+
+    assert [(fault.at_s, fault.kind, fault.notice_s) for fault in faults] == [(120.0, "preempt", 30)] * 2 + [
+        (240.0, "preempt", 30)
+    ] * 3
+
+
+def test_spot_availability_is_laid_onto_the_fleet_asked_for(spot):
+    faults = load_faults(spot(1, 0, 1, 0), replicas=3, time_scale=0.1).faults
+
+    assert [fault.at_s for fault in faults] == [6.0] * 3 + [18.0] * 3
+
+
+def test_a_recording_that_starts_short_of_instances_preempts_at_once(spot):
+    assert [fault.at_s for fault in load_faults(spot(1, 2)).faults] == [0.0]
+
+
+def test_a_server_s_fault_crashes_its_replica_until_its_end(tmp_path):
+    def event(node, time, kind, what="GPU"):
+        return {
+            "node_id": node,
+            "event_time": time,
+            "event_type": f"fault_{kind}",
+            "fault_type": {"Class": what},
+        }
+
+    events = [
+        event("a", 0.5, "start"),
+        event("b", 1.0, "start"),
+        event("a", 1.0, "start", "NIC"),
+        event("a", 1.5, "end", "NIC"),
+        event("a", 2.5, "end"),
+        event("c", 3.0, "start"),
+    ]
+    (tmp_path / "x").write_text(json.dumps(events))
+
+    faults = load_faults(tmp_path / "x", replicas=2, time_scale=1 / 86_400).faults
+
+    assert faults == (
+        Fault(at_s=0.5, kind="crash", replica="replica/0", for_s=2.0),
+        Fault(at_s=1.0, kind="crash", replica="replica/1"),
+        Fault(at_s=1.0, kind="crash", replica="replica/0", for_s=0.5),
+        Fault(at_s=3.0, kind="crash", replica="replica/0"),
+    )
+    assert {fault.replica for fault in load_faults(tmp_path / "x").faults} == {None}
+
+
+def test_random_faults_alternate_between_exponential_times_up_and_down():
+    trace = random_faults(replicas=20, duration_s=50_000, mtbf_s=90, mttr_s=10, seed=1)
+
+    down = np.array([fault.for_s for fault in trace.faults])
+    up = []
+    for replica in {fault.replica for fault in trace.faults}:
+        mine = [fault for fault in trace.faults if fault.replica == replica]
+        up += [later.at_s - (fault.at_s + fault.for_s) for fault, later in pairwise(mine)]
+    assert stats.kstest(down, "expon", args=(0, 10)).pvalue > 0.001
+    assert stats.kstest(up, "expon", args=(0, 90)).pvalue > 0.001
+    assert down.sum() / (20 * 50_000) == pytest.approx(0.1, rel=0.05)
+    assert max(fault.at_s for fault in trace.faults) < 50_000
+
+
+def test_a_larger_fleet_has_the_same_faults_and_more():
+    few, many = (
+        random_faults(replicas=n, duration_s=500, mtbf_s=90, mttr_s=10, seed=1, kind="hang") for n in (2, 4)
+    )
+
+    assert set(few.faults) < set(many.faults)
+    assert few != random_faults(replicas=2, duration_s=500, mtbf_s=90, mttr_s=10, seed=2, kind="hang")
+    assert {fault.kind for fault in few.faults} == {"hang"}
+
+
+def test_impossible_options_are_errors(spot):
+    for wrong in ({"replicas": 0}, {"time_scale": 0.0}):
+        with pytest.raises(TraceError):
+            load_faults(spot(1), **wrong)
+    with pytest.raises(TraceError):
+        random_faults(replicas=1, duration_s=1, mtbf_s=0, mttr_s=1)

@@ -1,7 +1,21 @@
 """Studies, and the harness they share: compare candidates, sweep parameters, hold simulation against live runs."""
 
+from experiments.calibrate import CalibrationReport, calibrate
 from experiments.compare import compare
 from experiments.metrics import DEFAULT_METRICS, Metric, metric
 from experiments.report import Report, Row
+from experiments.sweep import frontier, grid, sweep
 
-__all__ = ["DEFAULT_METRICS", "Metric", "Report", "Row", "compare", "metric"]
+__all__ = [
+    "DEFAULT_METRICS",
+    "CalibrationReport",
+    "Metric",
+    "Report",
+    "Row",
+    "calibrate",
+    "compare",
+    "frontier",
+    "grid",
+    "metric",
+    "sweep",
+]

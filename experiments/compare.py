@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import pickle
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from itertools import product
 from multiprocessing import get_context
 from typing import NamedTuple
 
 from experiments.metrics import DEFAULT_METRICS, Metric, metrics_of
 from experiments.paired import Interval
+from experiments.progress import progress_bar
 from experiments.report import Report
 from fleet import FleetSpec, Run, simulate
 from fleet.spec import COMPONENTS
@@ -75,7 +75,7 @@ def compare(
         Job(name, seed, traces[seed], candidates[name], planned[seed], sessions)
         for seed, name in product(chosen, candidates)
     ]
-    with _progress_bar(len(jobs), shown=progress) as advance:
+    with progress_bar("runs", len(jobs), shown=progress) as advance:
         done = _run_all(jobs, workers or 1, advance)
     runs = {name: [done[name, seed] for seed in chosen] for name in candidates}
     return Report(runs, seeds=chosen, baseline=first, metrics=metrics_of(metrics), interval=interval)
@@ -123,18 +123,3 @@ def _obstacle(jobs: Sequence[Job]) -> str | None:
         except (pickle.PicklingError, AttributeError, TypeError) as error:
             return f"a spec cannot be sent to another process ({error})"
     return None
-
-
-@contextmanager
-def _progress_bar(total: int, *, shown: bool) -> Iterator[Callable[[], None]]:
-    """A bar on stderr where that is a terminal; it leaves nothing behind."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(
-        *columns, console=console, transient=True, disable=not (shown and console.is_terminal)
-    ) as bar:
-        task = bar.add_task("runs", total=total)
-        yield lambda: bar.advance(task)

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from html import escape
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from experiments import plots
+from experiments.plots import Runs
+
 if TYPE_CHECKING:
+    from experiments.calibrate import CalibrationReport
     from experiments.report import Report
 
 STYLE = """
@@ -20,14 +25,15 @@ th, td { padding: .25rem .7rem; text-align: left; vertical-align: top; border-bo
 th { border-bottom: 2px solid #888 } td.number, th.number { text-align: right; white-space: nowrap }
 tr.first td { border-top: 1px solid #888 } .better { color: #00664a; font-weight: 600 }
 .worse { color: #a34700; font-weight: 600 } .scroll { overflow-x: auto }
-figure { margin: 1rem 0 } figure svg { max-width: 100%; height: auto } figcaption, .note { color: #555; font-size: .88rem }
+figure { margin: 1rem 0 } figure svg { max-width: 100%; height: auto }
+figcaption, .note { color: #555; font-size: .88rem }
 code { font-size: .85rem; overflow-wrap: anywhere }
 """
 
 METHOD = """Every candidate was run on the same trace with the same seeds and the same faults, and compared seed by seed
-with the baseline. One run is one observation. Latency counts from the intended arrival, and is of completed requests only;
-read it beside “not completed”. Rows marked exact come from runs that chance does not touch: they hold for this input,
-and carry no interval because repeating the same run is no replication."""
+with the baseline. One run is one observation. Latency counts from the intended arrival, and is of completed requests
+only; read it beside “not completed”. Rows marked exact come from runs that chance does not touch: they hold for this
+input, and carry no interval because repeating the same run is no replication."""
 
 
 def render(report: Report) -> str:
@@ -40,7 +46,8 @@ def render(report: Report) -> str:
         _table(report),
         *(f'<p class="note">{escape(note)}</p>' for note in report.notes),
         "<h2>Latency</h2>",
-        *_plots(report),
+        *_latency_plot(report.runs),
+        *_timelines(report),
         "<h2>What the candidates differ in</h2>",
         _differences({name: runs[0].manifest.spec for name, runs in report.runs.items()}),
         "<h2>Method</h2>",
@@ -51,11 +58,34 @@ def render(report: Report) -> str:
     return page(heading, parts)
 
 
+def calibration_page(report: CalibrationReport) -> str:
+    """The page of a calibration as text."""
+    from experiments.calibrate import cells, title
+
+    heading = escape(title(report))
+    headings = ("metric", "candidate", "simulated", "live", "error", "live noise", "sim spread", "aim")
+    runs = {}
+    for name in report.live:
+        runs[f"{name}, simulated"] = report.simulated[name]
+        runs[f"{name}, live"] = report.live[name]
+    parts = [
+        f"<h1>{heading}</h1>",
+        table(headings, [(row.label, row.candidate, *cells(row)) for row in report.rows], numbers_from=2),
+        *(f'<p class="note">{escape(note)}</p>' for note in report.notes),
+        "<h2>Latency</h2>",
+        *_latency_plot(runs),
+    ]
+    return page(heading, parts)
+
+
 def page(heading: str, parts: Iterable[str]) -> str:
     """A whole document; `heading` and `parts` are HTML."""
-    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{heading}</title>'
+    head = (
+        f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{heading}</title>'
+    )
     body = "\n".join(parts)
-    return f'<!doctype html>\n<html lang="en"><head>{head}<style>{STYLE}</style></head>\n<body>\n{body}\n</body></html>\n'
+    head = f"<head>{head}<style>{STYLE}</style></head>"
+    return f'<!doctype html>\n<html lang="en">{head}\n<body>\n{body}\n</body></html>\n'
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[str]], *, numbers_from: int = 10**6) -> str:
@@ -84,22 +114,33 @@ def _table(report: Report) -> str:
         )
         last = row.metric
     headings = ("mean", f"difference to {report.baseline}", "95 % interval", "ratio")
-    head = "<th>metric</th><th>candidate</th>" + "".join(f'<th class="number">{escape(h)}</th>' for h in headings)
+    head = "<th>metric</th><th>candidate</th>" + "".join(
+        f'<th class="number">{escape(h)}</th>' for h in headings
+    )
     return f'<div class="scroll"><table><tr>{head}<th>verdict</th></tr>{"".join(lines)}</table></div>'
 
 
-def _plots(report: Report) -> list[str]:
-    try:
-        from experiments import plots
-        import matplotlib  # noqa: F401  # only to learn whether it is there
-    except ImportError:
-        return ['<p class="note">No plots: matplotlib is not installed (pip install "fleetlab[report]").</p>']
+NO_PLOTS = '<p class="note">No plots: matplotlib is not installed (pip install "fleetlab[report]").</p>'
+
+
+def _latency_plot(runs: Runs) -> list[str]:
+    if find_spec("matplotlib") is None:
+        return [NO_PLOTS]
+    caption = "Latency of completed requests, all runs of a line together."
+    return [_figure(plots.latency_cdf(runs), caption)]
+
+
+def _timelines(report: Report) -> list[str]:
+    if find_spec("matplotlib") is None:
+        return []
     seed = report.seeds[0]
     return [
-        _figure(plots.latency_cdf(report.runs), "Latency of completed requests, the runs of all seeds together."),
         "<h2>Over time</h2>",
         _figure(plots.timelines(report.runs, seed), "What the control loop saw at each of its intervals."),
-        _figure(plots.replica_states(report.runs, seed), "Replicas by state; starting is provisioning and loading."),
+        _figure(
+            plots.replica_states(report.runs, seed),
+            "Replicas by state; starting is provisioning and loading.",
+        ),
     ]
 
 
@@ -143,6 +184,8 @@ def _facts(report: Report) -> str:
         (f"digests of {name}", " ".join(digest[:16] for digest in digests))
         for name, digests in manifest["digests"].items()
     ]
-    body = "".join(f"<tr><td>{escape(name)}</td><td><code>{escape(value)}</code></td></tr>" for name, value in rows)
+    body = "".join(
+        f"<tr><td>{escape(name)}</td><td><code>{escape(value)}</code></td></tr>" for name, value in rows
+    )
     note = "The whole specs are in manifest.json, the records of every request in records.parquet."
     return f'<div class="scroll"><table>{body}</table></div><p class="note">{note}</p>'

@@ -17,8 +17,8 @@ from experiments.metrics import Better
 
 Interval = Literal["t", "bca"]
 Verdict = Literal["better", "worse", "no difference shown", "exact", "not judged"]
-"""`exact`: every run is the same run, so the difference is what it is. `not judged`: the metric has no better
-way, or there are too few runs."""
+"""`exact`: the difference is the same in every pair, so there is no spread to make an interval of. `not judged`:
+the metric has no better way, or there are too few runs."""
 
 RESAMPLES = 9999
 
@@ -36,8 +36,11 @@ class Difference(Struct, frozen=True, kw_only=True):
     distinct: int
     """Pairs that differ from one another as whole runs."""
 
+    exact: bool = False
+    """The same in every one of several pairs: no spread, so no interval."""
+
     @property
-    def exact(self) -> bool:
+    def deterministic(self) -> bool:
         """All pairs are one and the same: chance plays no part, and repeating it is no replication."""
         return self.distinct == 1 and self.pairs > 1
 
@@ -62,12 +65,9 @@ def paired_difference(
     values = np.asarray(differences, dtype=float)
     pairs = len(values)
     mean = float(values.mean())
-    if pairs < 2 or distinct < 2:
-        return Difference(mean=mean, pairs=pairs, distinct=distinct)
-    if float(np.ptp(values)) <= 1e-12 * max(1e-300, float(np.abs(values).max())):
-        # Different runs, one difference: no spread to estimate, and chance of all signs agreeing is known.
-        p_value = 1.0 if mean == 0.0 else 2.0 ** (1 - pairs)
-        return Difference(mean=mean, low=mean, high=mean, p_value=p_value, pairs=pairs, distinct=distinct)
+    flat = float(np.ptp(values)) <= 1e-12 * float(np.abs(values).max(initial=0.0))
+    if pairs < 2 or distinct < 2 or flat:
+        return Difference(mean=mean, pairs=pairs, distinct=distinct, exact=pairs > 1)
     low, high, p_value = _student(values, confidence) if interval == "t" else _bootstrap(values, confidence)
     return Difference(mean=mean, low=low, high=high, p_value=p_value, pairs=pairs, distinct=distinct)
 
@@ -112,7 +112,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def verdict(
     difference: Difference, better: Better, p_adjusted: float | None, *, level: float = 0.05
 ) -> Verdict:
-    """ "better" or "worse" only if the interval excludes zero and the corrected test agrees."""
+    """Better or worse only if the interval excludes zero and the corrected test agrees."""
     if difference.exact:
         return "exact"
     if better == "neither" or difference.low is None or p_adjusted is None:

@@ -37,7 +37,9 @@ def latency_cdf(runs: Runs) -> str:
         at = np.linspace(0.0, 1.0, min(len(e2e_s), CURVE_POINTS))
         axes.plot(np.maximum(np.quantile(e2e_s, at) * 1000.0, 1e-3), at, **_line(index), label=name)
     axes.axhline(0.99, color="#bbbbbb", linewidth=0.8, zorder=0)
-    axes.annotate("p99", (1.0, 0.99), xycoords=("axes fraction", "data"), xytext=(3, -3), textcoords="offset points")
+    axes.annotate(
+        "p99", (1.0, 0.99), xycoords=("axes fraction", "data"), xytext=(3, -3), textcoords="offset points"
+    )
     _log_ticks(axes)
     axes.set_xlabel("end-to-end latency (ms, logarithmic)")
     axes.set_ylabel("fraction of completed requests")
@@ -101,14 +103,13 @@ def _line(index: int) -> dict[str, Any]:  # Any: matplotlib's keyword arguments
     }
 
 
-def _figure(width: float, height: float, rows: int = 0) -> tuple[Figure, Any]:  # Any: one Axes, or `rows` of them
+def _figure(
+    width: float, height: float, rows: int = 0
+) -> tuple[Figure, Any]:  # Any: one Axes, or `rows` of them
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
-    if not rows:
-        panels = [figure.subplots()]
-    else:
-        panels = list(np.atleast_1d(figure.subplots(rows, sharex=True)))
+    panels = list(np.atleast_1d(figure.subplots(rows or 1, sharex=True)))
     for axes in panels:
         axes.grid(visible=True, color="#e5e5e5", linewidth=0.6)
         axes.set_axisbelow(True)
@@ -134,6 +135,8 @@ def _svg(figure: Figure, name: str) -> str:
     sink = io.StringIO()
     # Several SVGs share a page and so one name space of ids: the salt keeps them apart.
     with mpl.rc_context({"svg.hashsalt": name, "svg.fonttype": "none", "font.family": "sans-serif"}):
-        figure.savefig(sink, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+        figure.savefig(
+            sink, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None}
+        )
     text = sink.getvalue()
     return text[text.index("<svg") :]

@@ -223,18 +223,14 @@ def cells(row: Row) -> tuple[str, str, str, str, str]:
     interval = ""
     if difference.low is not None and difference.high is not None:
         low, high = difference.low * row.scale, difference.high * row.scale
-        same = low == high
-        interval = (
-            "" if same else f"[{signed_number(low, places=places)}, {signed_number(high, places=places)}]"
-        )
-    words = {
-        "exact": "exact (deterministic)",
-        "not judged": f"n={difference.pairs}, no interval" if difference.low is None else "–",
-    }
-    judged = row.verdict or "–"
-    times = f"{row.ratio:.3f}" if row.ratio is not None else ""
+        interval = f"[{signed_number(low, places=places)}, {signed_number(high, places=places)}]"
+    judged: str = row.verdict or "–"
+    if row.verdict == "exact":
+        judged = "exact (deterministic)" if difference.deterministic else "same in every run"
+    elif row.verdict == "not judged":
+        judged = f"n={difference.pairs}, no interval" if difference.low is None else "–"
     delta = signed_number(shown, places=places if interval else None)
-    return mean, delta, interval, times, words.get(judged, judged)
+    return mean, delta, interval, f"{row.ratio:.3f}" if row.ratio is not None else "", judged
 
 
 def fingerprint(run: Run) -> str:
@@ -287,9 +283,9 @@ def _notes(report: Report) -> list[str]:
         notes.append(
             f"{name}: deterministic: 1 distinct run out of {len(report.seeds)}; the seed changes nothing in it"
         )
-    if any(row.verdict == "exact" for row in report.rows):
+    if any(row.difference is not None and row.difference.deterministic for row in report.rows):
         notes.append(
-            "An exact difference holds for this trace and says nothing of others: resample the arrivals "
+            "A deterministic difference holds for this trace and says nothing of others: resample the arrivals "
             "(a trace for each seed) or give the engine jitter to get an interval."
         )
     if len(report.seeds) == 1:

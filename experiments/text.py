@@ -26,7 +26,8 @@ def signed_number(value: float, *, places: int | None = None) -> str:
         if _whole(value):
             return f"{round(value):+,}" if round(value) else "0"
         places = decimals(value, 3)
-    return f"{value:+,.{places}f}"
+    text = f"{value:+,.{places}f}"
+    return text if text.strip("+-0.,") else text[1:]  # a zero has no sign
 
 
 def decimals(value: float, digits: int) -> int:

@@ -121,9 +121,13 @@ class BatchFinished(Message, frozen=True, gc=False):
 
 
 class ReportQueue(Message, frozen=True, gc=False):
-    """Ask for a `QueueReport`."""
+    """Ask for a `QueueReport`: the router adds what it holds itself and passes this on to the batcher."""
 
     reply_to: str
+    held: int = 0
+    """Requests that wait at the router for a replica they may go to."""
+    held_since_s: float = 0.0
+    """Arrival of the first of them."""
 
 
 # --- to a replica ------------------------------------------------------------------------------------------
@@ -205,7 +209,7 @@ class TrustChanged(Message, frozen=True, gc=False):
 
 
 class QueueReport(Message, frozen=True, gc=False):
-    """What the batcher holds."""
+    """What waits and runs, at the batcher and at the router."""
 
     queue_depth: int
     oldest_wait_s: float

@@ -44,7 +44,7 @@ def explanation(accounts: Accounts, run: Run) -> str:
     """Why the printed count is wrong."""
     tried_again = run.manifest.counters.get("retries", 0)
     return (
-        f"Why {accounts.printed_served:,}: the loop adds up what the replicas served that are in the fleet when it ends. "
+        f"Why {accounts.printed_served:,}: the loop adds up what the replicas served that are left when it ends. "
         f"Each one retired on the way took its count with it: {accounts.retired_served:,} requests in all. "
         f"Every arrival but {accounts.unanswered} was answered, which is {accounts.answered / 30.0:.0f} a second "
         f"and not {accounts.printed_served / 30.0:.0f}. And the replica that fails at 20 s was busy with "

@@ -66,7 +66,7 @@ class Autoscaler(Actor):
         initial_replicas: int,
         control_interval_s: float,
         failed_grace_s: float,
-        batcher: str,
+        router: str,
         telemetry: Telemetry,
         launcher: str = "launcher",
         settle_s: float = 0.0,
@@ -76,7 +76,7 @@ class Autoscaler(Actor):
         self._min, self._max = min_replicas, max_replicas
         self._interval_s = control_interval_s
         self._grace_s = failed_grace_s
-        self._batcher, self._launcher = batcher, launcher
+        self._router, self._launcher = router, launcher
         self._telemetry = telemetry
         # Somebody else starts the first ones; until they report they are on their way, not missing.
         self._known = {f"replica/{number}": Known("provisioning", "ready") for number in range(initial_replicas)}
@@ -157,7 +157,7 @@ class Autoscaler(Actor):
     # --- the loop ----------------------------------------------------------------------------------------------
 
     def on_tick(self, message: Tick) -> None:
-        self.ctx.send(self._batcher, ReportQueue(self.ctx.address))
+        self.ctx.send(self._router, ReportQueue(self.ctx.address))
         self.ctx.after(self._interval_s, Tick("control"))
 
     def on_queue_report(self, message: QueueReport) -> None:

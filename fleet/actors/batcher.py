@@ -427,8 +427,11 @@ class Batcher(Actor):
 
     def on_report_queue(self, message: ReportQueue) -> None:
         oldest = [queue.oldest_s for queue in self._by_number.values() if queue.waiting]
+        if message.held:
+            oldest.append(message.held_since_s)
         wait_s = self.ctx.now - min(oldest) if oldest else 0.0
+        depth = self.depth + message.held
         self.ctx.send(
             message.reply_to,
-            QueueReport(self.depth, wait_s, self.depth + self.dispatched, self.enqueued, self.finished),
+            QueueReport(depth, wait_s, depth + self.dispatched, self.enqueued, self.finished),
         )

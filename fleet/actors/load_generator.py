@@ -57,6 +57,8 @@ class LoadGenerator(Actor):
         self.submitted = 0
         self.replied = 0
         self._replied_before = -1
+        self._gave_up = False
+        """Everything was cancelled because nothing came back for so long."""
         self._arrive = Tick("arrive")
 
     def start(self, ctx: Context) -> None:
@@ -154,9 +156,17 @@ class LoadGenerator(Actor):
 
     def _check_progress(self) -> None:
         if self._sent and self.replied == self._replied_before and self._next is None:
+            if self._gave_up:
+                raise FleetError(
+                    f"{len(self._sent)} requests have no reply, not even to their cancellation; "
+                    f"the first is {next(iter(self._sent))!r}"
+                )
+            self._gave_up = True
             self._telemetry.counters["stalled"] += len(self._sent)
             for request_id in list(self._sent):
                 self.ctx.send(self._router, Cancel(request_id))
+        else:
+            self._gave_up = False
         self._replied_before = self.replied
         self.ctx.after(self._stall_timeout_s, Tick("stall"))
 

@@ -39,6 +39,8 @@ class Roster:
         self.views: dict[str, ReplicaView] = {}
         self.candidates: tuple[ReplicaView, ...] = ()
         """Ready and trusted."""
+        self.chosen: dict[str, ReplicaView] = {}
+        """The candidates by id."""
         self._reports = Reports()
 
     def reported(self, message: ReplicaReported, now_s: float) -> bool:
@@ -79,6 +81,7 @@ class Roster:
     def _choose(self) -> bool:
         chosen = [view for view in self.views.values() if view.state == "ready" and view.trust == "healthy"]
         chosen.sort(key=lambda view: replica_number(view.id))
-        before = [view.id for view in self.candidates]
+        before = list(self.chosen)
         self.candidates = tuple(chosen)
-        return before != [view.id for view in chosen]
+        self.chosen = {view.id: view for view in chosen}
+        return before != list(self.chosen)

@@ -6,7 +6,9 @@ not carry the current number belongs to an abandoned attempt and is counted and 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
+from itertools import repeat
 from typing import Any
 
 from msgspec import Struct
@@ -27,6 +29,7 @@ from fleet.messages import (
     ReplicaExited,
     ReplicaReported,
     Reply,
+    ReportQueue,
     Submit,
     Tick,
     TrustChanged,
@@ -40,7 +43,7 @@ from policies.views import Completion, Failure, FailureKind, FleetView, ReplicaV
 from traces.schema import Request
 
 
-class Pending(Struct, gc=False):
+class Pending(Struct):
     """A request that has not ended."""
 
     request: Request
@@ -87,9 +90,10 @@ class Router(Actor):
         self._roster = Roster()
         self._running = 0
         self.submitted = 0
-        self.ended: dict[Outcome, int] = {}
-        self._observers = [policy for policy in (admission, routing, retry) if overrides(policy, "on_completed")]
-        self._dispatch_observers = [policy for policy in (admission, routing, retry) if overrides(policy, "on_dispatched")]
+        self.ended: Counter[Outcome] = Counter()
+        policies = (admission, routing, retry)
+        self._on_completed = [policy.on_completed for policy in policies if overrides(policy, "on_completed")]
+        self._on_dispatched = [policy.on_dispatched for policy in policies if overrides(policy, "on_dispatched")]
 
     def start(self, ctx: Context) -> None:
         super().start(ctx)
@@ -102,6 +106,7 @@ class Router(Actor):
             AttemptsEnded: self.on_attempts_ended,
             Dispatched: self.on_dispatched,
             Cancel: self.on_cancel,
+            ReportQueue: self.on_report_queue,
             Tick: self.on_tick,
             ReplicaReported: self.on_replica_reported,
             ReplicaExited: self.on_replica_exited,
@@ -119,16 +124,17 @@ class Router(Actor):
         if request.id in self.pending:
             self._refuse(message, "rejected", f"a request with id {request.id!r} is pending already")
             return
+        in_flight = len(self.pending)
         fleet = FleetView(
-            in_flight=len(self.pending),
-            queue_depth=len(self.pending) - self._running,
+            in_flight=in_flight,
+            queue_depth=in_flight - self._running,
             ready_replicas=len(self._roster.candidates),
         )
         try:
             decision = self._admission.admit(request, fleet, now)
         except Exception as error:
             raise blaming(self._admission, error, request.id, now) from error
-        if decision.__class__ is not Admit:
+        if type(decision) is not Admit:
             if isinstance(decision, Reject):
                 self._telemetry.decided(now, "admission", request.id, "Reject", reason=decision.reason)
                 self._refuse(message, "rejected", decision.reason)
@@ -155,7 +161,7 @@ class Router(Actor):
         return changed
 
     def _refuse(self, message: Submit, outcome: Outcome, detail: str | None) -> None:
-        self.ended[outcome] = self.ended.get(outcome, 0) + 1
+        self.ended[outcome] += 1
         self.ctx.send(message.reply_to, Reply(message.request.id, outcome, detail=detail))
 
     # --- placing -----------------------------------------------------------------------------------------------
@@ -185,16 +191,16 @@ class Router(Actor):
             decision = self._routing.route(request, candidates, now)
         except Exception as error:
             raise blaming(self._routing, error, request.id, now) from error
-        if decision.__class__ is Route:
-            view = roster.views.get(decision.replica)  # type: ignore[union-attr]  # narrowed by the class check
-            if view is None or view.state != "ready" or view.trust != "healthy" or self._excluded(view, candidates):
+        if type(decision) is Route:
+            view = roster.chosen.get(decision.replica)
+            if view is None or (candidates is not roster.candidates and view not in candidates):
                 known = ", ".join(view.id for view in candidates[:8])
                 raise PolicyError(
-                    f"routing policy {self._routing.name()} named replica {decision.replica!r}, "  # type: ignore[union-attr]
+                    f"routing policy {self._routing.name()} named replica {decision.replica!r}, "
                     f"which is not a candidate for request {request.id!r} at {now:.6f} s (candidates: {known})"
                 )
             force_setattr(view, "in_flight", view.in_flight + 1)
-            self._telemetry.routed(now, request.id, decision, now - view.as_of_s)  # type: ignore[arg-type]
+            self._telemetry.routed(now, request.id, decision, now - view.as_of_s)
             return view.id
         if isinstance(decision, Hold):
             if not decision.until_s > now:
@@ -211,10 +217,6 @@ class Router(Actor):
             self._end(pending, "rejected", detail=decision.reason)
             return None
         raise PolicyError(f"routing policy {self._routing.name()} answered {decision!r}; expected Route, Hold or Reject")
-
-    def _excluded(self, view: ReplicaView, candidates: tuple[ReplicaView, ...]) -> bool:
-        """True for a replica that this attempt must avoid; the usual case is decided without a search."""
-        return candidates is not self._roster.candidates and all(view is not candidate for candidate in candidates)
 
     def _hold(self, pending: Pending) -> None:
         pending.placed = pending.running = False
@@ -235,14 +237,15 @@ class Router(Actor):
         view = self._roster.views.get(message.replica)
         if view is not None and not self._early:
             force_setattr(view, "in_flight", view.in_flight + len(message.work))
+        find = self.pending.get
         for work in message.work:
-            pending = self.pending.get(work.request.id)
+            pending = find(work.request.id)
             if pending is not None and pending.attempt == work.attempt:
                 pending.running = True
                 pending.replica = message.replica
                 self._running += 1
-                for policy in self._dispatch_observers:
-                    policy.on_dispatched(work.request, message.replica, self.ctx.now)
+                for on_dispatched in self._on_dispatched:
+                    on_dispatched(work.request, message.replica, self.ctx.now)
 
     def on_attempts_ended(self, message: AttemptsEnded) -> None:
         work = message.work
@@ -253,16 +256,17 @@ class Router(Actor):
         if message.failure is not None:
             self._attempts_failed(message)
             return
-        size, results = len(work), message.results
-        for index, item in enumerate(work):
-            pending = self.pending.get(item.request.id)
+        find, end = self.pending.get, self._end
+        size, service_s, cold = len(work), message.service_s, message.cold
+        results = message.results or repeat(None)
+        for item, result in zip(work, results):
+            pending = find(item.request.id)
             if pending is None or pending.attempt != item.attempt:
                 self._telemetry.counters["late_answers"] += 1
                 continue
-            if self._observers:
-                self._observe(pending, None, message.service_s)
-            result = None if results is None else results[index]
-            self._end(pending, "completed", size, message.service_s, message.cold, None, result)
+            if self._on_completed:
+                self._observe(pending, None, service_s)
+            end(pending, "completed", size, service_s, cold, None, result)
 
     def _attempts_failed(self, message: AttemptsEnded) -> None:
         for item in message.work:
@@ -282,7 +286,7 @@ class Router(Actor):
 
     def _failed(self, pending: Pending, kind: FailureKind, detail: str | None) -> None:
         request, now = pending.request, self.ctx.now
-        if self._observers:
+        if self._on_completed:
             self._observe(pending, kind, None)
         failure = Failure(kind=kind, attempt=pending.attempt, replica=pending.replica, detail=detail)
         try:
@@ -308,12 +312,13 @@ class Router(Actor):
         pending.placed = pending.running = False
 
     def _observe(self, pending: Pending, failure: FailureKind | None, service_s: float | None) -> None:
+        request, now = pending.request, self.ctx.now
         completion = Completion(
-            request=pending.request, replica=pending.replica or "", attempt=pending.attempt, failure=failure,
-            service_s=service_s, e2e_s=self.ctx.now - pending.request.arrived_s,
+            request=request, replica=pending.replica or "", attempt=pending.attempt, failure=failure,
+            service_s=service_s, e2e_s=now - request.arrived_s,
         )  # fmt: skip
-        for policy in self._observers:
-            policy.on_completed(completion, self.ctx.now)
+        for on_completed in self._on_completed:
+            on_completed(completion, now)
 
     def _end(
         self,
@@ -336,7 +341,7 @@ class Router(Actor):
             self._unset(pending)
         if self._held:
             self._held.pop(request_id, None)
-        self.ended[outcome] = self.ended.get(outcome, 0) + 1
+        self.ended[outcome] += 1
         self.ctx.send(
             pending.reply_to,
             Reply(request_id, outcome, pending.attempt, pending.replica, batch_size, service_s, cold, detail, result),
@@ -373,6 +378,12 @@ class Router(Actor):
         """The fleet stops: end every pending request as failed."""
         for pending in list(self.pending.values()):
             self._end(pending, "failed", detail=detail)
+
+    def on_report_queue(self, message: ReportQueue) -> None:
+        """What is held here waits too: without it a pool of no replicas would look like one without work."""
+        held = self._held
+        since_s = min((pending.request.arrived_s for pending in held.values()), default=0.0)
+        self.ctx.send(self._batcher, ReportQueue(message.reply_to, len(held), since_s))
 
     def on_undeliverable(self, message: Undeliverable) -> None:
         """A client is gone: its request has ended all the same."""

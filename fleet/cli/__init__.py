@@ -8,7 +8,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from fleet.cli.arguments import UsageError, parse
+from fleet.cli.arguments import parse
+from fleet.cli.values import UsageError
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2

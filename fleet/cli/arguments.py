@@ -6,36 +6,27 @@ Building it imports no part of fleetlab, so that help and mistakes are answered 
 from __future__ import annotations
 
 import argparse
-import difflib
 import importlib
-import math
 import re
 from argparse import SUPPRESS, Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-
-class UsageError(Exception):
-    """The command line is not one that `fleet` understands."""
+from fleet.cli.laws import LAWS, REQUIRED
+from fleet.cli.values import UsageError, count, endpoint, meant, number, positive, several, whole
 
 
 class Parser(argparse.ArgumentParser):
     """Says what is wrong in one line, with what was probably meant."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:  # Any: handed on as they are
-        super().__init__(*args, **kwargs, allow_abbrev=False)
+    def __init__(self, **kwargs: Any) -> None:  # Any: handed on as they are
+        super().__init__(**{**kwargs, "allow_abbrev": False})
 
     def error(self, message: str) -> NoReturn:
         invalid = re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)", message)
         hint = meant(invalid[1], re.findall(r"[\w-]+", invalid[2])) if invalid else ""
         raise UsageError(f"{self.prog.partition(' ')[2]}: {message}{hint}".removeprefix(": "))
-
-
-def meant(name: str, known: Sequence[str]) -> str:
-    """`; did you mean ...?` when something close to `name` is known, else nothing."""
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean {close[0]}?" if close else ""
 
 
 def parse(argv: Sequence[str]) -> Namespace:
@@ -51,59 +42,18 @@ def parse(argv: Sequence[str]) -> Namespace:
     return arguments
 
 
-# --- types of values ---------------------------------------------------------------------------------------
-
-
-def positive(text: str) -> float:
-    """A finite number above 0."""
-    value = number(text)
-    if value <= 0:
-        raise argparse.ArgumentTypeError(f"must be above 0, not {text}")
-    return value
-
-
-def number(text: str) -> float:
-    """A finite number."""
-    try:
-        value = float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"must be a number, not {text!r}") from None
-    if not math.isfinite(value):
-        raise argparse.ArgumentTypeError(f"must be finite, not {text}")
-    return value
-
-
-def count(text: str) -> int:
-    """A whole number above 0."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number above 0, not {text!r}")
-    return int(text)
-
-
-def whole(text: str) -> int:
-    """A whole number, 0 included."""
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"must be a whole number, not {text!r}")
-    return int(text)
-
-
-def several(kind: Callable[[str], Any]) -> Callable[[str], list[Any]]:  # Any: what `kind` makes
-    """Values of one kind, separated by commas."""
-
-    def values(text: str) -> list[Any]:
-        return [kind(part) for part in text.split(",")]
-
-    return values
-
-
 # --- groups of arguments that commands share ---------------------------------------------------------------
 
 
 def _trace(parser: Parser, *, cut: bool = True) -> None:
-    parser.add_argument("trace", metavar="TRACE", help="a trace file, or the name of a bundled trace (fleet traces list)")
+    parser.add_argument("trace", metavar="TRACE", help="a trace file, or a bundled trace (fleet traces list)")
     if cut:
-        parser.add_argument("--first-s", type=positive, metavar="S", help="only the requests of the first S seconds")
-        parser.add_argument("--scale-rate", type=positive, metavar="X", help="X times as many arrivals a second")
+        parser.add_argument(
+            "--first-s", type=positive, metavar="S", help="only the requests of the first S seconds"
+        )
+        parser.add_argument(
+            "--scale-rate", type=positive, metavar="X", help="X times as many arrivals a second"
+        )
 
 
 def _spec(parser: Parser) -> None:
@@ -120,10 +70,14 @@ def _set(parser: Parser) -> None:
 
 def _run(parser: Parser, *, faults: bool = True, seed: bool = True) -> None:
     if seed:
-        parser.add_argument("--seed", type=whole, default=0, metavar="N", help="of every random choice (default 0)")
+        parser.add_argument(
+            "--seed", type=whole, default=0, metavar="N", help="of every random choice (default 0)"
+        )
     if faults:
         parser.add_argument("--faults", type=Path, metavar="FILE", help="a fault trace to inject")
-    parser.add_argument("--sessions", action="store_true", help="closed loop: a follow-up waits for its parent's reply")
+    parser.add_argument(
+        "--sessions", action="store_true", help="closed loop: a follow-up waits for its parent's reply"
+    )
 
 
 def _results(parser: Parser, what: str) -> None:
@@ -132,23 +86,22 @@ def _results(parser: Parser, what: str) -> None:
 
 
 def _keys(parser: Parser, *, head: bool) -> None:
-    parser.add_argument("--keys", type=Path, metavar="FILE", help="this side's CURVE key pair (fleet keys FILE)")
+    parser.add_argument(
+        "--keys", type=Path, metavar="FILE", help="this side's CURVE key pair (fleet keys FILE)"
+    )
     if head:
-        parser.add_argument("--allow", type=Path, metavar="FILE", help="TOML list of the public keys that may connect")
+        parser.add_argument(
+            "--allow", type=Path, metavar="FILE", help="TOML list of the public keys that may connect"
+        )
     else:
         parser.add_argument("--server-key", metavar="KEY", help="the head's public key")
-    parser.add_argument("--insecure", action="store_true", help="no keys beyond loopback: the network itself is trusted")
+    parser.add_argument(
+        "--insecure", action="store_true", help="no keys beyond loopback: the network itself is trusted"
+    )
 
 
 def _head(parser: Parser) -> None:
     parser.add_argument("head", metavar="HEAD", type=endpoint, help="where the head listens: tcp://host:port")
-
-
-def endpoint(text: str) -> str:
-    """A ZeroMQ endpoint."""
-    if not re.fullmatch(r"tcp://.+:(\d+|\*)|ipc://.+", text):
-        raise argparse.ArgumentTypeError(f"must be an endpoint such as tcp://127.0.0.1:5555, not {text!r}")
-    return text
 
 
 # --- the commands ------------------------------------------------------------------------------------------
@@ -184,8 +137,16 @@ def _command(commands: Any, name: str, run: str, text: str) -> Parser:  # Any: a
     return parser
 
 
+def _group(commands: Any, name: str, text: str) -> Parser:
+    """A command that has commands of its own."""
+    parser: Parser = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+    return parser
+
+
 def _add_runs(commands: Any) -> None:
-    simulate = _command(commands, "simulate", "runs:simulate", "play a trace against a fleet in exact virtual time")
+    simulate = _command(
+        commands, "simulate", "runs:simulate", "play a trace against a fleet in exact virtual time"
+    )
     _trace(simulate)
     _spec(simulate)
     _run(simulate)
@@ -193,26 +154,44 @@ def _add_runs(commands: Any) -> None:
     simulate.add_argument("--no-check", action="store_true", help="leave out the invariant checker")
     _results(simulate, "the run (Parquet tables and manifest.json)")
 
-    replay = _command(commands, "replay", "runs:replay", "play a trace in real time, through real processes here")
+    replay = _command(
+        commands, "replay", "runs:replay", "play a trace in real time, through real processes here"
+    )
     _trace(replay)
     _spec(replay)
     _run(replay)
-    replay.add_argument("--speed", type=positive, default=1.0, metavar="X", help="arrivals come X times faster")
+    replay.add_argument(
+        "--speed", type=positive, default=1.0, metavar="X", help="arrivals come X times faster"
+    )
     _results(replay, "the run (Parquet tables and manifest.json)")
 
-    compare = _command(commands, "compare", "comparing:compare", "simulate several fleets on one trace, paired by seed")
+    compare = _command(
+        commands, "compare", "comparing:compare", "simulate several fleets on one trace, paired by seed"
+    )
     _trace(compare)
-    compare.add_argument("specs", metavar="SPEC", type=Path, nargs="+", help="fleets, as TOML or JSON; the first is the baseline")
+    compare.add_argument(
+        "specs",
+        metavar="SPEC",
+        type=Path,
+        nargs="+",
+        help="fleets, as TOML or JSON; the first is the baseline",
+    )
     _set(compare)
     compare.add_argument(
         "--vary", action="append", default=[], metavar="PATH=A,B,...",
-        help="a candidate for each value, as in --vary routing=round-robin,least-outstanding (repeatable: all combinations)",
+        help="a candidate for each value, as in --vary routing=random,round-robin (repeatable: all combinations)",
     )  # fmt: skip
     _run(compare, seed=False)
-    compare.add_argument("--seeds", type=count, default=10, metavar="N", help="runs of each candidate (default 10)")
+    compare.add_argument(
+        "--seeds", type=count, default=10, metavar="N", help="runs of each candidate (default 10)"
+    )
     compare.add_argument("--baseline", metavar="NAME", help="the candidate that the others are held against")
-    compare.add_argument("--workers", type=count, default=1, metavar="N", help="processes that share the work (default 1)")
-    compare.add_argument("--out", type=Path, metavar="DIR", help="save the report (HTML, tables, manifest) there")
+    compare.add_argument(
+        "--workers", type=count, default=1, metavar="N", help="processes that share the work (default 1)"
+    )
+    compare.add_argument(
+        "--out", type=Path, metavar="DIR", help="save the report (HTML, tables, manifest) there"
+    )
 
 
 def _add_across_hosts(commands: Any) -> None:
@@ -222,25 +201,37 @@ def _add_across_hosts(commands: Any) -> None:
         "--bind", type=endpoint, default="tcp://127.0.0.1:5555", metavar="ENDPOINT",
         help="where to listen (default tcp://127.0.0.1:5555); beyond loopback, keys are demanded",
     )  # fmt: skip
-    serve.add_argument("--local-replicas", type=whole, default=0, metavar="N", help="replica processes on this host too")
-    serve.add_argument("--seed", type=whole, default=0, metavar="N", help="of every random choice (default 0)")
-    serve.add_argument("--for-s", type=positive, metavar="S", help="stop after S seconds (default: at Ctrl-C)")
+    serve.add_argument(
+        "--local-replicas", type=whole, default=0, metavar="N", help="replica processes on this host too"
+    )
+    serve.add_argument(
+        "--seed", type=whole, default=0, metavar="N", help="of every random choice (default 0)"
+    )
+    serve.add_argument(
+        "--for-s", type=positive, metavar="S", help="stop after S seconds (default: at Ctrl-C)"
+    )
     _keys(serve, head=True)
     _results(serve, "the head's report")
 
     join = _command(commands, "join", "live:join", "offer replica processes of this host to a head")
     _head(join)
     join.add_argument("--replicas", type=count, default=1, metavar="N", help="how many processes (default 1)")
-    join.add_argument("--name", help="of the processes, as the head logs them (default: made from the host's name)")
+    join.add_argument(
+        "--name", help="of the processes, as the head logs them (default: made from the host's name)"
+    )
     _keys(join, head=False)
 
     drive = _command(commands, "drive", "live:drive", "play a trace against a running head, as a client")
     _trace(drive)
     _head(drive)
-    drive.add_argument("--spec", type=Path, metavar="SPEC", help="what is served there, for the manifest and the objectives")
+    drive.add_argument(
+        "--spec", type=Path, metavar="SPEC", help="what is served there, for the manifest and the objectives"
+    )
     _set(drive)
     _run(drive, faults=False, seed=False)
-    drive.add_argument("--speed", type=positive, default=1.0, metavar="X", help="arrivals come X times faster")
+    drive.add_argument(
+        "--speed", type=positive, default=1.0, metavar="X", help="arrivals come X times faster"
+    )
     _keys(drive, head=False)
     _results(drive, "the client's records")
 
@@ -249,20 +240,40 @@ def _add_across_hosts(commands: Any) -> None:
 
 
 def _add_tools(commands: Any) -> None:
-    profile = _command(commands, "profile", "profiling:profile", "measure how long an engine takes, by batch size")
-    profile.add_argument("engine", metavar="SPEC|ENGINE", help="a fleet's file, or an engine's name with --set engine.…=…")
+    profile = _command(
+        commands, "profile", "profiling:profile", "measure how long an engine takes, by batch size"
+    )
+    profile.add_argument(
+        "engine", metavar="SPEC|ENGINE", help="a fleet's file, or an engine's name with --set engine.…=…"
+    )
     _set(profile)
-    profile.add_argument("--batch-sizes", type=several(count), default=[1, 2, 4, 8, 16, 32, 64], metavar="N,…", help="default 1 to 64")
-    profile.add_argument("--tokens", type=several(whole), default=[0], metavar="N,…", help="prompt lengths (0: without tokens)")
-    profile.add_argument("--repeats", type=count, default=10, metavar="N", help="measured runs of each point (default 10)")
+    profile.add_argument(
+        "--batch-sizes",
+        type=several(count),
+        default=[1, 2, 4, 8, 16, 32, 64],
+        metavar="N,…",
+        help="default 1 to 64",
+    )
+    profile.add_argument(
+        "--tokens", type=several(whole), default=[0], metavar="N,…", help="prompt lengths (0: without tokens)"
+    )
+    profile.add_argument(
+        "--repeats", type=count, default=10, metavar="N", help="measured runs of each point (default 10)"
+    )
     profile.add_argument("--warmup", type=whole, default=2, metavar="N", help="runs before them (default 2)")
-    profile.add_argument("--out", type=Path, metavar="FILE", help="write the table that a profiled latency model reads")
+    profile.add_argument(
+        "--out", type=Path, metavar="FILE", help="write the table that a profiled latency model reads"
+    )
 
-    policies = _command(commands, "policies", "catalogue:policies", "list the policies: slot, parameters, source")
-    policies.add_argument("only", metavar="SLOT|NAME", nargs="?", help="one slot (engine and latency too), or one policy")
+    policies = _command(
+        commands, "policies", "catalogue:policies", "list the policies: slot, parameters, source"
+    )
+    policies.add_argument(
+        "only", metavar="SLOT|NAME", nargs="?", help="one slot (engine and latency too), or one policy"
+    )
     policies.add_argument("--json", action="store_true", help="print the list as JSON")
 
-    traces = commands.add_parser("traces", help="describe, convert and make traces", description="Describe, convert and make traces.")
+    traces = _group(commands, "traces", "describe, convert and make traces")
     verbs = traces.add_subparsers(metavar="COMMAND", required=True, dest="verb")
     listed = _command(verbs, "list", "tracing:list_bundled", "the bundled traces")
     listed.add_argument("--json", action="store_true", help="print the list as JSON")
@@ -270,60 +281,46 @@ def _add_tools(commands: Any) -> None:
     _trace(stats)
     _on_bad(stats)
     stats.add_argument("--json", action="store_true", help="print the statistics as JSON")
-    convert = _command(verbs, "convert", "tracing:convert", "write a trace in a format of our own, cut and scaled if asked")
+    convert = _command(
+        verbs, "convert", "tracing:convert", "write a trace in a format of our own, cut and scaled if asked"
+    )
     _trace(convert)
     convert.add_argument("target", metavar="FILE", type=Path, help=".jsonl, .jsonl.gz or .parquet")
-    convert.add_argument("--from-s", type=number, default=0.0, metavar="S", help="leave out what comes before S seconds")
+    convert.add_argument(
+        "--from-s", type=number, default=0.0, metavar="S", help="leave out what comes before S seconds"
+    )
     convert.add_argument("--scale-time", type=positive, metavar="X", help="the users' clock X times as slow")
-    convert.add_argument("--upsample", type=positive, metavar="X", help="X times the requests, in the same shape")
+    convert.add_argument(
+        "--upsample", type=positive, metavar="X", help="X times the requests, in the same shape"
+    )
     convert.add_argument("--seed", type=whole, default=0, metavar="N", help="of --upsample (default 0)")
     _on_bad(convert)
     _add_synthesize(verbs)
 
 
 def _on_bad(parser: Parser) -> None:
-    parser.add_argument("--on-bad", choices=("raise", "drop"), default="raise", help="bad rows: stop (default), or drop and count")
-
-
-LAWS: dict[str, tuple[str, dict[str, Callable[[str], Any]]]] = {
-    "poisson": ("arrivals at a constant rate", {"rate_per_s": positive, "duration_s": positive}),
-    "gamma": ("gamma gaps: bursty (cv > 1) or regular (cv < 1)", {"rate_per_s": positive, "cv": positive, "duration_s": positive}),
-    "mmpp": (
-        "a rate that jumps between values",
-        {"rates_per_s": several(number), "mean_sojourn_s": several(positive), "duration_s": positive},
-    ),
-    "diurnal": (
-        "a rate that is a wave",
-        {"mean_per_s": positive, "amplitude": number, "period_s": positive, "duration_s": positive, "peak_at_s": number},
-    ),
-    "surge": (
-        "a rate that climbs to a peak and back",
-        {"base_per_s": number, "peak_per_s": positive, "at_s": number, "half_width_s": positive, "duration_s": positive},
-    ),
-    "sessions": (
-        "conversations, closed loop",
-        {
-            "sessions_per_s": positive, "duration_s": positive, "turns": positive, "think_s": positive,
-            "system_tokens": whole, "block_tokens": count,
-        },
-    ),
-}  # fmt: skip
-"""Arrival laws by their function in `traces`, and the parameters that have a flag."""
-
-REQUIRED = {"rate_per_s", "cv", "rates_per_s", "mean_sojourn_s", "mean_per_s", "amplitude", "period_s", "sessions_per_s"}
-"""Parameters without a default. `duration_s` has one in `surge` only."""
+    parser.add_argument(
+        "--on-bad",
+        choices=("raise", "drop"),
+        default="raise",
+        help="bad rows: stop (default), or drop and count",
+    )
 
 
 def _add_synthesize(verbs: Any) -> None:
-    synthesize = verbs.add_parser("synthesize", help="make a trace from a law and a seed", description="Make a trace from a law and a seed.")
+    synthesize = _group(verbs, "synthesize", "make a trace from a law and a seed")
     laws = synthesize.add_subparsers(metavar="LAW", required=True, dest="law")
     for law, (text, parameters) in LAWS.items():
         parser = _command(laws, law, "tracing:synthesize", text)
         parser.add_argument("target", metavar="FILE", type=Path, help=".jsonl, .jsonl.gz or .parquet")
         for name, kind in parameters.items():
             required = name in REQUIRED or (name == "duration_s" and law != "surge")
-            parser.add_argument(f"--{name.replace('_', '-')}", type=kind, required=required, default=SUPPRESS, metavar="X")
-        parser.add_argument("--seed", type=whole, default=0, metavar="N", help="of every random choice (default 0)")
+            parser.add_argument(
+                f"--{name.replace('_', '-')}", type=kind, required=required, default=SUPPRESS, metavar="X"
+            )
+        parser.add_argument(
+            "--seed", type=whole, default=0, metavar="N", help="of every random choice (default 0)"
+        )
         for name in ("prompt_tokens", "output_tokens"):
             parser.add_argument(
                 f"--{name.replace('_', '-')}", metavar="LAW", default=None,

@@ -9,7 +9,7 @@ from argparse import Namespace
 from typing import TYPE_CHECKING
 
 from fleet.cli import output
-from fleet.cli.arguments import UsageError, meant
+from fleet.cli.values import UsageError, meant
 
 if TYPE_CHECKING:
     from policies.registry import ComponentInfo

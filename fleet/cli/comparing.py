@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fleet.cli import inputs, output
-from fleet.cli.arguments import UsageError, meant
+from fleet.cli.values import UsageError, meant
 
 if TYPE_CHECKING:
     from fleet import FleetSpec
@@ -24,7 +24,11 @@ def compare(arguments: Namespace) -> int:
     if arguments.baseline is not None and arguments.baseline not in candidates:
         hint = meant(arguments.baseline, list(candidates)) or f"; there are {', '.join(candidates)}"
         raise UsageError(f"compare: --baseline {arguments.baseline} is no candidate{hint}")
-    trace, faults, out = inputs.trace_of(arguments), inputs.faults_of(arguments), inputs.writable(arguments.out)
+    trace, faults, out = (
+        inputs.trace_of(arguments),
+        inputs.faults_of(arguments),
+        inputs.writable(arguments.out),
+    )
     report = compare_them(
         trace, candidates, seeds=range(arguments.seeds), faults=faults, baseline=arguments.baseline,
         workers=arguments.workers, sessions=arguments.sessions,

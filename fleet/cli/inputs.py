@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fleet.cli.arguments import UsageError
+from fleet.cli.values import UsageError
 
 if TYPE_CHECKING:
     from fleet import FleetSpec
@@ -28,7 +28,9 @@ def trace_of(arguments: Namespace) -> Trace:
     if arguments.scale_rate is not None:
         trace = trace.scale_rate(arguments.scale_rate)
     if not len(trace):
-        raise UsageError(f"{arguments.trace}: no requests are left (the trace, or what was cut of it, is empty)")
+        raise UsageError(
+            f"{arguments.trace}: no requests are left (the trace, or what was cut of it, is empty)"
+        )
     return trace
 
 

@@ -88,7 +88,9 @@ def run_as_json(run: Run) -> dict[str, Any]:  # Any: JSON values
 
 def _facts(run: Run) -> Iterator[tuple[str, str]]:
     s = run.summary
-    others = {name: getattr(s, name) for name in ("rejected", "shed", "expired", "failed", "cancelled", "in_flight")}
+    others = {
+        name: getattr(s, name) for name in ("rejected", "shed", "expired", "failed", "cancelled", "in_flight")
+    }
     yield "requests", f"{s.submitted:,} submitted, {counted({'completed': s.completed} | others)}"
     yield "duration", f"{s.duration_s:,.2f} s"
     yield "throughput", f"{s.throughput_per_s:,.1f} a second completed"
@@ -96,7 +98,10 @@ def _facts(run: Run) -> Iterator[tuple[str, str]]:
         yield "objectives", f"{s.slo_attainment:.1%} met, goodput {s.goodput_per_s:,.1f} a second"
     low, high = s.replicas.min, s.replicas.max
     busy = "" if s.utilization is None else f", {s.utilization:.1%} busy while ready"
-    yield "replicas", f"{low if low == high else f'{low} to {high}'} ready{busy}, {s.gpu_seconds:,.1f} device seconds"
+    yield (
+        "replicas",
+        f"{low if low == high else f'{low} to {high}'} ready{busy}, {s.gpu_seconds:,.1f} device seconds",
+    )
     if s.batch_size_mean is not None and s.attempts_mean is not None:
         yield "work", f"{s.batch_size_mean:.2f} requests a batch, {s.attempts_mean:.3f} attempts a request"
     if run.manifest.counters:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fleet.cli import inputs, output
-from fleet.cli.arguments import UsageError
+from fleet.cli.values import UsageError
 
 if TYPE_CHECKING:
     from fleet.engines import Engine
@@ -33,7 +33,9 @@ def profile(arguments: Namespace) -> int:
             engine, arguments.batch_sizes, arguments.tokens, repeats=arguments.repeats, warmup=arguments.warmup,
             on_point=on_point,
         )  # fmt: skip
-    table = output.table("batch size", "tokens", "min (ms)", "median (ms)", "p90 (ms)", "items a second", left=0)
+    table = output.table(
+        "batch size", "tokens", "min (ms)", "median (ms)", "p90 (ms)", "items a second", left=0
+    )
     for point in measured.points:
         times = (f"{1000 * seconds:.3f}" for seconds in (point.min_s, point.median_s, point.p90_s))
         per_s = f"{point.batch_size / point.median_s:,.1f}" if point.median_s else "-"
@@ -42,7 +44,7 @@ def profile(arguments: Namespace) -> int:
     output.stdout().print(table)
     if out is not None:
         measured.save(out)
-        output.note(f'saved; use it as  engine = {{engine = "emulated", latency = {{latency = "profiled", profile = "{out}"}}}}')
+        output.note(f'saved; a fleet reads it as  latency = {{latency = "profiled", profile = "{out}"}}')
     return 0
 
 

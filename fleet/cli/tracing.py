@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fleet.cli import inputs, output
-from fleet.cli.arguments import LAWS, UsageError
+from fleet.cli.laws import LAWS
+from fleet.cli.values import UsageError
 
 if TYPE_CHECKING:
     from traces import Lengths, Trace
@@ -25,13 +26,20 @@ def list_bundled(arguments: Namespace) -> int:
         return 0
     table = output.table("name", "requests", "duration (s)", "a second", "sha256")
     for name, trace in bundled.items():
-        table.add_row(name, f"{len(trace):,}", f"{trace.duration_s:,.1f}", f"{trace.rate_per_s:,.1f}", trace.sha256[:16])
+        table.add_row(
+            name, f"{len(trace):,}", f"{trace.duration_s:,.1f}", f"{trace.rate_per_s:,.1f}", trace.sha256[:16]
+        )
     output.stdout().print(table)
     return 0
 
 
 def _identity(trace: Trace) -> dict[str, Any]:  # Any: JSON values
-    return {"requests": len(trace), "duration_s": trace.duration_s, "sha256": trace.sha256, "header": trace.header}
+    return {
+        "requests": len(trace),
+        "duration_s": trace.duration_s,
+        "sha256": trace.sha256,
+        "header": trace.header,
+    }
 
 
 def stats(arguments: Namespace) -> int:
@@ -47,22 +55,30 @@ def stats(arguments: Namespace) -> int:
     dropped = "".join(f", {count:,} dropped ({reason})" for reason, count in report.dropped.items())
     facts = [
         ("source", f"{header.source} ({header.provenance}, licence {header.licence or 'not given'})"),
-        ("format", f"{report.format}: {report.rows_in:,} rows, {report.rows_kept:,} kept{dropped}, {report.reordered:,} out of order"),
+        ("format", f"{report.format}: {report.rows_in:,} rows, {report.rows_kept:,} kept{dropped}"),
+        ("order", f"{report.reordered:,} rows stood after a later one, and were sorted in"),
         ("sha256", trace.sha256),
-        ("requests", f"{described.requests:,} in {described.duration_s:,.3f} s, {described.rate_per_s:,.2f} a second"),
+        (
+            "requests",
+            f"{described.requests:,} in {described.duration_s:,.3f} s, {described.rate_per_s:,.2f} a second",
+        ),
         ("busiest", f"{described.peak_per_s:,} in one second"),
     ]
     if described.gap_mean_s is not None:
         cv = "" if described.gap_cv is None else f", cv {described.gap_cv:.2f} (Poisson: 1)"
         facts.append(("gaps", f"mean {1000 * described.gap_mean_s:,.3f} ms{cv}"))
     if described.tick_s is not None:
-        facts.append(("clock", f"ticks every {described.tick_s:g} s: {described.distinct_times:,} distinct times"))
+        facts.append(
+            ("clock", f"ticks every {described.tick_s:g} s: {described.distinct_times:,} distinct times")
+        )
     for name in ("prompt_tokens", "output_tokens"):
         facts += _lengths(name, getattr(described, name))
     if described.sessions:
         facts.append(("sessions", f"{described.sessions:,}"))
     if described.prefix_hit_share is not None:
-        facts.append(("prefixes", f"{described.blocks:,} blocks, {described.prefix_hit_share:.1%} seen before"))
+        facts.append(
+            ("prefixes", f"{described.blocks:,} blocks, {described.prefix_hit_share:.1%} seen before")
+        )
     output.print_facts(facts)
     return 0
 
@@ -99,7 +115,9 @@ def synthesize(arguments: Namespace) -> int:
     import traces
 
     _known_suffix(arguments.target)
-    parameters = {name: getattr(arguments, name) for name in LAWS[arguments.law][1] if hasattr(arguments, name)}
+    parameters = {
+        name: getattr(arguments, name) for name in LAWS[arguments.law][1] if hasattr(arguments, name)
+    }
     if len(parameters.get("mean_sojourn_s", ())) == 1:
         (parameters["mean_sojourn_s"],) = parameters["mean_sojourn_s"]
     for name in ("prompt_tokens", "output_tokens"):

@@ -119,6 +119,8 @@ class TorchEngine(Engine):
             line = _one_line(error)
             return line if isinstance(error, (FleetError, ModuleNotFoundError)) else f"{self.module}: {line}"
         if self._unloaded:
+            if sampler is not None:
+                sampler.close()
             return "unloaded before the load was done"
         self._runner, self._sampler = runner, sampler
         return None

@@ -17,6 +17,7 @@ from policies.base import Policy
 
 OBSERVERS = "observers"
 """The group address that replicas report to."""
+ROUTER = "router"
 BATCHER = "batcher/default"
 
 
@@ -46,7 +47,7 @@ class Head:
         self.autoscaler = Autoscaler(
             scaling=spec.scaling, warm_pool=spec.warm_pool, min_replicas=low, max_replicas=high,
             initial_replicas=spec.replicas, control_interval_s=spec.control_interval_s,
-            failed_grace_s=spec.failed_grace_s, batcher=BATCHER, telemetry=telemetry,
+            failed_grace_s=spec.failed_grace_s, router=ROUTER, telemetry=telemetry,
         )  # fmt: skip
         self.health_checker = HealthChecker(
             health=spec.health, interval_s=spec.probe_interval_s, timeout_s=spec.probe_timeout_s,
@@ -56,7 +57,7 @@ class Head:
     def host(self, runtime: Runtime) -> None:
         """Add the head's actors; each hears of replicas in this order."""
         for address, actor in (
-            ("router", self.router),
+            (ROUTER, self.router),
             (BATCHER, self.batcher),
             ("autoscaler", self.autoscaler),
             ("health", self.health_checker),

@@ -22,6 +22,10 @@ Context: TypeAlias = "zmq.Context[zmq.Socket[bytes]]"
 Buffer: TypeAlias = bytes | bytearray | memoryview
 Sent = Literal["sent", "full", "unreachable"]
 
+# As plain integers: arithmetic on pyzmq's enums costs more than the call that it is for.
+_EVENTS, _POLLIN = int(zmq.EVENTS), int(zmq.POLLIN)
+_NOBLOCK, _NOBLOCK_MORE = int(zmq.NOBLOCK), int(zmq.NOBLOCK | zmq.SNDMORE)
+
 _HANDSHAKE_FAILURES: dict[int, str] = {
     zmq.Event.HANDSHAKE_FAILED_AUTH: "refused-key",
     zmq.Event.HANDSHAKE_FAILED_PROTOCOL: "protocol",
@@ -143,6 +147,10 @@ class Channel:
         if not self.closed:
             self._on_turn(self)
 
+    def readable(self) -> bool:
+        """True when a message waits. Cheaper than a receive that finds none, which is an exception."""
+        return bool(cast(int, self.socket.getsockopt(_EVENTS)) & _POLLIN)
+
     def recheck(self) -> None:
         """After any send or drain: schedule a turn if messages wait; the edge that told of them may be gone."""
         if (
@@ -176,12 +184,12 @@ class Channel:
         """The next message, or None when there is none now. A receive is never begun that cannot finish."""
         receive = self.socket.recv
         try:
-            frame = receive(zmq.NOBLOCK, copy=False)
+            frame = receive(_NOBLOCK, copy=False)
         except zmq.Again:
             return None
         frames = [frame]
         while frame.more:
-            frame = receive(zmq.NOBLOCK, copy=False)
+            frame = receive(_NOBLOCK, copy=False)
             frames.append(frame)
         return frames
 
@@ -193,9 +201,9 @@ class Channel:
         last = len(frames) - 1
         try:
             if self.routes:
-                send(identity, zmq.NOBLOCK | zmq.SNDMORE)
+                send(identity, _NOBLOCK_MORE)
             for index, frame in enumerate(frames):
-                send(frame, zmq.NOBLOCK if index == last else zmq.NOBLOCK | zmq.SNDMORE, copy=False)
+                send(frame, _NOBLOCK if index == last else _NOBLOCK_MORE, copy=False)
         except zmq.Again:
             return "full"
         except zmq.ZMQError as error:

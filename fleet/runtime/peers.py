@@ -124,19 +124,21 @@ class Peer:
             self.waiting_bytes += batch.size_bytes
             self.open = Batch()
 
-    def pop(self) -> Batch:
-        """Take the first sealed batch out of line."""
+    def pop(self) -> int:
+        """Take the first sealed batch out of line; its size in bytes."""
         batch = self.sealed.popleft()
+        size_bytes = batch.size_bytes
         self.waiting_messages -= batch.count
-        self.waiting_bytes -= batch.size_bytes
-        return batch
+        self.waiting_bytes -= size_bytes
+        return size_bytes
 
     def take_back(self, codec: Codec) -> list[Envelope]:
         """All that waits from actors, decoded again, oldest first; nothing waits afterwards."""
         self.seal()
         envelopes: list[Envelope] = []
         while self.sealed:
-            envelopes.extend(returned(codec, self.pop()))
+            envelopes.extend(returned(codec, self.sealed[0]))
+            self.pop()
         return envelopes
 
 

@@ -11,41 +11,65 @@ import random
 from collections import deque
 from collections.abc import Callable, Sequence
 from heapq import heappop, heappush
-from typing import TypeVar
+from itertools import count
+from typing import Any, TypeVar
+
+from msgspec import Struct
 
 from fleet.actor import Actor, FleetError
-from fleet.messages import Message, Undeliverable
+from fleet.messages import LoadFinished, Message, RunFinished, Tick, Undeliverable
 from fleet.network import NetworkModel, host_of
 from fleet.seeding import rng_for
 
 T = TypeVar("T")
 
+OWN = (Tick, LoadFinished, RunFinished)
+"""Timers of an actor and of its engine: they end with it, and are no loss."""
 
-class SimulatedTimer:
+
+class Inbox(dict[type[Message], Callable[[Any], None]]):  # Any: each handler takes its own type
+    """Where each type of message goes; a type that is not in it goes to `otherwise`.
+
+    The kernel calls an actor's handlers through it, without `Actor.receive` between. An actor is cut off by
+    giving it an empty one.
+    """
+
+    __slots__ = ("otherwise",)
+
+    def __init__(self, handlers: dict[type[Message], Callable[[Any], None]], otherwise: Callable[[Message], None]) -> None:
+        super().__init__(handlers)
+        self.otherwise = otherwise
+
+    def __missing__(self, kind: type[Message]) -> Callable[[Message], None]:
+        return self.otherwise
+
+
+class SimulatedTimer(Struct):
     """A heap entry that can be taken back: its context is cleared, and the kernel skips it."""
 
-    __slots__ = ("context", "message")
-
-    def __init__(self, context: SimulatedContext | FanOut, message: Message) -> None:
-        self.context: SimulatedContext | FanOut | None = context
-        self.message = message
+    context: SimulatedContext | FanOut | None
+    message: Message
 
     def cancel(self) -> None:
         self.context = None
 
 
 class SimulatedContext:
-    """One actor's place in the kernel. `receive` is replaced when the actor is killed or stopped."""
+    """One actor's place in the kernel. `inbox` is replaced when the actor is killed or stopped."""
 
-    __slots__ = ("_rng", "_runtime", "actor", "address", "now", "receive")
+    __slots__ = ("_heap", "_near", "_number", "_ready", "_rng", "_runtime", "actor", "address", "host", "inbox", "now")
 
     def __init__(self, runtime: SimulatedRuntime, address: str, actor: Actor) -> None:
         self._runtime = runtime
+        # Each message uses these, so they are kept at hand.
+        self._near, self._ready = runtime.near, runtime.ready.append
+        self._heap, self._number = runtime.heap, runtime.number
         self._rng: random.Random | None = None
         self.address = address
+        self.host = host_of(address)
         self.actor = actor
         self.now = runtime.now
-        self.receive: Callable[[Message], None] = actor.receive
+        self.inbox = Inbox({}, actor.receive)
 
     @property
     def rng(self) -> random.Random:
@@ -54,21 +78,17 @@ class SimulatedContext:
         return self._rng
 
     def send(self, to: str, message: Message) -> None:
-        runtime = self._runtime
-        if runtime.direct:
-            target = runtime.contexts.get(to)
-            if target is not None:
-                runtime.ready.append((target, message))
-                return
-        runtime.route(self, to, message)
+        target = self._near.get(to)
+        if target is not None:
+            self._ready((target, message))
+        else:
+            self._runtime.route(self, to, message)
 
     def after(self, delay_s: float, message: Message) -> SimulatedTimer:
         if delay_s < 0.0:
             raise FleetError(f"{self.address} asked for {type(message).__name__} {-delay_s} s ago: time does not run backwards")
-        runtime = self._runtime
         timer = SimulatedTimer(self, message)
-        runtime.sequence += 1
-        heappush(runtime.heap, (self.now + delay_s, runtime.sequence, timer))
+        heappush(self._heap, (self.now + delay_s, self._number(), timer))
         return timer
 
     def in_thread(self, work: Callable[[], T], then: Callable[[T], Message]) -> None:
@@ -81,14 +101,15 @@ class SimulatedContext:
 class FanOut:
     """The members of a group on one host: a message to them travels once, and reaches all of them or none."""
 
-    __slots__ = ("_members", "_runtime", "address", "now")
+    __slots__ = ("_members", "_runtime", "host", "inbox", "now")
 
     def __init__(self, runtime: SimulatedRuntime, members: list[SimulatedContext]) -> None:
         self._runtime, self._members = runtime, members
-        self.address = members[0].address
+        self.host = members[0].host
         self.now = runtime.now
+        self.inbox = Inbox({}, self._hand_out)
 
-    def receive(self, message: Message) -> None:
+    def _hand_out(self, message: Message) -> None:
         self._runtime.ready.extend((member, message) for member in self._members)
 
 
@@ -100,9 +121,12 @@ class SimulatedRuntime:
         self.network = network or NetworkModel()
         self.now = 0.0
         self.contexts: dict[str, SimulatedContext] = {}
+        self.near: dict[str, SimulatedContext] = {}
+        """Those that a message reaches at once: all of them, or none while the network is not perfect."""
         self.heap: list[tuple[float, int, SimulatedTimer]] = []
         self.ready: deque[tuple[SimulatedContext | FanOut, Message]] = deque()
-        self.sequence = 0
+        self.number = count(1).__next__
+        """The next sequence number."""
         self.stopped = False
         self.delivered = 0
         self.lost = 0
@@ -114,8 +138,7 @@ class SimulatedRuntime:
         self._drops: dict[str, float] = {}
         self._arrivals: dict[tuple[str, str], float] = {}
         self._network_rng = rng_for(seed, "network")
-        self.direct = self.network.perfect
-        """True while a message to a known address can skip the network."""
+        self._direct = self.network.perfect
 
     # --- hosting -----------------------------------------------------------------------------------------------
 
@@ -125,13 +148,18 @@ class SimulatedRuntime:
             raise FleetError(f"two actors under one address: {address}")
         context = SimulatedContext(self, address, actor)
         self.contexts[address] = context
+        if self._direct:
+            self.near[address] = context
         actor.start(context)
+        if type(actor).receive is Actor.receive:  # else it wants to see every message itself
+            context.inbox.update(actor.handlers())
 
     def remove(self, address: str) -> None:
         """Take an actor out; what is under way to it is lost, and counted."""
         context = self.contexts.pop(address, None)
         if context is not None:
-            context.receive = self._drop
+            self.near.pop(address, None)
+            context.inbox = Inbox({}, self._drop)
 
     def subscribe(self, group: str, address: str) -> None:
         """Deliver messages to the address `group` to `address` as well, in the order of subscription."""
@@ -141,12 +169,12 @@ class SimulatedRuntime:
         """SIGSTOP: what comes for it waits. The answer continues it (SIGCONT)."""
         context = self.contexts[address]
         waiting: list[Message] = []
-        before = context.receive
-        context.receive = waiting.append
+        before = context.inbox
+        context.inbox = Inbox({}, waiting.append)
 
         def resume() -> None:
             if self.contexts.get(address) is context:
-                context.receive = before
+                context.inbox = before
                 self.ready.extend((context, message) for message in waiting)
 
         return resume
@@ -167,18 +195,24 @@ class SimulatedRuntime:
         self._choose_path()
 
     def _choose_path(self) -> None:
-        self.direct = self.network.perfect and not self._partitioned and not self._drops
+        self._direct = self.network.perfect and not self._partitioned and not self._drops
+        self.near.clear()  # in place: every context holds it
+        if self._direct:
+            self.near.update(self.contexts)
 
     def route(self, sender: SimulatedContext, to: str, message: Message) -> None:
         """The slow path of a send: groups, unknown addresses, and anything the network may delay or lose."""
         group = self._groups.get(to)
         if group is not None:
+            members = [self.contexts[address] for address in group if address in self.contexts]
+            if self._direct:
+                self.ready.extend((member, message) for member in members)
+                return
             hosts: dict[str, list[SimulatedContext]] = {}
-            for address in group:
-                if address in self.contexts:
-                    hosts.setdefault(host_of(address), []).append(self.contexts[address])
-            for members in hosts.values():
-                self._carry(sender, members[0] if len(members) == 1 else FanOut(self, members), message)
+            for member in members:
+                hosts.setdefault(member.host, []).append(member)
+            for those in hosts.values():
+                self._carry(sender, those[0] if len(those) == 1 else FanOut(self, those), message)
             return
         target = self.contexts.get(to)
         if target is None:
@@ -187,8 +221,8 @@ class SimulatedRuntime:
         self._carry(sender, target, message)
 
     def _carry(self, sender: SimulatedContext, target: SimulatedContext | FanOut, message: Message) -> None:
-        source, destination = host_of(sender.address), host_of(target.address)
-        if source == destination:
+        source, destination = sender.host, target.host
+        if self._direct or source == destination:
             self.ready.append((target, message))
             return
         for end in (source, destination):
@@ -203,11 +237,11 @@ class SimulatedRuntime:
             pair = (source, destination)
             arrival = max(arrival, self._arrivals.get(pair, 0.0))
             self._arrivals[pair] = arrival
-        self.sequence += 1
-        heappush(self.heap, (arrival, self.sequence, SimulatedTimer(target, message)))
+        heappush(self.heap, (arrival, self.number(), SimulatedTimer(target, message)))
 
     def _drop(self, message: Message) -> None:
-        self.lost += 1
+        if not isinstance(message, OWN):
+            self.lost += 1
 
     # --- time --------------------------------------------------------------------------------------------------
 
@@ -227,7 +261,7 @@ class SimulatedRuntime:
             while ready:
                 context, message = next_ready()
                 context.now = now
-                context.receive(message)
+                context.inbox[type(message)](message)
                 delivered += 1
             if check is not None:
                 check()
@@ -243,6 +277,7 @@ class SimulatedRuntime:
             if owner is None:
                 continue
             self.now = owner.now = now = time
-            owner.receive(timer.message)
+            message = timer.message
+            owner.inbox[type(message)](message)
             delivered += 1
         self.delivered += delivered

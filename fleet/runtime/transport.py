@@ -292,7 +292,6 @@ class Node:
             self._report(to, sender, message, "overloaded")
             return
         if len(batch.buffer) + batch.tensor_bytes >= options.flush_bytes:
-            peer.seal()
             self._flush_peer(peer)
         if not peer.dirty:
             self._mark(peer)
@@ -324,8 +323,8 @@ class Node:
         if not self.closed:
             self._guarded(self.flush)
 
-    def flush(self) -> None:
-        """Send what waits, as far as ZeroMQ takes it."""
+    def flush(self, during: Channel | None = None) -> None:
+        """Send what waits, as far as ZeroMQ takes it. The channel whose turn it is looks after itself."""
         if self._announce:
             self._tell_all()
         if not self._dirty:
@@ -333,12 +332,11 @@ class Node:
         dirty, self._dirty = self._dirty, []
         for peer in dirty:
             peer.dirty = False
-            peer.seal()
             self._flush_peer(peer)
             if peer.sealed:
                 self._mark(peer)
-        for channel in {peer.channel for peer in dirty}:
-            channel.recheck()
+            if peer.channel is not during:
+                peer.channel.recheck()
         if self._dirty and self._retry is None and self._loop is not None:
             # The descriptor tells when a peer takes more; this is for the edge that something else swallowed.
             self._retry = self._loop.call_later(0.01, self._on_retry)
@@ -350,6 +348,7 @@ class Node:
 
     def _flush_peer(self, peer: Peer) -> None:
         counters = self.counters
+        peer.seal()
         while peer.sealed:
             batch = peer.sealed[0]
             if self._faults and self._struck(peer):
@@ -358,13 +357,13 @@ class Node:
             sent = peer.channel.send(peer.identity, batch.seal())
             if sent == "full":
                 return
-            peer.pop()
+            size_bytes = peer.pop()
             if sent == "unreachable":
                 self._give_back(returned(self._codec, batch))
                 continue
             counters.batches_out += 1
             counters.messages_out += batch.count
-            counters.bytes_out += batch.size_bytes
+            counters.bytes_out += size_bytes
 
     def _give_back(self, envelopes: Sequence[Envelope]) -> None:
         for to, sender, message in envelopes:
@@ -396,7 +395,11 @@ class Node:
     def _turn(self, channel: Channel) -> None:
         self._in_turn = True
         try:
-            self._guarded(lambda: self._drain(channel))
+            self._drain(channel)
+        except Exception as error:
+            if self._receiver is None:
+                raise
+            self._receiver.on_error(error)
         finally:
             self._in_turn = False
 
@@ -408,16 +411,15 @@ class Node:
             frames = channel.receive()
             if frames is None:
                 break
-            identity = frames.pop(0).bytes if channel.routes else b""
-            peer = self._membership.by_identity.get(identity) if channel.routes else self._head_of[channel]
-            self._on_frames(channel, identity, peer, frames, now)
-            if time.monotonic() > until or self.closed:
-                channel.schedule()
+            if channel.routes:
+                identity = frames.pop(0).bytes
+                self._on_frames(channel, identity, self._membership.by_identity.get(identity), frames, now)
+            else:
+                self._on_frames(channel, b"", self._head_of[channel], frames, now)
+            if self.closed or not channel.readable() or time.monotonic() > until:
                 break
-        else:
-            channel.schedule()
         if not self.closed:
-            self.flush()
+            self.flush(during=channel)
             channel.recheck()
 
     def _on_frames(
@@ -425,8 +427,7 @@ class Node:
     ) -> None:
         counters = self.counters
         counters.batches_in += 1
-        for frame in frames:
-            counters.bytes_in += len(frame)
+        counters.bytes_in += len(frames[0]) if len(frames) == 1 else sum(map(len, frames))
         if self._faults and peer is not None and self._struck(peer):
             return
         try:

@@ -15,43 +15,53 @@ from fleet.messages import Reply
 from policies.decisions import Route
 from policies.views import PoolView, ReplicaState
 
-BLOCK_ROWS = 16_384
-"""Rows held as Python objects before they become columns."""
+BLOCK_ROWS = 4_096
+"""Rows held as Python objects before they become columns: few enough to stay in the processor's cache."""
 
 
 class Columns:
     """Append-only rows of one schema; a row is a tuple in the order of the schema's fields."""
 
-    __slots__ = ("_batches", "_rows", "_schema", "append")
+    __slots__ = ("_batches", "_cells", "_full", "_schema")
 
     def __init__(self, schema: pa.Schema) -> None:
         self._schema = schema
         self._batches: list[pa.RecordBatch] = []
-        self._rows: list[tuple[Any, ...]] = []  # Any: a row has the types its schema says
-        self.append = self._rows.append
-        """Add a row; call `flush_if_full` once in a while."""
+        # Row after row in one flat list: it costs no object a row, and a column of it is a slice.
+        self._cells: list[Any] = []  # Any: a cell has the type its schema says
+        self._full = BLOCK_ROWS * len(schema)
 
     def __len__(self) -> int:
-        return len(self._rows) + sum(batch.num_rows for batch in self._batches)
+        return len(self._cells) // len(self._schema) + sum(batch.num_rows for batch in self._batches)
 
-    def flush_if_full(self) -> None:
-        """Turn a full block of rows into columns."""
-        if len(self._rows) >= BLOCK_ROWS:
+    def append(self, row: tuple[Any, ...]) -> None:
+        """Add a row."""
+        cells = self._cells
+        cells += row
+        if len(cells) >= self._full:
             self._flush()
 
     def _flush(self) -> None:
-        arrays = [
-            pa.array(values, type=field.type)
-            for values, field in zip(zip(*self._rows, strict=True), self._schema, strict=True)
-        ]
+        width = len(self._schema)
+        if len(self._cells) % width:
+            raise ValueError(f"a row did not have the {width} fields of {self._schema.names}")
+        arrays = [_array(self._cells[index::width], field.type) for index, field in enumerate(self._schema)]
         self._batches.append(pa.RecordBatch.from_arrays(arrays, schema=self._schema))
-        self._rows.clear()
+        self._cells.clear()
 
     def table(self) -> pa.Table:
         """All rows so far, in one chunk."""
-        if self._rows:
+        if self._cells:
             self._flush()
         return pa.Table.from_batches(self._batches, schema=self._schema).combine_chunks()
+
+
+def _array(cells: list[Any], kind: pa.DataType) -> pa.Array:
+    """A column; one that holds the same value throughout, as many do, is not converted cell by cell."""
+    first = cells[0]
+    if first is cells[-1] and cells.count(first) == len(cells):
+        return pa.nulls(len(cells), kind) if first is None else pa.repeat(pa.scalar(first, kind), len(cells))
+    return pa.array(cells, type=kind)
 
 
 ENDED = pa.schema([
@@ -107,7 +117,6 @@ class Telemetry:
             (row, arrived_s, now_s, reply.outcome, reply.replica, reply.attempts, reply.batch_size, reply.service_s,
              reply.cold, reply.detail)
         )  # fmt: skip
-        self.ended.flush_if_full()
 
     def routed(self, now_s: float, request_id: str, route: Route, signal_age_s: float) -> None:
         """The routing policy chose; the short form of `decided` for the decision made most often."""
@@ -115,7 +124,6 @@ class Telemetry:
             (now_s, "routing", request_id, "Route", route.replica, None, signal_age_s, route.reason,
              None if route.scores is None else scores_text(route.scores))
         )  # fmt: skip
-        self.decisions.flush_if_full()
 
     def decided(
         self,
@@ -132,12 +140,10 @@ class Telemetry:
     ) -> None:
         """A policy decided; `subject` is what about, `choice` or `value` what."""
         self.decisions.append((now_s, slot, subject, decision, choice, value, signal_age_s, reason, scores_text(scores)))
-        self.decisions.flush_if_full()
 
     def dispatched(self, now_s: float, replica: str, size: int, queue_depth: int, reason: str | None) -> None:
         """A batch went to a replica, and left `queue_depth` waiting."""
         self.dispatches.append((now_s, replica, size, queue_depth, reason))
-        self.dispatches.flush_if_full()
 
     def batch_ran(self, replica: str, service_s: float) -> None:
         """An engine was busy for that long."""
@@ -150,14 +156,12 @@ class Telemetry:
              pool.arrivals_per_s, pool.completions_per_s, pool.busy_fraction, pool.gpu_utilization,
              pool.memory_used_fraction)
         )  # fmt: skip
-        self.series.flush_if_full()
 
     def replica_changed(self, now_s: float, replica: str, state: ReplicaState, detail: str | None = None) -> None:
         """A replica entered a state; repeats are dropped."""
         if self._states.get(replica) != state:
             self._states[replica] = state
             self.replicas.append((now_s, replica, state, detail))
-            self.replicas.flush_if_full()
 
     def ready_count(self) -> int:
         """Replicas whose last known state is ready."""

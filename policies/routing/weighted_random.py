@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from itertools import accumulate
 from typing import Annotated
@@ -39,5 +39,7 @@ class WeightedRandom(RoutingPolicy):
         total = cumulative[-1]
         if total <= 0.0:
             return Route(replicas[int(self.random() * len(replicas))].id)
-        # Below `total` even when the product rounds up to it; then the last replica with a weight is meant.
-        return Route(replicas[bisect_right(cumulative, self.random() * total, hi=len(replicas) - 1)].id)
+        point = self.random() * total
+        if point >= total:  # the product was rounded up; the last replica with a weight is meant
+            return Route(replicas[bisect_left(cumulative, total)].id)
+        return Route(replicas[bisect_right(cumulative, point)].id)

@@ -1,0 +1,285 @@
+"""`calibrate`: play one trace in virtual time and on real processes, and say how far the two are apart.
+
+Two questions are asked. How large is the error of each figure? And, which matters more to who chooses among
+policies: does the simulator put the candidates in the order in which real processes put them (rank fidelity)?
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import combinations
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import msgspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+from msgspec import Struct
+
+from experiments.metrics import Metric, metrics_of
+from experiments.progress import progress_bar
+from experiments.text import as_text, plain_number
+from fleet import FleetSpec, Run, simulate
+from traces import FaultTrace, Trace
+
+if TYPE_CHECKING:
+    from rich.console import Group
+    from rich.table import Table
+
+METRICS = ("e2e_s.p50", "e2e_s.p99", "throughput_per_s")
+TOLERANCES = {"e2e_s.mean": 0.05, "e2e_s.p50": 0.05, "e2e_s.p99": 0.10, "throughput_per_s": 0.01}
+"""Relative errors that a replay on an emulated engine is meant to keep."""
+
+
+class Player(Protocol):
+    """`fleet.replay`, or what stands in for it."""
+
+    def __call__(
+        self, trace: Trace, spec: FleetSpec, *, speed: float, seed: int, faults: FaultTrace | None
+    ) -> Run: ...
+
+
+class CalibrationRow(Struct, frozen=True, kw_only=True):
+    """One metric of one candidate, in the metric's own unit."""
+
+    metric: str
+    label: str
+    scale: float
+    candidate: str
+    simulated: float
+    live: float
+    error: float | None
+    """(simulated − live) / live."""
+    noise: float | None
+    """The largest relative gap between two live runs of one seed: what no simulator can be better than."""
+    spread: float | None
+    """The largest relative gap between simulations of different seeds: how much chance decides in this scenario."""
+    tolerance: float | None
+
+    @property
+    def within(self) -> bool | None:
+        """Whether the error is within its tolerance, or within what chance does in either runtime."""
+        if self.error is None or self.tolerance is None:
+            return None
+        return abs(self.error) <= max(self.tolerance, self.noise or 0.0, self.spread or 0.0)
+
+
+class Fidelity(Struct, frozen=True, kw_only=True):
+    """How alike simulation and live order the candidates by one metric."""
+
+    metric: str
+    label: str
+    tau: float | None
+    """Kendall's tau-b: 1 the same order, -1 the reverse; None where all candidates tie."""
+    same_order: int
+    """Pairs of candidates in the same order."""
+    pairs: int
+
+
+class CalibrationReport:
+    """Runs of both runtimes: `print(report)` is the table, `rows` and `fidelity` its content."""
+
+    def __init__(
+        self,
+        simulated: Mapping[str, Sequence[Run]],
+        live: Mapping[str, Sequence[Run]],
+        metrics: Sequence[Metric | str] = METRICS,
+    ) -> None:
+        self.simulated = {name: list(runs) for name, runs in simulated.items()}
+        self.live = {name: list(runs) for name, runs in live.items()}
+        chosen = metrics_of(metrics)
+        rows = [
+            _row(item, name, self.simulated[name], self.live[name]) for item in chosen for name in self.live
+        ]
+        self.rows: list[CalibrationRow] = [row for row in rows if row is not None]
+        distinct = {id(run) for runs in self.live.values() for run in runs}
+        ordered = len(self.live) > 1 and len(distinct) > 1
+        self.fidelity: list[Fidelity] = [_fidelity(item, self.rows) for item in chosen] if ordered else []
+
+    def table(self) -> Table:
+        """The rich table."""
+        from rich.table import Table
+
+        table = Table(title=title(self), title_justify="left")
+        table.add_column("metric", no_wrap=True)
+        table.add_column("candidate")
+        for heading in ("simulated", "live", "error", "live noise", "sim spread", "aim"):
+            table.add_column(heading, justify="right")
+        last = None
+        for row in self.rows:
+            if last is not None and row.metric != last:
+                table.add_section()
+            table.add_row(row.label if row.metric != last else "", row.candidate, *cells(row))
+            last = row.metric
+        return table
+
+    @property
+    def notes(self) -> list[str]:
+        """Rank fidelity, and what the columns mean."""
+        notes = []
+        for item in self.fidelity:
+            tau = "" if item.tau is None else f" (Kendall tau {item.tau:+.2f})"
+            notes.append(
+                f"{item.label}: {item.same_order} of {item.pairs} pairs of candidates in the same order{tau}"
+            )
+        if all(row.noise is None for row in self.rows):
+            notes.append(
+                "One live run each, so the noise of live runs is unknown: ask for repeats=2 or more."
+            )
+        return notes
+
+    def __rich__(self) -> Group:
+        from rich.console import Group
+        from rich.text import Text
+
+        return Group(self.table(), *(Text(f"· {note}") for note in self.notes))
+
+    def __str__(self) -> str:
+        return as_text(self.__rich__())
+
+    def save(self, directory: str | Path) -> Path:
+        """Write calibration.html, calibration.json and calibration.parquet (all records); answers the directory."""
+        from experiments.html import calibration_page
+
+        target = Path(directory)
+        target.mkdir(parents=True, exist_ok=True)
+        tables = []
+        for runtime, of_all in (("simulated", self.simulated), ("live", self.live)):
+            for name, runs in of_all.items():
+                for number, run in enumerate(runs):
+                    tables.append(_marked(run, {"runtime": runtime, "candidate": name, "run": number}))
+        pq.write_table(pa.concat_tables(tables, promote_options="permissive"), target / "calibration.parquet")
+        document = {
+            "rows": self.rows,
+            "fidelity": self.fidelity,
+            "simulated": {name: [run.manifest for run in runs] for name, runs in self.simulated.items()},
+            "live": {name: [run.manifest for run in runs] for name, runs in self.live.items()},
+        }
+        text = msgspec.json.format(msgspec.json.encode(document, order="sorted"))
+        (target / "calibration.json").write_bytes(text + b"\n")
+        (target / "calibration.html").write_text(calibration_page(self), encoding="utf-8")
+        return target
+
+
+def calibrate(
+    trace: Trace,
+    candidates: Mapping[str, FleetSpec],
+    *,
+    speed: float = 1.0,
+    seeds: Iterable[int] = (0,),
+    repeats: int = 1,
+    faults: FaultTrace | None = None,
+    simulated: Callable[[FleetSpec], FleetSpec] = lambda spec: spec,
+    metrics: Sequence[Metric | str] = METRICS,
+    progress: bool = True,
+    play: Player | None = None,
+) -> CalibrationReport:
+    """Replay every candidate live, `repeats` times for each seed, and simulate it with the same seeds.
+
+    `speed` makes arrivals come that much faster, in both. `simulated` answers the spec to simulate in place of a
+    live one: an engine that does real work needs one that emulates it. `play` replays (`fleet.replay` unless
+    given). A live run takes the trace's own time over `speed`.
+    """
+    if play is None:
+        from fleet import replay
+
+        play = replay
+    chosen = list(seeds)
+    in_virtual_time = trace if speed == 1.0 else trace.scale_rate(speed)
+    live: dict[str, list[Run]] = {name: [] for name in candidates}
+    virtual: dict[str, list[Run]] = {name: [] for name in candidates}
+    with progress_bar("live runs", len(candidates) * len(chosen) * repeats, shown=progress) as advance:
+        for seed in chosen:
+            for name, spec in candidates.items():
+                virtual[name].append(simulate(in_virtual_time, simulated(spec), seed=seed, faults=faults))
+            for _ in range(repeats):
+                for (
+                    name,
+                    spec,
+                ) in candidates.items():  # in turn, so that a drift of the machine meets all alike
+                    live[name].append(play(trace, spec, speed=speed, seed=seed, faults=faults))
+                    advance()
+    return CalibrationReport(virtual, live, metrics)
+
+
+def _row(item: Metric, name: str, simulated: Sequence[Run], live: Sequence[Run]) -> CalibrationRow | None:
+    virtual = _values(item, simulated)
+    measured = _values(item, live)
+    if not virtual or not measured:
+        return None
+    mean, live_mean = sum(virtual) / len(virtual), sum(measured) / len(measured)
+    return CalibrationRow(
+        metric=item.name,
+        label=item.label,
+        scale=item.scale,
+        candidate=name,
+        simulated=mean,
+        live=live_mean,
+        error=(mean - live_mean) / live_mean if live_mean else None,
+        noise=_noise(item, live),
+        spread=_gap(virtual),
+        tolerance=TOLERANCES.get(item.name),
+    )
+
+
+def _values(item: Metric, runs: Sequence[Run]) -> list[float]:
+    return [value for run in runs if (value := item.read(run.summary)) is not None]
+
+
+def _noise(item: Metric, live: Sequence[Run]) -> float | None:
+    by_seed: dict[int, list[Run]] = {}
+    for run in live:
+        by_seed.setdefault(run.manifest.seed, []).append(run)
+    gaps = [gap for runs in by_seed.values() if (gap := _gap(_values(item, runs))) is not None]
+    return max(gaps, default=None)
+
+
+def _gap(values: Sequence[float]) -> float | None:
+    """Largest less smallest, over their mean; None for fewer than two."""
+    mean = sum(values) / len(values) if values else 0.0
+    return (max(values) - min(values)) / mean if len(values) > 1 and mean else None
+
+
+def _fidelity(item: Metric, rows: Sequence[CalibrationRow]) -> Fidelity:
+    from scipy import stats
+
+    of_metric = [row for row in rows if row.metric == item.name]
+    virtual, measured = [row.simulated for row in of_metric], [row.live for row in of_metric]
+    tau = float(stats.kendalltau(virtual, measured).statistic) if len(of_metric) > 1 else float("nan")
+    pairs = list(combinations(of_metric, 2))
+    same = sum(1 for one, other in pairs if (one.simulated - other.simulated) * (one.live - other.live) > 0.0)
+    return Fidelity(
+        metric=item.name,
+        label=item.label,
+        tau=None if math.isnan(tau) else tau,
+        same_order=same,
+        pairs=len(pairs),
+    )
+
+
+def title(report: CalibrationReport) -> str:
+    """What was compared, in a line."""
+    first = next(iter(report.live.values()))[0].manifest
+    source, requests = first.trace["header"]["source"], first.trace["requests"]
+    runs = len(next(iter(report.live.values())))
+    return f"Simulated against live: {source} ({requests:,} requests), {runs} live run{'s' if runs != 1 else ''} each"
+
+
+def cells(row: CalibrationRow) -> tuple[str, ...]:
+    """Simulated, live, error, noise, spread and tolerance of a row as text."""
+    return (
+        plain_number(row.simulated * row.scale),
+        plain_number(row.live * row.scale),
+        "" if row.error is None else f"{row.error:+.1%}",
+        "" if row.noise is None else f"{row.noise:.1%}",
+        "" if row.spread is None else f"{row.spread:.1%}",
+        "" if row.tolerance is None else f"± {row.tolerance:.0%}",
+    )
+
+
+def _marked(run: Run, columns: dict[str, str | int]) -> pa.Table:
+    table = run.records
+    for name, value in reversed(columns.items()):
+        table = table.add_column(0, name, pa.array([value] * len(run.records)))
+    return table

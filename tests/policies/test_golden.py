@@ -1,0 +1,135 @@
+"""Each shipped policy on one small recorded surge: a change in what a policy does shows as a change of numbers.
+
+After an intended change: `python -m tests.policies.test_golden` prints the table to paste.
+"""
+
+from functools import cache
+
+import pytest
+from msgspec.structs import replace
+
+from fleet import AffineLatency, EmulatedEngine, FleetSpec, simulate
+from policies import Composed, Greedy, InFlightScorer, Policy, QueueDepth, RoutingPolicy
+from policies.base import SLOTS
+from tests.policies.makers import SHIPPED
+from traces import Fault, FaultTrace, Trace, load_trace
+
+# fmt: off
+EXPECTED: dict[str, tuple[float, ...]] = {
+    # completed, expired, otherwise ended, mean ms, p99 ms, GPU seconds
+    "AdmitAll": (839, 0, 0, 78.2, 194.9, 30.6),
+    "AlwaysTrust": (834, 5, 0, 102.6, 231.6, 30.1),
+    "BusyScorer": (839, 0, 0, 176.8, 513.4, 31.1),
+    "Composed": (839, 0, 0, 90.5, 240.4, 30.7),
+    "ConsecutiveFailures": (839, 0, 0, 78.2, 194.9, 30.6),
+    "EarliestDeadline": (839, 0, 0, 79.0, 208.2, 30.7),
+    "ExponentialBackoff": (839, 0, 0, 78.2, 194.9, 30.6),
+    "Fifo": (839, 0, 0, 79.2, 212.7, 30.7),
+    "Fixed": (839, 0, 0, 78.2, 194.9, 30.6),
+    "FixedSize": (837, 2, 0, 242.4, 1309.8, 28.3),
+    "FreshFilter": (839, 0, 0, 79.0, 203.4, 30.6),
+    "Greedy": (839, 0, 0, 79.5, 227.6, 30.7),
+    "InFlightScorer": (839, 0, 0, 79.0, 203.4, 30.6),
+    "LeastOutstanding": (839, 0, 0, 78.2, 194.9, 30.6),
+    "LeastWorkOracle": (839, 0, 0, 75.7, 220.3, 30.6),
+    "MaxScorePicker": (839, 0, 0, 79.0, 203.4, 30.6),
+    "NoBatching": (838, 1, 0, 510.7, 889.0, 31.8),
+    "NoRetry": (835, 0, 4, 75.3, 184.8, 30.6),
+    "NoWarmPool": (805, 34, 0, 423.3, 1588.0, 22.1),
+    "NotFullFilter": (839, 0, 0, 79.0, 203.4, 30.6),
+    "PowerOfTwoChoices": (839, 0, 0, 84.0, 227.7, 30.6),
+    "Priority": (839, 0, 0, 78.9, 212.7, 30.7),
+    "QueueDepth": (804, 35, 0, 494.8, 1591.3, 19.9),
+    "QueueLimit": (839, 0, 0, 78.2, 194.9, 30.6),
+    "Random": (839, 0, 0, 90.5, 240.4, 30.7),
+    "RoundRobin": (839, 0, 0, 78.3, 213.2, 30.6),
+    "ShortestPrompt": (839, 0, 0, 79.0, 208.1, 30.7),
+    "SoftmaxPicker": (839, 0, 0, 78.9, 203.4, 30.6),
+    "TargetUtilization": (839, 0, 0, 44.4, 127.8, 47.7),
+    "WeightedRandom": (839, 0, 0, 90.5, 240.4, 30.7),
+    "Window": (839, 0, 0, 90.2, 172.9, 30.7),
+}
+# fmt: on
+
+
+@cache
+def surge() -> Trace:
+    """The ten seconds around the peak, 80 to 90 requests a second of uneven work and urgency."""
+    entries = [
+        replace(
+            entry,
+            request=replace(
+                entry.request,
+                work=(entry.request.prompt_tokens or 0) / 64,
+                priority=number % 3,
+                deadline_s=1.0 + number % 5,
+            ),
+        )
+        for number, entry in enumerate(load_trace("demo-surge").slice(25.0, 35.0))
+    ]
+    return Trace.from_entries(entries)
+
+
+FAULTS = FaultTrace(
+    faults=(
+        Fault(at_s=2.0, kind="crash", replica="replica/1"),
+        Fault(at_s=4.0, kind="hang", replica="replica/0", for_s=3.0),
+    )
+)
+BASE = FleetSpec(
+    engine=EmulatedEngine(latency=AffineLatency(base_s=0.020, per_item_s=0.012), cold_start_s=0.8),
+    replicas=3,
+    min_replicas=1,
+    max_replicas=6,
+    batching=Greedy(max_batch=8),
+    control_interval_s=0.25,
+    probe_interval_s=0.25,
+    probe_timeout_s=0.2,
+    failed_grace_s=0.5,
+)
+
+
+def spec_with(policy: Policy) -> FleetSpec:
+    """The fleet with this policy in its slot; a part of a router goes into a composed one."""
+    if policy.slot in SLOTS:
+        # A queue is only as good as its order when requests wait in one place.
+        late = policy.slot in {"queueing", "batching"}
+        return BASE.replace(**{policy.slot: policy}, binding="late" if late else "early")
+    in_flight = [(1.0, InFlightScorer())]
+    router: RoutingPolicy = {
+        "filter": lambda: Composed(filters=[policy], scorers=in_flight),  # type: ignore[list-item]
+        "scorer": lambda: Composed(scorers=[(1.0, policy)]),  # type: ignore[list-item]
+        "picker": lambda: Composed(scorers=in_flight, picker=policy),  # type: ignore[arg-type]
+    }[policy.slot]()
+    return BASE.replace(routing=router)
+
+
+def figures(policy: Policy) -> tuple[float, ...]:
+    """Completed, expired, otherwise ended, mean and p99 in ms, and GPU seconds."""
+    spec = spec_with(policy)
+    if policy.slot == "warm_pool":
+        spec = spec.replace(scaling=QueueDepth(up_at=4, down_at=1))
+    summary = simulate(surge(), spec, seed=1, faults=FAULTS).summary
+    ended_otherwise = summary.submitted - summary.completed - summary.expired - summary.in_flight
+    mean_ms, p99_ms = 1000 * (summary.e2e_s.mean or 0), 1000 * (summary.e2e_s.p99 or 0)
+    numbers = (mean_ms, p99_ms, summary.gpu_seconds)
+    return (summary.completed, summary.expired, ended_otherwise, *(round(number, 1) for number in numbers))
+
+
+@pytest.mark.parametrize("cls", SHIPPED)
+def test_a_policy_does_what_it_did(cls: type[Policy]) -> None:
+    got = figures(cls())
+    assert cls.__name__ in EXPECTED, f'new? paste this line: "{cls.__name__}": {got},'
+    assert got == pytest.approx(EXPECTED[cls.__name__], abs=0.11)
+
+
+def test_every_expectation_has_a_policy() -> None:
+    assert EXPECTED.keys() <= {cls.__name__ for cls in SHIPPED}
+
+
+if __name__ == "__main__":
+    print("EXPECTED: dict[str, tuple[float, ...]] = {")
+    print("    # completed, expired, otherwise ended, mean ms, p99 ms, GPU seconds")
+    for cls in SHIPPED:
+        print(f'    "{cls.__name__}": {figures(cls())},')
+    print("}")

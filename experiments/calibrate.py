@@ -32,6 +32,9 @@ TOLERANCES = {"e2e_s.mean": 0.05, "e2e_s.p50": 0.05, "e2e_s.p99": 0.10, "through
 """Relative errors that a replay on an emulated engine is meant to keep."""
 
 
+HEADINGS = ("simulated", "live", "error", "live noise", "sim spread", "aim")
+
+
 class Player(Protocol):
     """`fleet.replay`, or what stands in for it."""
 
@@ -99,18 +102,21 @@ class CalibrationReport:
 
     def table(self) -> Table:
         """The rich table."""
+        from rich.box import SIMPLE_HEAD
         from rich.table import Table
+        from rich.text import Text
 
-        table = Table(title=title(self), title_justify="left")
-        table.add_column("metric", no_wrap=True)
-        table.add_column("candidate")
-        for heading in ("simulated", "live", "error", "live noise", "sim spread", "aim"):
-            table.add_column(heading, justify="right")
+        table = Table(title=title(self), title_justify="left", box=SIMPLE_HEAD)
+        table.add_column("metric")
+        for heading in HEADINGS:
+            table.add_column(heading, justify="right", no_wrap=True)
         last = None
         for row in self.rows:
-            if last is not None and row.metric != last:
-                table.add_section()
-            table.add_row(row.label if row.metric != last else "", row.candidate, *cells(row))
+            if row.metric != last:
+                if last is not None:
+                    table.add_section()
+                table.add_row(Text(row.label, style="bold"))
+            table.add_row(Text(f"  {row.candidate}"), *cells(row))
             last = row.metric
         return table
 

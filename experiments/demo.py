@@ -15,11 +15,10 @@ from multiprocessing import get_context
 from pathlib import Path
 from statistics import mean
 
-from rich.console import Console
-
 from experiments.calibrate import CalibrationReport, calibrate
 from experiments.compare import compare
 from experiments.report import Report
+from experiments.text import console
 from fleet import EmulatedEngine, FleetSpec, ProfiledLatency
 from fleet.engines import Profile, TorchEngine, profile_engine
 from policies import Greedy, LeastOutstanding, RoundRobin, Window
@@ -62,10 +61,10 @@ def candidates(points: Points) -> dict[str, FleetSpec]:
     )
     return {
         "round robin, one by one": base.replace(routing=RoundRobin(), batching=Greedy(max_batch=1)),
-        f"least outstanding, up to {MAX_BATCH}": base.replace(
+        f"least outstanding, batch {MAX_BATCH}": base.replace(
             routing=LeastOutstanding(), batching=Greedy(max_batch=MAX_BATCH)
         ),
-        f"one queue, up to {MAX_BATCH} in 10 ms": base.replace(
+        f"one queue, batch {MAX_BATCH}": base.replace(
             binding="late", batching=Window(max_batch=MAX_BATCH, window_s=0.010)
         ),
     }
@@ -94,29 +93,29 @@ def held_against_live(trace: Trace, name: str, spec: FleetSpec) -> CalibrationRe
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the demo."""
     parser = argparse.ArgumentParser(prog="python -m experiments.demo", description=__doc__)
-    parser.add_argument("--save", type=Path, default=Path("demo-report"), metavar="FOLDER")
+    parser.add_argument("--save", type=Path, default=Path("out/demo"), metavar="FOLDER")
     folder: Path = parser.parse_args(arguments).save
-    console = Console()
+    screen = console()
     began_s = time.perf_counter()
-    with console.status(f"measuring the sentence embedder in {REPLICAS} processes"):
+    with screen.status(f"measuring the sentence embedder in {REPLICAS} processes"):
         points = measured_together()
     one, full = (next(s * 1000 for n, t, s in points if (n, t) == (size, 64)) for size in (1, MAX_BATCH))
-    console.print(f"measured: 1 text of 64 tokens takes {one:.1f} ms, {MAX_BATCH} together {full:.1f} ms\n")
+    screen.print(f"measured: 1 text of 64 tokens takes {one:.1f} ms, {MAX_BATCH} together {full:.1f} ms\n")
     trace = feasible(points)
     specs = candidates(points)
     report = compare(trace, specs, seeds=range(10))
-    console.print(report)
+    screen.print(report)
     chosen = best(report)
-    console.print(
+    screen.print(
         f"\nreplaying “{chosen}” for {trace.duration_s:.0f} s on {REPLICAS} real processes, with the real model"
     )
-    with console.status("live"):
+    with screen.status("live"):
         live = held_against_live(trace, chosen, specs[chosen])
-    console.print(live)
+    screen.print(live)
     report.save(folder)
     live.save(folder)
     took_s = time.perf_counter() - began_s
-    console.print(
+    screen.print(
         f"\nreport: {folder / 'report.html'} and {folder / 'calibration.html'} ({took_s:.0f} s in all)"
     )
 

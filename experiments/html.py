@@ -60,10 +60,10 @@ def render(report: Report) -> str:
 
 def calibration_page(report: CalibrationReport) -> str:
     """The page of a calibration as text."""
-    from experiments.calibrate import cells, title
+    from experiments.calibrate import HEADINGS, cells, title
 
     heading = escape(title(report))
-    headings = ("metric", "candidate", "simulated", "live", "error", "live noise", "sim spread", "aim")
+    headings = ("metric", "candidate", *HEADINGS)
     runs = {}
     for name in report.live:
         runs[f"{name}, simulated"] = report.simulated[name]

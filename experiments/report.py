@@ -143,19 +143,22 @@ class Report:
 
     def table(self) -> Table:
         """The rich table."""
+        from rich.box import SIMPLE_HEAD
         from rich.table import Table
+        from rich.text import Text
 
-        table = Table(title=title(self), title_justify="left", caption_justify="left")
-        for heading in ("metric", "candidate"):
-            table.add_column(heading)
-        for heading in ("mean", f"difference to {self.baseline}", "95 % interval", "ratio"):
-            table.add_column(heading, justify="right", no_wrap=heading != f"difference to {self.baseline}")
+        table = Table(title=title(self), title_justify="left", box=SIMPLE_HEAD)
+        table.add_column("metric")
+        for heading in ("mean", "difference", "95 % interval", "ratio"):
+            table.add_column(heading, justify="right", no_wrap=True)
         table.add_column("verdict", no_wrap=True)
         last = None
         for row in self.rows:
-            if last is not None and row.metric != last:
-                table.add_section()
-            table.add_row(row.label if row.metric != last else "", row.candidate, *cells(row))
+            if row.metric != last:
+                if last is not None:
+                    table.add_section()
+                table.add_row(Text(row.label, style="bold"))
+            table.add_row(Text(f"  {row.candidate}"), *cells(row))
             last = row.metric
         return table
 
@@ -271,10 +274,8 @@ def title(report: Report) -> str:
     what = f"trace {source} ({first.trace['requests']:,} requests, {first.trace['sha256'][:8]})"
     if report.resampled:
         what = f"{len(report.seeds)} traces like {source} (one a seed)"
-    count = len(report.seeds)
-    return (
-        f"{len(report.runs)} candidates on {what}, {count} seed{'s' if count != 1 else ''}, {first.runtime}"
-    )
+    seeds = f"{len(report.seeds)} seed{'s' if len(report.seeds) != 1 else ''}"
+    return f"{len(report.runs)} candidates on {what}, {seeds}, {first.runtime}; baseline: {report.baseline}"
 
 
 def _notes(report: Report) -> list[str]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import shutil
+import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
+    from rich.console import Console, RenderableType
 
 LEAST_WIDTH = 110
 """Columns of a table where there is no terminal to ask."""
@@ -43,6 +44,15 @@ def _whole(value: float) -> bool:
         and abs(value) < 1e12
         and abs(value - round(value)) <= 1e-9 * max(1.0, abs(value))
     )
+
+
+def console() -> Console:
+    """What a study prints to: the terminal, or wide enough for its tables where there is none."""
+    from rich.console import Console
+
+    if sys.stdout.isatty():
+        return Console()
+    return Console(width=LEAST_WIDTH)
 
 
 def as_text(renderable: RenderableType) -> str:

@@ -19,7 +19,7 @@ from traces.columns import COLUMNS, SCHEMA
 from traces.errors import TraceError
 from traces.schema import Observed, Request, Scalar, Slo, TraceEntry
 
-CHUNK_ROWS = 4096
+CHUNK_ROWS = 1024
 
 _SLO = [f"slo_{field}" for field in Slo.__struct_fields__]
 _OBSERVED = [f"observed_{field}" for field in Observed.__struct_fields__]

@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
 from experiments.seed_fleet.printed_loop import Accounts, play
 from experiments.seed_fleet.scenario import FAULTS, SPEC, load
+from experiments.text import console
 from fleet import Run, simulate
 
 
@@ -61,19 +61,19 @@ def main() -> None:
     )
     parser.add_argument("--save", type=Path, metavar="FOLDER", help="write the runs and the tables there")
     chosen = parser.parse_args()
-    console = Console()
+    screen = console()
     trace = load()
     run = simulate(trace, SPEC, faults=FAULTS)
     accounts = play(trace.column("arrived_s").to_pylist())
-    console.print(accounts_table(accounts, run))
-    console.print(explanation(accounts, run))
+    screen.print(accounts_table(accounts, run))
+    screen.print(explanation(accounts, run))
     if chosen.save is not None:
         run.save(chosen.save / "simulated")
     if chosen.live:
         from experiments.seed_fleet.live import replayed
 
         report = replayed(trace)
-        console.print(report)
+        screen.print(report)
         if chosen.save is not None:
             report.save(chosen.save)
 

@@ -77,8 +77,9 @@ class WaitingQueue:
         return (work.request for work, _ in self.waiting.values())
 
     def add(self, work: Work, now_s: float) -> None:
-        self.waiting[work.request.id] = (work, now_s)
-        self.order.push(work.request, now_s)
+        request = work.request
+        self.waiting[request.id] = (work, now_s)
+        self.order.push(request, now_s)
 
     def take(self, request_id: str) -> Work | None:
         """Take one out by name."""
@@ -217,8 +218,8 @@ class Batcher(Actor):
                 decision = queue.batching.next_batch(queue, queue.idle, now)
             except Exception as error:
                 raise blaming(queue.batching, error, f"{len(queue)} waiting requests", now) from error
-            if decision.__class__ is Dispatch:
-                self._dispatch(queue, decision, now)  # type: ignore[arg-type]  # narrowed by the class check
+            if type(decision) is Dispatch:
+                self._dispatch(queue, decision, now)
             elif isinstance(decision, Wait):
                 queue.said_wait = True
                 self._wait(queue, decision, now)
@@ -322,10 +323,13 @@ class Batcher(Actor):
         self._telemetry.counters["undeliverable_batches"] += 1
         # Whether it is gone or clogged, the attempts are the retry policy's to place elsewhere.
         self._end(work, replica, dispatched=True, failure="unreachable", detail=f"{replica} is {message.reason}")
-        if message.reason == "unreachable":
+        view = self._views.get(replica)
+        if message.reason == "unreachable" and view is not None:
+            # No more for it until it reports again, or is known to have ended.
+            force_setattr(view, "state", "provisioning")
+            self._offer(view)
             self._lose(replica, "unreachable", "it cannot be reached")
-        else:
-            self._give_room(replica, len(work))
+        self._give_room(replica, len(work))
 
     # --- replicas ----------------------------------------------------------------------------------------------
 

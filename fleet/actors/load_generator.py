@@ -104,13 +104,17 @@ class LoadGenerator(Actor):
     def _arrivals(self) -> None:
         now = self.ctx.now
         upcoming = self._next
-        while upcoming is not None and upcoming[1].request.arrived_s <= now:
+        while upcoming is not None:
             row, entry = upcoming
-            self._submit(row, entry, entry.request)
-            self._next = upcoming = next(self._entries, None)
-        if upcoming is not None:
-            self.ctx.after(upcoming[1].request.arrived_s - now, self._arrive)
-        elif not self._sent:
+            request = entry.request
+            if request.arrived_s > now:
+                self._next = upcoming
+                self.ctx.after(request.arrived_s - now, self._arrive)
+                return
+            self._submit(row, entry, request)
+            upcoming = next(self._entries, None)
+        self._next = None
+        if not self._sent:
             self._finish()
 
     def _submit(self, row: int, entry: TraceEntry, request: Request) -> None:

@@ -15,7 +15,7 @@ def serve(arguments: Namespace) -> int:
 
     from fleet import serve as serve_it
 
-    output.log_to_stderr(verbose=True)
+    output.log_to_stderr(everything=True)
     spec, out = inputs.spec_of(arguments.spec, arguments.changes), inputs.writable(arguments.out)
     report = serve_it(
         spec, arguments.bind, seed=arguments.seed, local_replicas=arguments.local_replicas, keys=arguments.keys,
@@ -59,7 +59,7 @@ def join(arguments: Namespace) -> int:
     """Replica processes of this host, until the head ends or Ctrl-C."""
     from fleet import join as join_it
 
-    output.log_to_stderr(verbose=True)
+    output.log_to_stderr(everything=True)
     return join_it(
         arguments.head, replicas=arguments.replicas, name=arguments.name, keys=arguments.keys,
         server_key=arguments.server_key, insecure=arguments.insecure,
@@ -70,7 +70,7 @@ def drive(arguments: Namespace) -> int:
     """A client that plays a trace. Fails when nothing at all was answered."""
     from fleet import drive as drive_it
 
-    output.log_to_stderr(verbose=arguments.debug)
+    output.log_to_stderr(everything=arguments.debug)
     trace, out = inputs.trace_of(arguments), inputs.writable(arguments.out)
     spec = None if arguments.spec is None else inputs.spec_of(arguments.spec, arguments.changes)
     with output.progress("driving", len(trace)) as advance:

@@ -96,17 +96,20 @@ def _facts(run: Run) -> Iterator[tuple[str, str]]:
     yield "throughput", f"{s.throughput_per_s:,.1f} a second completed"
     if s.slo_attainment is not None:
         yield "objectives", f"{s.slo_attainment:.1%} met, goodput {s.goodput_per_s:,.1f} a second"
-    low, high = s.replicas.min, s.replicas.max
-    busy = "" if s.utilization is None else f", {s.utilization:.1%} busy while ready"
-    yield (
-        "replicas",
-        f"{low if low == high else f'{low} to {high}'} ready{busy}, {s.gpu_seconds:,.1f} device seconds",
-    )
+    if run.replicas.num_rows:  # a client's own run has none
+        yield "replicas", _replicas(run)
     if s.batch_size_mean is not None and s.attempts_mean is not None:
         yield "work", f"{s.batch_size_mean:.2f} requests a batch, {s.attempts_mean:.3f} attempts a request"
     if run.manifest.counters:
         yield "counters", counted(run.manifest.counters, all_of_them=True)
     yield "digest", run.digest[:16]
+
+
+def _replicas(run: Run) -> str:
+    s = run.summary
+    low, high = s.replicas.min, s.replicas.max
+    busy = "" if s.utilization is None else f", {s.utilization:.1%} busy while ready"
+    return f"{low if low == high else f'{low} to {high}'} ready{busy}, {s.gpu_seconds:,.1f} device seconds"
 
 
 def counted(counts: Mapping[str, int], *, all_of_them: bool = False) -> str:
@@ -138,8 +141,8 @@ def note(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def log_to_stderr(*, verbose: bool) -> None:
-    """Warnings of a live fleet (and its comings and goings) go to stderr, one a line."""
+def log_to_stderr(*, everything: bool) -> None:
+    """Errors of a live fleet (with `everything`, its comings and goings too) go to stderr, one a line."""
     import logging
 
-    logging.basicConfig(format="fleet: %(message)s", level=logging.INFO if verbose else logging.WARNING)
+    logging.basicConfig(format="fleet: %(message)s", level=logging.INFO if everything else logging.ERROR)

@@ -29,11 +29,11 @@ def replay(arguments: Namespace) -> int:
     """In real time, through real processes."""
     from fleet import replay as run_it
 
-    output.log_to_stderr(verbose=arguments.debug)
+    output.log_to_stderr(everything=arguments.debug)
     trace, spec = inputs.trace_of(arguments), inputs.spec_of(arguments.spec, arguments.changes)
     faults, out = inputs.faults_of(arguments), inputs.writable(arguments.out)
-    output.note(f"{trace.duration_s / arguments.speed:,.0f} s of arrivals, {spec.replicas} replica processes")
-    with output.progress("replaying", len(trace)) as advance:
+    label = f"replaying {trace.duration_s / arguments.speed:,.0f} s on {spec.replicas} processes"
+    with output.progress(label, len(trace)) as advance:
         run = run_it(
             trace, spec, speed=arguments.speed, seed=arguments.seed, faults=faults, sessions=arguments.sessions,
             on_progress=advance,

@@ -64,6 +64,7 @@ def several(kind: Callable[[str], Any]) -> Callable[[str], list[Any]]:  # Any: w
 
 def endpoint(text: str) -> str:
     """A ZeroMQ endpoint."""
-    if not re.fullmatch(r"tcp://.+:(\d+|\*)|ipc://.+", text):
+    tcp = re.fullmatch(r"tcp://\S+:(\d+|\*)", text)
+    if not re.fullmatch(r"ipc://\S+", text) and (tcp is None or (tcp[1] != "*" and int(tcp[1]) > 65_535)):
         raise ArgumentTypeError(f"must be an endpoint such as tcp://127.0.0.1:5555, not {text!r}")
     return text

@@ -26,6 +26,9 @@ Sent = Literal["sent", "full", "unreachable"]
 _EVENTS, _POLLIN = int(zmq.EVENTS), int(zmq.POLLIN)
 _NOBLOCK, _NOBLOCK_MORE = int(zmq.NOBLOCK), int(zmq.NOBLOCK | zmq.SNDMORE)
 
+_COPY_BELOW = 65_536
+"""Sharing a smaller buffer with ZeroMQ's thread costs more than copying it."""
+
 _HANDSHAKE_FAILURES: dict[int, str] = {
     zmq.Event.HANDSHAKE_FAILED_AUTH: "refused-key",
     zmq.Event.HANDSHAKE_FAILED_PROTOCOL: "protocol",
@@ -64,7 +67,7 @@ class Channel:
         self.routes = kind == zmq.ROUTER
         """True: each message starts with the identity of the other side."""
         self.connected = self.routes
-        """A DEALER would take messages without a connection, into a queue that nobody may ever read; we do not let it."""
+        """A DEALER takes messages without a connection too, into a queue that nobody may ever read: we hold them."""
         self.closed = False
         self.handshakes = 0
         self.socket = context.socket(kind)
@@ -198,12 +201,15 @@ class Channel:
         if not self.connected:
             return "full"
         send = self.socket.send
-        last = len(frames) - 1
         try:
             if self.routes:
                 send(identity, _NOBLOCK_MORE)
-            for index, frame in enumerate(frames):
-                send(frame, _NOBLOCK if index == last else _NOBLOCK_MORE, copy=False)
+            if len(frames) == 1:
+                send(frames[0], _NOBLOCK, copy=len(frames[0]) < _COPY_BELOW)
+            else:
+                for frame in frames[:-1]:
+                    send(frame, _NOBLOCK_MORE, copy=False)
+                send(frames[-1], _NOBLOCK, copy=False)
         except zmq.Again:
             return "full"
         except zmq.ZMQError as error:

@@ -55,6 +55,7 @@ class Membership:
         self,
         name: str,
         incarnation: int,
+        *,
         options: MembershipOptions,
         allow: AllowList | None,
         counters: NodeCounters,
@@ -135,10 +136,14 @@ class Membership:
         self, peer: Peer, before: Peer | None, hello: Hello, key: str | None
     ) -> tuple[str, str] | None:
         """Why this Hello is not believed: a word for counting, and a sentence for its sender."""
-        if not hello.name or NODE in hello.addresses or len(hello.addresses) > MAX_ADDRESSES:
-            return "malformed", "a name and addresses are needed"
-        if not (math.isfinite(hello.lease_s) and 0.0 < hello.lease_s <= MAX_LEASE_S):
-            return "malformed", f"a lease of {hello.lease_s} s"
+        lease_is_sane = math.isfinite(hello.lease_s) and 0.0 < hello.lease_s <= MAX_LEASE_S
+        if (
+            not lease_is_sane
+            or not hello.name
+            or NODE in hello.addresses
+            or len(hello.addresses) > MAX_ADDRESSES
+        ):
+            return "malformed", f"a Hello of {hello.name!r} with a lease of {hello.lease_s} s"
         if peer.alive and peer.name != hello.name:
             return "name", f"this connection is {peer.name!r}"
         if not peer.is_head and self._allow is not None:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import random
 from collections import deque
 
 from msgspec import Struct
 
-from fleet.messages import Message
 from fleet.runtime.channel import Channel
-from fleet.runtime.wire import NODE, Batch, Codec, Envelope, Hello
+from fleet.runtime.wire import Batch, Hello
 
 
 class NodeCounters(Struct):
@@ -48,17 +46,6 @@ def count(counter: dict[str, int], reason: str) -> int:
     """Add one to a counter by reason; the new value."""
     counter[reason] = value = counter.get(reason, 0) + 1
     return value
-
-
-class Fault(Struct):
-    """An injected network fault on the way to and from one peer; without `rng` it is certain."""
-
-    probability: float
-    rng: random.Random | None = None
-
-    def strikes(self) -> bool:
-        """True: lose this batch."""
-        return self.rng is None or self.rng.random() < self.probability
 
 
 class Peer:
@@ -124,24 +111,8 @@ class Peer:
             self.waiting_bytes += batch.size_bytes
             self.open = Batch()
 
-    def pop(self) -> int:
-        """Take the first sealed batch out of line; its size in bytes."""
+    def pop(self) -> None:
+        """Take the first sealed batch out of line."""
         batch = self.sealed.popleft()
-        size_bytes = batch.size_bytes
         self.waiting_messages -= batch.count
-        self.waiting_bytes -= size_bytes
-        return size_bytes
-
-    def take_back(self, codec: Codec) -> list[Envelope]:
-        """All that waits from actors, decoded again, oldest first; nothing waits afterwards."""
-        self.seal()
-        envelopes: list[Envelope] = []
-        while self.sealed:
-            envelopes.extend(returned(codec, self.sealed[0]))
-            self.pop()
-        return envelopes
-
-
-def returned(codec: Codec, batch: Batch) -> list[tuple[str, str, Message]]:
-    """What actors sent in a batch that could not be sent. Decoding it again is rare; keeping it would not be."""
-    return [envelope for envelope in codec.decode(batch.seal()) if envelope[0] != NODE]
+        self.waiting_bytes -= batch.size_bytes

@@ -19,7 +19,7 @@ import logging
 import random
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from operator import itemgetter
 from typing import Protocol
 
@@ -30,18 +30,17 @@ from fleet.actors.base import FleetError
 from fleet.messages import Message
 from fleet.runtime.channel import Channel, SocketOptions
 from fleet.runtime.membership import Membership, MembershipOptions
-from fleet.runtime.peers import Fault, NodeCounters, Peer, count, returned
+from fleet.runtime.outbox import Faults, Outbox, OutboxOptions
+from fleet.runtime.peers import NodeCounters, Peer, count
 from fleet.runtime.security import Authenticator, Security, require_keys
 from fleet.runtime.wire import (
     NODE,
-    SENDABLE,
     Bye,
     Codec,
     Envelope,
     Hello,
     Refused,
     Returned,
-    TooLargeError,
     WireError,
     text_of,
 )  # fmt: skip
@@ -56,13 +55,7 @@ class NodeOptions(Struct, frozen=True):
 
     membership: MembershipOptions = MembershipOptions()
     socket: SocketOptions = SocketOptions()
-    max_message_bytes: int = 32 << 20
-    """Of one message, and of each tensor."""
-    flush_bytes: int = 65_536
-    """A batch leaves early when it has grown to this."""
-    outbox_messages: int = 20_000
-    """Beyond either bound, what a peer's connection cannot take is `overloaded`."""
-    outbox_bytes: int = 64 << 20
+    outbox: OutboxOptions = OutboxOptions()
     turn_batches: int = 64
     """Received in one turn of the loop, before others have theirs."""
     turn_s: float = 0.004
@@ -107,7 +100,7 @@ class Node:
     ) -> None:
         if not name:
             raise FleetError("a node needs a name")
-        if options.socket.max_frame_bytes < options.max_message_bytes + options.flush_bytes:
+        if options.socket.max_frame_bytes < options.outbox.max_message_bytes + options.outbox.flush_bytes:
             raise FleetError(
                 "max_frame_bytes must hold one message and one batch, or peers would refuse what we send"
             )
@@ -121,20 +114,27 @@ class Node:
         self._identity = f"{name[:100]}~{secrets.token_hex(16)}".encode()[-255:]
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._authenticator: Authenticator | None = None
-        self._codec = Codec(options.max_message_bytes)
+        self._codec = Codec(options.outbox.max_message_bytes)
+        self._faults = Faults(self.counters)
+        self._outbox = Outbox(
+            name,
+            options.outbox,
+            self._codec,
+            counters=self.counters,
+            faults=self._faults,
+            report=self._report,
+        )
         self._membership = Membership(
             name,
             time.time_ns() if incarnation is None else incarnation,
-            options.membership,
-            security.allow if security is not None else None,
-            self.counters,
-            self,
+            options=options.membership,
+            allow=security.allow if security is not None else None,
+            counters=self.counters,
+            events=self,
         )
         self._routes = self._membership.routes
         self._router: Channel | None = None
         self._head_of: dict[Channel, Peer] = {}
-        self._dirty: list[Peer] = []
-        self._faults: dict[str, Fault] = {}
         self._receiver: Receiver | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._in_turn = False
@@ -271,47 +271,16 @@ class Node:
             self._enqueue(peer, to, sender, message)
 
     def _enqueue(self, peer: Peer, to: str, sender: str, message: Message) -> None:
-        if type(message) not in SENDABLE:
-            raise FleetError(
-                f"{sender} sent {type(message).__name__} to {to}, but it may not leave its process"
-            )
         if self._announce:
             self._tell_all()  # first: a sender that its peer does not know of would pass for a forgery
-        options = self.options
-        if peer.lost:
-            self._report(to, sender, message, "unreachable")
-            return
-        if peer.sealed and peer.is_full(options.outbox_messages, options.outbox_bytes):
-            self._report(to, sender, message, "overloaded")
-            return
-        batch = peer.open
-        try:
-            self._codec.append(batch, to, sender, message)
-        except TooLargeError as error:
-            self._say("too large", logging.ERROR, "%s", error)
-            self._report(to, sender, message, "overloaded")
-            return
-        if len(batch.buffer) + batch.tensor_bytes >= options.flush_bytes:
-            self._flush_peer(peer)
-        if not peer.dirty:
-            self._mark(peer)
-            if not self._in_turn:
-                self._schedule_flush()
+        self._outbox.append(peer, to, sender, message)
+        if not self._in_turn:
+            self._schedule_flush()
 
     def control(self, peer: Peer, message: Message) -> None:
-        """Send a message from node to node, alone in its batch."""
-        if peer.is_full(self.options.outbox_messages, self.options.outbox_bytes):
-            return
-        peer.seal()
-        self._codec.append(peer.open, NODE, self.name, message)
-        peer.seal()
-        self._mark(peer)
+        """Send a message from node to node."""
+        self._outbox.control(peer, message)
         self._schedule_flush()
-
-    def _mark(self, peer: Peer) -> None:
-        if not peer.dirty:
-            peer.dirty = True
-            self._dirty.append(peer)
 
     def _schedule_flush(self) -> None:
         if not self._flush_scheduled and self._loop is not None and not self.closed:
@@ -324,20 +293,15 @@ class Node:
             self._guarded(self.flush)
 
     def flush(self, during: Channel | None = None) -> None:
-        """Send what waits, as far as ZeroMQ takes it. The channel whose turn it is looks after itself."""
+        """Send what waits, as far as ZeroMQ takes it; `during` is the channel whose turn it is."""
         if self._announce:
             self._tell_all()
-        if not self._dirty:
-            return
-        dirty, self._dirty = self._dirty, []
-        for peer in dirty:
-            peer.dirty = False
-            self._flush_peer(peer)
-            if peer.sealed:
-                self._mark(peer)
-            if peer.channel is not during:
-                peer.channel.recheck()
-        if self._dirty and self._retry is None and self._loop is not None:
+        if (
+            self._outbox.dirty
+            and not self._outbox.flush(during)
+            and self._retry is None
+            and self._loop is not None
+        ):
             # The descriptor tells when a peer takes more; this is for the edge that something else swallowed.
             self._retry = self._loop.call_later(0.01, self._on_retry)
 
@@ -345,29 +309,6 @@ class Node:
         self._retry = None
         if not self.closed:
             self._guarded(self.flush)
-
-    def _flush_peer(self, peer: Peer) -> None:
-        counters = self.counters
-        peer.seal()
-        while peer.sealed:
-            batch = peer.sealed[0]
-            if self._faults and self._struck(peer):
-                peer.pop()
-                continue
-            sent = peer.channel.send(peer.identity, batch.seal())
-            if sent == "full":
-                return
-            size_bytes = peer.pop()
-            if sent == "unreachable":
-                self._give_back(returned(self._codec, batch))
-                continue
-            counters.batches_out += 1
-            counters.messages_out += batch.count
-            counters.bytes_out += size_bytes
-
-    def _give_back(self, envelopes: Sequence[Envelope]) -> None:
-        for to, sender, message in envelopes:
-            self._report(to, sender, message, "unreachable")
 
     def _report(self, to: str, sender: str, message: Message, reason: str) -> None:
         """Tell the sender: it is here, or with a peer whose message we relayed."""
@@ -428,7 +369,7 @@ class Node:
         counters = self.counters
         counters.batches_in += 1
         counters.bytes_in += len(frames[0]) if len(frames) == 1 else sum(map(len, frames))
-        if self._faults and peer is not None and self._struck(peer):
+        if peer is not None and self._faults.active and self._faults.strike(peer):
             return
         try:
             envelopes = self._codec.decode(frames)
@@ -470,7 +411,7 @@ class Node:
 
     def _on_control(self, peer: Peer, message: Message, body: zmq.Frame) -> None:
         if isinstance(message, Hello):
-            if self._faults and self._struck(peer, message):
+            if self._faults.active and self._faults.strike(peer, message):
                 return
             self._membership.on_hello(peer, message, _key_of(body) if self._security is not None else None)
         elif isinstance(message, Refused) and peer.is_head:
@@ -490,7 +431,7 @@ class Node:
 
     def on_lost(self, peer: Peer, reason: str, *, expected: bool) -> None:
         """Membership lost one: what waits for it goes back to its senders."""
-        self._give_back(peer.take_back(self._codec))
+        self._outbox.take_back(peer)
         if self._receiver is not None:
             self._receiver.on_peer_lost(peer, reason, expected=expected)
 
@@ -522,21 +463,7 @@ class Node:
 
     def drop(self, peer: str, probability: float, rng: random.Random | None = None) -> None:
         """Lose batches to and from a peer with this probability; 0 ends it."""
-        if probability <= 0.0:
-            self._faults.pop(peer, None)
-        elif probability >= 1.0:
-            self._faults[peer] = Fault(1.0)
-        else:
-            self._faults[peer] = Fault(probability, rng or random.Random())
-
-    def _struck(self, peer: Peer, hello: Hello | None = None) -> bool:
-        """Whether an injected fault loses this batch. A peer that is not known yet is known by its Hello."""
-        names = {peer.name, *peer.addresses, *((hello.name, *hello.addresses) if hello is not None else ())}
-        for name, fault in self._faults.items():
-            if name in names and fault.strikes():
-                self.counters.dropped_by_fault += 1
-                return True
-        return False
+        self._faults.drop(peer, probability, rng)
 
     def _say(self, what: str, level: int, text: str, *arguments: object) -> None:
         """Log, at most once a second for each kind of event; the counters have them all."""
@@ -553,10 +480,11 @@ class Node:
             self.control(peer, Bye(reason))
         until = time.monotonic() + self.options.socket.linger_ms / 1000
         self._guarded(self.flush)
-        while any(peer.alive for peer in self._dirty) and time.monotonic() < until:
-            await asyncio.sleep(0.005)  # ZeroMQ has no event for "all is sent"
-        for peer in self._dirty:
-            self._give_back(peer.take_back(self._codec))
+        # ZeroMQ has no event for "all is sent".
+        while any(peer.alive for peer in self._outbox.dirty) and time.monotonic() < until:  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+        for peer in self._outbox.dirty:
+            self._outbox.take_back(peer)
         self._count_connections()
         self._shut()
         if self._authenticator is not None:

@@ -29,6 +29,9 @@ OCCUPYING = ("provisioning", "loading", "warm", "ready", "draining")
 KEPT = ("session", "turn", "tenant", "user", "model", "kind", "priority", "prompt_tokens", "output_tokens")
 """Columns of the trace that go into the records."""
 
+DESCRIBED = ["batch_size", "attempts", "queue_s", "ttft_s", "tpot_s", "e2e_s"]
+"""Columns of the records that the summary describes, of completed requests."""
+
 
 class Distribution(Struct, frozen=True):
     """Of one latency over completed requests, in seconds; None where there is none."""
@@ -234,12 +237,12 @@ def _records(ended: pa.Table, trace: Trace, spec: FleetSpec | None, unfinished: 
         nulls = {field.name: open_rows.get(field.name, pa.nulls(len(rows), field.type)) for field in ended.schema}
         ended = pa.concat_tables([ended, pa.table(nulls, schema=ended.schema)])
     ended = ended.sort_by("row").combine_chunks()
-    rows_taken = ended["row"]
-    source = trace.table
+    # As a rule every request is there; only a horizon leaves some out.
+    source = trace.table if len(ended) == len(trace) else trace.table.take(ended["row"])
     completed = pc.equal(pc.fill_null(ended["outcome"], ""), "completed")
     e2e = pc.if_else(completed, pc.subtract(ended["ended_s"], ended["arrived_s"]), None)
     columns: dict[str, Any] = {
-        "id": source["id"].take(rows_taken),
+        "id": source["id"],
         "arrived_s": ended["arrived_s"],
         "ended_s": ended["ended_s"],
         "outcome": ended["outcome"],
@@ -253,23 +256,23 @@ def _records(ended: pa.Table, trace: Trace, spec: FleetSpec | None, unfinished: 
         "tpot_s": pa.nulls(len(ended), pa.float64()),
         "e2e_s": e2e,
         "cold": ended["cold"],
-        "slo_met": _slo_met(e2e, source, rows_taken, spec),
+        "slo_met": _slo_met(e2e, source, spec),
         "detail": ended["detail"],
     }
     for name in KEPT:
         if name in source.column_names:
-            columns[name] = source[name].take(rows_taken)
+            columns[name] = source[name]
     return pa.table(columns).combine_chunks()
 
 
-def _slo_met(e2e: Any, source: pa.Table, rows: Any, spec: FleetSpec | None) -> Any:  # Any: Arrow arrays, whose stubs are partial
+def _slo_met(e2e: Any, source: pa.Table, spec: FleetSpec | None) -> Any:  # Any: Arrow arrays, whose stubs are partial
     """True or false for requests with an objective, null for the others. An engine that answers whole requests has
     its first output at the end, so a TTFT objective is held against E2E too."""
-    met: Any = pa.nulls(len(rows), pa.bool_())
+    met: Any = pa.nulls(len(e2e), pa.bool_())
     for name in ("e2e_s", "ttft_s"):
         default = None if spec is None or spec.slo is None else getattr(spec.slo, name)
         column = f"slo_{name}"
-        bound: Any = source[column].take(rows) if column in source.column_names else pa.nulls(len(rows), pa.float64())
+        bound: Any = source[column] if column in source.column_names else pa.nulls(len(e2e), pa.float64())
         if default is not None:
             bound = pc.fill_null(bound, default)
         within = pc.fill_null(pc.less_equal(e2e, bound), False)
@@ -293,7 +296,7 @@ def summarise(
     changes = list(zip(*(replicas[name].to_pylist() for name in ("time_s", "replica", "state")), strict=True))
     spent = transitions(changes, duration_s)
     ready_s = spent.get("ready", 0.0)
-    done = records.filter(pc.equal(records["outcome"], "completed"))
+    done = records.select(DESCRIBED).filter(pc.equal(records["outcome"], "completed"))
     return Summary(
         submitted=len(records),
         **counts,

@@ -67,5 +67,6 @@ class ExponentialBackoff(RetryPolicy):
         return delay_s * self.random()
 
     def on_completed(self, completion: Completion, now_s: float) -> None:
-        if completion.failure is None and self.budget_ratio is not None:
+        # Full is the usual state, and this is called for each request.
+        if self.tokens < self.budget_tokens and completion.failure is None and self.budget_ratio is not None:
             self.tokens = min(self.budget_tokens, self.tokens + self.budget_ratio)

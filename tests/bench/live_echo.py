@@ -43,7 +43,10 @@ class EchoResult(msgspec.Struct, frozen=True):
 def process(role: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
     """One of this module's roles in a fresh interpreter; ended with the block."""
     child = subprocess.Popen(
-        [sys.executable, "-m", "tests.bench.live_echo", role, *arguments], cwd=ROOT, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-m", "tests.bench.live_echo", role, *arguments],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     try:
         yield child
@@ -126,7 +129,8 @@ class BatchingHead(Actor):
 
     def on_finished(self, message: BatchFinished) -> None:
         for submit, result in zip(self.running.pop(message.batch), message.results, strict=True):
-            self.ctx.send(submit.reply_to, Reply(submit.request.id, "completed", 1, message.replica, BATCH, result=result))
+            reply = Reply(submit.request.id, "completed", 1, message.replica, BATCH, result=result)
+            self.ctx.send(submit.reply_to, reply)
         self.free.append(message.replica)
         if self.waiting:
             self.dispatch()
@@ -238,7 +242,9 @@ def _host(role: str, arguments: list[str]) -> None:
             node = Node("head")
             print(node.bind("tcp://127.0.0.1:*"), flush=True)
             runtime = LiveRuntime(node=node)
-            runtime.add("router", EchoServer() if role == "server" else BatchingHead(["replica/0", "replica/1"]))
+            runtime.add(
+                "router", EchoServer() if role == "server" else BatchingHead(["replica/0", "replica/1"])
+            )
         await runtime.run()
 
     run(main)

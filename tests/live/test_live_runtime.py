@@ -9,7 +9,14 @@ import pytest
 
 from fleet.actors.base import Actor, FleetError
 from fleet.messages import (
-    InjectSlowness, Payload, Reply, ReplicaExited, ReplicaReported, Submit, Tick, Undeliverable,
+    InjectSlowness,
+    Payload,
+    ReplicaExited,
+    ReplicaReported,
+    Reply,
+    Submit,
+    Tick,
+    Undeliverable,
 )  # fmt: skip
 from fleet.runtime.live import LiveRuntime
 from fleet.runtime.transport import Node
@@ -84,7 +91,8 @@ def test_local_messages_arrive_in_the_order_they_were_sent_and_never_inside_a_ha
     runtime.add("end", stop_after(runtime, 0.1))
     run(runtime)
     numbers = [number for what, number in trace if what == "in"]
-    assert numbers == sorted(numbers) and len(numbers) == 63
+    assert numbers == sorted(numbers)
+    assert len(numbers) == 63
     assert all(trace[i][0] == "in" and trace[i + 1] == ("out", trace[i][1]) for i in range(0, len(trace), 2))
 
 
@@ -281,7 +289,8 @@ def test_work_in_a_thread_leaves_the_loop_free_and_answers_by_message_in_order()
     runtime.add("beat", Probe(lambda self: self.ctx.after(0.0, Tick()), Tick=beat))
     run(runtime)
     assert ticks(worker) == [0, 1, 2]
-    assert len(threads) == 1 and threading.get_ident() not in threads
+    assert len(threads) == 1
+    assert threading.get_ident() not in threads
     assert len(beats) >= 8
 
 
@@ -292,7 +301,7 @@ def test_an_exception_in_a_thread_ends_the_run_and_keeps_its_traceback():
         raise ValueError("out of memory, say")
 
     runtime.add("replica/0", Probe(lambda self: self.ctx.in_thread(explode, lambda _: Tick())))
-    with pytest.raises(FleetError, match="replica/0 .* ValueError: out of memory, say") as raised:
+    with pytest.raises(FleetError, match=r"replica/0 .* ValueError: out of memory, say") as raised:
         run(runtime)
     assert isinstance(raised.value.__cause__, ValueError)
     assert raised.value.__cause__.__traceback__ is not None
@@ -479,7 +488,7 @@ def test_replicas_that_leave_are_announced_to_the_observers():
 def test_a_message_that_may_not_leave_its_process_ends_the_run():
     head, peer = pair()
     peer.add("a", Probe(lambda self: self.ctx.send("router", Tick())))
-    with pytest.raises(FleetError, match="Tick to router.*may not leave"):
+    with pytest.raises(FleetError, match=r"Tick to router.*may not leave"):
         run(peer)
     head.node.close()
 

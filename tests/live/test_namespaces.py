@@ -73,7 +73,9 @@ def namespaces():
             if made.returncode != 0:
                 pytest.skip(f"network namespaces are not permitted here: {made.stderr.strip()}")
             undo.callback(ip, "netns", "delete", name)
-        joined = ip("link", "add", "fleet-a", "netns", head, "type", "veth", "peer", "name", "fleet-b", "netns", far)
+        joined = ip(
+            "link", "add", "fleet-a", "netns", head, "type", "veth", "peer", "name", "fleet-b", "netns", far
+        )
         if joined.returncode != 0:
             pytest.skip(f"no veth pair here: {joined.stderr.strip()}")
         for name, link, address in ((head, "fleet-a", HEAD_ADDRESS), (far, "fleet-b", "10.203.7.2")):
@@ -89,7 +91,8 @@ def namespaces():
 def child(namespace: str, *command: str):
     process = subprocess.Popen(
         ["ip", "netns", "exec", namespace, sys.executable, *command],
-        cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     try:
         yield process
@@ -125,7 +128,9 @@ def test_a_replica_joins_from_another_host_and_a_wrong_key_is_refused_and_counte
         options = ("--keys", str(directory / key), "--server-key", head_key)
         return child(far, "-m", "tests.live.peer_process", endpoint, name, address, *options)
 
-    with child(near, "-c", HEAD_SCRIPT, endpoint, str(directory / "head.key"), str(directory / "allow.toml")) as head:
+    with child(
+        near, "-c", HEAD_SCRIPT, endpoint, str(directory / "head.key"), str(directory / "allow.toml")
+    ) as head:
         expect(head, "bound")
         with replica("intruder", "stranger.key", "replica/9"):
             expect(head, "refused")
@@ -153,7 +158,9 @@ def test_a_cable_that_is_pulled_loses_the_peer_after_its_lease(namespaces, keys)
     endpoint = f"tcp://{HEAD_ADDRESS}:5999"
     options = ("--keys", str(directory / "replica.key"), "--server-key", head_key)
     with (
-        child(near, "-c", HEAD_SCRIPT, endpoint, str(directory / "head.key"), str(directory / "allow.toml")) as head,
+        child(
+            near, "-c", HEAD_SCRIPT, endpoint, str(directory / "head.key"), str(directory / "allow.toml")
+        ) as head,
         child(far, "-m", "tests.live.peer_process", endpoint, "far", "replica/0", *options) as replica,
     ):
         expect(head, "bound")

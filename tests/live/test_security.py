@@ -7,7 +7,15 @@ import pytest
 
 from fleet.actors.base import FleetError
 from fleet.runtime.security import (
-    AllowList, KeyPair, PeerRule, Security, generate_keys, is_loopback, read_allow_list, read_keys, write_keys,
+    AllowList,
+    KeyPair,
+    PeerRule,
+    Security,
+    generate_keys,
+    is_loopback,
+    read_allow_list,
+    read_keys,
+    write_keys,
 )  # fmt: skip
 from fleet.runtime.transport import Node
 from tests.live.harness import peer_process, run_with_fleet, submit, until
@@ -175,12 +183,12 @@ def test_a_key_file_that_is_none_says_so(tmp_path, text):
     path = tmp_path / "head.key"
     path.write_text(text, encoding="utf-8")
     path.chmod(0o600)
-    with pytest.raises(FleetError, match="head.key"):
+    with pytest.raises(FleetError, match=r"head\.key"):
         read_keys(path)
 
 
 def test_a_key_file_that_is_absent_says_so(tmp_path):
-    with pytest.raises(FleetError, match="absent.key"):
+    with pytest.raises(FleetError, match=r"absent\.key"):
         read_keys(tmp_path / "absent.key")
 
 

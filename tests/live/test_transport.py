@@ -8,14 +8,16 @@ import resource
 import socket
 import struct
 import time
+from pathlib import Path
 
 import pytest
 import zmq
 
 from fleet.actors.base import FleetError
-from fleet.messages import InjectSlowness, Payload, Reply, ReplicaExited, Submit
+from fleet.messages import InjectSlowness, Payload, ReplicaExited, Reply, Submit
 from fleet.runtime.channel import SocketOptions
 from fleet.runtime.membership import MembershipOptions
+from fleet.runtime.outbox import OutboxOptions
 from fleet.runtime.transport import Node, NodeOptions
 from fleet.runtime.wire import NODE, Batch, Codec, Hello
 from tests.live.harness import QUICK, peer_process, run_with_fleet, submit, until
@@ -59,7 +61,7 @@ def test_messages_go_both_ways_in_order_and_are_coalesced():
             head.send("client/0", "router", Reply(f"r{number}", "completed"))
         await until(lambda: len(at_peer.delivered) == 1_000)
         assert ids(at_peer) == [f"r{number}" for number in range(1_000)]
-        assert not at_head.undeliverable and not at_peer.undeliverable
+        assert not at_head.undeliverable + at_peer.undeliverable
 
     run_with_fleet(main)
 
@@ -174,8 +176,10 @@ def test_a_message_for_its_own_process_only_is_the_senders_defect():
 def test_a_message_larger_than_the_bound_is_reported_and_the_connection_lives():
     async def main(fleet):
         options = NodeOptions(
-            membership=QUICK.membership, max_message_bytes=10_000, flush_bytes=1_000, socket=SocketOptions(max_frame_bytes=12_000)
-        )  # fmt: skip
+            membership=QUICK.membership,
+            outbox=OutboxOptions(max_message_bytes=10_000, flush_bytes=1_000),
+            socket=SocketOptions(max_frame_bytes=12_000),
+        )
         head, at_head = fleet.head("router", options=options)
         peer, at_peer = fleet.peer("a", "client/0", options=options)
         peer.send("router", "client/0", submit(1, size=10_000))
@@ -192,8 +196,7 @@ def test_a_message_larger_than_the_bound_is_reported_and_the_connection_lives():
 SMALL = NodeOptions(
     membership=MembershipOptions(lease_s=30.0),
     socket=SocketOptions(queue_batches=4, linger_ms=100),
-    outbox_messages=200,
-    outbox_bytes=1 << 20,
+    outbox=OutboxOptions(messages=200, bytes=1 << 20),
 )
 
 
@@ -217,7 +220,7 @@ def test_overload_is_bounded_and_every_message_is_accounted_for():
             grown_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
             returned = len(at_head.undeliverable)
             assert {reason for *_, reason in at_head.undeliverable} == {"overloaded"}
-            assert head.peers["slow"].waiting_messages <= SMALL.outbox_messages + 1
+            assert head.peers["slow"].waiting_messages <= SMALL.outbox.messages + 1
             assert grown_kib < 100_000, "500 MB were offered"
 
             # It begins to read again: all that was accepted arrives, in order, and nothing twice.
@@ -381,10 +384,8 @@ def test_a_header_that_announces_a_gigabyte_closes_the_connection_and_allocates_
         port = int(fleet.endpoint.rpartition(":")[2])
         with socket.create_connection(("127.0.0.1", port), timeout=5) as raw:
             raw.sendall(GREETING + READY)
-            raw.settimeout(0.2)
-            with pytest.raises(TimeoutError):
-                while raw.recv(4_096):  # greeting, READY: the handshake is through, and heartbeats are not
-                    pass
+            await asyncio.sleep(0.2)
+            assert len(raw.recv(4_096)) > 64  # its greeting and READY: the handshake is through
             raw.sendall(b"\x02" + struct.pack(">Q", 1 << 30) + b"x" * 1_000)
             raw.settimeout(5)
             try:
@@ -486,7 +487,7 @@ def test_two_processes_cannot_host_one_address():
 
 def test_a_head_that_comes_back_is_found_again():
     async def main(fleet):
-        head, at_head = fleet.head("router")
+        head, _ = fleet.head("router")
         peer, at_peer = fleet.peer("a", "replica/0")
         await until(lambda: at_peer.joined)
         await head.aclose("restart")
@@ -530,7 +531,7 @@ def test_a_partition_loses_both_ways_until_it_heals(by):
         await until(lambda: at_head.lost and at_peer.lost)
         await asyncio.sleep(0.5)
         assert len(at_head.joined) == 1
-        assert not at_head.delivered and not at_peer.delivered
+        assert not at_head.delivered + at_peer.delivered
         assert head.counters.dropped_by_fault >= 2
         head.partition(by, cut=False)
         await until(lambda: len(at_head.joined) == 2 and len(at_peer.joined) == 2)
@@ -543,7 +544,7 @@ def test_a_partition_loses_both_ways_until_it_heals(by):
 def test_drop_loses_the_given_share_of_batches():
     async def main(fleet):
         head, _ = fleet.head("router", options=NodeOptions(membership=MembershipOptions(lease_s=60.0)))
-        peer, at_peer = fleet.peer(
+        _, at_peer = fleet.peer(
             "a", "replica/0", options=NodeOptions(membership=MembershipOptions(lease_s=60.0))
         )
         await until(lambda: "a" in head.peers)
@@ -585,6 +586,10 @@ def test_nothing_is_left_waiting_in_a_ping_pong_of_many():
     run_with_fleet(main)
 
 
+def open_descriptors():
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
 def test_opening_and_closing_leaves_no_descriptor_behind():
     async def main(fleet):
         head, _ = fleet.head("router")
@@ -594,7 +599,7 @@ def test_opening_and_closing_leaves_no_descriptor_behind():
             await until(lambda recorder=at_peer: recorder.joined)
             await peer.aclose()
             await until(lambda: not head.peers)
-            counts.append(len(os.listdir("/proc/self/fd")))
+            counts.append(open_descriptors())
         assert counts[-1] <= counts[1] + 2
 
     run_with_fleet(main)
@@ -604,7 +609,7 @@ def test_a_port_in_use_is_an_error_that_says_so():
     node, other = Node("head"), Node("head")
     try:
         endpoint = node.bind("tcp://127.0.0.1:*")
-        with pytest.raises(FleetError, match="cannot listen on .*in use"):
+        with pytest.raises(FleetError, match=r"cannot listen on .*in use"):
             other.bind(endpoint)
         with pytest.raises(FleetError, match="cannot connect to"):
             other.connect("tcp://127.0.0.1:no-port")

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 
 from fleet import AffineLatency, EmulatedEngine, FleetSpec
+from fleet.actor import Actor
+from fleet.messages import Message, Reply, Tick
 from fleet.runtime.simulate import Simulation
 from fleet.telemetry.run import Run
 from policies import NoBatching
@@ -69,3 +71,34 @@ def states(run: Run, replica: str) -> list[tuple[float, str]]:
 
 def sizes(run: Run) -> Sequence[int]:
     return run.dispatches["size"].to_pylist()
+
+
+class Script(Actor):
+    """A client that says given things at given times, and keeps the replies to it."""
+
+    def __init__(self, *lines: tuple[float, str, Message]) -> None:
+        self.lines = lines
+        self.replies: list[tuple[float, Reply]] = []
+
+    def start(self, ctx) -> None:
+        super().start(ctx)
+        for number, (at_s, _, _) in enumerate(self.lines):
+            ctx.after(at_s, Tick("say", number=number))
+
+    def handlers(self):
+        return {Tick: self.on_tick, Reply: self.on_reply}
+
+    def on_tick(self, message: Tick) -> None:
+        _, to, said = self.lines[message.number]
+        self.ctx.send(to, said)
+
+    def on_reply(self, message: Reply) -> None:
+        self.replies.append((self.ctx.now, message))
+
+
+def play_with(script: Script, trace: Trace, spec: FleetSpec, *, until_s=None, **options) -> Run:
+    """`play`, with a second client beside the trace's."""
+    made = simulation(trace, spec, **options)
+    made.runtime.after_each = None  # the second client's requests are in the router's books, not in the first's
+    made.runtime.add("client/script", script)
+    return made.run(until_s)

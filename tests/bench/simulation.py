@@ -1,0 +1,138 @@
+"""What simulating costs: against SimPy on the same queue, and per request as requests and replicas grow.
+
+The machine may be shared, so time is this process's CPU time and the speeds are compared within one run, in turn.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from fleet import AffineLatency, EmulatedEngine, FleetSpec, Run, simulate
+from policies import Greedy, PowerOfTwoChoices
+from tests.bench import simpy_reference
+from tests.bench.table import Row
+from traces import Trace, poisson
+
+BASE_S, PER_ITEM_S, MAX_BATCH = 0.012, 0.003, 16
+RATE_PER_REPLICA = 212.5
+"""Requests per second: 80 % of what a replica can serve in full batches."""
+
+
+def spec(replicas: int = 8) -> FleetSpec:
+    """P2C over a queue for each replica, one batch at a time; all that is not named is the default, and so is on."""
+    return FleetSpec(
+        engine=EmulatedEngine(latency=AffineLatency(base_s=BASE_S, per_item_s=PER_ITEM_S)),
+        replicas=replicas,
+        routing=PowerOfTwoChoices(),
+        batching=Greedy(max_batch=MAX_BATCH),
+        max_inflight_batches=1,
+    )
+
+
+def workload(requests: int, replicas: int = 8, seed: int = 1) -> Trace:
+    """About so many Poisson arrivals at the fleet's share of its capacity."""
+    rate_per_s = RATE_PER_REPLICA * replicas
+    return poisson(rate_per_s, requests / rate_per_s, seed)
+
+
+def ours(trace: Trace, replicas: int = 8) -> Run:
+    """All mechanisms and all telemetry; the invariant checker is for tests."""
+    return simulate(trace, spec(replicas), check=False)
+
+
+def simpys(arrivals_s: list[float], replicas: int = 8) -> list[float]:
+    """The same queue in SimPy."""
+    return simpy_reference.run(
+        arrivals_s, replicas=replicas, max_batch=MAX_BATCH, base_s=BASE_S, per_item_s=PER_ITEM_S
+    )
+
+
+# --- speed ---------------------------------------------------------------------------------------------------
+
+
+def speed_rows(requests: int = 40_000, rounds: int = 7) -> Iterator[Row]:
+    """Requests per CPU second, ours and SimPy's, the best of the rounds; the ratio is the median over rounds."""
+    trace = workload(requests)
+    arrivals_s = trace.table["arrived_s"].to_pylist()
+    spent: list[tuple[float, float]] = []
+    for _ in range(rounds):
+        began = time.process_time()
+        run = ours(trace)
+        between = time.process_time()
+        latencies = simpys(arrivals_s)
+        spent.append((between - began, time.process_time() - between))
+    best_ours, best_simpy = (len(trace) / min(times) for times in zip(*spent, strict=True))
+    ratio = statistics.median(simpy_s / ours_s for ours_s, simpy_s in spent)
+    yield Row("simulation, 8 replicas", f"{best_ours:,.0f} req/s", "≥ 100,000 req/s", best_ours >= 100_000)
+    yield Row("SimPy, the same queue", f"{best_simpy:,.0f} req/s")
+    yield Row("simulation ÷ SimPy", f"{ratio:.2f}", "≥ 0.40", ratio >= 0.4)
+    mean, reference = run.summary.e2e_s.mean or 0.0, statistics.fmean(latencies)
+    apart = abs(mean / reference - 1.0)
+    yield Row(
+        "their mean latencies", f"{mean * 1e3:.2f} and {reference * 1e3:.2f} ms", "within 2 %", apart < 0.02
+    )
+
+
+# --- growth --------------------------------------------------------------------------------------------------
+
+
+def growth_rows() -> Iterator[Row]:
+    """Time and memory per request as a run gets longer, and as its fleet gets larger, each in a fresh process."""
+    first: dict[str, Any] = {}
+    for requests, replicas in ((10_000, 8), (100_000, 8), (1_000_000, 8), (200_000, 64), (200_000, 512)):
+        costs = _in_fresh_process(requests, replicas)
+        first = first or costs
+        name = f"{requests:,} requests, {replicas} replicas"
+        growth = costs["us"] / first["us"]
+        yield Row(
+            f"{name}: time a request", f"{costs['us']:.1f} µs", f"≤ {GROWTH} × the first", growth <= GROWTH
+        )
+        yield Row(f"{name}: memory a request", f"{costs['bytes']:.0f} bytes", "≤ 400", costs["bytes"] <= 400)
+        if requests == 1_000_000:
+            yield Row(
+                f"{name}: peak", f"{costs['peak'] / 2**30:.2f} GiB", "≤ 1.40 GiB", costs["peak"] <= 1.5e9
+            )
+
+
+GROWTH = 1.35
+"""The time a request may grow by this factor: the heap and the processor's caches are no smaller for being ours."""
+
+
+def _in_fresh_process(requests: int, replicas: int) -> dict[str, Any]:  # Any: JSON
+    command = [sys.executable, "-m", "tests.bench.simulation", str(requests), str(replicas)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2])
+    costs: dict[str, Any] = json.loads(done.stdout)
+    return costs
+
+
+def _measure(requests: int, replicas: int) -> dict[str, float]:
+    """CPU microseconds and peak memory a request beyond the trace and what is there before the first."""
+    ours(workload(2_000, replicas), replicas)  # imports and thread pools are no cost of a request
+    trace = workload(requests, replicas)
+    before = _status_bytes("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts again from here
+    best = float("inf")
+    for _ in range(max(1, 100_000 // requests)):
+        began = time.process_time()
+        ours(trace, replicas)
+        best = min(best, time.process_time() - began)
+    peak = _status_bytes("VmHWM")
+    return {"us": best / len(trace) * 1e6, "bytes": (peak - before) / len(trace), "peak": peak}
+
+
+def _status_bytes(field: str) -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(field):
+            return int(line.split()[1]) * 1024
+    raise KeyError(field)
+
+
+if __name__ == "__main__":
+    print(json.dumps(_measure(int(sys.argv[1]), int(sys.argv[2]))))

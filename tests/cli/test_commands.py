@@ -1,0 +1,302 @@
+"""What each command prints and writes when all is well."""
+
+import inspect
+import json
+from pathlib import Path
+
+import pytest
+
+import traces
+from fleet import load_run, load_spec, simulate
+from fleet.cli.laws import LAWS, REQUIRED
+from policies import SLOTS, describe
+from tests.cli.conftest import Fleet
+from tests.conftest import ROOT
+from traces import load_faults, load_trace
+
+EXAMPLES = sorted((ROOT / "examples").glob("*.toml"))
+FLEETS = [path for path in EXAMPLES if path.name != "one-crash.toml"]
+
+
+@pytest.mark.parametrize("path", FLEETS, ids=lambda path: path.stem)
+def test_every_example_loads(path: Path) -> None:
+    assert load_spec(path).replicas >= 1
+
+
+def test_the_surge_example_is_the_reference_scenario() -> None:
+    from experiments.seed_fleet import FAULTS, SPEC
+
+    assert load_spec(ROOT / "examples/surge.toml") == SPEC
+    assert load_faults(ROOT / "examples/one-crash.toml") == FAULTS
+
+
+# --- simulate ----------------------------------------------------------------------------------------------
+
+
+def test_simulate_prints_the_figures_and_saves_the_run(fleet: Fleet, tmp_path: Path) -> None:
+    ended = fleet("simulate", "demo-surge", "small.toml", "--first-s", 5, "--out", "run", "--seed", 3)
+    assert ended.status == 0
+    assert "demo-surge on small.toml, simulated, seed 3" in ended.out
+    run = load_run(tmp_path / "run")
+    assert f"{run.summary.submitted} submitted, {run.summary.completed} completed" in ended.out
+    assert run.digest[:16] in ended.out
+    assert run.manifest.seed == 3
+
+
+def test_simulate_is_what_python_does(fleet: Fleet, tmp_path: Path) -> None:
+    printed = json.loads(fleet("simulate", "demo-surge", "small.toml", "--first-s", 5, "--json").out)
+    run = simulate(load_trace("demo-surge").first(seconds=5), load_spec(tmp_path / "small.toml"))
+    assert printed["digest"] == run.digest
+    assert printed["summary"]["e2e_s"]["p99"] == run.summary.e2e_s.p99
+
+
+def test_output_that_is_no_terminal_is_plain(fleet: Fleet) -> None:
+    ended = fleet("simulate", "demo-surge", "small.toml", "--first-s", 5)
+    assert ended.out.isascii()
+    assert "\x1b" not in ended.out + ended.err
+    assert ended.err == "", "no progress where nobody watches"
+
+
+def test_simulate_takes_faults_a_horizon_and_a_rate(fleet: Fleet) -> None:
+    faults = ROOT / "examples/one-crash.toml"
+    arguments = (
+        "simulate",
+        "demo-surge",
+        "small.toml",
+        "--set",
+        "replicas=2",
+        "--faults",
+        faults,
+        "--until-s",
+        25,
+    )
+    printed = json.loads(fleet(*arguments, "--scale-rate", 2, "--json").out)
+    assert printed["counters"]["faults"] == 1
+    assert printed["summary"]["duration_s"] <= 25
+
+
+def test_simulate_plays_sessions_closed_loop(fleet: Fleet) -> None:
+    arguments = (
+        "simulate",
+        "chat-small",
+        "small.toml",
+        "--first-s",
+        60,
+        "--json",
+        "--set",
+        "engine.latency.base_s=1.0",
+    )
+    open_loop, closed = (json.loads(fleet(*arguments, *more).out) for more in ((), ("--sessions",)))
+    assert closed["summary"]["duration_s"] != open_loop["summary"]["duration_s"]
+
+
+# --- changes -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "field", "expected"),
+    [
+        (["replicas=3"], "replicas", 3),
+        (["routing=round-robin"], "routing", {"policy": "round-robin"}),
+        (["routing.policy=round-robin"], "routing", {"policy": "round-robin"}),
+        (["$.routing=random"], "routing", {"policy": "random"}),
+        (
+            ['routing={policy = "power-of-two-choices", choices = 3}'],
+            "routing",
+            {"policy": "power-of-two-choices", "choices": 3},
+        ),
+        (
+            ["routing=power-of-two-choices", "routing.choices=4"],
+            "routing",
+            {"policy": "power-of-two-choices", "choices": 4},
+        ),
+        (
+            ["routing=power-of-two-choices", "routing.choices=4", "routing=random"],
+            "routing",
+            {"policy": "random"},
+        ),
+        (
+            ["batching.policy=window", "batching.window_s=0.5"],
+            "batching",
+            {"policy": "window", "max_batch": 16, "window_s": 0.5},
+        ),
+        (["network.delay_s=0.01"], "network", {"delay_s": 0.01}),
+        (["weights=[1, 2.5]"], "weights", (1.0, 2.5)),
+    ],
+)
+def test_set_changes_one_thing(
+    fleet: Fleet, tmp_path: Path, changes: list[str], field: str, expected: object
+) -> None:
+    from fleet.cli.inputs import spec_of
+
+    del fleet  # which makes the folder
+    spec = spec_of(tmp_path / "small.toml", changes).to_dict()
+    assert spec[field] == expected
+    before = load_spec(tmp_path / "small.toml").to_dict()
+    assert {**spec, field: None} == {**before, field: None}
+
+
+def test_alternatives_are_split_at_commas_outside_brackets_and_quotes() -> None:
+    from fleet.cli.inputs import alternatives
+
+    assert alternatives("a,b") == ["a", "b"]
+    assert alternatives('{policy = "x", n = 1}, b') == ['{policy = "x", n = 1}', "b"]
+    assert alternatives('"a,b",[1,2]') == ['"a,b"', "[1,2]"]
+
+
+# --- compare -----------------------------------------------------------------------------------------------
+
+
+def test_compare_varies_one_file(fleet: Fleet, tmp_path: Path) -> None:
+    ended = fleet(
+        "compare",
+        "demo-surge",
+        "small.toml",
+        "--first-s",
+        3,
+        "--seeds",
+        2,
+        "--out",
+        "report",
+        "--vary",
+        "routing=random,round-robin",
+        "--set",
+        "replicas=2",
+    )
+    assert ended.status == 0
+    assert "random" in ended.out
+    assert "round-robin" in ended.out
+    assert (tmp_path / "report/report.html").stat().st_size > 0
+
+
+def test_compare_names_candidates_after_what_tells_them_apart(fleet: Fleet, tmp_path: Path) -> None:
+    from fleet.cli.comparing import candidates_of
+
+    del fleet
+    small, other = tmp_path / "small.toml", tmp_path / "deep" / "small.toml"
+    other.parent.mkdir()
+    other.write_text(small.read_text())
+    assert list(candidates_of([small], [], ["replicas=1,2"])) == ["1", "2"]
+    assert list(candidates_of([small, other], [], [])) == ["small", "deep/small"]
+    assert list(candidates_of([small], [], ["replicas=1,2", "binding=early,late"])) == [
+        "replicas=1, binding=early",
+        "replicas=1, binding=late",
+        "replicas=2, binding=early",
+        "replicas=2, binding=late",
+    ]
+
+
+# --- traces ------------------------------------------------------------------------------------------------
+
+
+def test_traces_list_names_the_bundled_ones(fleet: Fleet) -> None:
+    ended = fleet("traces", "list")
+    assert {"surge-reference", "chat-small", "demo-surge"} <= set(ended.out.split())
+    assert json.loads(fleet("traces", "list", "--json").out)["surge-reference"]["requests"] == 6606
+
+
+def test_traces_stats_says_what_is_there(fleet: Fleet) -> None:
+    ended = fleet("traces", "stats", "surge-reference")
+    assert "6,606 in 30.000 s" in ended.out
+    assert json.loads(fleet("traces", "stats", "chat-small", "--json").out)["statistics"]["sessions"] > 0
+
+
+def test_traces_convert_cuts_and_scales_and_drops(fleet: Fleet, tmp_path: Path) -> None:
+    assert (
+        fleet("traces", "convert", "demo-surge", "cut.parquet", "--first-s", 20, "--from-s", 10).status == 0
+    )
+    cut = load_trace(tmp_path / "cut.parquet")
+    assert cut == load_trace("demo-surge").first(seconds=20).slice(10, 1e9)
+    rows = "2023-11-16 18:17:03.0,20,1\n2023-11-16 18:17:04.0,many,1\n"
+    (tmp_path / "bad.csv").write_text(f"TIMESTAMP,ContextTokens,GeneratedTokens\n{rows}")
+    ended = fleet("traces", "convert", "bad.csv", "good.jsonl", "--on-bad", "drop")
+    assert "dropped 1 rows" in ended.err
+    assert len(load_trace(tmp_path / "good.jsonl")) == 1
+
+
+def test_traces_synthesize_is_what_python_makes(fleet: Fleet, tmp_path: Path) -> None:
+    flags = ("--rate-per-s", 20, "--duration-s", 10, "--seed", 4, "--prompt-tokens", "uniform:8,128")
+    assert fleet("traces", "synthesize", "poisson", "made.jsonl", *flags).status == 0
+    made = traces.poisson(20.0, 10.0, 4, prompt_tokens=traces.Lengths.uniform(8, 128))
+    assert load_trace(tmp_path / "made.jsonl") == made
+
+
+@pytest.mark.parametrize("law", LAWS)
+def test_every_law_has_the_flags_that_its_function_has_parameters(law: str) -> None:
+    parameters = inspect.signature(getattr(traces, law)).parameters
+    flags = LAWS[law][1]
+    assert set(flags) <= set(parameters)
+    needed = {name for name, parameter in parameters.items() if parameter.default is parameter.empty}
+    assert needed == {name for name in flags if name in REQUIRED or (name == "duration_s" and law != "surge")}
+
+
+def test_every_law_makes_a_trace(fleet: Fleet, tmp_path: Path) -> None:
+    given = {
+        "rate_per_s": 5,
+        "cv": 2,
+        "duration_s": 10,
+        "rates_per_s": "1,10",
+        "mean_sojourn_s": "2",
+        "mean_per_s": 5,
+        "amplitude": 0.5,
+        "period_s": 5,
+        "sessions_per_s": 2,
+    }
+    for law, (_, parameters) in LAWS.items():
+        flags = [f"--{name.replace('_', '-')}={given[name]}" for name in parameters if name in given]
+        assert fleet("traces", "synthesize", law, f"{law}.jsonl", *flags).status == 0, law
+        assert len(load_trace(tmp_path / f"{law}.jsonl")) > 0
+
+
+# --- policies, profile, keys, help -------------------------------------------------------------------------
+
+
+def test_policies_lists_every_one_with_parameters_and_source(fleet: Fleet) -> None:
+    out = fleet("policies").out
+    for info in describe():
+        assert f"\n  {info.name}" in out
+        assert info.location in out
+    assert "- choices: int >= 1, default 2" in out
+    assert "Mitzenmacher" in out
+
+
+def test_policies_shows_one_slot_or_one_policy(fleet: Fleet) -> None:
+    for slot in SLOTS:
+        assert fleet("policies", slot).out.startswith(f"{slot}\n")
+    assert fleet("policies", "warm-pool").out.startswith("warm_pool\n")
+    assert fleet("policies", "PowerOfTwoChoices").out == fleet("policies", "power-of-two-choices").out
+    assert "emulated" in fleet("policies", "engine").out
+    assert json.loads(fleet("policies", "window", "--json").out)[0]["slot"] == "batching"
+
+
+def test_profile_measures_and_writes_what_a_profiled_latency_reads(fleet: Fleet, tmp_path: Path) -> None:
+    ended = fleet("profile", "small.toml", "--batch-sizes", "1,4", "--tokens", "0,8", "--out", "p.json")
+    assert ended.status == 0
+    assert "7.000" in ended.out, "0.005 + 0.002 s"
+    (tmp_path / "measured.toml").write_text(
+        'engine = { engine = "emulated", latency = { latency = "profiled", profile = "p.json" } }'
+    )
+    assert fleet("simulate", "demo-surge", "measured.toml", "--first-s", 2).status == 0
+
+
+def test_profile_takes_an_engine_by_name(fleet: Fleet) -> None:
+    changes = ("engine.latency=affine", "engine.latency.base_s=0.01", "engine.latency.per_item_s=0")
+    flags = [word for change in changes for word in ("--set", change)]
+    assert "10.000" in fleet("profile", "emulated", *flags, "--batch-sizes", "1").out
+
+
+def test_keys_writes_a_private_file_once_and_prints_the_public_key(fleet: Fleet, tmp_path: Path) -> None:
+    from fleet.runtime.security import read_keys
+
+    ended = fleet("keys", "mine.toml")
+    assert read_keys(tmp_path / "mine.toml").public == ended.out.strip()
+    again = fleet("keys", "mine.toml")
+    assert again.status == 2
+    assert "not overwritten" in again.line
+
+
+def test_help_and_version(fleet: Fleet) -> None:
+    assert fleet("--help").status == 0
+    assert "simulate" in fleet("--help").out
+    assert fleet("traces", "synthesize", "surge", "--help").status == 0
+    assert fleet("--version").out.startswith("fleetlab ")

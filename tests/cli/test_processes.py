@@ -1,0 +1,277 @@
+"""The command as a process: what it loads, what it leaves behind, and a fleet of several of it."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import SMALL
+from tests.conftest import ROOT
+
+FLEET = [sys.executable, "-c", "import sys; from fleet.cli import main; sys.exit(main())"]
+SERVED = (
+    'engine = { engine = "emulated", latency = { latency = "affine", base_s = 0.002, per_item_s = 0.001 } }\n'
+)
+
+
+@contextmanager
+def started(*arguments: object, cwd: Path) -> Iterator[subprocess.Popen[str]]:
+    """The command in the background; killed at the end if it is still there."""
+    process = subprocess.Popen(
+        [*FLEET, *map(str, arguments)],
+        cwd=cwd,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+def children(pid: int) -> list[int]:
+    """The processes whose parent is `pid`."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:  # it ended while we looked
+            continue
+        if int(fields[1]) == pid:
+            found.append(int(stat.parent.name))
+    return found
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def test_help_builds_the_command_line_without_any_part_of_it() -> None:
+    script = (
+        "import sys, types, pathlib\n"
+        # `fleet` itself loads its public names; what is asked here is what the command adds to it.
+        "package = types.ModuleType('fleet'); package.__path__ = [str(pathlib.Path('fleet').resolve())]\n"
+        "sys.modules['fleet'] = package\n"
+        "from fleet.cli import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "print(sorted({name.partition('.')[0] for name in sys.modules}), file=sys.stderr)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
+    )
+    loaded = set(json.loads(done.stderr.replace("'", '"')))
+    assert "simulate" in done.stdout
+    assert not loaded & {
+        "torch",
+        "numpy",
+        "pyarrow",
+        "zmq",
+        "anyio",
+        "rich",
+        "msgspec",
+        "policies",
+        "traces",
+        "experiments",
+    }
+
+
+def test_no_command_but_those_that_run_a_model_loads_torch(tmp_path: Path) -> None:
+    (tmp_path / "small.toml").write_text(SMALL)
+    script = (
+        "import sys; from fleet.cli import main\n"
+        "main(['simulate', 'demo-surge', 'small.toml', '--first-s', '1']); main(['policies']); main(['traces', 'list'])\n"
+        "assert not {'torch', 'transformers', 'matplotlib'} & set(sys.modules)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_mistake_is_one_line_in_a_process_of_its_own_too(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [*FLEET, "simulate", "demo-surge", "nosuch.toml"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "fleet: nosuch.toml: cannot be read: No such file or directory\n"
+
+
+def test_a_reader_that_has_enough_is_no_error(tmp_path: Path) -> None:
+    command = (
+        f'{sys.executable} -c "import sys; from fleet.cli import main; sys.exit(main())" policies | head -1'
+    )
+    done = subprocess.run(
+        command, shell=True, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.stdout == "admission\n"
+    assert done.stderr == ""
+
+
+@pytest.mark.live
+def test_replay_prints_and_saves_a_live_run(tmp_path: Path) -> None:
+    (tmp_path / "small.toml").write_text(SMALL)
+    done = subprocess.run(
+        [
+            *FLEET,
+            "replay",
+            "demo-surge",
+            "small.toml",
+            "--first-s",
+            "4",
+            "--speed",
+            "4",
+            "--json",
+            "--out",
+            "run",
+        ],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    printed = json.loads(done.stdout)
+    assert printed["runtime"] == "live"
+    assert printed["summary"]["completed"] == printed["summary"]["submitted"] > 0
+    assert (tmp_path / "run/manifest.json").exists()
+
+
+@pytest.mark.live
+def test_a_replica_that_cannot_load_ends_the_replay_with_one_line(tmp_path: Path) -> None:
+    (tmp_path / "small.toml").write_text(SMALL)
+    done = subprocess.run(
+        [*FLEET, "replay", "demo-surge", "small.toml", "--set", "engine.fail_load=true"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "replica/0 did not come up: the engine failed to load" in done.stderr
+
+
+@pytest.mark.live
+def test_ctrl_c_in_a_live_replay_leaves_no_process_behind(tmp_path: Path) -> None:
+    (tmp_path / "small.toml").write_text(SMALL)
+    with started("replay", "demo-surge", "small.toml", "--set", "replicas=2", cwd=tmp_path) as process:
+        deadline = time.monotonic() + 30
+        while len(replicas := children(process.pid)) < 2 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert len(replicas) >= 2
+        time.sleep(1.5)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=20)
+        assert process.returncode == 130
+        assert err == "fleet: interrupted\n"
+        assert not [pid for pid in replicas if alive(pid)]
+
+
+@pytest.mark.live
+def test_a_head_replicas_and_a_client_meet_with_keys(tmp_path: Path) -> None:
+    (tmp_path / "small.toml").write_text(SERVED)
+    keys = {name: _made_key(name, tmp_path) for name in ("head", "replica", "client")}
+    (tmp_path / "allow.toml").write_text(
+        f'[[peers]]\nkey = \'{keys["replica"]}\'\nhosts = ["replica/*", "host/*"]\n\n'
+        f"[[peers]]\nkey = '{keys['client']}'\nhosts = [\"client/*\"]\n"
+    )
+    head = f"tcp://127.0.0.1:{free_port()}"
+    security = ("--server-key", keys["head"])
+    with (
+        started(
+            "serve",
+            "small.toml",
+            "--bind",
+            head,
+            "--keys",
+            "head.toml",
+            "--allow",
+            "allow.toml",
+            "--json",
+            cwd=tmp_path,
+        ) as serve,
+        started("join", head, "--keys", "replica.toml", *security, cwd=tmp_path) as join,
+    ):
+        driven = subprocess.run(
+            [
+                *FLEET,
+                "drive",
+                "demo-surge",
+                head,
+                "--first-s",
+                "2",
+                "--speed",
+                "2",
+                "--json",
+                "--keys",
+                "client.toml",
+                *security,
+            ],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        serve.send_signal(signal.SIGINT)
+        out, err = serve.communicate(timeout=20)
+        join.wait(timeout=20)
+    assert driven.returncode == 0, driven.stderr
+    summary = json.loads(driven.stdout)["summary"]
+    assert summary["completed"] == summary["submitted"] > 0
+    assert serve.returncode == 0, err
+    assert json.loads(out)["outcomes"] == {"completed": summary["completed"]}
+    assert join.returncode == 0
+
+
+def _made_key(name: str, folder: Path) -> str:
+    done = subprocess.run(
+        [*FLEET, "keys", f"{name}.toml"], cwd=folder, capture_output=True, text=True, timeout=60, check=True
+    )
+    return done.stdout.strip()
+
+
+@pytest.mark.live
+def test_a_client_that_finds_no_head_says_so(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [*FLEET, "drive", "demo-surge", f"tcp://127.0.0.1:{free_port()}", "--first-s", "1"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "no head answered" in done.stderr

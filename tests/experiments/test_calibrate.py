@@ -1,0 +1,81 @@
+"""`calibrate`, with stand-ins for the live side: errors, noise and order are what they are made to be."""
+
+import json
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+
+from experiments import calibrate
+from fleet import AffineLatency, EmulatedEngine, FleetSpec, NetworkModel, Run, simulate
+from traces import FaultTrace, Trace
+
+
+def faithful(trace: Trace, spec: FleetSpec, *, speed: float, seed: int, faults: FaultTrace | None) -> Run:
+    """As `replay`: `speed` makes arrivals come faster."""
+    return simulate(trace.scale_rate(speed), spec, seed=seed, faults=faults)
+
+
+def test_a_live_side_that_is_the_simulation_has_no_error_and_the_same_order(
+    trace: Trace, specs: dict[str, FleetSpec]
+) -> None:
+    report = calibrate(trace, specs, speed=1.5, repeats=2, play=faithful, progress=False)
+    assert all(row.error == pytest.approx(0.0, abs=1e-12) for row in report.rows)
+    assert all(row.noise == 0.0 and row.within is not False for row in report.rows)
+    p99 = next(item for item in report.fidelity if item.metric == "e2e_s.p99")
+    assert (p99.tau, p99.same_order, p99.pairs) == (1.0, 6, 6)
+
+
+def test_the_error_is_of_the_simulation_relative_to_live(trace: Trace, base: FleetSpec) -> None:
+    report = calibrate(
+        trace,
+        {"one": base},
+        play=faithful,
+        progress=False,
+        simulated=lambda spec: spec.replace(
+            engine=EmulatedEngine(latency=AffineLatency(base_s=0.02, per_item_s=0.005))
+        ),
+    )
+    row = next(row for row in report.rows if row.metric == "e2e_s.p50")
+    assert row.error == pytest.approx((row.simulated - row.live) / row.live)
+    assert row.error > 0.2
+    assert row.within is False
+    assert report.fidelity == []
+    assert "noise of live runs is unknown" in str(report)
+
+
+def test_an_order_that_is_reversed_is_seen(trace: Trace, base: FleetSpec) -> None:
+    def backwards(
+        trace: Trace, spec: FleetSpec, *, speed: float, seed: int, faults: FaultTrace | None
+    ) -> Run:
+        return faithful(
+            trace, spec.replace(replicas=7 - spec.replicas), speed=speed, seed=seed, faults=faults
+        )
+
+    specs = {f"{count} replicas": base.replace(replicas=count) for count in (3, 4)}
+    report = calibrate(trace, specs, play=backwards, progress=False, metrics=["e2e_s.mean"])
+    assert report.fidelity[0].tau == -1.0
+    assert "0 of 1 pairs" in str(report)
+
+
+def test_noise_is_the_gap_between_live_runs_of_one_seed(trace: Trace, base: FleetSpec) -> None:
+    delays = iter([0.0, 0.001])
+
+    def drifting(trace: Trace, spec: FleetSpec, *, speed: float, seed: int, faults: FaultTrace | None) -> Run:
+        slower = spec.replace(network=NetworkModel(delay_s=next(delays)))
+        return faithful(trace, slower, speed=speed, seed=seed, faults=faults)
+
+    report = calibrate(trace, {"one": base}, repeats=2, play=drifting, progress=False, metrics=["e2e_s.p50"])
+    one, other = (run.summary.e2e_s.p50 for run in report.live["one"])
+    assert report.rows[0].noise == pytest.approx((other - one) / ((one + other) / 2))
+    assert replace(report.rows[0], error=0.9 * report.rows[0].noise).within is True
+
+
+def test_a_calibration_is_kept_whole(trace: Trace, specs: dict[str, FleetSpec], tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    report = calibrate(trace, {name: specs[name] for name in ("p2c", "least")}, play=faithful, progress=False)
+    report.save(tmp_path)
+    kept = json.loads((tmp_path / "calibration.json").read_text())
+    assert len(kept["rows"]) == len(report.rows)
+    assert "p2c, live" in (tmp_path / "calibration.html").read_text()
+    assert (tmp_path / "calibration.parquet").exists()

@@ -1,0 +1,254 @@
+"""`compare`: paired by construction, honest about chance, and kept in files that need no network."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from experiments import Report, compare, frontier, grid, metric, sweep
+from experiments.report import fingerprint
+from experiments.sweep import with_value
+from fleet import FleetSpec, simulate
+from policies import Greedy, PolicyError, PowerOfTwoChoices, Random
+from tests.conftest import ROOT
+from traces import Fault, FaultTrace, Trace, poisson
+
+
+@pytest.fixture(scope="module")
+def report(trace: Trace, specs: dict[str, FleetSpec]) -> Report:
+    return compare(trace, specs, seeds=range(4), progress=False)
+
+
+def test_every_candidate_gets_the_same_trace_seeds_and_faults(
+    trace: Trace, specs: dict[str, FleetSpec]
+) -> None:
+    faults = FaultTrace(faults=(Fault(at_s=1.0, kind="crash", replica="replica/0"),))
+    report = compare(trace, specs, seeds=(3, 5), faults=faults, progress=False)
+    for runs in report.runs.values():
+        assert [run.manifest.seed for run in runs] == [3, 5]
+        assert {run.manifest.trace["sha256"] for run in runs} == {trace.sha256}
+        assert all(run.manifest.counters["faults"] == 1 for run in runs)
+
+
+def test_a_report_has_what_simulate_gives(report: Report, trace: Trace, specs: dict[str, FleetSpec]) -> None:
+    assert report.runs["p2c"][2].digest == simulate(trace, specs["p2c"], seed=2).digest
+    means = [run.summary.e2e_s.p99 for run in report.runs["p2c"]]
+    assert report.row("e2e_s.p99", "p2c").mean == pytest.approx(sum(means) / 4)
+
+
+def test_the_difference_is_taken_seed_by_seed(report: Report) -> None:
+    deltas = [
+        one.summary.e2e_s.mean - other.summary.e2e_s.mean
+        for one, other in zip(report.runs["p2c"], report.runs["random"], strict=True)
+    ]
+    row = report.row("e2e_s.mean", "p2c")
+    assert row.difference.mean == pytest.approx(sum(deltas) / 4)
+    assert row.difference.low < row.difference.mean < row.difference.high
+    assert row.verdict == "better"
+
+
+def test_runs_that_chance_does_not_touch_are_counted_as_one(
+    trace: Trace, specs: dict[str, FleetSpec]
+) -> None:
+    report = compare(
+        trace, {name: specs[name] for name in ("round robin", "least")}, seeds=range(5), progress=False
+    )
+    assert report.deterministic == ["round robin", "least"]
+    row = report.row("e2e_s.mean", "least")
+    assert (row.runs, row.distinct_runs, row.verdict) == (5, 1, "exact")
+    assert row.difference.low is None
+    assert "1 distinct run out of 5" in str(report)
+    assert "exact (deterministic)" in str(report)
+
+
+def test_a_fingerprint_tells_runs_apart_by_what_happened_not_by_the_number_of_the_seed(
+    trace: Trace, specs: dict[str, FleetSpec]
+) -> None:
+    one, other = (simulate(trace, specs["least"], seed=seed) for seed in (0, 1))
+    assert one.digest != other.digest
+    assert fingerprint(one) == fingerprint(other)
+    assert fingerprint(simulate(trace, specs["p2c"], seed=0)) != fingerprint(
+        simulate(trace, specs["p2c"], seed=1)
+    )
+
+
+def test_a_trace_for_each_seed_resamples_the_arrivals(specs: dict[str, FleetSpec]) -> None:
+    report = compare(
+        lambda seed: poisson(rate_per_s=100.0, duration_s=2.0, seed=seed),
+        {name: specs[name] for name in ("round robin", "least")},
+        seeds=range(6),
+        progress=False,
+    )
+    assert report.deterministic == []
+    assert report.row("e2e_s.mean", "least").difference.low is not None
+    assert "6 traces like" in str(report)
+
+
+def test_one_seed_gives_no_verdicts(trace: Trace, specs: dict[str, FleetSpec]) -> None:
+    report = compare(trace, specs, seeds=[0], progress=False)
+    assert {row.verdict for row in report.rows} == {None, "not judged"}
+    assert "One seed" in str(report)
+
+
+def test_the_same_call_gives_the_same_text(report: Report, trace: Trace, specs: dict[str, FleetSpec]) -> None:
+    again = compare(trace, specs, seeds=range(4), progress=False)
+    assert str(again) == str(report)
+    assert again.manifest() == report.manifest()
+
+
+def test_worker_processes_change_nothing(trace: Trace, specs: dict[str, FleetSpec]) -> None:
+    two = {name: specs[name] for name in ("random", "p2c")}
+    alone, shared = (compare(trace, two, seeds=range(2), workers=n, progress=False) for n in (1, 2))
+    assert alone.manifest() == shared.manifest()
+
+
+def test_a_policy_of_the_users_script_runs_in_this_process_instead(tmp_path: Path) -> None:
+    script = tmp_path / "study.py"
+    script.write_text(
+        "from experiments import compare\n"
+        "from fleet import AffineLatency, EmulatedEngine, FleetSpec\n"
+        "from policies import Route, RoutingPolicy\n"
+        "from traces import poisson\n"
+        "class First(RoutingPolicy):\n"
+        "    def route(self, request, replicas, now_s):\n"
+        "        return Route(replicas[0].id)\n"
+        "spec = FleetSpec(engine=EmulatedEngine(latency=AffineLatency(base_s=0.01, per_item_s=0)), replicas=2)\n"
+        "trace = poisson(rate_per_s=20, duration_s=1, seed=0)\n"
+        "print(compare(trace, {'base': spec, 'first': spec.replace(routing=First())}, seeds=[0], workers=2))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, script], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
+    )
+    assert "First is defined in the script itself" in done.stderr
+    assert "first" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"seeds": []}, "at least one candidate and one seed"),
+        ({"seeds": [1, 1]}, "a seed is given twice"),
+        ({"baseline": "nobody"}, "expected one of random, p2c"),
+        ({"metrics": ["e2e_s.p42"]}, "no figure of a run's summary"),
+    ],
+)
+def test_a_mistake_is_named(
+    trace: Trace, specs: dict[str, FleetSpec], changes: dict[str, object], says: str
+) -> None:
+    with pytest.raises(ValueError, match=says):
+        compare(trace, specs, **{"seeds": [0], "progress": False, **changes})
+
+
+# --- what is printed and kept --------------------------------------------------------------------------------
+
+
+def test_the_table_names_metric_candidate_difference_interval_and_verdict(report: Report) -> None:
+    text = str(report)
+    for word in (
+        "e2e p99 (ms)",
+        "random",
+        "p2c",
+        "difference",
+        "95 % interval",
+        "ratio",
+        "verdict",
+        "baseline",
+        "better",
+    ):
+        assert word in text
+    assert max(map(len, text.splitlines())) <= 110
+    line = next(line for line in text.splitlines() if line.strip().startswith("p2c"))
+    assert re.search(r"p2c\s+[\d.]+\s+-[\d.]+\s+\[-[\d.]+, -[\d.]+\]\s+0\.\d{3}\s+better", line)
+
+
+def test_a_saved_report_is_whole_and_needs_no_network(report: Report, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    report.save(tmp_path)
+    page = (tmp_path / "report.html").read_text()
+    assert not re.findall(r"""(?:src|href)\s*=\s*["']?(?:https?:)?//""", page)
+    assert not re.findall(r"@import|url\(\s*['\"]?https?:|<script|<link", page)
+    assert page.count("<svg") == 3
+    for words in (
+        "end-to-end latency (ms",
+        "waiting requests",
+        "routing.policy",
+        "Method",
+        report.runs["p2c"][0].digest[:16],
+    ):
+        assert words in page
+    records = pq.read_table(tmp_path / "records.parquet")
+    assert len(records) == 4 * 4 * len(report.runs["p2c"][0].records)
+    assert records.column_names[:2] == ["candidate", "seed"]
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    assert manifest["digests"]["p2c"][0] == report.runs["p2c"][0].digest
+    assert manifest["seeds"] == [0, 1, 2, 3]
+
+
+def test_a_candidates_name_cannot_break_the_page(trace: Trace, base: FleetSpec, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    report = compare(trace, {"<b>": base, "a [bold] & b": base}, seeds=[0], progress=False)
+    assert "a [bold] & b" in str(report)
+    report.save(tmp_path)
+    assert "<b>" not in (tmp_path / "report.html").read_text()
+
+
+def test_saving_twice_gives_the_same_bytes(report: Report, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    one, other = report.save(tmp_path / "one"), report.save(tmp_path / "other")
+    assert (one / "report.html").read_bytes() == (other / "report.html").read_bytes()
+
+
+# --- sweeps --------------------------------------------------------------------------------------------------
+
+
+def test_a_grid_has_every_combination(base: FleetSpec) -> None:
+    specs = grid(base, {"batching.max_batch": [1, 8], "replicas": [2, 3], "network.delay_s": [0.001]})
+    assert list(specs)[:2] == [
+        "max_batch=1, replicas=2, delay_s=0.001",
+        "max_batch=1, replicas=3, delay_s=0.001",
+    ]
+    last = specs["max_batch=8, replicas=3, delay_s=0.001"]
+    assert (last.batching.max_batch, last.replicas, last.network.delay_s) == (8, 3, 0.001)
+
+
+def test_a_policy_is_a_value_of_an_axis_too(base: FleetSpec) -> None:
+    assert list(grid(base, {"routing": [Random(), PowerOfTwoChoices()]})) == [
+        "routing=random",
+        "routing=power-of-two-choices",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "error", "says"),
+    [
+        ("batching.max_batsh", 4, ValueError, "Greedy has no field 'max_batsh'; it has"),
+        ("batching.max_batch", 0, PolicyError, r"\$\.batching\.max_batch"),
+        ("batsching", 4, PolicyError, "did you mean `batching`"),
+    ],
+)
+def test_a_wrong_path_or_value_is_named(
+    base: FleetSpec, path: str, value: object, error: type[Exception], says: str
+) -> None:
+    assert isinstance(base.batching, Greedy)
+    with pytest.raises(error, match=says):
+        with_value(base, path, value)
+
+
+def test_the_frontier_leaves_out_what_another_beats_in_all(trace: Trace, base: FleetSpec) -> None:
+    report = sweep(trace, base, {"replicas": [3, 4, 8]}, seeds=[0], progress=False)
+    assert frontier(report, "gpu_seconds", "e2e_s.p99") == ["replicas=3", "replicas=4", "replicas=8"]
+    assert frontier(report, "gpu_seconds") == ["replicas=3"]
+    with pytest.raises(ValueError, match="no better way"):
+        frontier(report, "utilization")
+
+
+def test_a_metric_reads_and_names_itself(report: Report) -> None:
+    summary = report.runs["p2c"][0].summary
+    assert metric("e2e_s.p99").read(summary) == summary.e2e_s.p99
+    assert metric("e2e_s.p99").label == "e2e p99 (ms)"
+    assert metric("not_completed").read(summary) == 0.0
+    assert metric("slo_attainment").read(summary) is None

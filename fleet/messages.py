@@ -80,7 +80,7 @@ class AttemptsEnded(Message, frozen=True, gc=False):
     replica: str | None
     dispatched: bool
     """False: they ended while they waited."""
-    failure: FailureKind | Literal["withdrawn", "moved"] | None = None
+    failure: FailureKind | Literal["moved"] | None = None
     """`withdrawn`: the router asked for it back. `moved`: its replica drains; place it anew."""
     detail: str | None = None
     service_s: float = 0.0

@@ -16,7 +16,7 @@ def host_of(address: str) -> str:
     return address if address.startswith(("replica/", "client/")) else "head"
 
 
-class NetworkModel(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+class NetworkModel(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One-way behaviour of every link between two hosts. The default is a perfect network."""
 
     delay_s: Annotated[float, Meta(ge=0)] = 0.0

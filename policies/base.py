@@ -112,10 +112,10 @@ class Policy(Component):
         """Oracle policies only, right after `reset`: `output_tokens(request_id)` is the true length."""
 
     def on_dispatched(self, request: Request, replica: str, now_s: float) -> None:
-        """`request` was sent to `replica` (once per attempt)."""
+        """`request` was sent to `replica`, to run or to wait there (once per attempt)."""
 
     def on_completed(self, completion: Completion, now_s: float) -> None:
-        """An attempt ended, well or badly."""
+        """An attempt ended, well or badly (once for each that was sent)."""
 
     def on_replicas(self, replicas: Sequence[ReplicaView], now_s: float) -> None:
         """The set of replicas that may be chosen has changed."""

@@ -17,7 +17,9 @@ ReplicaState = Literal["provisioning", "loading", "warm", "ready", "draining", "
 Trust = Literal["healthy", "suspect", "failed"]
 ProbeLevel = Literal["live", "ready", "deep"]
 ProbeStatus = Literal["ok", "failed", "timeout"]
-FailureKind = Literal["replica-lost", "engine-error", "timeout", "unreachable", "overloaded"]
+FailureKind = Literal["replica-lost", "engine-error", "timeout", "unreachable", "overloaded", "withdrawn"]
+"""Why an attempt came to nothing. `withdrawn`: its request ended first, or it was moved to another replica; no retry
+policy is asked about that."""
 
 
 class ReplicaView(Struct, frozen=True, kw_only=True, gc=False):

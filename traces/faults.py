@@ -14,7 +14,7 @@ from msgspec.structs import force_setattr
 FaultKind = Literal["crash", "hang", "slow", "partition", "drop", "fail-load", "preempt"]
 
 
-class Fault(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+class Fault(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One fault. Which of the optional fields matter is said beside each.
 
     * ``crash``: the replica's process dies (SIGKILL).

@@ -12,10 +12,8 @@ SPEC = FleetSpec(
     engine=EmulatedEngine(latency=AffineLatency(base_s=0.012, per_item_s=0.003), cold_start_s=0.8),
     binding="late",
     batching=Window(max_batch=16, window_s=0.010),
-    # The loop in print retires a replica only if it happens to be idle at that instant, which in the surge it seldom
-    # is. Here a busy one is drained, so removing has to be slowed by other means; over 20 resampled traces this
-    # pause gives the loop's mean and median (docs/statistics.md has the table).
-    scaling=QueueDepth(up_at=10, down_at=3, down_cooldown_s=0.3),
+    # The loop in print retires a replica only if one happens to be idle at that instant, which in the surge is seldom.
+    scaling=QueueDepth(up_at=10, down_at=3, only_idle=True),
     replicas=2,
     min_replicas=2,
     max_replicas=8,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from bisect import insort
+
 from msgspec.structs import force_setattr
 
 from fleet.messages import ReplicaReported, replica_number
@@ -63,7 +65,7 @@ class Roster:
             return False
         if message.state in ("stopped", "failed"):
             return self.exited(message.replica)
-        return self._choose()
+        return self._choose(view)
 
     def judged(self, replica: str, trust: Trust) -> bool:
         """Take in a verdict; True when the candidates changed."""
@@ -71,17 +73,28 @@ class Roster:
         if view is None:
             return False
         force_setattr(view, "trust", trust)
-        return self._choose()
+        return self._choose(view)
 
     def exited(self, replica: str) -> bool:
         """Forget a replica for good; True when the candidates changed."""
         self._reports.ended(replica)
-        return self.views.pop(replica, None) is not None and self._choose()
+        self.views.pop(replica, None)
+        return self._leave(replica)
 
-    def _choose(self) -> bool:
-        chosen = [view for view in self.views.values() if view.state == "ready" and view.trust == "healthy"]
-        chosen.sort(key=lambda view: replica_number(view.id))
-        before = list(self.chosen)
-        self.candidates = tuple(chosen)
-        self.chosen = {view.id: view for view in chosen}
-        return before != list(self.chosen)
+    def _choose(self, view: ReplicaView) -> bool:
+        """Put one replica among the candidates or take it out: one of many changes at a time, so nothing is sorted."""
+        if view.state != "ready" or view.trust != "healthy":
+            return self._leave(view.id)
+        if view.id in self.chosen:
+            return False
+        self.chosen[view.id] = view
+        candidates = list(self.candidates)
+        insort(candidates, view, key=lambda view: replica_number(view.id))
+        self.candidates = tuple(candidates)
+        return True
+
+    def _leave(self, replica: str) -> bool:
+        if self.chosen.pop(replica, None) is None:
+            return False
+        self.candidates = tuple(view for view in self.candidates if view.id != replica)
+        return True

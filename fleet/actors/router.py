@@ -174,6 +174,8 @@ class Router(Actor):
             replica = self._choose(pending, now)
             if replica is None:
                 return
+            for on_dispatched in self._on_dispatched:
+                on_dispatched(pending.request, replica, now)
         pending.replica, pending.placed = replica, True
         work = Work(pending.request, pending.attempt, pending.output_tokens, pending.payload)
         self.ctx.send(self._batcher, Enqueue(work, replica))
@@ -244,8 +246,9 @@ class Router(Actor):
                 pending.running = True
                 pending.replica = message.replica
                 self._running += 1
-                for on_dispatched in self._on_dispatched:
-                    on_dispatched(work.request, message.replica, self.ctx.now)
+                if not self._early:
+                    for on_dispatched in self._on_dispatched:
+                        on_dispatched(work.request, message.replica, self.ctx.now)
 
     def on_attempts_ended(self, message: AttemptsEnded) -> None:
         work = message.work
@@ -256,7 +259,7 @@ class Router(Actor):
         if message.failure is not None:
             self._attempts_failed(message)
             return
-        find, end = self.pending.get, self._end
+        find, end, observed = self.pending.get, self._end, bool(self._on_completed)
         size, service_s, cold = len(work), message.service_s, message.cold
         results = message.results or repeat(None)
         for item, result in zip(work, results):
@@ -264,7 +267,7 @@ class Router(Actor):
             if pending is None or pending.attempt != item.attempt:
                 self._telemetry.counters["late_answers"] += 1
                 continue
-            if self._on_completed:
+            if observed:
                 self._observe(pending, None, service_s)
             end(pending, "completed", size, service_s, cold, None, result)
 
@@ -276,8 +279,10 @@ class Router(Actor):
                     self._telemetry.counters["late_answers"] += 1
                 continue
             if message.failure == "overloaded":
+                self._withdraw(pending, "overloaded")
                 self._end(pending, "shed", detail=message.detail)
             elif message.failure == "moved" or message.failure == "withdrawn":
+                self._withdraw(pending, "withdrawn")
                 self._restart(pending)
                 self._telemetry.counters["moved"] += 1
                 self._place(pending, self.ctx.now)
@@ -310,6 +315,11 @@ class Router(Actor):
         if pending.running:
             self._running -= 1
         pending.placed = pending.running = False
+
+    def _withdraw(self, pending: Pending, kind: FailureKind) -> None:
+        """An attempt ends without an answer: whoever heard that it was sent hears that too."""
+        if self._on_completed and (self._early or pending.running):
+            self._observe(pending, kind, None)
 
     def _observe(self, pending: Pending, failure: FailureKind | None, service_s: float | None) -> None:
         request, now = pending.request, self.ctx.now
@@ -370,8 +380,10 @@ class Router(Actor):
             self._abandon(pending, "cancelled", "the client cancelled it")
 
     def _abandon(self, pending: Pending, outcome: Outcome, detail: str) -> None:
-        if pending.placed and not pending.running:
-            self.ctx.send(self._batcher, Dequeue(pending.request.id, pending.attempt, pending.replica))
+        if pending.placed:
+            self._withdraw(pending, "withdrawn")
+            if not pending.running:
+                self.ctx.send(self._batcher, Dequeue(pending.request.id, pending.attempt, pending.replica))
         self._end(pending, outcome, detail=detail)
 
     def abort(self, detail: str) -> None:

@@ -112,7 +112,7 @@ class Launcher(Actor):
     def host_never_joined(self, detail: str) -> None:
         """A host ended before it could join: the replica that waits for one fails to start."""
         self._starting = max(0, self._starting - 1)
-        if self._wanted:
+        if self._wanted and not self.closing:
             replica = self._wanted.popleft().replica
             self.ctx.send(self._observers, ReplicaExited(replica, f"its process did not come up: {detail}"))
 

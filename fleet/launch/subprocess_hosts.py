@@ -15,6 +15,7 @@ import anyio
 from anyio.abc import Process, TaskGroup
 
 from fleet.launch.launcher import Launcher
+from fleet.runtime.transport import Node
 
 GRACE_S = 3.0
 """How long a child may take to end in good order."""
@@ -23,7 +24,8 @@ GRACE_S = 3.0
 class SubprocessHosts:
     """Starts, signals and reaps host processes. Use within `async with`-scope of the task group it is given."""
 
-    def __init__(self, head: str, tasks: TaskGroup, *, seed: int, lease_s: float, most: int | None = None) -> None:
+    def __init__(self, node: Node, head: str, tasks: TaskGroup, *, seed: int, lease_s: float, most: int | None = None) -> None:
+        self._node = node
         self._head = head
         self._tasks = tasks
         self._arguments = ("--seed", str(seed), "--lease-s", str(lease_s))
@@ -36,7 +38,8 @@ class SubprocessHosts:
         self._ended: set[str] = set()
         self.joined: set[str] = set()
         """Hosts that have said Hello, as whoever hears of them notes here."""
-        self.launcher: Launcher | None = None
+        self.launcher: Launcher
+        """Whom they are for; set before the first is requested."""
 
     def request(self) -> bool:
         """Start one more, unless there are enough."""
@@ -66,11 +69,9 @@ class SubprocessHosts:
             if device is not None:
                 self._on_device[device] -= 1
         self._ended.add(host)
-        if self.launcher is not None and not self.launcher.closing:
-            if host in self.launcher.assigned.values() or host in self.joined:
-                self.launcher.host_lost(host, ended(status), expected=status == 0)
-            else:
-                self.launcher.host_never_joined(ended(status))
+        # A peer that is given up is lost to everyone, the launcher included; one that said goodbye is lost already.
+        if not self._node.give_up(name, ended(status), expected=status == 0) and host not in self.joined:
+            self.launcher.host_never_joined(ended(status))
 
     def _signal(self, host: str, number: signal.Signals) -> None:
         process = self._processes.get(host)

@@ -1,8 +1,8 @@
 """The invariants of docs/invariants.md, checked while a simulation runs and on the records it leaves.
 
-Three parts, by cost. `check` runs after every event and does arithmetic only. `check_all` walks over everything
-that is in flight; it waits for a multiple of what it walked over before it walks again, so that its share of a
-run stays small however long the queues are. `audit` reads the finished run's tables, once.
+Three parts, by cost. `check` runs after every event and does arithmetic only. `check_all` walks over
+everything that is in flight; it waits for a multiple of what it walked over before it walks again, so that its
+share of a run stays small however long the queues are. `audit` reads the finished run's tables, once.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ ROUNDING_S = 1e-9
 """Two ways to add up one duration may differ by this much, relative to the time of the run."""
 
 
-class InvariantViolation(FleetError):
+class InvariantViolation(FleetError):  # noqa: N818  # what it is called in the design
     """The fleet broke one of its own laws: a defect of fleetlab, not of a policy."""
 
 
@@ -69,7 +69,7 @@ class InvariantChecker:
             self._until_full = max(FULL_EVERY, EVENTS_PER_ITEM * walked)
 
     def check_all(self) -> int:
-        """Every invariant that can be seen from a state between two events; answers how much it walked over."""
+        """All that can be seen from a state between two events; answers how much it walked over."""
         self._conservation()
         self._once()
         self._nothing_forgotten()
@@ -80,7 +80,7 @@ class InvariantChecker:
         head = self._simulation.head
         return len(head.router.pending) + head.batcher.depth + len(head.batcher.views())
 
-    # --- 1 and 2: every request is somewhere, once ---------------------------------------------------------------
+    # --- 1 and 2: every request is somewhere, once ----------------------------------------------------------
 
     def _conservation(self) -> None:
         batcher = self._simulation.head.batcher
@@ -90,18 +90,21 @@ class InvariantChecker:
         if (batcher.depth, batcher.dispatched) != (waiting, dispatched):
             _fail(
                 1,
-                f"batcher: counts {batcher.depth} waiting and {batcher.dispatched} dispatched, has {waiting} and {dispatched}",
+                f"batcher: counts {batcher.depth} waiting and {batcher.dispatched} dispatched, "
+                f"has {waiting} and {dispatched}",
             )
         if batcher.enqueued != batcher.finished + waiting + dispatched:
             _fail(
                 1,
-                f"batcher: {batcher.enqueued} in, {batcher.finished} out, {waiting} waiting, {dispatched} dispatched",
+                f"batcher: {batcher.enqueued} in, {batcher.finished} out, {waiting} waiting, "
+                f"{dispatched} dispatched",
             )
         for queue in queues:
             if len(queue.order) != len(queue.waiting):
                 _fail(
                     1,
-                    f"queueing policy {queue.order.name()} holds {len(queue.order)} of {len(queue.waiting)} waiting requests",
+                    f"queueing policy {queue.order.name()} holds {len(queue.order)} of {len(queue.waiting)} "
+                    "waiting requests",
                 )
 
     def _once(self) -> None:
@@ -109,11 +112,12 @@ class InvariantChecker:
         if client.submitted != client.replied + len(client.unfinished()):
             _fail(
                 2,
-                f"{client.submitted} requests, {client.replied} replies, {len(client.unfinished())} without one",
+                f"{client.submitted} requests, {client.replied} replies, "
+                f"{len(client.unfinished())} without one",
             )
 
     def _nothing_forgotten(self) -> None:
-        """The current attempt of every pending request waits, runs, or has a timer or a lack of replicas to wait for."""
+        """The current attempt of every pending request waits, runs, has a timer, or has nowhere to go."""
         router, batcher = self._simulation.head.router, self._simulation.head.batcher
         waiting = {id: work.attempt for queue in batcher.queues() for id, (work, _) in queue.waiting.items()}
         running = {
@@ -149,16 +153,18 @@ class InvariantChecker:
             if (view.in_flight, view.capacity) != expected:
                 _fail(
                     1,
-                    f"batcher: {view.id} has (in flight, room) {view.in_flight, view.capacity}, not {expected}",
+                    f"batcher: {view.id} has (in flight, room) {view.in_flight, view.capacity}, "
+                    f"not {expected}",
                 )
         for view in self._simulation.head.router.views():
             if view.in_flight != assigned[view.id]:
                 _fail(
                     1,
-                    f"the router counts {view.in_flight} in flight at {view.id}, the batcher has {assigned[view.id]}",
+                    f"the router counts {view.in_flight} in flight at {view.id}, "
+                    f"the batcher has {assigned[view.id]}",
                 )
 
-    # --- 4 to 6 ------------------------------------------------------------------------------------------------
+    # --- 4 to 6 ---------------------------------------------------------------------------------------------
 
     def _work_conserving(self) -> None:
         batcher = self._simulation.head.batcher
@@ -170,7 +176,8 @@ class InvariantChecker:
             if not queue.said_wait:
                 _fail(
                     4,
-                    f"{queue.idle[0].id} is idle while {len(queue.waiting)} requests wait and {queue.batching.name()} did not say Wait",
+                    f"{queue.idle[0].id} is idle while {len(queue.waiting)} requests wait "
+                    f"and {queue.batching.name()} did not say Wait",
                 )
             if queue.wait_until_s is not None and queue.wait_until_s < self._now:
                 _fail(
@@ -181,7 +188,8 @@ class InvariantChecker:
             if (_trusted(view) and view.capacity > 0) != (view.id in idle):
                 _fail(
                     4,
-                    f"{view.id} ({view.state}, {view.trust}, room for {view.capacity}) is offered work: {view.id in idle}",
+                    f"{view.id} ({view.state}, {view.trust}, room for {view.capacity}) "
+                    f"is offered work: {view.id in idle}",
                 )
 
     def _bounds(self) -> None:
@@ -193,7 +201,7 @@ class InvariantChecker:
             _fail(5, f"{batcher.depth} requests wait, over queue_capacity = {spec.queue_capacity}")
 
     def _trust(self) -> None:
-        """No batch is at a replica that failed: those it had were taken back with the verdict, and no new one went."""
+        """No batch is at a replica that failed: the verdict took back those it had, and no new one went."""
         batcher = self._simulation.head.batcher
         failed = {view.id for view in batcher.views() if view.trust == "failed"}
         for replica, work in batcher.batches():
@@ -205,7 +213,7 @@ def _trusted(view: ReplicaView) -> bool:
     return view.state == "ready" and view.trust == "healthy"
 
 
-# --- on what a run leaves behind -----------------------------------------------------------------------------
+# --- on what a run leaves behind ----------------------------------------------------------------------------
 
 
 def audit(run: Run, spec: FleetSpec) -> None:

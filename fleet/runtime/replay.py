@@ -113,7 +113,7 @@ class LiveRun:
         endpoint = self.node.bind("tcp://127.0.0.1:*")
         try:
             async with anyio.create_task_group() as tasks:
-                hosts = self.hosts = SubprocessHosts(endpoint, tasks, seed=self.seed, lease_s=self.spec.lease_s)
+                hosts = self.hosts = SubprocessHosts(self.node, endpoint, tasks, seed=self.seed, lease_s=self.spec.lease_s)
                 low, high = self.spec.bounds
                 spares = min(2, high - self.spec.replicas) + (self.faults is not None)
                 launcher = self.launcher = hosts.launcher = Launcher(

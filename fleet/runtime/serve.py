@@ -118,7 +118,7 @@ class Server:
             raise FleetError("local_replicas need a loopback endpoint; on a public one, use `fleet join` with keys")
         try:
             async with anyio.create_task_group() as tasks:
-                source = self.hosts = SubprocessHosts(endpoint, tasks, seed=self.seed, lease_s=self.spec.lease_s, most=local_replicas)
+                source = self.hosts = SubprocessHosts(self.node, endpoint, tasks, seed=self.seed, lease_s=self.spec.lease_s, most=local_replicas)
                 launcher = self.launcher = source.launcher = Launcher(
                     lambda address: replica_settings(self.spec, address, self.seed), source, spares=0
                 )

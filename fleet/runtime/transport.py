@@ -435,6 +435,13 @@ class Node:
         if self._receiver is not None:
             self._receiver.on_peer_lost(peer, reason, expected=expected)
 
+    def give_up(self, name: str, reason: str, *, expected: bool) -> bool:
+        """Its process was seen to end: lose the peer now, not when its lease runs out. False when it is not a peer."""
+        peer = self.peers.get(name)
+        if peer is not None:
+            self._membership.lose(peer, reason, expected=expected)
+        return peer is not None
+
     def _on_beat(self) -> None:
         if self.closed or self._loop is None:
             return

@@ -196,13 +196,13 @@ def finish_run(
 ) -> Run:
     """Close the books: `unfinished` are (row, intended arrival) of requests without a reply. A client that drives a
     fleet it did not build may have no `spec`."""
-    records = _records(telemetry.ended.table(), trace, spec, unfinished)
-    replicas = telemetry.replicas.table()
+    records = _records(telemetry.ended.take(), trace, spec, unfinished)
+    replicas = telemetry.replicas.take()
     tables = {
         "records": records,
-        "series": telemetry.series.table(),
-        "decisions": telemetry.decisions.table(),
-        "dispatches": telemetry.dispatches.table(),
+        "series": telemetry.series.take(),
+        "decisions": telemetry.decisions.take(),
+        "dispatches": telemetry.dispatches.take(),
         "replicas": replicas,
     }
     last_s = pc.max(records["ended_s"]).as_py()

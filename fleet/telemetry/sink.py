@@ -32,7 +32,8 @@ class Columns:
         self._full = BLOCK_ROWS * len(schema)
 
     def __len__(self) -> int:
-        return len(self._cells) // len(self._schema) + sum(batch.num_rows for batch in self._batches)
+        converted: int = sum(batch.num_rows for batch in self._batches)
+        return len(self._cells) // len(self._schema) + converted
 
     def append(self, row: tuple[Any, ...]) -> None:
         """Add a row."""
@@ -49,11 +50,12 @@ class Columns:
         self._batches.append(pa.RecordBatch.from_arrays(arrays, schema=self._schema))
         self._cells.clear()
 
-    def table(self) -> pa.Table:
-        """All rows so far, in one chunk."""
+    def take(self) -> pa.Table:
+        """All rows so far, in one chunk; they are here no longer, so that a long run is in memory once."""
         if self._cells:
             self._flush()
-        return pa.Table.from_batches(self._batches, schema=self._schema).combine_chunks()
+        batches, self._batches = self._batches, []
+        return pa.Table.from_batches(batches, schema=self._schema).combine_chunks()
 
 
 def _array(cells: list[Any], kind: pa.DataType) -> pa.Array:

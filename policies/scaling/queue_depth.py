@@ -32,6 +32,8 @@ class QueueDepth(ScalingPolicy):
     """Replicas to add or remove at a time."""
     keep: Annotated[int, Meta(ge=0)] | None = None
     """Remove none unless more than this many are ready; None: the pool's minimum."""
+    only_idle: bool = False
+    """Remove only while a ready replica was idle in its last report; otherwise a busy one is drained."""
     up_cooldown_s: Annotated[float, Meta(ge=0)] = 0.0
     """Seconds after any change before replicas are added again."""
     down_cooldown_s: Annotated[float, Meta(ge=0)] = 0.0
@@ -54,7 +56,8 @@ class QueueDepth(ScalingPolicy):
         if depth > self.up_at and pool.starting == 0 and since_s >= self.up_cooldown_s:
             target = min(target + self.step, pool.max_replicas)
         elif depth < self.down_at and min(target, pool.ready) > least and since_s >= self.down_cooldown_s:
-            target = max(target - self.step, least)
+            if not self.only_idle or any(view.state == "ready" and not view.in_flight for view in pool.replicas):
+                target = max(target - self.step, least)
         if target != before:
             self.changed_s = now_s
         if pool.requested:  # before the first report there is nothing to go by

@@ -197,7 +197,7 @@ def test_traces_list_names_the_bundled_ones(fleet: Fleet) -> None:
 
 def test_traces_stats_says_what_is_there(fleet: Fleet) -> None:
     ended = fleet("traces", "stats", "surge-reference")
-    assert "6,606 in 30.000 s" in ended.out
+    assert "6,606 in 29.994 s" in ended.out
     assert json.loads(fleet("traces", "stats", "chat-small", "--json").out)["statistics"]["sessions"] > 0
 
 
@@ -206,7 +206,7 @@ def test_traces_convert_cuts_and_scales_and_drops(fleet: Fleet, tmp_path: Path) 
         fleet("traces", "convert", "demo-surge", "cut.parquet", "--first-s", 20, "--from-s", 10).status == 0
     )
     cut = load_trace(tmp_path / "cut.parquet")
-    assert cut == load_trace("demo-surge").first(seconds=20).slice(10, 1e9)
+    assert cut.sha256 == load_trace("demo-surge").slice(10, 20).sha256
     rows = "2023-11-16 18:17:03.0,20,1\n2023-11-16 18:17:04.0,many,1\n"
     (tmp_path / "bad.csv").write_text(f"TIMESTAMP,ContextTokens,GeneratedTokens\n{rows}")
     ended = fleet("traces", "convert", "bad.csv", "good.jsonl", "--on-bad", "drop")

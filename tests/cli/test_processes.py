@@ -103,7 +103,8 @@ def test_no_command_but_those_that_run_a_model_loads_torch(tmp_path: Path) -> No
     (tmp_path / "small.toml").write_text(SMALL)
     script = (
         "import sys; from fleet.cli import main\n"
-        "main(['simulate', 'demo-surge', 'small.toml', '--first-s', '1']); main(['policies']); main(['traces', 'list'])\n"
+        "main(['simulate', 'demo-surge', 'small.toml', '--first-s', '1'])\n"
+        "main(['policies']); main(['traces', 'list'])\n"
         "assert not {'torch', 'transformers', 'matplotlib'} & set(sys.modules)\n"
     )
     done = subprocess.run(

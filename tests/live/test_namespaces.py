@@ -4,22 +4,17 @@ The veth pair between them has a delay where the kernel offers netem. Everything
 process cannot change the namespace of a loop that has begun.
 """
 
-import contextlib
-import os
-import shutil
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
 from fleet.runtime.security import generate_keys, write_keys
-from tests.conftest import ROOT
+from tests.live.namespaces import HEAD_ADDRESS, child, ip, two_namespaces
 
 pytestmark = [pytest.mark.netns, pytest.mark.live]
 
-HEAD_ADDRESS = "10.203.7.1"
 HEAD_SCRIPT = """
 import asyncio, sys
 from pathlib import Path
@@ -57,56 +52,18 @@ asyncio.run(main(*sys.argv[1:]))
 """
 
 
-def ip(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(["ip", *arguments], capture_output=True, text=True, timeout=20, check=False)
-
-
-@pytest.fixture
-def namespaces():
-    """Two namespaces joined by a veth pair: (of the head, of the replicas, whether packets are delayed)."""
-    if shutil.which("ip") is None:
-        pytest.skip("no `ip` command (iproute2)")
-    head, far = f"fleet-h{os.getpid()}", f"fleet-r{os.getpid()}"
-    with contextlib.ExitStack() as undo:
-        for name in (head, far):
-            made = ip("netns", "add", name)
-            if made.returncode != 0:
-                pytest.skip(f"network namespaces are not permitted here: {made.stderr.strip()}")
-            undo.callback(ip, "netns", "delete", name)
-        joined = ip(
-            "link", "add", "fleet-a", "netns", head, "type", "veth", "peer", "name", "fleet-b", "netns", far
-        )
-        if joined.returncode != 0:
-            pytest.skip(f"no veth pair here: {joined.stderr.strip()}")
-        for name, link, address in ((head, "fleet-a", HEAD_ADDRESS), (far, "fleet-b", "10.203.7.2")):
-            assert ip("-n", name, "addr", "add", f"{address}/24", "dev", link).returncode == 0
-            assert ip("-n", name, "link", "set", link, "up").returncode == 0
-        delay = ("qdisc", "add", "dev", "fleet-a", "root", "netem", "delay", "3ms")
-        tc = shutil.which("tc")
-        delayed = tc is not None and ip("netns", "exec", head, tc, *delay).returncode == 0
-        yield head, far, delayed
-
-
-@contextlib.contextmanager
-def child(namespace: str, *command: str):
-    process = subprocess.Popen(
-        ["ip", "netns", "exec", namespace, sys.executable, *command],
-        cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.communicate(timeout=10)
-
-
 def expect(process: subprocess.Popen[str], word: str) -> list[str]:
     """The head's next line, which must begin with this word."""
     line = process.stdout.readline().split()
     assert line, process.stderr.read()
     assert line[0] == word
     return line[1:]
+
+
+@pytest.fixture
+def namespaces():
+    with two_namespaces() as found:
+        yield found
 
 
 @pytest.fixture

@@ -17,12 +17,14 @@ def engine(per_item_s=1.0, base_s=0.0, **changes):
 
 def fleet(per_item_s=1.0, **changes) -> FleetSpec:
     """Replicas that take one request at a time, `per_item_s` seconds each, unless told otherwise."""
-    return FleetSpec(**{
-        "engine": engine(per_item_s),
-        "batching": NoBatching(),
-        "max_inflight_batches": 1,
-        **changes,
-    })
+    return FleetSpec(
+        **{
+            "engine": engine(per_item_s),
+            "batching": NoBatching(),
+            "max_inflight_batches": 1,
+            **changes,
+        }
+    )
 
 
 def entry(id, arrived_s=0.0, *, output_tokens=None, think_s=None, **request) -> TraceEntry:
@@ -99,6 +101,8 @@ class Script(Actor):
 def play_with(script: Script, trace: Trace, spec: FleetSpec, *, until_s=None, **options) -> Run:
     """`play`, with a second client beside the trace's."""
     made = simulation(trace, spec, **options)
-    made.runtime.after_each = None  # the second client's requests are in the router's books, not in the first's
+    made.runtime.after_each = (
+        None  # the second client's requests are in the router's books, not in the first's
+    )
     made.runtime.add("client/script", script)
     return made.run(until_s)

@@ -4,6 +4,8 @@ Unless a test says otherwise a replica takes one request at a time and one secon
 """
 
 import random
+from collections import Counter
+from itertools import pairwise
 
 import pytest
 
@@ -466,7 +468,7 @@ def test_loads_that_fail_are_tried_again_ever_more_slowly():
 
     assert [row["value"] for row in decisions(run, "scaling", "StartFailed")] == [0.5, 1.0, 2.0]
     starts = [row["time_s"] for row in run.replicas.to_pylist() if row["state"] == "provisioning"]
-    gaps = [after - before for before, after in zip(starts, starts[1:], strict=False)]
+    gaps = [after - before for before, after in pairwise(starts)]
     assert all(gap >= least for gap, least in zip(gaps, (0.5, 1.0, 2.0), strict=True))
     assert run.summary.completed == 2
 
@@ -652,7 +654,9 @@ def test_the_router_can_say_who_waits_for_what():
 def test_a_client_that_is_cut_off_for_good_is_an_error_not_a_hang():
     cut = faults(Fault(at_s=0.5, kind="partition", replica="client/trace"))
 
-    with pytest.raises(FleetError, match="1 requests have no reply, not even to their cancellation; the first is 'r0'"):
+    with pytest.raises(
+        FleetError, match="1 requests have no reply, not even to their cancellation; the first is 'r0'"
+    ):
         play(arrivals(1.0), fleet(), faults=cut, stall_timeout_s=10.0)
 
 
@@ -789,6 +793,42 @@ def test_a_retry_policy_that_raises_is_named_too():
     )
 
 
+# --- what policies are told ----------------------------------------------------------------------------------
+
+
+class Ledger(RoutingPolicy):
+    """Counts what was sent to each replica and has not ended."""
+
+    def reset(self, rng):
+        BOOK.clear()
+        self.turn = 0
+
+    def route(self, request, replicas, now_s):
+        self.turn += 1
+        return Route(replicas[self.turn % len(replicas)].id)
+
+    def on_dispatched(self, request, replica, now_s):
+        BOOK[replica] += 1
+
+    def on_completed(self, completion, now_s):
+        BOOK[completion.replica] -= 1
+
+
+BOOK: Counter[str] = Counter()
+
+
+@pytest.mark.parametrize("binding", ["early", "late"])
+def test_hooks_hear_of_every_attempt_that_was_sent_and_once_of_its_end(binding):
+    trace = trace_of(*(entry(f"r{n}", 0.1 * n, deadline_s=3.0 if n % 3 else None) for n in range(60)))
+    failing = faults(*HANG.faults, *PREEMPT.faults, Fault(at_s=4.0, kind="crash", replica="replica/1"))
+    spec = fleet(replicas=4, binding=binding, routing=Ledger(), queue_capacity=12, retry=RETRY)
+
+    run = play(trace, spec, faults=failing)
+
+    assert {"completed", "expired", "shed"} <= set(column(run, "outcome").values())
+    assert not any(BOOK.values())
+
+
 # --- what policies can see -----------------------------------------------------------------------------------
 
 SEEN: list[object] = []
@@ -852,7 +892,11 @@ def test_candidates_are_ready_trusted_and_in_the_order_of_their_numbers():
             return Route(replicas[random.Random(0).randrange(len(replicas))].id)
 
     failing = faults(Fault(at_s=0.5, kind="hang", replica="replica/3"))
-    play(arrivals(0.0, 2.0), fleet(0.1, replicas=12, routing=Watches(), health=ConsecutiveFailures()), faults=failing)
+    play(
+        arrivals(0.0, 2.0),
+        fleet(0.1, replicas=12, routing=Watches(), health=ConsecutiveFailures()),
+        faults=failing,
+    )
 
     everyone = [f"replica/{number}" for number in range(12)]
     assert offered == [everyone, [name for name in everyone if name != "replica/3"]]

@@ -31,8 +31,9 @@ spec = FleetSpec(
     network=NetworkModel(delay_s=0.001, jitter_s=0.002, loss=0.01, reorder=True),
 )
 faults = FaultTrace(faults=(
-    Fault(at_s=4.0, kind="crash"), Fault(at_s=6.0, kind="hang", for_s=2.0), Fault(at_s=9.0, kind="drop", for_s=3.0,
-    probability=0.3), Fault(at_s=11.0, kind="slow", factor=3.0, for_s=4.0), Fault(at_s=12.0, kind="preempt", notice_s=0.2),
+    Fault(at_s=4.0, kind="crash"), Fault(at_s=6.0, kind="hang", for_s=2.0),
+    Fault(at_s=9.0, kind="drop", for_s=3.0, probability=0.3), Fault(at_s=11.0, kind="slow", factor=3.0, for_s=4.0),
+    Fault(at_s=12.0, kind="preempt", notice_s=0.2),
 ))
 run = simulate(trace, spec, seed=7, faults=faults, sessions=True)
 assert run.summary.completed > 50 and run.manifest.counters["retries"] > 0
@@ -56,7 +57,9 @@ def in_fresh_process(folder: Path, binding: str, *, hash_seed: str) -> str:
 
 
 @pytest.mark.parametrize("binding", ["early", "late"])
-def test_two_processes_write_identical_bytes_whatever_their_hash_seed_and_the_machines_load(tmp_path, binding):
+def test_two_processes_write_identical_bytes_whatever_their_hash_seed_and_the_machines_load(
+    tmp_path, binding
+):
     calm = in_fresh_process(tmp_path / "calm", binding, hash_seed="1")
     loads = [subprocess.Popen([sys.executable, "-c", BUSY]) for _ in range(os.cpu_count() or 1)]
     try:
@@ -97,7 +100,11 @@ def test_a_spec_can_be_run_again_because_its_policies_keep_nothing():
 
 
 def test_the_order_in_which_a_spec_was_written_down_does_not_matter():
-    fields = {"replicas": 3, "weights": (1.0, 2.0), "routing": {"policy": "weighted-random", "weights": {"a": 1, "b": 2}}}
+    fields = {
+        "replicas": 3,
+        "weights": (1.0, 2.0),
+        "routing": {"policy": "weighted-random", "weights": {"a": 1, "b": 2}},
+    }
     there = FleetSpec(engine=engine(0.05), **fields)
     back = FleetSpec(
         **dict(reversed(fields.items()))
@@ -119,7 +126,9 @@ def test_watching_a_run_does_not_change_it():
 def test_requests_of_one_instant_keep_the_order_of_the_trace():
     trace = poisson(200.0, 1.0, seed=2).scale_time(1e-9)
 
-    run = simulate(trace, FleetSpec(engine=engine(0.01), batching={"policy": "no-batching"}, max_inflight_batches=1))
+    run = simulate(
+        trace, FleetSpec(engine=engine(0.01), batching={"policy": "no-batching"}, max_inflight_batches=1)
+    )
 
     ended = run.records["ended_s"].to_pylist()
     assert ended == sorted(ended)

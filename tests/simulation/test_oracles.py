@@ -58,7 +58,9 @@ def agree(values, expected, *, within=0.1, bias=0.0, batches=20):
     settled = np.asarray(values, dtype=float)[len(values) // 10 :]
     means = np.array([part.mean() for part in np.array_split(settled, batches)])
     half = stats.t.ppf(0.5 + CONFIDENCE / 2, batches - 1) * means.std(ddof=1) / np.sqrt(batches)
-    assert half <= within * expected, f"interval {means.mean():.4f} ± {half:.4f} is too wide to show {expected}"
+    assert half <= within * expected, (
+        f"interval {means.mean():.4f} ± {half:.4f} is too wide to show {expected}"
+    )
     assert abs(means.mean() - expected) <= half + bias * expected, (
         f"{means.mean():.4f} ± {half:.4f}, not {expected}"
     )
@@ -136,7 +138,9 @@ def test_random_split_makes_independent_m_m_1_queues():
 def test_round_robin_makes_e_n_m_1_queues():
     n, rate = 4, 3.2
 
-    run = simulate(offered(rate, 60_000, seed=7), fleet(replicas=n, routing=RoundRobin(), **QUIET), check=False)
+    run = simulate(
+        offered(rate, 60_000, seed=7), fleet(replicas=n, routing=RoundRobin(), **QUIET), check=False
+    )
 
     # GI/M/1: σ is the root below 1 of A*(μ(1 - σ)); the gaps at one queue are Erlang(n, λ).
     sigma = optimize.brentq(lambda s: (rate / (rate + 1.0 - s)) ** n - s, 0.0, 1.0 - 1e-6)

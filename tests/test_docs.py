@@ -19,7 +19,9 @@ import pytest
 
 from tests.conftest import ROOT
 
-BLOCK = re.compile(r"(?:^<!-- (?P<mark>[^\n]*?) -->\n+)?^```(?P<language>\w*)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(
+    r"(?:^<!-- (?P<mark>[^\n]*?) -->\n+)?^```(?P<language>\w*)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL
+)
 LINK = re.compile(r"\]\((?!https?:|mailto:|#)([^)#\s]+)(?:#[^)]*)?\)")
 DOCUMENTS = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
 
@@ -47,7 +49,9 @@ def runs(block: Block) -> bool:
 
 def is_live(path: Path) -> bool:
     blocks = [block for block in blocks_of(path) if runs(block)]
-    return "<!-- live -->" in path.read_text(encoding="utf-8") or any("replay(" in block.code for block in blocks)
+    return "<!-- live -->" in path.read_text(encoding="utf-8") or any(
+        "replay(" in block.code for block in blocks
+    )
 
 
 def cases() -> Iterator[object]:
@@ -71,11 +75,11 @@ def script_of(path: Path, folder: Path) -> str:
     return "\n".join(lines) + "\n"
 
 
-@pytest.mark.parametrize("path", cases())
+@pytest.mark.parametrize("path", list(cases()))
 def test_the_snippets_of_a_document_run(path: Path, tmp_path: Path) -> None:
     shutil.copytree(ROOT / "examples", tmp_path / "examples")
     script = script_of(path, tmp_path)
-    name = tmp_path / path.with_suffix(".py").name.replace("-", "_")
+    name = tmp_path / "the_snippets.py"  # a name that shadows no module
     name.write_text(script)
     if script.strip():
         run([sys.executable, name.name], tmp_path)
@@ -84,7 +88,15 @@ def test_the_snippets_of_a_document_run(path: Path, tmp_path: Path) -> None:
             for line in block.code.splitlines():
                 if line.startswith("$ fleet "):
                     command = "import sys; from fleet.cli import main; sys.exit(main())"
-                    run([sys.executable, "-c", command, *shlex.split(line.removeprefix("$ fleet "), comments=True)], tmp_path)
+                    run(
+                        [
+                            sys.executable,
+                            "-c",
+                            command,
+                            *shlex.split(line.removeprefix("$ fleet "), comments=True),
+                        ],
+                        tmp_path,
+                    )
 
 
 def run(command: list[str], folder: Path) -> None:
@@ -102,7 +114,9 @@ def test_the_index_names_every_document() -> None:
     index = (ROOT / "docs/README.md").read_text(encoding="utf-8")
     for path in (ROOT / "docs").rglob("*.md"):
         if path.name != "README.md":
-            assert path.relative_to(ROOT / "docs").as_posix() in index, f"docs/README.md does not name {path.name}"
+            assert path.relative_to(ROOT / "docs").as_posix() in index, (
+                f"docs/README.md does not name {path.name}"
+            )
 
 
 def test_the_command_reference_names_every_command_and_flag() -> None:

@@ -262,7 +262,7 @@ class Router(Actor):
         find, end, observed = self.pending.get, self._end, bool(self._on_completed)
         size, service_s, cold = len(work), message.service_s, message.cold
         results = message.results or repeat(None)
-        for item, result in zip(work, results):
+        for item, result in zip(work, results, strict=False):
             pending = find(item.request.id)
             if pending is None or pending.attempt != item.attempt:
                 self._telemetry.counters["late_answers"] += 1

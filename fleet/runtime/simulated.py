@@ -27,7 +27,11 @@ OWN = (Tick, LoadFinished, RunFinished)
 """Timers of an actor and of its engine: they end with it, and are no loss."""
 
 
-class Inbox(dict[type[Message], Callable[[Any], None]]):  # Any: each handler takes its own type
+Handler = Callable[[Any], None]
+"""Any: each handler takes its own type of message."""
+
+
+class Inbox(dict[type[Message], Handler]):
     """Where each type of message goes; a type that is not in it goes to `otherwise`.
 
     The kernel calls an actor's handlers through it, without `Actor.receive` between. An actor is cut off by
@@ -36,11 +40,11 @@ class Inbox(dict[type[Message], Callable[[Any], None]]):  # Any: each handler ta
 
     __slots__ = ("otherwise",)
 
-    def __init__(self, handlers: dict[type[Message], Callable[[Any], None]], otherwise: Callable[[Message], None]) -> None:
+    def __init__(self, handlers: dict[type[Message], Handler], otherwise: Handler) -> None:
         super().__init__(handlers)
         self.otherwise = otherwise
 
-    def __missing__(self, kind: type[Message]) -> Callable[[Message], None]:
+    def __missing__(self, kind: type[Message]) -> Handler:
         return self.otherwise
 
 

@@ -55,7 +55,10 @@ class Columns:
         if self._cells:
             self._flush()
         batches, self._batches = self._batches, []
-        return pa.Table.from_batches(batches, schema=self._schema).combine_chunks()
+        table = pa.Table.from_batches(batches, schema=self._schema).combine_chunks()
+        del batches
+        pa.default_memory_pool().release_unused()  # the blocks: too small for what comes next
+        return table
 
 
 def _array(cells: list[Any], kind: pa.DataType) -> pa.Array:

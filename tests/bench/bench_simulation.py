@@ -13,21 +13,21 @@ def trace():
 
 
 @pytest.mark.parametrize("replicas", [8, 64])
-def bench_simulation(benchmark, replicas):
+def test_speed_of_simulation(benchmark, replicas):
     trace = workload(REQUESTS, replicas)
     run = benchmark(ours, trace, replicas)
     assert run.summary.completed == len(trace)
 
 
-def bench_simpy_reference(benchmark, trace):
+def test_speed_of_simpy_reference(benchmark, trace):
     latencies = benchmark(simpys, trace.table["arrived_s"].to_pylist())
     assert len(latencies) == len(trace)
 
 
-def bench_reading_a_trace(benchmark, trace):
+def test_speed_of_reading_a_trace(benchmark, trace):
     assert benchmark(lambda: sum(1 for _ in trace)) == len(trace)
 
 
-def bench_digest(benchmark, trace):
+def test_speed_of_digest(benchmark, trace):
     run = ours(trace)
     assert len(benchmark(lambda: run.digest)) == 64

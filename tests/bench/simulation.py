@@ -101,8 +101,8 @@ def growth_rows() -> Iterator[Row]:
             )
 
 
-GROWTH = 1.35
-"""The time a request may grow by this factor: the heap and the processor's caches are no smaller for being ours."""
+GROWTH = 1.5
+"""The most that time a request may grow: 64 times the replicas deepen the heap and outgrow the caches."""
 
 
 def _in_fresh_process(requests: int, replicas: int) -> dict[str, Any]:  # Any: JSON

@@ -31,7 +31,7 @@ EXPECTED: dict[str, tuple[float, ...]] = {
     "Greedy": (839, 0, 0, 79.5, 227.6, 30.7),
     "InFlightScorer": (839, 0, 0, 79.0, 203.4, 30.6),
     "LeastOutstanding": (839, 0, 0, 78.2, 194.9, 30.6),
-    "LeastWorkOracle": (839, 0, 0, 75.7, 220.3, 30.6),
+    "LeastWorkOracle": (839, 0, 0, 78.5, 200.0, 30.6),
     "MaxScorePicker": (839, 0, 0, 79.0, 203.4, 30.6),
     "NoBatching": (838, 1, 0, 510.7, 889.0, 31.8),
     "NoRetry": (835, 0, 4, 75.3, 184.8, 30.6),

@@ -144,7 +144,7 @@ RECORDS = {
     "a replica that comes back from the dead": ("replicas", "state", None, "3"),
     "one request with two records": ("records", "id", lambda rows: [rows[1], *rows[1:]], "2"),
     "a batch that is too large": ("dispatches", "size", lambda rows: [99, *rows[1:]], "5"),
-    "replicas beyond the maximum": ("decisions", "value", lambda rows: [99.0 if row == 2.0 else row for row in rows], "5"),
+    "replicas beyond the maximum": ("decisions", "value", lambda rows: [99.0] * len(rows), "5"),
     "a batch for a replica that failed": ("dispatches", "replica", lambda rows: ["replica/0"] * len(rows), "6"),
 }  # fmt: skip
 

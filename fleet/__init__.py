@@ -1,24 +1,65 @@
-"""The fleet: actors, engines, runtimes, telemetry. Importing it loads no torch."""
+"""The fleet: actors, engines, runtimes, telemetry.
 
-from fleet.actor import FleetError
-from fleet.engines import AffineLatency, EmulatedEngine, ProfiledLatency, RooflineLatency
-from fleet.network import NetworkModel
-from fleet.runtime.replay import replay
-from fleet.runtime.serve import drive, join, serve
-from fleet.runtime.simulate import simulate
-from fleet.spec import FleetSpec, load_spec
-from fleet.telemetry.run import Run, Summary, load_run
+Importing this package loads none of its parts: they come when first named, so that a command that needs one of
+them does not pay for all.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fleet.actor import FleetError
+    from fleet.engines import (
+        AffineLatency,
+        EmulatedEngine,
+        Engine,
+        LatencyModel,
+        ProfiledLatency,
+        RooflineLatency,
+        TorchEngine,
+    )
+    from fleet.network import NetworkModel
+    from fleet.runs.replay import replay
+    from fleet.runs.serve import drive, join, serve
+    from fleet.runs.simulate import simulate
+    from fleet.spec import FleetSpec, load_spec
+    from fleet.telemetry.run import Run, Summary, load_run
+
+_HOMES = {
+    "fleet.actor": ("FleetError",),
+    "fleet.engines": (
+        "AffineLatency",
+        "EmulatedEngine",
+        "Engine",
+        "LatencyModel",
+        "ProfiledLatency",
+        "RooflineLatency",
+        "TorchEngine",
+    ),
+    "fleet.network": ("NetworkModel",),
+    "fleet.runs.replay": ("replay",),
+    "fleet.runs.serve": ("drive", "join", "serve"),
+    "fleet.runs.simulate": ("simulate",),
+    "fleet.spec": ("FleetSpec", "load_spec"),
+    "fleet.telemetry.run": ("Run", "Summary", "load_run"),
+}
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
     "AffineLatency",
     "EmulatedEngine",
+    "Engine",
     "FleetError",
     "FleetSpec",
+    "LatencyModel",
     "NetworkModel",
     "ProfiledLatency",
     "RooflineLatency",
     "Run",
     "Summary",
+    "TorchEngine",
     "drive",
     "join",
     "load_run",
@@ -27,3 +68,15 @@ __all__ = [
     "serve",
     "simulate",
 ]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME:
+        raise AttributeError(f"module 'fleet' has no attribute {name!r}")
+    value: object = getattr(import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -23,7 +23,7 @@ class NetworkModel(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     jitter_s: Annotated[float, Meta(ge=0)] = 0.0
     """Mean of an exponential addition to the delay."""
     loss: Annotated[float, Meta(ge=0, lt=1)] = 0.0
-    """Probability that a message is lost; the transport is reliable, so a loss costs `retransmit_s`, not the message."""
+    """Probability that a packet is lost; the transport is reliable, so that costs `retransmit_s`, not the message."""
     retransmit_s: Annotated[float, Meta(gt=0)] = 0.2
     """Linux's minimum TCP retransmission timeout (RFC 6298 leaves it to the implementation)."""
     reorder: bool = False

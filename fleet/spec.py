@@ -110,7 +110,9 @@ class FleetSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             force_setattr(self, name, getattr(checked, name))
         low, high = self.bounds
         if not low <= self.replicas <= high:
-            raise PolicyError(f"$.replicas: {self.replicas} is not within min_replicas={low} and max_replicas={high}")
+            raise PolicyError(
+                f"$.replicas: {self.replicas} is not within min_replicas={low} and max_replicas={high}"
+            )
 
     @property
     def bounds(self) -> tuple[int, int]:
@@ -165,7 +167,9 @@ def from_mapping(values: Mapping[str, Any]) -> FleetSpec:  # Any: checked here
             hint = f"; did you mean `{close[0]}`?" if close else ""
             raise PolicyError(f"$.{name}: a fleet has no such field{hint}")
     if "engine" not in values:
-        raise PolicyError('$.engine: missing; a fleet needs one, such as {engine = "emulated", latency = {...}}')
+        raise PolicyError(
+            '$.engine: missing; a fleet needs one, such as {engine = "emulated", latency = {...}}'
+        )
     return FleetSpec(**values)
 
 

@@ -176,16 +176,16 @@ def _sorted(table: pa.Table) -> tuple[pa.Table, int]:
     return table, moved
 
 
-def digest(table: pa.Table) -> str:
+def digest(table: pa.Table, kind: str = "trace") -> str:
     """SHA-256, in hex, of a canonical table's values; how Arrow lays them out in memory has no part in it.
 
-    Hashed, in this order: the line ``fleetlab trace 1``; the number of rows; then for each column present, in
+    Hashed, in this order: the line ``fleetlab <kind> 1``; the number of rows; then for each column present, in
     canonical order, the line ``<name> <type>``; one bit a row, set where a value is present (least
     significant bit first, padded with zeros to a byte); the values. Numbers are 8 bytes, two's complement or
     IEEE 754 (−0 as 0); booleans are 1 byte; texts and lists are first all lengths (8 bytes each), then all
     bytes (UTF-8) or numbers. An absent value is 0 or of length 0. Everything is little-endian.
     """
-    hashed = hashlib.sha256(b"fleetlab trace 1\n")
+    hashed = hashlib.sha256(f"fleetlab {kind} 1\n".encode())
     hashed.update(table.num_rows.to_bytes(8, "little"))
     for name in table.column_names:
         values = table[name].combine_chunks()

@@ -18,7 +18,7 @@ Provenance = Literal["recorded", "derived", "fitted", "synthetic"]
 Scalar = str | int | float | bool | None
 
 
-class Slo(Struct, frozen=True, array_like=True, gc=False):
+class Slo(Struct, frozen=True, gc=False, forbid_unknown_fields=True):
     """Service-level objective of one request; an absent bound is not checked."""
 
     e2e_s: float | None = None

@@ -31,6 +31,7 @@ def first(trace: Trace, *, seconds: float | None = None, requests: int | None = 
         rows = int(np.searchsorted(_arrived(trace), seconds, side="left"))
     if requests is not None:
         rows = min(rows, max(0, requests))
+    seconds = None if seconds is None else float(seconds)
     return _derived(trace, trace.table.slice(0, rows), "first", seconds=seconds, requests=requests)
 
 

@@ -79,7 +79,9 @@ class Autoscaler(Actor):
         self._router, self._launcher = router, launcher
         self._telemetry = telemetry
         # Somebody else starts the first ones; until they report they are on their way, not missing.
-        self._known = {f"replica/{number}": Known("provisioning", "ready") for number in range(initial_replicas)}
+        self._known = {
+            f"replica/{number}": Known("provisioning", "ready") for number in range(initial_replicas)
+        }
         self._reports = Reports()
         self._next_number = initial_replicas if first_number is None else first_number
         self._settle_s = settle_s
@@ -114,7 +116,9 @@ class Autoscaler(Actor):
             return
         known = self._known.get(message.replica)
         if known is None:
-            requested: ReplicaState = "stopped" if message.state == "draining" else "warm" if message.state == "warm" else "ready"
+            requested: ReplicaState = (
+                "stopped" if message.state == "draining" else "warm" if message.state == "warm" else "ready"
+            )
             known = self._known[message.replica] = Known(message.state, requested)
             self._next_number = max(self._next_number, replica_number(message.replica) + 1)
         if message.state == "failed" and known.state in ("provisioning", "loading"):
@@ -151,7 +155,12 @@ class Autoscaler(Actor):
         self._not_before_s = self.ctx.now + delay_s
         self._telemetry.counters["failed_starts"] += 1
         self._telemetry.decided(
-            self.ctx.now, "scaling", replica, "StartFailed", value=delay_s, reason=detail or "it ended before it was ready"
+            self.ctx.now,
+            "scaling",
+            replica,
+            "StartFailed",
+            value=delay_s,
+            reason=detail or "it ended before it was ready",
         )
 
     # --- the loop ----------------------------------------------------------------------------------------------
@@ -178,9 +187,17 @@ class Autoscaler(Actor):
         if (desired, warm.replicas) != self._desired:
             self._desired = (desired, warm.replicas)
             self._telemetry.decided(
-                now, "scaling", pool.name, "Scale", value=desired, reason=scale.reason, signal_age_s=now - pool.as_of_s
+                now,
+                "scaling",
+                pool.name,
+                "Scale",
+                value=desired,
+                reason=scale.reason,
+                signal_age_s=now - pool.as_of_s,
             )
-            self._telemetry.decided(now, "warm_pool", pool.name, "Warm", value=warm.replicas, reason=warm.reason)
+            self._telemetry.decided(
+                now, "warm_pool", pool.name, "Warm", value=warm.replicas, reason=warm.reason
+            )
         self._reconcile(desired, warm.replicas, now)
 
     def _pool_view(self, queue: QueueReport, now: float) -> PoolView:
@@ -306,7 +323,8 @@ class Autoscaler(Actor):
 
 def _demand_count(policy: Policy, answer: object, kind: type[Scale] | type[Warm]) -> None:
     """The policy must have answered a number of replicas."""
-    if not isinstance(answer, kind) or not isinstance(answer.replicas, int) or answer.replicas < 0:
+    replicas = getattr(answer, "replicas", None)
+    if not isinstance(answer, kind) or type(replicas) is not int or replicas < 0:
         raise PolicyError(
             f"{policy.slot} policy {policy.name()} answered {answer!r}; expected {kind.__name__}(replicas >= 0)"
         )

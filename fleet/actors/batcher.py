@@ -50,9 +50,21 @@ def order(view: ReplicaView) -> int:
 class WaitingQueue:
     """Waiting attempts with the policies that order and batch them; what a batching policy sees as `QueueView`."""
 
-    __slots__ = ("batching", "idle", "number", "order", "replica", "said_wait", "timer", "wait_until_s", "waiting")
+    __slots__ = (
+        "batching",
+        "idle",
+        "number",
+        "order",
+        "replica",
+        "said_wait",
+        "timer",
+        "wait_until_s",
+        "waiting",
+    )
 
-    def __init__(self, number: int, replica: str | None, queueing: QueueingPolicy, batching: BatchingPolicy) -> None:
+    def __init__(
+        self, number: int, replica: str | None, queueing: QueueingPolicy, batching: BatchingPolicy
+    ) -> None:
         self.number = number
         self.replica = replica
         """Who alone may take from it; None: any of the pool."""
@@ -225,7 +237,9 @@ class Batcher(Actor):
                 self._wait(queue, decision, now)
                 return
             else:
-                raise PolicyError(f"batching policy {queue.batching.name()} answered {decision!r}; expected Dispatch or Wait")
+                raise PolicyError(
+                    f"batching policy {queue.batching.name()} answered {decision!r}; expected Dispatch or Wait"
+                )
         queue.said_wait = False
         queue.disarm()
 
@@ -237,7 +251,8 @@ class Batcher(Actor):
             return
         if not decision.until_s > now:
             raise PolicyError(
-                f"batching policy {queue.batching.name()} waits until {decision.until_s} s at {now} s; until_s must be in the future"
+                f"batching policy {queue.batching.name()} waits until {decision.until_s} s at {now} s; "
+                "until_s must be in the future"
             )
         queue.wait_until_s = decision.until_s
         queue.timer = self.ctx.after(decision.until_s - now, Tick("batch", number=queue.number))
@@ -248,7 +263,9 @@ class Batcher(Actor):
             taken = [queue.take(request_id) for request_id in decision.ids]
             work = [item for item in taken if item is not None]
             if len(work) != len(taken) or not work:
-                raise PolicyError(f"batching policy {queue.batching.name()} named requests that do not wait: {decision.ids}")
+                raise PolicyError(
+                    f"batching policy {queue.batching.name()} named requests that do not wait: {decision.ids}"
+                )
         else:
             size = decision.size
             if not 1 <= size <= len(queue.waiting):
@@ -290,7 +307,8 @@ class Batcher(Actor):
         self.dispatched -= len(work)
         self._telemetry.batch_ran(replica, message.service_s)
         self._end(
-            work, replica, dispatched=True, failure=None if message.error is None else "engine-error", detail=message.error,
+            work, replica, dispatched=True,
+            failure=None if message.error is None else "engine-error", detail=message.error,
             service_s=message.service_s, cold=message.cold, results=message.results,
         )  # fmt: skip
         self._give_room(replica, len(work))
@@ -307,7 +325,9 @@ class Batcher(Actor):
         if queue is not None:
             self._form(queue)
 
-    def _end(self, work: list[Work], replica: str | None, *, dispatched: bool, **ended: Any) -> None:  # Any: see AttemptsEnded
+    def _end(
+        self, work: list[Work], replica: str | None, *, dispatched: bool, **ended: Any
+    ) -> None:  # Any: see AttemptsEnded
         self.finished += len(work)
         self.ctx.send(self._router, AttemptsEnded(work, replica, dispatched, **ended))
 
@@ -322,7 +342,9 @@ class Batcher(Actor):
         self.dispatched -= len(work)
         self._telemetry.counters["undeliverable_batches"] += 1
         # Whether it is gone or clogged, the attempts are the retry policy's to place elsewhere.
-        self._end(work, replica, dispatched=True, failure="unreachable", detail=f"{replica} is {message.reason}")
+        self._end(
+            work, replica, dispatched=True, failure="unreachable", detail=f"{replica} is {message.reason}"
+        )
         view = self._views.get(replica)
         if message.reason == "unreachable" and view is not None:
             # No more for it until it reports again, or is known to have ended.
@@ -345,7 +367,9 @@ class Batcher(Actor):
             return
         view = self._views.get(replica)
         if view is None:
-            view = ReplicaView(id=replica, state=message.state, capacity=message.max_inflight_batches, weight=message.weight)
+            view = ReplicaView(
+                id=replica, state=message.state, capacity=message.max_inflight_batches, weight=message.weight
+            )
             self._views[replica] = view
             if self._early:
                 self._open_queue(replica)

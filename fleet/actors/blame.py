@@ -10,5 +10,6 @@ def blaming(policy: Policy, error: Exception, subject: str, now_s: float) -> Pol
     if isinstance(error, PolicyError):
         return error
     return PolicyError(
-        f"{policy.slot} policy {policy.name()} raised {type(error).__name__}: {error} (asked about {subject} at {now_s:.6f} s)"
+        f"{policy.slot} policy {policy.name()} raised {type(error).__name__}: {error} "
+        f"(asked about {subject} at {now_s:.6f} s)"
     )

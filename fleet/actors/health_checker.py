@@ -123,14 +123,23 @@ class HealthChecker(Actor):
                 self._observe(entry, "failed", f"{message.to} is {message.reason}", None)
 
     def _observe(
-        self, entry: tuple[str, ProbeLevel, float], status: ProbeStatus, detail: str | None, round_trip_s: float | None
+        self,
+        entry: tuple[str, ProbeLevel, float],
+        status: ProbeStatus,
+        detail: str | None,
+        round_trip_s: float | None,
     ) -> None:
         replica, level, sent_s = entry
         now = self.ctx.now
         if self._reports.has_ended(replica) or (level != "live" and self._probed.get(replica) == "live"):
             return  # it ended, or began to drain after it was asked
         outcome = ProbeOutcome(
-            replica=replica, level=level, status=status, sent_s=sent_s, round_trip_s=round_trip_s, detail=detail
+            replica=replica,
+            level=level,
+            status=status,
+            sent_s=sent_s,
+            round_trip_s=round_trip_s,
+            detail=detail,
         )
         try:
             verdict = self._health.observe(outcome, now)
@@ -146,6 +155,12 @@ class HealthChecker(Actor):
             )
         reason = verdict.reason or detail
         self._telemetry.decided(
-            now, "health", replica, verdict.trust, choice=verdict.trust, reason=reason, signal_age_s=now - sent_s
+            now,
+            "health",
+            replica,
+            verdict.trust,
+            choice=verdict.trust,
+            reason=reason,
+            signal_age_s=now - sent_s,
         )
         self.ctx.send(self._observers, TrustChanged(replica, verdict.trust, reason))

@@ -17,7 +17,7 @@ from fleet.messages import Cancel, Message, Payload, Reply, Submit, Tick, Undeli
 from fleet.telemetry.sink import Telemetry
 from traces.schema import Request, TraceEntry
 
-PROGRESS_EVERY = 500
+PROGRESS_EVERY = 100
 """Replies between two calls of `progress`."""
 
 
@@ -119,7 +119,9 @@ class LoadGenerator(Actor):
 
     def _submit(self, row: int, entry: TraceEntry, request: Request) -> None:
         if request.id in self._sent:
-            raise FleetError(f"two requests with the id {request.id!r} are under way (row {row} of the trace)")
+            raise FleetError(
+                f"two requests with the id {request.id!r} are under way (row {row} of the trace)"
+            )
         self._sent[request.id] = (row, request.arrived_s)
         self.submitted += 1
         payload = None if self._payload is None else self._payload(request)

@@ -35,7 +35,7 @@ from fleet.messages import (
     Undeliverable,
     Work,
 )
-from policies.views import ReplicaState
+from policies.views import ProbeStatus, ReplicaState
 from traces.schema import Request
 
 TRANSITIONS: dict[ReplicaState, tuple[ReplicaState, ...]] = {
@@ -70,7 +70,13 @@ class ReplicaSettings(Struct, frozen=True, kw_only=True):
 class Replica(Actor):
     """Runs batches on its engine, in order, and reports to the fleet's observers."""
 
-    def __init__(self, settings: ReplicaSettings, *, observers: str = "observers", on_end: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self,
+        settings: ReplicaSettings,
+        *,
+        observers: str = "observers",
+        on_end: Callable[[], None] | None = None,
+    ) -> None:
         self._settings = settings
         self._engine: Engine = settings.engine.fresh()
         self._observers = observers
@@ -196,8 +202,10 @@ class Replica(Actor):
     def _answer(self, running: RunBatch, finished: RunFinished, service_s: float) -> None:
         probe = self._probes.pop(running.batch, None)
         if probe is not None:
-            status = "ok" if finished.error is None else "failed"
-            self.ctx.send(probe.reply_to, ProbeAnswered(self.ctx.address, probe.probe, status, finished.error))
+            status: ProbeStatus = "ok" if finished.error is None else "failed"
+            self.ctx.send(
+                probe.reply_to, ProbeAnswered(self.ctx.address, probe.probe, status, finished.error)
+            )
             return
         cold, self._cold = self._cold, False
         self.ctx.send(
@@ -244,7 +252,7 @@ class Replica(Actor):
             self.on_run_batch(RunBatch(-message.probe, [canary], message.reply_to))
             return
         answered = message.level == "live" or self.state in ("ready", "warm")
-        status = "ok" if answered else "failed"
+        status: ProbeStatus = "ok" if answered else "failed"
         detail = None if answered else f"it is {self.state}"
         self.ctx.send(message.reply_to, ProbeAnswered(self.ctx.address, message.probe, status, detail))
 

@@ -58,7 +58,14 @@ class Roster:
             before = view.state
         if message.state == "ready" and before != "ready":
             force_setattr(view, "ready_since_s", now_s)
-        for name in ("state", "weight", "busy_fraction", "gpu_utilization", "memory_used_bytes", "memory_total_bytes"):
+        for name in (
+            "state",
+            "weight",
+            "busy_fraction",
+            "gpu_utilization",
+            "memory_used_bytes",
+            "memory_total_bytes",
+        ):
             force_setattr(view, name, getattr(message, name))
         force_setattr(view, "as_of_s", now_s)
         if message.state == before:

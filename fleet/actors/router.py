@@ -93,7 +93,9 @@ class Router(Actor):
         self.ended: Counter[Outcome] = Counter()
         policies = (admission, routing, retry)
         self._on_completed = [policy.on_completed for policy in policies if overrides(policy, "on_completed")]
-        self._on_dispatched = [policy.on_dispatched for policy in policies if overrides(policy, "on_dispatched")]
+        self._on_dispatched = [
+            policy.on_dispatched for policy in policies if overrides(policy, "on_dispatched")
+        ]
 
     def start(self, ctx: Context) -> None:
         super().start(ctx)
@@ -150,12 +152,14 @@ class Router(Actor):
 
     def _degraded(self, request: Request, decision: object, now: float) -> Request:
         if not isinstance(decision, Degrade):
-            raise PolicyError(f"admission policy {self._admission.name()} answered {decision!r}; expected Admit, Reject or Degrade")
+            raise PolicyError(
+                f"admission policy {self._admission.name()} answered {decision!r}; expected Admit, Reject or Degrade"
+            )
         changed = decision.request
         if changed.id != request.id or changed.arrived_s != request.arrived_s:
             raise PolicyError(
-                f"admission policy {self._admission.name()} degraded request {request.id!r} and changed its id or arrival; "
-                "both must stay"
+                f"admission policy {self._admission.name()} degraded request {request.id!r} and changed its id or "
+                "arrival; both must stay"
             )
         self._telemetry.decided(now, "admission", request.id, "Degrade", reason=decision.reason)
         return changed
@@ -207,10 +211,12 @@ class Router(Actor):
         if isinstance(decision, Hold):
             if not decision.until_s > now:
                 raise PolicyError(
-                    f"routing policy {self._routing.name()} held request {request.id!r} until {decision.until_s} s at {now} s; "
-                    "until_s must be in the future"
+                    f"routing policy {self._routing.name()} held request {request.id!r} until {decision.until_s} s "
+                    f"at {now} s; until_s must be in the future"
                 )
-            self._telemetry.decided(now, "routing", request.id, "Hold", value=decision.until_s, reason=decision.reason)
+            self._telemetry.decided(
+                now, "routing", request.id, "Hold", value=decision.until_s, reason=decision.reason
+            )
             self._hold(pending)
             pending.timer = self.ctx.after(decision.until_s - now, Tick("place", request.id, pending.attempt))
             return None
@@ -218,7 +224,9 @@ class Router(Actor):
             self._telemetry.decided(now, "routing", request.id, "Reject", reason=decision.reason)
             self._end(pending, "rejected", detail=decision.reason)
             return None
-        raise PolicyError(f"routing policy {self._routing.name()} answered {decision!r}; expected Route, Hold or Reject")
+        raise PolicyError(
+            f"routing policy {self._routing.name()} answered {decision!r}; expected Route, Hold or Reject"
+        )
 
     def _hold(self, pending: Pending) -> None:
         pending.placed = pending.running = False
@@ -281,7 +289,7 @@ class Router(Actor):
             if message.failure == "overloaded":
                 self._withdraw(pending, "overloaded")
                 self._end(pending, "shed", detail=message.detail)
-            elif message.failure == "moved" or message.failure == "withdrawn":
+            elif message.failure in {"moved", "withdrawn"}:
                 self._withdraw(pending, "withdrawn")
                 self._restart(pending)
                 self._telemetry.counters["moved"] += 1
@@ -300,7 +308,9 @@ class Router(Actor):
             raise blaming(self._retry, error, request.id, now) from error
         if isinstance(decision, Retry):
             self._telemetry.counters["retries"] += 1
-            self._telemetry.decided(now, "retry", request.id, "Retry", value=decision.after_s, reason=decision.reason or kind)
+            self._telemetry.decided(
+                now, "retry", request.id, "Retry", value=decision.after_s, reason=decision.reason or kind
+            )
             self._restart(pending)
             pending.exclude = decision.exclude
             if decision.after_s > 0.0:
@@ -330,7 +340,7 @@ class Router(Actor):
         for on_completed in self._on_completed:
             on_completed(completion, now)
 
-    def _end(
+    def _end(  # noqa: PLR0917  # called for every request, and keywords cost
         self,
         pending: Pending,
         outcome: Outcome,
@@ -354,7 +364,17 @@ class Router(Actor):
         self.ended[outcome] += 1
         self.ctx.send(
             pending.reply_to,
-            Reply(request_id, outcome, pending.attempt, pending.replica, batch_size, service_s, cold, detail, result),
+            Reply(
+                request_id,
+                outcome,
+                pending.attempt,
+                pending.replica,
+                batch_size,
+                service_s,
+                cold,
+                detail,
+                result,
+            ),
         )
 
     def _unset(self, pending: Pending) -> None:
@@ -430,6 +450,12 @@ class Router(Actor):
         """Who waits for what, for the deadlock report."""
         return [
             f"request {request_id} waits for "
-            + (f"an answer of {p.replica}" if p.running else "the batcher" if p.placed else "a replica it may go to")
+            + (
+                f"an answer of {p.replica}"
+                if p.running
+                else "the batcher"
+                if p.placed
+                else "a replica it may go to"
+            )
             for request_id, p in list(self.pending.items())[:20]
         ]

@@ -38,7 +38,7 @@ def _judged(error: Exception) -> tuple[str, int]:
     if isinstance(error, UsageError):
         return message, EXIT_USAGE
     from fleet.actor import FleetError
-    from fleet.runtime.invariants import InvariantViolation
+    from fleet.runs.invariants import InvariantViolation
     from policies.base import PolicyError
     from traces.errors import TraceError
 

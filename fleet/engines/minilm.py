@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from fleet.actors.base import FleetError
+from fleet.actor import FleetError
 from fleet.messages import Work
 
 MAX_TOKENS = 256

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
 from msgspec import Meta, Struct
 
-from fleet.actors.base import Context, FleetError
+from fleet.actor import Context, FleetError
 from fleet.engines.base import DeviceSignals, Engine
 from fleet.messages import LoadFinished, Payload, RunFinished, Work
 

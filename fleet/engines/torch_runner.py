@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fleet.actors.base import FleetError
+from fleet.actor import FleetError
 from fleet.engines.nvml import DeviceSampler
 from fleet.messages import Payload, Work
 from traces.schema import Request

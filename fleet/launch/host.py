@@ -64,7 +64,15 @@ class HostProcess:
     """One process that hosts one replica."""
 
     def __init__(
-        self, head: str, name: str, *, seed: int, security: Security | None, insecure: bool, lease_s: float, keep_trying: bool
+        self,
+        head: str,
+        name: str,
+        *,
+        seed: int,
+        security: Security | None,
+        insecure: bool,
+        lease_s: float,
+        keep_trying: bool,
     ) -> None:
         self._head = head
         self._keep_trying = keep_trying
@@ -73,7 +81,12 @@ class HostProcess:
         options = NodeOptions(membership=membership)
         self._node = Node(name, options=options, security=security, insecure=insecure)
         self._runtime = LiveRuntime(
-            seed=seed, node=self._node, name=name, observers=None, on_peer_joined=self._head_joined, on_peer_lost=self._head_lost
+            seed=seed,
+            node=self._node,
+            name=name,
+            observers=None,
+            on_peer_joined=self._head_joined,
+            on_peer_lost=self._head_lost,
         )
         self._host = ReplicaHost(self._runtime)
         self._runtime.add(f"host/{name}", self._host)
@@ -84,7 +97,11 @@ class HostProcess:
 
     def _head_lost(self, peer: Peer, reason: str, expected: bool) -> None:
         if not expected:
-            self.problem = f"the head at {self._head} is gone: {reason}" if self._joined else f"no head at {self._head}: {reason}"
+            self.problem = (
+                f"the head at {self._head} is gone: {reason}"
+                if self._joined
+                else f"no head at {self._head}: {reason}"
+            )
         self._runtime.stop()
 
     def _on_input(self) -> None:
@@ -102,10 +119,11 @@ class HostProcess:
             loop.add_signal_handler(number, self._runtime.stop)
         if watch_input:
             loop.add_reader(0, self._on_input)
-        self._node.connect(self._head)
         try:
+            self._node.connect(self._head)
             await self._runtime.run()
         finally:
+            self._node.close()  # no-op when the runtime closed it
             if watch_input:
                 loop.remove_reader(0)
 

@@ -51,7 +51,12 @@ class Launcher(Actor):
     """Matches wanted replicas with hosts, in the order of both."""
 
     def __init__(
-        self, settings: Callable[[str], ReplicaSettings], source: HostSource, *, spares: int, observers: str = "observers"
+        self,
+        settings: Callable[[str], ReplicaSettings],
+        source: HostSource,
+        *,
+        spares: int,
+        observers: str = "observers",
     ) -> None:
         self._settings = settings
         self._source = source
@@ -95,7 +100,7 @@ class Launcher(Actor):
         self._match()
 
     def host_lost(self, host: str, detail: str, *, expected: bool) -> None:
-        """A host ended, fell silent or was killed. What still runs of it is ended, so that no replica is there twice."""
+        """A host ended, fell silent or was killed. What still runs of it is ended: no replica is there twice."""
         if host in self._free:
             self._free.remove(host)
         for replica, holder in list(self.assigned.items()):
@@ -150,7 +155,9 @@ class Launcher(Actor):
         for request in list(self._wanted):
             if request.replica == message.replica:
                 self._wanted.remove(request)
-                self.ctx.send(self._observers, ReplicaExited(message.replica, "no longer wanted", expected=True))
+                self.ctx.send(
+                    self._observers, ReplicaExited(message.replica, "no longer wanted", expected=True)
+                )
 
     def on_replica_reported(self, message: ReplicaReported) -> None:
         before = self.last_report.get(message.replica)

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
+from pathlib import Path
 
 import anyio
 from anyio.abc import Process, TaskGroup
@@ -24,7 +25,9 @@ GRACE_S = 3.0
 class SubprocessHosts:
     """Starts, signals and reaps host processes. Use within `async with`-scope of the task group it is given."""
 
-    def __init__(self, node: Node, head: str, tasks: TaskGroup, *, seed: int, lease_s: float, most: int | None = None) -> None:
+    def __init__(
+        self, node: Node, head: str, tasks: TaskGroup, *, seed: int, lease_s: float, most: int | None = None
+    ) -> None:
         self._node = node
         self._head = head
         self._tasks = tasks
@@ -34,7 +37,7 @@ class SubprocessHosts:
         self._processes: dict[str, Process] = {}
         self._started = 0
         self._devices = _visible_devices()
-        self._on_device: Counter[str] = Counter({device: 0 for device in self._devices})
+        self._on_device: Counter[str] = Counter(dict.fromkeys(self._devices, 0))
         self._ended: set[str] = set()
         self.joined: set[str] = set()
         """Hosts that have said Hello, as whoever hears of them notes here."""
@@ -54,7 +57,16 @@ class SubprocessHosts:
         device = min(self._devices, key=lambda item: self._on_device[item]) if self._devices else None
         if device is not None:
             self._on_device[device] += 1
-        command = [sys.executable, "-m", "fleet.launch", "--head", self._head, "--name", name, *self._arguments]
+        command = [
+            sys.executable,
+            "-m",
+            "fleet.launch",
+            "--head",
+            self._head,
+            "--name",
+            name,
+            *self._arguments,
+        ]
         process = await anyio.open_process(
             command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=None, env=_environment(device),
             start_new_session=True,
@@ -132,12 +144,15 @@ def _visible_devices() -> list[str]:
 
 def _environment(device: str | None) -> dict[str, str]:
     """The child's environment: it can import what the head's script can, and sees one GPU."""
-    paths = [os.path.abspath(path) for path in sys.path if path and os.path.isdir(path) and "site-packages" not in path]
-    stdlib = os.path.dirname(os.__file__)
-    paths = [path for path in (os.getcwd(), *paths) if not path.startswith(stdlib)]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths))}
+    # The interpreter finds its own library by itself; naming it again would only change the order.
+    library = Path(os.__file__).parent
+    named = [Path(path).absolute() for path in sys.path if path and Path(path).is_dir()]
+    paths = [
+        path
+        for path in (Path.cwd(), *named)
+        if not path.is_relative_to(library) and path.name != "site-packages"
+    ]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(dict.fromkeys(map(str, paths)))}
     if device is not None:
         environment["CUDA_VISIBLE_DEVICES"] = device
     return environment
-
-

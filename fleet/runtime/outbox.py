@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from msgspec import Struct
 
-from fleet.actors.base import FleetError
+from fleet.actor import FleetError
 from fleet.messages import Message
 from fleet.runtime.channel import Channel
 from fleet.runtime.peers import NodeCounters, Peer

@@ -41,7 +41,7 @@ class PeerRule(Struct, frozen=True, forbid_unknown_fields=True):
     """One entry of the allow-list: the holder of `key` may host addresses that match `hosts`."""
 
     key: str
-    hosts: tuple[str, ...] = ("replica/*",)
+    hosts: tuple[str, ...] = ("host/*", "replica/*")
     name: str | None = None
     """The process name it must use; None: any."""
 
@@ -85,6 +85,8 @@ def write_keys(keys: KeyPair, path: Path) -> None:
 
 def read_keys(path: Path) -> KeyPair:
     """Read what `write_keys` wrote; a file that others can read is refused."""
+    if not path.exists():
+        raise FleetError(f"{path}: there is no such key file; make one with `fleet keys {path}`")
     keys = _read(path, KeyPair)
     if stat.S_IMODE(path.stat().st_mode) & 0o077:
         raise FleetError(f"{path} holds a secret key and others can read it; run: chmod 600 {path}")

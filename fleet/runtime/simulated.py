@@ -61,7 +61,19 @@ class SimulatedTimer(Struct):
 class SimulatedContext:
     """One actor's place in the kernel. `inbox` is replaced when the actor is killed or stopped."""
 
-    __slots__ = ("_heap", "_near", "_number", "_ready", "_rng", "_runtime", "actor", "address", "host", "inbox", "now")
+    __slots__ = (
+        "_heap",
+        "_near",
+        "_number",
+        "_ready",
+        "_rng",
+        "_runtime",
+        "actor",
+        "address",
+        "host",
+        "inbox",
+        "now",
+    )
 
     def __init__(self, runtime: SimulatedRuntime, address: str, actor: Actor) -> None:
         self._runtime = runtime
@@ -90,7 +102,9 @@ class SimulatedContext:
 
     def after(self, delay_s: float, message: Message) -> SimulatedTimer:
         if delay_s < 0.0:
-            raise FleetError(f"{self.address} asked for {type(message).__name__} {-delay_s} s ago: time does not run backwards")
+            raise FleetError(
+                f"{self.address} asked for {type(message).__name__} {-delay_s} s ago: time does not run backwards"
+            )
         timer = SimulatedTimer(self, message)
         heappush(self._heap, (self.now + delay_s, self._number(), timer))
         return timer
@@ -230,7 +244,9 @@ class SimulatedRuntime:
             self.ready.append((target, message))
             return
         for end in (source, destination):
-            if end in self._partitioned or (end in self._drops and self._network_rng.random() < self._drops[end]):
+            if end in self._partitioned or (
+                end in self._drops and self._network_rng.random() < self._drops[end]
+            ):
                 self.lost += 1
                 return
         if self.network.perfect:

@@ -26,7 +26,7 @@ from typing import Protocol
 import zmq
 from msgspec import Struct
 
-from fleet.actors.base import FleetError
+from fleet.actor import FleetError
 from fleet.messages import Message
 from fleet.runtime.channel import Channel, SocketOptions
 from fleet.runtime.membership import Membership, MembershipOptions

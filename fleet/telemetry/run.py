@@ -22,6 +22,7 @@ from fleet.messages import OUTCOMES
 from fleet.spec import FleetSpec
 from fleet.telemetry.sink import Telemetry, transitions
 from traces import FaultTrace, Trace
+from traces.columns import digest as table_digest
 
 TABLES = ("records", "series", "decisions", "dispatches", "replicas")
 OCCUPYING = ("provisioning", "loading", "warm", "ready", "draining")
@@ -120,14 +121,10 @@ class Run:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the canonical bytes of everything in it."""
-        sink = hashlib.sha256()
-        for name in TABLES:
-            sink.update(f"{name}\n".encode())
-            with pa.ipc.new_stream(_HashFile(sink), getattr(self, name).schema) as stream:
-                stream.write_table(getattr(self, name))
-        sink.update(msgspec.json.encode([self.summary, self.manifest], order="sorted"))
-        return sink.hexdigest()
+        """SHA-256 of everything in it: the values of the tables, however Arrow lays them out, summary and manifest."""
+        parts = {name: table_digest(getattr(self, name), name) for name in TABLES}
+        document = msgspec.json.encode([parts, self.summary, self.manifest], order="sorted")
+        return hashlib.sha256(document).hexdigest()
 
     def save(self, directory: str | Path) -> Path:
         """Write one Parquet file for each table, and `manifest.json`; answers the directory."""
@@ -136,7 +133,9 @@ class Run:
         for name in TABLES:
             pq.write_table(getattr(self, name), target / f"{name}.parquet", compression="zstd")
         document = {"digest": self.digest, "summary": self.summary, "manifest": self.manifest}
-        (target / "manifest.json").write_bytes(msgspec.json.format(msgspec.json.encode(document, order="sorted")) + b"\n")
+        (target / "manifest.json").write_bytes(
+            msgspec.json.format(msgspec.json.encode(document, order="sorted")) + b"\n"
+        )
         return target
 
     def __repr__(self) -> str:
@@ -150,32 +149,14 @@ def load_run(directory: str | Path) -> Run:
     source = Path(directory)
     document = msgspec.json.decode((source / "manifest.json").read_bytes())
     tables = {name: pq.read_table(source / f"{name}.parquet") for name in TABLES}
-    run = Run(tables, msgspec.convert(document["summary"], Summary), msgspec.convert(document["manifest"], Manifest))
+    run = Run(
+        tables, msgspec.convert(document["summary"], Summary), msgspec.convert(document["manifest"], Manifest)
+    )
     if run.digest != document["digest"]:
-        raise ValueError(f"{source}: the files do not match the digest in manifest.json; they were changed after the run")
+        raise ValueError(
+            f"{source}: the files do not match the digest in manifest.json; they were changed after the run"
+        )
     return run
-
-
-class _HashFile:
-    """A file that hashes what is written to it, for Arrow's stream writer."""
-
-    closed = False
-
-    def __init__(self, sink: Any) -> None:  # Any: hashlib's object has no public type
-        self._sink = sink
-        self._written = 0
-
-    def write(self, data: bytes) -> int:
-        self._sink.update(data)
-        self._written += len(data)
-        return len(data)
-
-    def tell(self) -> int:
-        return self._written
-
-    def flush(self) -> None: ...
-
-    def close(self) -> None: ...
 
 
 # --- from telemetry to a run -------------------------------------------------------------------------------
@@ -194,8 +175,11 @@ def finish_run(
     options: dict[str, Any] | None = None,
     machine: dict[str, Any] | None = None,
 ) -> Run:
-    """Close the books: `unfinished` are (row, intended arrival) of requests without a reply. A client that drives a
-    fleet it did not build may have no `spec`."""
+    """Close the books: `unfinished` are (row, intended arrival) of requests without a reply.
+
+    A client that drives a
+    fleet it did not build may have no `spec`.
+    """
     records = _records(telemetry.ended.take(), trace, spec, unfinished)
     replicas = telemetry.replicas.take()
     tables = {
@@ -208,7 +192,11 @@ def finish_run(
     last_s = pc.max(records["ended_s"]).as_py()
     duration_s = ended_s if unfinished or last_s is None else last_s
     summary = summarise(
-        records, replicas, duration_s=duration_s, busy_s=sum(telemetry.busy_s.values()), initial_replicas=0 if spec is None else spec.replicas
+        records,
+        replicas,
+        duration_s=duration_s,
+        busy_s=sum(telemetry.busy_s.values()),
+        initial_replicas=0 if spec is None else spec.replicas,
     )
     manifest = Manifest(
         runtime=runtime,
@@ -229,12 +217,16 @@ def _versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: version(name) for name in names}}
 
 
-def _records(ended: pa.Table, trace: Trace, spec: FleetSpec | None, unfinished: list[tuple[int, float]]) -> pa.Table:
+def _records(
+    ended: pa.Table, trace: Trace, spec: FleetSpec | None, unfinished: list[tuple[int, float]]
+) -> pa.Table:
     """One row a request, in the order of the trace."""
     if unfinished:
         rows, arrivals = zip(*unfinished, strict=True)
         open_rows = {"row": pa.array(rows, pa.int64()), "arrived_s": pa.array(arrivals, pa.float64())}
-        nulls = {field.name: open_rows.get(field.name, pa.nulls(len(rows), field.type)) for field in ended.schema}
+        nulls = {
+            field.name: open_rows.get(field.name, pa.nulls(len(rows), field.type)) for field in ended.schema
+        }
         ended = pa.concat_tables([ended, pa.table(nulls, schema=ended.schema)])
     ended = ended.sort_by("row").combine_chunks()
     # As a rule every request is there; only a horizon leaves some out.
@@ -250,7 +242,9 @@ def _records(ended: pa.Table, trace: Trace, spec: FleetSpec | None, unfinished: 
         "attempts": ended["attempts"],
         "batch_size": ended["batch_size"],
         # A late clock tick must not make waiting negative.
-        "queue_s": pc.if_else(completed, pc.max_element_wise(pc.subtract(e2e, ended["service_s"]), 0.0), None),
+        "queue_s": pc.if_else(
+            completed, pc.max_element_wise(pc.subtract(e2e, ended["service_s"]), 0.0), None
+        ),
         "service_s": ended["service_s"],
         "ttft_s": e2e,
         "tpot_s": pa.nulls(len(ended), pa.float64()),
@@ -265,9 +259,14 @@ def _records(ended: pa.Table, trace: Trace, spec: FleetSpec | None, unfinished: 
     return pa.table(columns).combine_chunks()
 
 
-def _slo_met(e2e: Any, source: pa.Table, spec: FleetSpec | None) -> Any:  # Any: Arrow arrays, whose stubs are partial
-    """True or false for requests with an objective, null for the others. An engine that answers whole requests has
-    its first output at the end, so a TTFT objective is held against E2E too."""
+def _slo_met(
+    e2e: Any, source: pa.Table, spec: FleetSpec | None
+) -> Any:  # Any: Arrow arrays, whose stubs are partial
+    """True or false for requests with an objective, null for the others.
+
+    An engine that answers whole requests has
+    its first output at the end, so a TTFT objective is held against E2E too.
+    """
     met: Any = pa.nulls(len(e2e), pa.bool_())
     for name in ("e2e_s", "ttft_s"):
         default = None if spec is None or spec.slo is None else getattr(spec.slo, name)
@@ -285,7 +284,7 @@ def summarise(
     records: pa.Table, replicas: pa.Table, *, duration_s: float, busy_s: float, initial_replicas: int
 ) -> Summary:
     """The figures of a run from its tables."""
-    counts = {outcome: 0 for outcome in OUTCOMES}
+    counts: dict[str, int] = dict.fromkeys(OUTCOMES, 0)
     for item in pc.value_counts(records["outcome"]).to_pylist():
         if item["values"] is not None:
             counts[item["values"]] = item["counts"]
@@ -297,9 +296,17 @@ def summarise(
     spent = transitions(changes, duration_s)
     ready_s = spent.get("ready", 0.0)
     done = records.select(DESCRIBED).filter(pc.equal(records["outcome"], "completed"))
+    e2e_s, ttft_s, tpot_s, queue_s = (
+        distribution(done[name]) for name in ("e2e_s", "ttft_s", "tpot_s", "queue_s")
+    )
     return Summary(
         submitted=len(records),
-        **counts,
+        completed=completed,
+        rejected=counts["rejected"],
+        shed=counts["shed"],
+        expired=counts["expired"],
+        failed=counts["failed"],
+        cancelled=counts["cancelled"],
         in_flight=records["outcome"].null_count,
         duration_s=duration_s,
         throughput_per_s=completed * per_s,
@@ -310,7 +317,10 @@ def summarise(
         replicas=_ready_range(changes, initial_replicas),
         batch_size_mean=pc.mean(done["batch_size"]).as_py(),
         attempts_mean=pc.mean(done["attempts"]).as_py(),
-        **{name: distribution(done[name]) for name in ("queue_s", "ttft_s", "tpot_s", "e2e_s")},
+        queue_s=queue_s,
+        ttft_s=ttft_s,
+        tpot_s=tpot_s,
+        e2e_s=e2e_s,
     )
 
 
@@ -320,7 +330,9 @@ def distribution(values: pa.ChunkedArray) -> Distribution:
     if len(present) == 0:
         return Distribution()
     p50, p90, p95, p99 = (float(value) for value in np.percentile(present, (50, 90, 95, 99)))
-    return Distribution(mean=float(present.mean()), p50=p50, p90=p90, p95=p95, p99=p99, max=float(present.max()))
+    return Distribution(
+        mean=float(present.mean()), p50=p50, p90=p90, p95=p95, p99=p99, max=float(present.max())
+    )
 
 
 def _ready_range(changes: list[tuple[float, str, str]], initial: int) -> ReplicaRange:

@@ -98,7 +98,9 @@ def scores_text(scores: Mapping[str, float] | None) -> str | None:
     """Scores as text for the log, best first."""
     if not scores:
         return None
-    return " ".join(f"{name}={value:.6g}" for name, value in sorted(scores.items(), key=lambda item: (-item[1], item[0])))
+    return " ".join(
+        f"{name}={value:.6g}" for name, value in sorted(scores.items(), key=lambda item: (-item[1], item[0]))
+    )
 
 
 class Telemetry:
@@ -144,7 +146,9 @@ class Telemetry:
         scores: Mapping[str, float] | None = None,
     ) -> None:
         """A policy decided; `subject` is what about, `choice` or `value` what."""
-        self.decisions.append((now_s, slot, subject, decision, choice, value, signal_age_s, reason, scores_text(scores)))
+        self.decisions.append(
+            (now_s, slot, subject, decision, choice, value, signal_age_s, reason, scores_text(scores))
+        )
 
     def dispatched(self, now_s: float, replica: str, size: int, queue_depth: int, reason: str | None) -> None:
         """A batch went to a replica, and left `queue_depth` waiting."""
@@ -162,7 +166,9 @@ class Telemetry:
              pool.memory_used_fraction)
         )  # fmt: skip
 
-    def replica_changed(self, now_s: float, replica: str, state: ReplicaState, detail: str | None = None) -> None:
+    def replica_changed(
+        self, now_s: float, replica: str, state: ReplicaState, detail: str | None = None
+    ) -> None:
         """A replica entered a state; repeats are dropped."""
         if self._states.get(replica) != state:
             self._states[replica] = state

@@ -56,10 +56,15 @@ class QueueDepth(ScalingPolicy):
         if depth > self.up_at and pool.starting == 0 and since_s >= self.up_cooldown_s:
             target = min(target + self.step, pool.max_replicas)
         elif depth < self.down_at and min(target, pool.ready) > least and since_s >= self.down_cooldown_s:
-            if not self.only_idle or any(view.state == "ready" and not view.in_flight for view in pool.replicas):
-                target = max(target - self.step, least)
+            target = max(target - self.step, least) if self.may_remove(pool) else target
         if target != before:
             self.changed_s = now_s
         if pool.requested:  # before the first report there is nothing to go by
             self.target = target
         return Scale(target)
+
+    def may_remove(self, pool: PoolView) -> bool:
+        """True unless `only_idle` asks for an idle replica and none was idle in its last report."""
+        return not self.only_idle or any(
+            view.state == "ready" and not view.in_flight for view in pool.replicas
+        )

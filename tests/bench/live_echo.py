@@ -17,7 +17,7 @@ import anyio
 import msgspec
 import zmq
 
-from fleet.actors.base import Actor, Context
+from fleet.actor import Actor, Context
 from fleet.messages import BatchFinished, Message, Payload, Reply, RunBatch, Submit, Tick, Work
 from fleet.runtime.live import LiveRuntime, run
 from fleet.runtime.transport import Node

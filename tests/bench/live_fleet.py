@@ -1,7 +1,7 @@
 """The live fleet in four processes (client, head, two replicas): its rate when saturated, its latency when idle.
 
-Every mechanism is on. The engine costs nothing, so what is measured is the framework: two hops over ZeroMQ each way, admission,
-routing, queueing, batching, health, scaling, records.
+Every mechanism is on. The engine costs nothing, so what is measured is the framework: two hops over ZeroMQ each
+way, admission, routing, queueing, batching, health, scaling, records.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from fleet import AffineLatency, EmulatedEngine, FleetSpec
 from fleet.messages import Payload
-from fleet.runtime.serve import Driver, join, serve
+from fleet.runs.serve import Driver, join, serve
 from policies import Greedy, PowerOfTwoChoices
 from traces import Trace, poisson
 from traces.schema import Header, Request, TraceEntry
@@ -55,7 +55,13 @@ def _drive(endpoint: str, trace: Trace, pipe: Connection) -> None:
     from fleet.runtime.live import run
 
     driver = Driver(
-        trace, sessions=False, security=None, insecure=False, stall_timeout_s=60.0, on_progress=None, payload=lambda request: PAYLOAD
+        trace,
+        sessions=False,
+        security=None,
+        insecure=False,
+        stall_timeout_s=60.0,
+        on_progress=None,
+        payload=lambda request: PAYLOAD,
     )
     run(lambda: driver.main(endpoint))
     ended = driver.telemetry.ended.table()

@@ -216,7 +216,7 @@ def test_what_is_nobodys_mistake_is_exit_status_1(fleet: Fleet, monkeypatch: pyt
 def test_a_broken_invariant_is_our_defect_and_not_the_input(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from fleet.runtime.invariants import InvariantViolation
+    from fleet.runs.invariants import InvariantViolation
 
     def broken(*_: object, **__: object) -> None:
         raise InvariantViolation("invariant 1 (conservation): 2 and 2 make 5")

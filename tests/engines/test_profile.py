@@ -2,7 +2,7 @@
 
 import pytest
 
-from fleet.actors.base import FleetError
+from fleet.actor import FleetError
 from fleet.engines import (
     AffineLatency,
     EmulatedEngine,

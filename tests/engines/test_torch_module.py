@@ -7,7 +7,7 @@ import threading
 import numpy as np
 import pytest
 
-from fleet.actors.base import FleetError
+from fleet.actor import FleetError
 from fleet.engines import DeviceSignals, Engine, TorchEngine
 from fleet.messages import LoadFinished, Payload, RunFinished, Work
 from policies.base import PolicyError

@@ -102,5 +102,3 @@ def end_all(*processes: BaseProcess) -> None:
         if process.is_alive():
             process.kill()
         process.join(10)
-
-

@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 
-from fleet.actors.base import Actor
+from fleet.actor import Actor
 from fleet.messages import Message, Payload, Reply, Submit
 from fleet.runtime.channel import SocketOptions
 from fleet.runtime.membership import MembershipOptions

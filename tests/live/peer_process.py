@@ -8,7 +8,7 @@ import asyncio
 import sys
 from pathlib import Path
 
-from fleet.actors.base import FleetError
+from fleet.actor import FleetError
 from fleet.runtime.live import LiveRuntime
 from fleet.runtime.membership import MembershipOptions
 from fleet.runtime.security import Security, read_keys

@@ -7,7 +7,7 @@ import time
 import anyio
 import pytest
 
-from fleet.actors.base import Actor, FleetError
+from fleet.actor import Actor, FleetError
 from fleet.messages import (
     InjectSlowness,
     Payload,

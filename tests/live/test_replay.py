@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -64,7 +63,9 @@ class Recording(RoutingPolicy):
 
     def route(self, request, replicas, now_s):
         self.turn += 1
-        type(self).calls.append((request.id, [r.id for r in replicas], [r.in_flight for r in replicas], now_s))
+        type(self).calls.append(
+            (request.id, [r.id for r in replicas], [r.in_flight for r in replicas], now_s)
+        )
         return Route(replicas[self.turn % len(replicas)].id)
 
     def on_completed(self, completion, now_s):
@@ -102,13 +103,17 @@ def test_speed_makes_arrivals_come_faster_and_leaves_the_engine_alone() -> None:
 def test_nothing_is_lost_when_a_replica_is_killed_in_the_middle() -> None:
     trace = poisson(rate_per_s=300, duration_s=3, seed=1)
     faults = FaultTrace(faults=(Fault(at_s=1.0, kind="crash", replica="replica/0"),))
-    spec = TWO.replace(engine=EmulatedEngine(latency=AffineLatency(base_s=0.02, per_item_s=0.002)), max_replicas=3)
+    spec = TWO.replace(
+        engine=EmulatedEngine(latency=AffineLatency(base_s=0.02, per_item_s=0.002)), max_replicas=3
+    )
     run = replay(trace, spec, faults=faults)
     assert books_balance(run, len(trace))
     assert run.summary.completed == len(trace)
     assert run.manifest.counters["retries"] >= 1
     died = [row for row in run.replicas.to_pylist() if row["state"] == "failed"]
-    assert [(row["replica"], row["detail"]) for row in died] == [("replica/0", "its process was killed by SIGKILL")]
+    assert [(row["replica"], row["detail"]) for row in died] == [
+        ("replica/0", "its process was killed by SIGKILL")
+    ]
     assert "replica/2" in run.records["replica"].to_pylist(), "the autoscaler replaced it"
 
 
@@ -126,7 +131,9 @@ def test_a_stopped_replica_is_suspected_and_trusted_again_when_it_continues() ->
     trace = poisson(rate_per_s=100, duration_s=4, seed=2)
     faults = FaultTrace(faults=(Fault(at_s=1.0, kind="hang", replica="replica/1", for_s=1.0),))
     spec = TWO.replace(
-        probe_interval_s=0.1, probe_timeout_s=0.1, health=ConsecutiveFailures(failures=20, recoveries=2, suspect_after=2)
+        probe_interval_s=0.1,
+        probe_timeout_s=0.1,
+        health=ConsecutiveFailures(failures=20, recoveries=2, suspect_after=2),
     )
     run = replay(trace, spec, faults=faults)
     assert books_balance(run, len(trace))
@@ -156,7 +163,9 @@ def test_a_preempted_replica_finishes_what_it_has_and_is_replaced() -> None:
 
 def test_a_fleet_whose_engine_does_not_load_is_an_error_that_says_why() -> None:
     broken = EmulatedEngine(latency=AffineLatency(base_s=0.01, per_item_s=0.0), fail_load=True)
-    with pytest.raises(FleetError, match=r"replica/[01] did not come up: the engine failed to load: .*fail_load"):
+    with pytest.raises(
+        FleetError, match=r"replica/[01] did not come up: the engine failed to load: .*fail_load"
+    ):
         replay(evenly(3, 0.1), TWO.replace(engine=broken))
 
 
@@ -177,7 +186,10 @@ def test_what_cannot_be_queued_is_shed_with_a_reason() -> None:
     run = replay(trace, TWO.replace(queue_capacity=20))
     assert books_balance(run, 200)
     assert run.summary.shed > 100
-    assert "queue_capacity" in run.records.filter(run.records["outcome"].to_numpy() == "shed")["detail"][0].as_py()
+    assert (
+        "queue_capacity"
+        in run.records.filter(run.records["outcome"].to_numpy() == "shed")["detail"][0].as_py()
+    )
 
 
 class Raises(RoutingPolicy):
@@ -198,13 +210,18 @@ class NamesAGhost(RoutingPolicy):
 
 @pytest.mark.parametrize("runtime", [simulate, replay])
 def test_a_policy_that_raises_ends_the_run_with_its_name_the_request_and_the_time(runtime) -> None:
-    with pytest.raises(PolicyError, match=r"routing policy raises raised ZeroDivisionError: division by zero \(asked about 4 at 0\."):
+    with pytest.raises(
+        PolicyError,
+        match=r"routing policy raises raised ZeroDivisionError: division by zero \(asked about 4 at 0\.",
+    ):
         runtime(evenly(10, 0.05), TWO.replace(routing=Raises()))
 
 
 @pytest.mark.parametrize("runtime", [simulate, replay])
 def test_a_policy_that_names_a_replica_that_does_not_exist_is_told_the_candidates(runtime) -> None:
-    with pytest.raises(PolicyError, match=r"named replica 'replica/99', which is not a candidate .*replica/0, replica/1"):
+    with pytest.raises(
+        PolicyError, match=r"named replica 'replica/99', which is not a candidate .*replica/0, replica/1"
+    ):
         runtime(evenly(3, 0.05), TWO.replace(routing=NamesAGhost()))
 
 
@@ -222,7 +239,8 @@ def test_a_live_run_scales_up_under_load_and_down_after_it() -> None:
     trace = burst.merge(tail)
     spec = FleetSpec(
         engine=EmulatedEngine(latency=AffineLatency(base_s=0.010, per_item_s=0.005), cold_start_s=0.2),
-        replicas=1, min_replicas=1, max_replicas=3, binding="late", max_inflight_batches=1, batching=Greedy(max_batch=8),
+        replicas=1, min_replicas=1, max_replicas=3,
+        binding="late", max_inflight_batches=1, batching=Greedy(max_batch=8),
         scaling=QueueDepth(up_at=10, down_at=3), control_interval_s=0.1, retry=ExponentialBackoff(),
         routing=RoundRobin(),
     )  # fmt: skip
@@ -234,6 +252,6 @@ def test_a_live_run_scales_up_under_load_and_down_after_it() -> None:
 
 def test_a_run_leaves_no_file_descriptor_open() -> None:
     replay(evenly(2, 0.05), TWO)
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(list(Path("/proc/self/fd").iterdir()))
     replay(evenly(2, 0.05), TWO)
-    assert len(os.listdir("/proc/self/fd")) <= before
+    assert len(list(Path("/proc/self/fd").iterdir())) <= before

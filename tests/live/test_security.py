@@ -5,7 +5,7 @@ import stat
 
 import pytest
 
-from fleet.actors.base import FleetError
+from fleet.actor import FleetError
 from fleet.runtime.security import (
     AllowList,
     KeyPair,

@@ -1,4 +1,4 @@
-"""A head, replicas that join it, and clients: in processes of their own, hurt in every way the network and the OS know."""
+"""A head, replicas that join it, and clients, in processes of their own: hurt as networks and systems hurt them."""
 
 from __future__ import annotations
 
@@ -60,7 +60,11 @@ def test_a_head_that_stops_ends_every_pending_request_as_failed(head: HeadProces
     outcomes, details = client.result()
     assert report.outcomes == {"failed": report.submitted}
     assert set(outcomes) == {"failed"}
-    assert set(details) <= {"the head stops", "the head is gone: said goodbye: done", "the head is unreachable"}
+    assert set(details) <= {
+        "the head stops",
+        "the head is gone: said goodbye: done",
+        "the head is unreachable",
+    }
 
 
 def test_a_client_whose_head_is_killed_ends_its_requests_itself(head: HeadProcess, tmp_path: Path) -> None:
@@ -75,7 +79,9 @@ def test_a_client_whose_head_is_killed_ends_its_requests_itself(head: HeadProces
     assert replicas[0].exitcode == 1, "a replica whose head is gone ends, and says that this was not in order"
 
 
-def test_killing_joined_replicas_one_after_the_other_loses_no_request(head: HeadProcess, tmp_path: Path) -> None:
+def test_killing_joined_replicas_one_after_the_other_loses_no_request(
+    head: HeadProcess, tmp_path: Path
+) -> None:
     replicas = joined(head.endpoint, 3)
     time.sleep(2.5)
     client = ClientProcess(poisson(rate_per_s=200, duration_s=4, seed=0), head.endpoint, tmp_path)
@@ -96,7 +102,11 @@ def test_bytes_that_are_no_message_are_counted_and_change_nothing(head: HeadProc
         b"GET / HTTP/1.1\r\nHost: head\r\n\r\n",
         b"\xff\0\0\0\0\0\0\0\x01\x7f\x03\0NULL" + bytes(48),  # a greeting, and then nothing
         # A greeting, and a frame that announces a gigabyte.
-        b"\xff\0\0\0\0\0\0\0\x01\x7f\x03\0NULL" + bytes(48) + b"\x02" + struct.pack(">Q", 1 << 30) + os.urandom(512),
+        b"\xff\0\0\0\0\0\0\0\x01\x7f\x03\0NULL"
+        + bytes(48)
+        + b"\x02"
+        + struct.pack(">Q", 1 << 30)
+        + os.urandom(512),
     ]
     for attack in attacks * 3:
         with connect(head.endpoint) as raw:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import zmq
 
-from fleet.actors.base import FleetError
+from fleet.actor import FleetError
 from fleet.messages import InjectSlowness, Payload, ReplicaExited, Reply, Submit
 from fleet.runtime.channel import SocketOptions
 from fleet.runtime.membership import MembershipOptions

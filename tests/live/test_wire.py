@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from fleet.actors.base import FleetError
+from fleet.actor import FleetError
 from fleet.messages import WIRE_MESSAGES, BatchFinished, Payload, Reply, RunBatch, Submit, Work
 from fleet.runtime.wire import (
     CONTROL,

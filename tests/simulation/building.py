@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from fleet import AffineLatency, EmulatedEngine, FleetSpec
 from fleet.actor import Actor
 from fleet.messages import Message, Reply, Tick
-from fleet.runtime.simulate import Simulation
+from fleet.runs.simulate import Simulation
 from fleet.telemetry.run import Run
 from policies import NoBatching
 from traces import Fault, FaultTrace, Request, Trace, TraceEntry

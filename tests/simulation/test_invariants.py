@@ -6,7 +6,7 @@ import pytest
 from msgspec.structs import force_setattr, replace
 
 from fleet.messages import Reply
-from fleet.runtime.invariants import InvariantViolation, audit
+from fleet.runs.invariants import InvariantViolation, audit
 from policies import Window
 from tests.simulation.building import arrivals, faults, fleet, simulation
 from traces import Fault

@@ -10,7 +10,7 @@ import pytest
 from scipy import optimize, stats
 
 from fleet import simulate
-from fleet.runtime.simulate import Simulation
+from fleet.runs.simulate import Simulation
 from policies import (
     AdmissionPolicy,
     Admit,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from fleet.actors.autoscaler import Autoscaler
 from fleet.actor import Actor, FleetError
+from fleet.actors.autoscaler import Autoscaler
 from fleet.actors.batcher import Batcher
 from fleet.actors.health_checker import HealthChecker
 from fleet.actors.replica import ReplicaSettings

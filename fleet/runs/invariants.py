@@ -20,7 +20,7 @@ from fleet.telemetry.run import Run
 from policies.views import ReplicaView
 
 if TYPE_CHECKING:
-    from fleet.runtime.simulate import Simulation
+    from fleet.runs.simulate import Simulation
 
 FULL_EVERY = 1_000
 """Events between two full checks, at least."""

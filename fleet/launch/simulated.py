@@ -9,7 +9,15 @@ from msgspec.structs import replace
 
 from fleet.actor import Actor
 from fleet.actors.replica import Replica, ReplicaSettings
-from fleet.messages import KillReplica, Message, ReplicaExited, ReplicaReported, StartReplica, Tick, TrustChanged
+from fleet.messages import (
+    KillReplica,
+    Message,
+    ReplicaExited,
+    ReplicaReported,
+    StartReplica,
+    Tick,
+    TrustChanged,
+)
 from fleet.runtime.simulated import SimulatedRuntime
 
 
@@ -17,7 +25,12 @@ class SimulatedLauncher(Actor):
     """Adds replicas to the kernel and takes them out of it."""
 
     def __init__(
-        self, runtime: SimulatedRuntime, settings: Callable[[str], ReplicaSettings], *, provision_s: float, observers: str = "observers"
+        self,
+        runtime: SimulatedRuntime,
+        settings: Callable[[str], ReplicaSettings],
+        *,
+        provision_s: float,
+        observers: str = "observers",
     ) -> None:
         self._runtime = runtime
         self._settings = settings

@@ -1,7 +1,8 @@
 """A fleet across hosts: `serve` is a head that waits for others, `join` brings replicas, `drive` brings load.
 
-The same head as in `replay`, with its own clock: a request's arrival is when the head receives it, because no latency is
-computed from two hosts' clocks. The client's own records (`drive`) count from the intended arrival, on its clock.
+The same head as in `replay`, with its own clock: a request's arrival is when the head receives it, because no
+latency is computed from two hosts' clocks. The client's own records (`drive`) count from the intended arrival, on
+its own clock.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import anyio
+import anyio.lowlevel
 from msgspec import Struct
 
 from fleet.actor import FleetError
@@ -22,11 +24,11 @@ from fleet.launch.host import host
 from fleet.launch.launcher import Launcher
 from fleet.launch.subprocess_hosts import SubprocessHosts
 from fleet.messages import Payload, StartReplica
-from fleet.runtime.assembly import OBSERVERS, Head, demand_no_oracle, initial_replicas, replica_settings
+from fleet.runs.assembly import OBSERVERS, Head, demand_no_oracle, initial_replicas, replica_settings
+from fleet.runs.replay import first_error, machine
 from fleet.runtime.live import LiveRuntime, run
 from fleet.runtime.membership import MembershipOptions
 from fleet.runtime.peers import Peer
-from fleet.runtime.replay import first_error, machine
 from fleet.runtime.security import Security, is_loopback, read_allow_list, read_keys
 from fleet.runtime.transport import Node, NodeOptions
 from fleet.spec import FleetSpec
@@ -104,7 +106,12 @@ class Server:
         options = NodeOptions(membership=MembershipOptions(lease_s=spec.lease_s))
         self.node = Node("head", options=options, security=security, insecure=insecure)
         self.runtime = LiveRuntime(
-            seed=seed, node=self.node, name="head", on_peer_joined=self._joined, on_peer_lost=self._lost, observers=None
+            seed=seed,
+            node=self.node,
+            name="head",
+            on_peer_joined=self._joined,
+            on_peer_lost=self._lost,
+            observers=None,
         )
         self.hosts: SubprocessHosts | None = None
         self.launcher: Launcher | None = None
@@ -113,12 +120,16 @@ class Server:
         self, bind: str, local_replicas: int, for_s: float | None, on_ready: Callable[[str], None] | None
     ) -> ServeReport:
         """Listen, and serve to the end."""
-        endpoint = self.node.bind(bind)
-        if local_replicas and not is_loopback(endpoint):
-            raise FleetError("local_replicas need a loopback endpoint; on a public one, use `fleet join` with keys")
+        if local_replicas and not is_loopback(bind):
+            raise FleetError(
+                "local_replicas need a loopback endpoint; on a public one, use `fleet join` with keys"
+            )
         try:
+            endpoint = self.node.bind(bind)
             async with anyio.create_task_group() as tasks:
-                source = self.hosts = SubprocessHosts(self.node, endpoint, tasks, seed=self.seed, lease_s=self.spec.lease_s, most=local_replicas)
+                source = self.hosts = SubprocessHosts(
+                    self.node, endpoint, tasks, seed=self.seed, lease_s=self.spec.lease_s, most=local_replicas
+                )
                 launcher = self.launcher = source.launcher = Launcher(
                     lambda address: replica_settings(self.spec, address, self.seed), source, spares=0
                 )
@@ -137,12 +148,14 @@ class Server:
                         await source.close()
         except BaseExceptionGroup as group:
             raise first_error(group) from None
+        finally:
+            self.node.close()  # no-op when the runtime closed it
         router = self.head.router
         return ServeReport(
             served_s=self.runtime.elapsed_s,
             submitted=router.submitted,
             outcomes={str(outcome): count for outcome, count in sorted(router.ended.items())},
-            counters={**{name: count for name, count in sorted(self.telemetry.counters.items())}, **self._node_counters()},
+            counters={**dict(sorted(self.telemetry.counters.items())), **self._node_counters()},
         )
 
     def _node_counters(self) -> dict[str, int]:
@@ -155,8 +168,10 @@ class Server:
             "peers_lost": counters.peers_lost,
         }
 
-    async def _begin(self, endpoint: str, for_s: float | None, on_ready: Callable[[str], None] | None) -> None:
-        await anyio.sleep(0)
+    async def _begin(
+        self, endpoint: str, for_s: float | None, on_ready: Callable[[str], None] | None
+    ) -> None:
+        await anyio.lowlevel.checkpoint()
         assert self.launcher is not None
         for name in initial_replicas(self.spec):
             self.launcher.on_start_replica(StartReplica(name))
@@ -223,10 +238,9 @@ def join(
         for process in processes:
             process.join()
     except KeyboardInterrupt:
-        # The terminal sent the interrupt to them too; they end by themselves.
+        # The terminal sent the interrupt to them too; they end by themselves, in good order.
         for process in processes:
             process.join(timeout=5.0)
-        raise
     finally:
         for process in processes:
             if process.is_alive():
@@ -235,7 +249,9 @@ def join(
 
 
 def _host_one(head: str, name: str, keys: Path | None, server_key: str | None, insecure: bool) -> None:
-    raise SystemExit(host(head, name, security=client_security(keys, server_key), insecure=insecure, keep_trying=True))
+    raise SystemExit(
+        host(head, name, security=client_security(keys, server_key), insecure=insecure, keep_trying=True)
+    )
 
 
 # --- load --------------------------------------------------------------------------------------------------
@@ -303,8 +319,11 @@ class Driver:
 
     async def main(self, head: str) -> None:
         """Connect, and play the trace once the head has answered."""
-        self.node.connect(head)
-        await self.runtime.run()
+        try:
+            self.node.connect(head)
+            await self.runtime.run()
+        finally:
+            self.node.close()  # no-op when the runtime closed it
 
     def _joined(self, peer: Peer) -> None:
         if not self._started:

@@ -14,14 +14,15 @@ from collections.abc import Callable
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 
 from fleet.actor import FleetError
 from fleet.actors.load_generator import LoadGenerator
 from fleet.launch.launcher import Launcher
 from fleet.launch.subprocess_hosts import SubprocessHosts
 from fleet.messages import Payload, StartReplica
-from fleet.runtime.assembly import OBSERVERS, Head, demand_no_oracle, initial_replicas, replica_settings
-from fleet.runtime.faults import FaultInjector
+from fleet.runs.assembly import OBSERVERS, Head, demand_no_oracle, initial_replicas, replica_settings
+from fleet.runs.faults import FaultInjector
 from fleet.runtime.live import LiveRuntime, run
 from fleet.runtime.membership import MembershipOptions
 from fleet.runtime.peers import Peer
@@ -49,15 +50,15 @@ def replay(
     stall_timeout_s: float = 120.0,
     on_progress: Callable[[int], None] | None = None,
 ) -> Run:
-    """Play `trace` in real time through processes on this machine: this one is the head, and each replica has its own.
+    """Play `trace` in real time: this process is the head, and each replica has a process of its own.
 
     `speed` makes arrivals come that many times faster; engines take the time they take, so the simulation to hold it
     against is that of ``trace.scale_rate(speed)``. `payload` makes what a request carries; without it an engine
     makes an input of the request's size. Raises `FleetError` when the replicas do not come up in
     `start_timeout_s`, and what a policy raised as `PolicyError`; no process outlives the call.
     """
-    live = LiveRun(trace if speed == 1.0 else trace.scale_rate(speed), spec, seed=seed, faults=faults, sessions=sessions,
-                   payload=payload, start_timeout_s=start_timeout_s, stall_timeout_s=stall_timeout_s,
+    live = LiveRun(trace if speed == 1.0 else trace.scale_rate(speed), spec, seed=seed, faults=faults,
+                   sessions=sessions, payload=payload, start_timeout_s=start_timeout_s, stall_timeout_s=stall_timeout_s,
                    on_progress=on_progress, options={"speed": speed, "sessions": sessions})  # fmt: skip
     _demand_no_loop()
     result: Run = run(live.main)
@@ -71,7 +72,9 @@ def _demand_no_loop() -> None:
         asyncio.get_running_loop()
     except RuntimeError:
         return
-    raise FleetError("replay() runs an event loop of its own; from async code use: await anyio.to_thread.run_sync(...)")
+    raise FleetError(
+        "replay() runs an event loop of its own; from async code use: await anyio.to_thread.run_sync(...)"
+    )
 
 
 class LiveRun:
@@ -99,22 +102,29 @@ class LiveRun:
         self.head = Head(spec, self.telemetry)
         self.node = Node("head", options=NodeOptions(membership=MembershipOptions(lease_s=spec.lease_s)))
         self.runtime = LiveRuntime(
-            seed=seed, node=self.node, name="head", on_peer_joined=self._joined, on_peer_lost=self._lost, observers=None
+            seed=seed,
+            node=self.node,
+            name="head",
+            on_peer_joined=self._joined,
+            on_peer_lost=self._lost,
+            observers=None,
         )
         self.client = LoadGenerator(
-            trace, telemetry=self.telemetry, on_done=self.runtime.stop, sessions=sessions, stall_timeout_s=stall_timeout_s,
-            payload=payload, progress=on_progress,
+            trace, telemetry=self.telemetry, on_done=self.runtime.stop, sessions=sessions,
+            stall_timeout_s=stall_timeout_s, payload=payload, progress=on_progress,
         )  # fmt: skip
         self.hosts: SubprocessHosts | None = None
         self.launcher: Launcher | None = None
 
     async def main(self) -> Run:
         """Start the replicas, play the trace, end everything."""
-        endpoint = self.node.bind("tcp://127.0.0.1:*")
         try:
+            endpoint = self.node.bind("tcp://127.0.0.1:*")
             async with anyio.create_task_group() as tasks:
-                hosts = self.hosts = SubprocessHosts(self.node, endpoint, tasks, seed=self.seed, lease_s=self.spec.lease_s)
-                low, high = self.spec.bounds
+                hosts = self.hosts = SubprocessHosts(
+                    self.node, endpoint, tasks, seed=self.seed, lease_s=self.spec.lease_s
+                )
+                _, high = self.spec.bounds
                 spares = min(2, high - self.spec.replicas) + (self.faults is not None)
                 launcher = self.launcher = hosts.launcher = Launcher(
                     lambda address: replica_settings(self.spec, address, self.seed), hosts, spares=spares
@@ -132,6 +142,8 @@ class LiveRun:
                         await hosts.close()
         except BaseExceptionGroup as group:
             raise first_error(group) from None
+        finally:
+            self.node.close()  # no-op when the runtime closed it
         return self._finish()
 
     async def _begin(self) -> None:
@@ -147,12 +159,14 @@ class LiveRun:
 
         launcher.on_change = on_change
         names = initial_replicas(self.spec)
-        await anyio.sleep(0)  # the runtime starts its actors first
+        await anyio.lowlevel.checkpoint()  # the runtime starts its actors first
         for name in names:
             launcher.on_start_replica(StartReplica(name))
         with anyio.move_on_after(self.start_timeout_s) as timeout:
             while True:
-                states = {name: launcher.last_report[name].state for name in names if name in launcher.last_report}
+                states = {
+                    name: launcher.last_report[name].state for name in names if name in launcher.last_report
+                }
                 for name in names:
                     if name in launcher.exits or states.get(name) == "failed":
                         report = launcher.last_report.get(name)
@@ -162,8 +176,14 @@ class LiveRun:
                     break
                 await changed.wait()
         if timeout.cancelled_caught:
-            late = [f"{name} is {states.get(name, 'without a process')}" for name in names if states.get(name) != "ready"]
-            raise FleetError(f"the initial replicas were not ready after {self.start_timeout_s} s: {', '.join(late)}")
+            late = [
+                f"{name} is {states.get(name, 'without a process')}"
+                for name in names
+                if states.get(name) != "ready"
+            ]
+            raise FleetError(
+                f"the initial replicas were not ready after {self.start_timeout_s} s: {', '.join(late)}"
+            )
         launcher.on_change = lambda: None
         self.runtime.begin()
         self.head.host(self.runtime)
@@ -207,7 +227,12 @@ def first_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
 
 def machine() -> dict[str, Any]:
     """Where a live run ran: what its figures depend on, and nothing that identifies the machine."""
-    return {"cpus": os.cpu_count(), "platform": platform.machine(), "system": platform.system(), "python": sys.version.split()[0]}
+    return {
+        "cpus": os.cpu_count(),
+        "platform": platform.machine(),
+        "system": platform.system(),
+        "python": sys.version.split()[0],
+    }
 
 
 class LiveFaults:

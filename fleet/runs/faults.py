@@ -7,7 +7,16 @@ from typing import Any, Protocol
 
 from fleet.actor import Actor, Context
 from fleet.actors.roster import Roster
-from fleet.messages import Drain, InjectSlowness, Message, ReplicaExited, ReplicaReported, Tick, TrustChanged, Undeliverable
+from fleet.messages import (
+    Drain,
+    InjectSlowness,
+    Message,
+    ReplicaExited,
+    ReplicaReported,
+    Tick,
+    TrustChanged,
+    Undeliverable,
+)
 from fleet.telemetry.sink import Telemetry
 from traces.faults import Fault, FaultTrace
 

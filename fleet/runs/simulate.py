@@ -8,11 +8,11 @@ from contextlib import contextmanager
 
 from fleet.actor import FleetError
 from fleet.actors.load_generator import LoadGenerator
-from fleet.runtime.assembly import OBSERVERS, Head, initial_replicas, replica_settings
-from fleet.runtime.faults import FaultInjector
-from fleet.runtime.invariants import InvariantChecker, audit
+from fleet.launch.simulated import SimulatedLauncher
+from fleet.runs.assembly import OBSERVERS, Head, initial_replicas, replica_settings
+from fleet.runs.faults import FaultInjector
+from fleet.runs.invariants import InvariantChecker, audit
 from fleet.runtime.simulated import SimulatedRuntime
-from fleet.runtime.simulated_launcher import SimulatedLauncher
 from fleet.spec import COMPONENTS, FleetSpec
 from fleet.telemetry.run import Run, finish_run
 from fleet.telemetry.sink import Telemetry
@@ -82,7 +82,9 @@ class Simulation:
         self.runtime.add("launcher", self.launcher)
         if faults is not None:
             self.runtime.subscribe(OBSERVERS, "faults")
-            self.runtime.add("faults", FaultInjector(faults, SimulatedFaults(self.runtime, self.launcher), self.telemetry))
+            self.runtime.add(
+                "faults", FaultInjector(faults, SimulatedFaults(self.runtime, self.launcher), self.telemetry)
+            )
         for address in initial_replicas(spec):
             self.launcher.bring_up(address, preloaded=True)
         self.runtime.add(CLIENT, self.client)
@@ -100,13 +102,15 @@ class Simulation:
                 self.runtime.run(waiting=self.head.router.waiting, until_s=until_s)
         except Exception as error:
             error.add_note(
-                f"virtual time {self.runtime.now:.6f} s; see it again with seed={self.seed} on trace {self.trace.sha256[:16]}"
+                f"virtual time {self.runtime.now:.6f} s; "
+                f"see it again with seed={self.seed} on trace {self.trace.sha256[:16]}"
             )
             raise
         self.telemetry.counters["lost_messages"] += self.runtime.lost
         run = finish_run(
             self.telemetry, self.trace, self.spec, seed=self.seed, runtime="simulated", ended_s=self.runtime.now,
-            unfinished=self.client.unfinished(), faults=self.faults, options={"sessions": self.sessions, "until_s": until_s},
+            unfinished=self.client.unfinished(), faults=self.faults,
+            options={"sessions": self.sessions, "until_s": until_s},
         )  # fmt: skip
         if self.checker is not None:
             self.checker.check_all()

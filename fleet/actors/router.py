@@ -289,7 +289,7 @@ class Router(Actor):
             if message.failure == "overloaded":
                 self._withdraw(pending, "overloaded")
                 self._end(pending, "shed", detail=message.detail)
-            elif message.failure in {"moved", "withdrawn"}:
+            elif message.failure == "moved" or message.failure == "withdrawn":  # noqa: PLR1714  # narrows the type below
                 self._withdraw(pending, "withdrawn")
                 self._restart(pending)
                 self._telemetry.counters["moved"] += 1

@@ -195,7 +195,7 @@ def test_a_key_file_that_is_absent_says_so(tmp_path):
 def test_an_allow_list_is_read_from_toml_and_mistakes_name_their_place(tmp_path):
     path = tmp_path / "allow.toml"
     path.write_bytes(f'[[peers]]\nkey = "{REPLICA.public}"\nname = "host-a"\n'.encode())
-    assert read_allow_list(path) == AllowList((PeerRule(REPLICA.public, ("replica/*",), "host-a"),))
+    assert read_allow_list(path) == AllowList((PeerRule(REPLICA.public, ("host/*", "replica/*"), "host-a"),))
     path.write_text('[[peers]]\nkey = "short"\n')
     with pytest.raises(FleetError, match=r"\$\.peers\[0\]\.key"):
         read_allow_list(path)

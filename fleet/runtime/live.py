@@ -103,7 +103,11 @@ class LiveContext:
         if delay_s < 0.0:
             raise FleetError(f"{self.address} asked for {type(message).__name__} {-delay_s} s ago")
         timer = LiveTimer(self._runtime, self, message)
-        self._runtime.alarm.at(time.monotonic() + delay_s, timer)
+        if delay_s == 0.0:
+            # The loop's next turn, without a trip through the kernel's timer.
+            self._runtime.loop.call_soon(self._runtime.on_timers, [timer])
+        else:
+            self._runtime.alarm.at(time.monotonic() + delay_s, timer)
         return timer
 
     def in_thread(self, work: Callable[[], T], then: Callable[[T], Message]) -> None:
@@ -231,7 +235,7 @@ class LiveRuntime:
     async def run(self) -> None:
         """Start the actors in the order they were added; return after `stop`, or raise what an actor raised."""
         self.loop = asyncio.get_running_loop()
-        self.alarm = Alarm(self.loop, self._on_timers)
+        self.alarm = Alarm(self.loop, self.on_timers)
         self._ended = anyio.Event()
         self._running = True
         self.began_s = time.monotonic()
@@ -327,7 +331,7 @@ class LiveRuntime:
         self._turn_scheduled = False
         self._work(())
 
-    def _on_timers(self, timers: list[LiveTimer]) -> None:
+    def on_timers(self, timers: list[LiveTimer]) -> None:
         """Deliver those that are due, in order. One may cancel the next, so each is looked at when its turn comes."""
         for timer in timers:
             context, timer.context = timer.context, None

@@ -7,8 +7,8 @@ way, admission, routing, queueing, batching, health, scaling, records.
 from __future__ import annotations
 
 import multiprocessing
-import multiprocessing.synchronize
 import time
+from collections.abc import Iterator
 from multiprocessing.connection import Connection
 
 from msgspec import Struct
@@ -17,6 +17,8 @@ from fleet import AffineLatency, EmulatedEngine, FleetSpec
 from fleet.messages import Payload
 from fleet.runs.serve import Driver, join, serve
 from policies import Greedy, PowerOfTwoChoices
+from tests.bench.live_echo import batch_path, raw_echo
+from tests.bench.table import Row
 from traces import Trace, poisson
 from traces.schema import Header, Request, TraceEntry
 
@@ -32,9 +34,9 @@ class FleetResult(Struct, frozen=True):
 
 
 def spec() -> FleetSpec:
-    """Two replicas, batches of up to 16, an engine that takes a microsecond."""
+    """Two replicas, batches of up to 16, an engine that takes no time."""
     return FleetSpec(
-        engine=EmulatedEngine(latency=AffineLatency(base_s=1e-6, per_item_s=0.0)),
+        engine=EmulatedEngine(latency=AffineLatency(base_s=0.0, per_item_s=0.0)),
         replicas=2,
         routing=PowerOfTwoChoices(),
         batching=Greedy(max_batch=16),
@@ -42,8 +44,7 @@ def spec() -> FleetSpec:
     )
 
 
-def _serve(pipe: Connection, stop: multiprocessing.synchronize.Event) -> None:
-    del stop
+def _serve(pipe: Connection) -> None:
     serve(spec(), "tcp://127.0.0.1:*", on_ready=pipe.send)
 
 
@@ -64,7 +65,7 @@ def _drive(endpoint: str, trace: Trace, pipe: Connection) -> None:
         payload=lambda request: PAYLOAD,
     )
     run(lambda: driver.main(endpoint))
-    ended = driver.telemetry.ended.table()
+    ended = driver.telemetry.ended.take()
     pipe.send((ended["ended_s"].to_pylist(), ended["arrived_s"].to_pylist(), ended["outcome"].to_pylist()))
 
 
@@ -78,8 +79,7 @@ def live_fleet(requests: int = 50_000) -> FleetResult:
     """Measure both, in processes of their own."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    stop = context.Event()
-    head = context.Process(target=_serve, args=(theirs, stop))
+    head = context.Process(target=_serve, args=(theirs,))
     head.start()
     endpoint = ours.recv()
     replicas = [context.Process(target=_join, args=(endpoint,)) for _ in range(2)]
@@ -110,6 +110,26 @@ def _play(
     result: tuple[list[float], list[float], list[str]] = ours.recv()
     client.join()
     return result
+
+
+def rows() -> Iterator[Row]:
+    """Ours beside the raw echo and a chain of as many hops that only hands on, all taken in this run."""
+    echo, fleet, chain = raw_echo(2.0), live_fleet(), batch_path(2.0)
+    rate, p50 = fleet.rate_per_s / echo.rate_per_s, fleet.unloaded_p50_s / echo.p50_s
+    yield Row(
+        "raw ROUTER echo, one hop there and back",
+        f"{echo.rate_per_s:,.0f} req/s, p50 {echo.p50_s * 1e3:.2f} ms",
+    )
+    yield Row(
+        "the same path with actors that only hand on",
+        f"{chain.rate_per_s:,.0f} req/s, p50 {chain.p50_s * 1e3:.2f} ms",
+    )
+    yield Row(
+        "fleet, every mechanism on", f"{fleet.rate_per_s:,.0f} req/s, p50 {fleet.unloaded_p50_s * 1e3:.2f} ms"
+    )
+    yield Row("fleet ÷ echo, rate", f"{rate:.2f}", "≥ 0.30", rate >= 0.30)
+    yield Row("fleet ÷ echo, unloaded p50", f"{p50:.2f}", "≤ 2.5", p50 <= 2.5)
+    yield Row("fleet ÷ handing on, unloaded p50", f"{fleet.unloaded_p50_s / chain.p50_s:.2f}")
 
 
 if __name__ == "__main__":

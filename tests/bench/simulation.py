@@ -101,7 +101,7 @@ def growth_rows() -> Iterator[Row]:
             )
 
 
-GROWTH = 1.5
+GROWTH = 1.35
 """The most that time a request may grow: 64 times the replicas deepen the heap and outgrow the caches."""
 
 

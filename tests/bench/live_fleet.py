@@ -19,7 +19,7 @@ from fleet.runs.serve import Driver, join, serve
 from policies import Greedy, PowerOfTwoChoices
 from tests.bench.live_echo import batch_path, raw_echo
 from tests.bench.table import Row
-from traces import Trace, poisson
+from traces import Trace
 from traces.schema import Header, Request, TraceEntry
 
 PAYLOAD = Payload(data=bytes(256))
@@ -57,7 +57,7 @@ def _drive(endpoint: str, trace: Trace, pipe: Connection) -> None:
 
     driver = Driver(
         trace,
-        sessions=False,
+        sessions=True,
         security=None,
         insecure=False,
         stall_timeout_s=60.0,
@@ -73,6 +73,15 @@ def burst(requests: int) -> Trace:
     """All at once: the fleet is saturated from the first to the last."""
     entries = [TraceEntry(Request(str(number), 0.0)) for number in range(requests)]
     return Trace.from_entries(entries, Header(source="burst", provenance="synthetic"))
+
+
+def one_at_a_time(requests: int) -> Trace:
+    """Each is sent when the one before it is answered, as the echo's are: the fleet is idle but for that one."""
+    entries = [
+        TraceEntry(Request(str(number), 0.0, parent=str(number - 1) if number else None), think_s=0.0)
+        for number in range(requests)
+    ]
+    return Trace.from_entries(entries, Header(source="one at a time", provenance="synthetic"))
 
 
 def live_fleet(requests: int = 50_000) -> FleetResult:
@@ -92,7 +101,7 @@ def live_fleet(requests: int = 50_000) -> FleetResult:
         ended.sort()
         # From the first percentile to the last reply: the burst's own encoding is not the fleet's rate.
         rate = (requests * 0.98) / (ended[int(requests * 0.99)] - ended[int(requests * 0.01)])
-        replied, arrived, _ = _play(context, endpoint, poisson(rate_per_s=100, duration_s=5, seed=0))
+        replied, arrived, _ = _play(context, endpoint, one_at_a_time(2_000))
         latencies = sorted(end - start for end, start in zip(replied, arrived, strict=True))
     finally:
         for process in (head, *replicas):

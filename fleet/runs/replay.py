@@ -18,19 +18,14 @@ import anyio.lowlevel
 
 from fleet.actor import FleetError
 from fleet.actors.load_generator import LoadGenerator
-from fleet.launch.launcher import Launcher
-from fleet.launch.subprocess_hosts import SubprocessHosts
 from fleet.messages import Payload, StartReplica
-from fleet.runs.assembly import OBSERVERS, Head, demand_no_oracle, initial_replicas, replica_settings
+from fleet.runs.assembly import OBSERVERS, initial_replicas
 from fleet.runs.faults import FaultInjector
-from fleet.runtime.live import LiveRuntime, run
-from fleet.runtime.membership import MembershipOptions
-from fleet.runtime.peers import Peer
-from fleet.runtime.transport import Node, NodeOptions
+from fleet.runs.live_head import LiveHead
+from fleet.runtime.live import run
 from fleet.seeding import rng_for
 from fleet.spec import FleetSpec
 from fleet.telemetry.run import Run, finish_run
-from fleet.telemetry.sink import Telemetry
 from traces import FaultTrace, Trace
 from traces.schema import Request
 
@@ -77,7 +72,7 @@ def _demand_no_loop() -> None:
     )
 
 
-class LiveRun:
+class LiveRun(LiveHead):
     """One live run on this machine; `replay` is what most callers want."""
 
     def __init__(
@@ -94,119 +89,64 @@ class LiveRun:
         on_progress: Callable[[int], None] | None,
         options: dict[str, Any],  # Any: JSON values for the manifest
     ) -> None:
-        self.spec = spec = spec.replace()  # fresh policies: a spec can be run any number of times
-        demand_no_oracle(spec)
-        self.trace, self.seed, self.faults, self.options = trace, seed, faults, options
+        super().__init__(spec, seed=seed)
+        self.trace, self.faults, self.options = trace, faults, options
         self.start_timeout_s = start_timeout_s
-        self.telemetry = Telemetry()
-        self.head = Head(spec, self.telemetry)
-        self.node = Node("head", options=NodeOptions(membership=MembershipOptions(lease_s=spec.lease_s)))
-        self.runtime = LiveRuntime(
-            seed=seed,
-            node=self.node,
-            name="head",
-            on_peer_joined=self._joined,
-            on_peer_lost=self._lost,
-            observers=None,
-        )
         self.client = LoadGenerator(
             trace, telemetry=self.telemetry, on_done=self.runtime.stop, sessions=sessions,
             stall_timeout_s=stall_timeout_s, payload=payload, progress=on_progress,
         )  # fmt: skip
-        self.hosts: SubprocessHosts | None = None
-        self.launcher: Launcher | None = None
 
     async def main(self) -> Run:
         """Start the replicas, play the trace, end everything."""
-        try:
-            endpoint = self.node.bind("tcp://127.0.0.1:*")
-            async with anyio.create_task_group() as tasks:
-                hosts = self.hosts = SubprocessHosts(
-                    self.node, endpoint, tasks, seed=self.seed, lease_s=self.spec.lease_s
-                )
-                _, high = self.spec.bounds
-                spares = min(2, high - self.spec.replicas) + (self.faults is not None)
-                launcher = self.launcher = hosts.launcher = Launcher(
-                    lambda address: replica_settings(self.spec, address, self.seed), hosts, spares=spares
-                )
-                self.runtime.subscribe(OBSERVERS, "launcher")
-                self.runtime.add("launcher", launcher)
-                try:
-                    async with anyio.create_task_group() as running:
-                        running.start_soon(self._begin)
-                        await self.runtime.run()
-                        running.cancel_scope.cancel()
-                finally:
-                    launcher.closing = True
-                    with anyio.CancelScope(shield=True):
-                        await hosts.close()
-        except BaseExceptionGroup as group:
-            raise first_error(group) from None
-        finally:
-            self.node.close()  # no-op when the runtime closed it
+        _, high = self.spec.bounds
+        # A replica that faults or load will ask for finds a process that has started already.
+        spares = min(2, high - self.spec.replicas) + (self.faults is not None)
+        await self.run("tcp://127.0.0.1:*", self._begin, spares=spares)
         return self._finish()
 
     async def _begin(self) -> None:
         """Wait for the initial replicas, set the clock to zero, and let the load begin."""
-        launcher = self.launcher
-        assert launcher is not None
-        changed = anyio.Event()
-
-        def on_change() -> None:
-            nonlocal changed
-            changed.set()
-            changed = anyio.Event()
-
-        launcher.on_change = on_change
         names = initial_replicas(self.spec)
         await anyio.lowlevel.checkpoint()  # the runtime starts its actors first
         for name in names:
-            launcher.on_start_replica(StartReplica(name))
+            self.launcher.on_start_replica(StartReplica(name))
         with anyio.move_on_after(self.start_timeout_s) as timeout:
-            while True:
-                states = {
-                    name: launcher.last_report[name].state for name in names if name in launcher.last_report
-                }
-                for name in names:
-                    if name in launcher.exits or states.get(name) == "failed":
-                        report = launcher.last_report.get(name)
-                        detail = (report.detail if report is not None else None) or launcher.exits.get(name)
-                        raise FleetError(f"{name} did not come up: {detail}")
-                if all(states.get(name) == "ready" for name in names):
-                    break
-                await changed.wait()
+            await self._all_ready(names)
         if timeout.cancelled_caught:
-            late = [
-                f"{name} is {states.get(name, 'without a process')}"
-                for name in names
-                if states.get(name) != "ready"
-            ]
-            raise FleetError(
-                f"the initial replicas were not ready after {self.start_timeout_s} s: {', '.join(late)}"
-            )
-        launcher.on_change = lambda: None
+            states = {name: self._state(name) or "without a process" for name in names}
+            late = ", ".join(f"{name} is {state}" for name, state in states.items() if state != "ready")
+            raise FleetError(f"the initial replicas were not ready after {self.start_timeout_s} s: {late}")
         self.runtime.begin()
         self.head.host(self.runtime)
         if self.faults is not None:
             self.runtime.subscribe(OBSERVERS, "faults")
             self.runtime.add("faults", FaultInjector(self.faults, LiveFaults(self), self.telemetry))
         for name in names:
-            self.runtime.send(OBSERVERS, "launcher", launcher.last_report[name])
+            self.runtime.send(OBSERVERS, "launcher", self.launcher.last_report[name])
         self.runtime.add(CLIENT, self.client)
 
-    def _joined(self, peer: Peer) -> None:
-        assert self.launcher is not None
-        assert self.hosts is not None
-        for address in sorted(peer.addresses):
-            if address.startswith("host/"):
-                self.hosts.joined.add(address)
-                self.launcher.host_joined(address)
+    async def _all_ready(self, names: list[str]) -> None:
+        """Return when all are; raise when one never will be."""
+        changed = anyio.Event()
 
-    def _lost(self, peer: Peer, reason: str, expected: bool) -> None:
-        assert self.launcher is not None
-        for address in sorted(peer.addresses):
-            if address.startswith("host/") and not self.launcher.closing:
-                self.launcher.host_lost(address, reason, expected=expected)
+        def on_change() -> None:
+            changed.set()
+
+        self.launcher.on_change = on_change
+        while not all(self._state(name) == "ready" for name in names):
+            for name in names:
+                if name in self.launcher.exits or self._state(name) == "failed":
+                    report = self.launcher.last_report.get(name)
+                    detail = (report.detail if report is not None else None) or self.launcher.exits.get(name)
+                    raise FleetError(f"{name} did not come up: {detail}")
+            await changed.wait()
+            changed = anyio.Event()
+        self.launcher.on_change = lambda: None
+
+    def _state(self, name: str) -> str | None:
+        report = self.launcher.last_report.get(name)
+        return None if report is None else report.state
 
     def _finish(self) -> Run:
         counters = self.telemetry.counters
@@ -217,12 +157,6 @@ class LiveRun:
             self.telemetry, self.trace, self.spec, seed=self.seed, runtime="live", ended_s=self.runtime.elapsed_s,
             unfinished=self.client.unfinished(), faults=self.faults, options=self.options, machine=machine(),
         )  # fmt: skip
-
-
-def first_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The exception that ended the run, out of the task groups' wrapping."""
-    first = group.exceptions[0]
-    return first_error(first) if isinstance(first, BaseExceptionGroup) else first
 
 
 def machine() -> dict[str, Any]:
@@ -243,21 +177,21 @@ class LiveFaults:
         self._rng: random.Random = rng_for(live.seed, "network")
 
     def _host(self, replica: str) -> str | None:
-        return self._live.launcher.assigned.get(replica) if self._live.launcher is not None else None
+        return self._live.launcher.assigned.get(replica)
 
     def crash(self, replica: str) -> None:
         host = self._host(replica)
-        if host is not None and self._live.hosts is not None:
+        if host is not None:
             self._live.hosts.kill(host)
 
     def hang(self, replica: str) -> None:
         host = self._host(replica)
-        if host is not None and self._live.hosts is not None:
+        if host is not None:
             self._live.hosts.suspend(host)
 
     def resume(self, replica: str) -> None:
         host = self._host(replica)
-        if host is not None and self._live.hosts is not None:
+        if host is not None:
             self._live.hosts.resume(host)
 
     def partition(self, replica: str, cut: bool) -> None:
@@ -271,5 +205,4 @@ class LiveFaults:
             self._live.node.drop(host.removeprefix("host/"), probability, self._rng)
 
     def fail_load(self, replica: str | None) -> None:
-        if self._live.launcher is not None:
-            self._live.launcher.failing_loads.append(replica)
+        self._live.launcher.failing_loads.append(replica)

@@ -21,16 +21,14 @@ from msgspec import Struct
 from fleet.actor import FleetError
 from fleet.actors.load_generator import LoadGenerator
 from fleet.launch.host import host
-from fleet.launch.launcher import Launcher
-from fleet.launch.subprocess_hosts import SubprocessHosts
 from fleet.messages import Payload, StartReplica
-from fleet.runs.assembly import OBSERVERS, Head, demand_no_oracle, initial_replicas, replica_settings
-from fleet.runs.replay import first_error, machine
+from fleet.runs.assembly import initial_replicas
+from fleet.runs.live_head import LiveHead
+from fleet.runs.replay import machine
 from fleet.runtime.live import LiveRuntime, run
-from fleet.runtime.membership import MembershipOptions
 from fleet.runtime.peers import Peer
 from fleet.runtime.security import Security, is_loopback, read_allow_list, read_keys
-from fleet.runtime.transport import Node, NodeOptions
+from fleet.runtime.transport import Node
 from fleet.spec import FleetSpec
 from fleet.telemetry.run import Run, finish_run
 from fleet.telemetry.sink import Telemetry
@@ -94,27 +92,11 @@ def serve(
     return result
 
 
-class Server:
-    """One head, and what it needs to be one."""
+class Server(LiveHead):
+    """One head that runs until it is told to stop."""
 
     def __init__(self, spec: FleetSpec, *, seed: int, security: Security | None, insecure: bool) -> None:
-        self.spec = spec = spec.replace()
-        demand_no_oracle(spec)
-        self.seed = seed
-        self.telemetry = Telemetry()
-        self.head = Head(spec, self.telemetry, stamp_arrivals=True)
-        options = NodeOptions(membership=MembershipOptions(lease_s=spec.lease_s))
-        self.node = Node("head", options=options, security=security, insecure=insecure)
-        self.runtime = LiveRuntime(
-            seed=seed,
-            node=self.node,
-            name="head",
-            on_peer_joined=self._joined,
-            on_peer_lost=self._lost,
-            observers=None,
-        )
-        self.hosts: SubprocessHosts | None = None
-        self.launcher: Launcher | None = None
+        super().__init__(spec, seed=seed, stamp_arrivals=True, security=security, insecure=insecure)
 
     async def main(
         self, bind: str, local_replicas: int, for_s: float | None, on_ready: Callable[[str], None] | None
@@ -124,32 +106,11 @@ class Server:
             raise FleetError(
                 "local_replicas need a loopback endpoint; on a public one, use `fleet join` with keys"
             )
-        try:
-            endpoint = self.node.bind(bind)
-            async with anyio.create_task_group() as tasks:
-                source = self.hosts = SubprocessHosts(
-                    self.node, endpoint, tasks, seed=self.seed, lease_s=self.spec.lease_s, most=local_replicas
-                )
-                launcher = self.launcher = source.launcher = Launcher(
-                    lambda address: replica_settings(self.spec, address, self.seed), source, spares=0
-                )
-                self.runtime.subscribe(OBSERVERS, "launcher")
-                self.runtime.add("launcher", launcher)
-                self.head.host(self.runtime)
-                try:
-                    async with anyio.create_task_group() as running:
-                        running.start_soon(self._watch_signals)
-                        running.start_soon(self._begin, endpoint, for_s, on_ready)
-                        await self.runtime.run()
-                        running.cancel_scope.cancel()
-                finally:
-                    launcher.closing = True
-                    with anyio.CancelScope(shield=True):
-                        await source.close()
-        except BaseExceptionGroup as group:
-            raise first_error(group) from None
-        finally:
-            self.node.close()  # no-op when the runtime closed it
+
+        async def begin() -> None:
+            await self._begin(for_s, on_ready)
+
+        await self.run(bind, self._watch_signals, begin, most=local_replicas)
         router = self.head.router
         return ServeReport(
             served_s=self.runtime.elapsed_s,
@@ -168,15 +129,13 @@ class Server:
             "peers_lost": counters.peers_lost,
         }
 
-    async def _begin(
-        self, endpoint: str, for_s: float | None, on_ready: Callable[[str], None] | None
-    ) -> None:
-        await anyio.lowlevel.checkpoint()
-        assert self.launcher is not None
+    async def _begin(self, for_s: float | None, on_ready: Callable[[str], None] | None) -> None:
+        await anyio.lowlevel.checkpoint()  # the runtime starts its actors first
+        self.head.host(self.runtime)
         for name in initial_replicas(self.spec):
             self.launcher.on_start_replica(StartReplica(name))
         if on_ready is not None:
-            on_ready(endpoint)
+            on_ready(self.endpoint)
         if for_s is not None:
             await anyio.sleep(for_s)
             self._stop()
@@ -191,20 +150,6 @@ class Server:
             async for _ in signals:
                 self._stop()
                 return
-
-    def _joined(self, peer: Peer) -> None:
-        assert self.launcher is not None
-        assert self.hosts is not None
-        for address in sorted(peer.addresses):
-            if address.startswith("host/"):
-                self.hosts.joined.add(address)
-                self.launcher.host_joined(address)
-
-    def _lost(self, peer: Peer, reason: str, expected: bool) -> None:
-        assert self.launcher is not None
-        for address in sorted(peer.addresses):
-            if address.startswith("host/") and not self.launcher.closing:
-                self.launcher.host_lost(address, reason, expected=expected)
 
 
 # --- replicas ----------------------------------------------------------------------------------------------

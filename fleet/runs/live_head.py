@@ -1,0 +1,113 @@
+"""The head's process of a live fleet: its actors, its node, and the host processes it starts.
+
+`replay` and `serve` are both a `LiveHead`; they differ in what they do beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import anyio
+
+from fleet.launch.launcher import Launcher
+from fleet.launch.subprocess_hosts import SubprocessHosts
+from fleet.runs.assembly import OBSERVERS, Head, demand_no_oracle, replica_settings
+from fleet.runtime.live import LiveRuntime
+from fleet.runtime.membership import MembershipOptions
+from fleet.runtime.peers import Peer
+from fleet.runtime.security import Security
+from fleet.runtime.transport import Node, NodeOptions
+from fleet.spec import FleetSpec
+from fleet.telemetry.sink import Telemetry
+
+
+class LiveHead:
+    """A node that listens, a launcher with its hosts, and a `Head` that the subclass hosts when it is time."""
+
+    hosts: SubprocessHosts
+    launcher: Launcher
+    endpoint: str
+    """All three are there once `run` has begun."""
+
+    def __init__(
+        self,
+        spec: FleetSpec,
+        *,
+        seed: int,
+        stamp_arrivals: bool = False,
+        security: Security | None = None,
+        insecure: bool = False,
+    ) -> None:
+        self.spec = spec = spec.replace()  # fresh policies: a spec can be run any number of times
+        demand_no_oracle(spec)
+        self.seed = seed
+        self.telemetry = Telemetry()
+        self.head = Head(spec, self.telemetry, stamp_arrivals=stamp_arrivals)
+        options = NodeOptions(membership=MembershipOptions(lease_s=spec.lease_s))
+        self.node = Node("head", options=options, security=security, insecure=insecure)
+        self.runtime = LiveRuntime(
+            seed=seed,
+            node=self.node,
+            name="head",
+            on_peer_joined=self._joined,
+            on_peer_lost=self._lost,
+            observers=None,
+        )
+
+    async def run(
+        self,
+        bind: str,
+        *beside: Callable[[], Coroutine[Any, Any, None]],
+        spares: int = 0,
+        most: int | None = None,
+    ) -> None:
+        """Listen at `bind`, and run until the runtime is stopped; each of `beside` is a task that begins with it.
+
+        `spares` and `most` bound the host processes that are children of this one. None of them outlives the call.
+        """
+        try:
+            self.endpoint = self.node.bind(bind)
+            async with anyio.create_task_group() as tasks:
+                self.hosts = SubprocessHosts(
+                    self.node, self.endpoint, tasks, seed=self.seed, lease_s=self.spec.lease_s, most=most
+                )
+                self.launcher = self.hosts.launcher = Launcher(
+                    lambda address: replica_settings(self.spec, address, self.seed), self.hosts, spares=spares
+                )
+                self.runtime.subscribe(OBSERVERS, "launcher")
+                self.runtime.add("launcher", self.launcher)
+                try:
+                    async with anyio.create_task_group() as running:
+                        for task in beside:
+                            running.start_soon(task)
+                        await self.runtime.run()
+                        running.cancel_scope.cancel()
+                finally:
+                    self.launcher.closing = True
+                    with anyio.CancelScope(shield=True):
+                        await self.hosts.close()
+        except BaseExceptionGroup as group:
+            raise _first(group) from None
+        finally:
+            self.node.close()  # no-op when the runtime closed it
+
+    def _joined(self, peer: Peer) -> None:
+        for address in _hosts_of(peer):
+            self.hosts.joined.add(address)
+            self.launcher.host_joined(address)
+
+    def _lost(self, peer: Peer, reason: str, expected: bool) -> None:
+        for address in _hosts_of(peer):
+            if not self.launcher.closing:
+                self.launcher.host_lost(address, reason, expected=expected)
+
+
+def _hosts_of(peer: Peer) -> list[str]:
+    return sorted(address for address in peer.addresses if address.startswith("host/"))
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The exception that ended the run, out of the task groups' wrapping."""
+    first = group.exceptions[0]
+    return _first(first) if isinstance(first, BaseExceptionGroup) else first

@@ -19,7 +19,6 @@ from policies.base import (
     RoutingPolicy,
     ScalingPolicy,
     WarmPoolPolicy,
-    checked,
 )
 from policies.batching.greedy import Greedy
 from policies.batching.no_batching import NoBatching
@@ -149,6 +148,5 @@ __all__ = [
     "WeightedRandom",
     "Window",
     "build",
-    "checked",
     "describe",
 ]

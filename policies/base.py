@@ -54,7 +54,7 @@ class Component(
     """A value with typed parameters (its fields) and private state (any other attribute).
 
     Copying, pickling or decoding gives a fresh one with the same parameters: state never leaks between runs.
-    Constructors do not check `Meta` bounds; `checked()` does, and so does building a `FleetSpec`.
+    Constructors do not check `Meta` bounds; `policies.build` does, and so building a `FleetSpec` does too.
     """
 
     slot: ClassVar[str] = ""
@@ -224,16 +224,6 @@ SLOTS: dict[str, type[Policy]] = {
     )
 }  # fmt: skip
 """Every slot's base class by the slot's name (the field's name in a FleetSpec)."""
-
-
-def checked(component: Component, path: str = "$") -> Component:
-    """A fresh copy whose parameters were validated, `Meta` bounds included.
-
-    Raises `PolicyError` that names the parameter, such as ``$.routing.choices: Expected `int` >= 1``.
-    """
-    from policies.registry import build  # which stands above this module
-
-    return build(type(component), component, path)
 
 
 def at_path(message: str, path: str) -> str:

@@ -17,7 +17,7 @@ from policies import (
     Random,
     RoutingPolicy,
     WeightedRandom,
-    checked,
+    build,
 )
 from policies.base import at_path, kebab_case
 
@@ -77,8 +77,8 @@ def test_copies_do_not_share_mutable_parameters() -> None:
 
 def test_checked_names_the_parameter() -> None:
     with pytest.raises(PolicyError, match=r"^\$\.routing\.choices: Expected `int` >= 1$"):
-        checked(PowerOfTwoChoices(choices=0), "$.routing")
-    assert checked(Random()) == Random()
+        build(RoutingPolicy, PowerOfTwoChoices(choices=0), "$.routing")
+    assert build(RoutingPolicy, Random()) == Random()
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,13 @@ AZURE_2024 = (
     b"2024-05-10 02:00:01.009930+02:00,2399,6\n"
     b"2024-05-10 00:00:02Z,76,0\n"
 )
+BAILIAN = (
+    b'{"chat_id": 159, "parent_chat_id": -1, "timestamp": 61.114, "input_length": 21, "output_length": 132, '
+    b'"type": "text", "turn": 1, "hash_ids": [1089, 1090]}\n'
+    b'{"chat_id": 163, "parent_chat_id": 159, "timestamp": 62.5, "input_length": 60, "output_length": 8, '
+    b'"type": "search", "turn": 2, "hash_ids": [1089, 1090, 7, 8]}\n'
+    b'{"chat_id": 170, "parent_chat_id": 163, "timestamp": 70.0, "input_length": 90, "output_length": 9, "turn": 3}\n'
+)
 MOONCAKE = (
     b'{"timestamp": 0, "input_length": 700, "output_length": 500, "hash_ids": [0, 1]}\n'
     b'{"timestamp": 3000, "input_length": 513, "output_length": 3, "hash_ids": [0, 2]}\n'
@@ -105,6 +112,17 @@ def test_further_azure_columns_go_to_extra(read):
     (entry,) = read(b"TIMESTAMP,NumImages,ContextTokens,GeneratedTokens\n2024-10-15 12:00:00.1,2,30,4\n")
 
     assert entry.request.extra == {"NumImages": "2"}
+
+
+def test_bailian_has_seconds_blocks_of_16_and_sessions_that_are_chains_of_turns(read):
+    first, second, third = read(BAILIAN)
+    assert (first.request.id, first.request.arrived_s, first.output_tokens) == ("159", 61.114, 132)
+    assert (first.request.blocks, first.request.block_tokens) == ((1089, 1090), 16)
+    assert [entry.request.session for entry in (first, second, third)] == ["159"] * 3
+    assert [entry.request.turn for entry in (first, second, third)] == [0, 1, 2]
+    assert [entry.request.parent for entry in (first, second, third)] == [None, "159", "163"]
+    assert second.request.extra == {"type": "search"}
+    assert third.request.extra is None
 
 
 def test_mooncake_has_milliseconds_and_blocks_of_512(read):
@@ -194,6 +212,7 @@ def test_a_parquet_file_of_another_maker_is_read_if_its_columns_fit(tmp_path):
 ALL = {
     "azure-2023": AZURE_2023,
     "azure-2024": AZURE_2024,
+    "bailian": BAILIAN,
     "mooncake": MOONCAKE,
     "burstgpt": BURSTGPT,
     "burstgpt-2": BURSTGPT_2,

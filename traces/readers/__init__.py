@@ -15,6 +15,7 @@ from traces.errors import TraceError
 from traces.rates import holds_rates
 from traces.readers import (
     azure,
+    bailian,
     burstgpt,
     measured_run,
     mooncake,
@@ -56,6 +57,7 @@ FORMATS: tuple[Format, ...] = (
     splitwise,
     measured_run,
     workload,
+    bailian,
     mooncake,
 )
 

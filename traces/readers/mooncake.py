@@ -27,8 +27,8 @@ class _Line(msgspec.Struct):
 
 
 def sniff(source: Source) -> bool:
-    """By the keys of the first line."""
-    return source.has_keys("timestamp", "input_length", "output_length")
+    """By the keys of the first line; one with chat ids too is Bailian's."""
+    return source.has_keys("timestamp", "input_length", "output_length") and not source.has_keys("chat_id")
 
 
 def read(source: Source) -> tuple[Rows, Header]:

@@ -12,10 +12,10 @@ ROOT = Path(__file__).resolve().parents[1]
 SHARED_TRACES = ROOT.parent / "shared" / "traces"
 
 # No deadline in either profile: a machine shared with other work makes one example slow now and then.
-hypothesis.settings.register_profile("dev", deadline=None)
-# In CI the same examples each time: what fails there fails again at home.
-hypothesis.settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
-hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if "CI" in os.environ else "dev"))
+# The same examples each time, so that a red test is red again for whoever looks; HYPOTHESIS_PROFILE=explore searches.
+hypothesis.settings.register_profile("fixed", deadline=None, derandomize=True, print_blob=True)
+hypothesis.settings.register_profile("explore", deadline=None)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fixed"))
 
 
 @pytest.fixture(scope="session")

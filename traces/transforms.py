@@ -150,9 +150,9 @@ def upsample(trace: Trace, factor: float, *, seed: int) -> Trace:
         if copy:
             moved = arrived + rng.uniform(size=len(arrived)) * (following - arrived)
             table = _set(table, "arrived_s", moved)
-            table = _renamed(_shift_blocks(table, copy * _block_span(trace.table)), suffix=f"~{copy}")
+            table = _renamed(table, suffix=f"~{copy}")
         tables.append(table.filter(pa.array(copies > copy)))
-    joined = pa.concat_tables(tables) if tables else trace.table.slice(0, 0)
+    joined = pa.concat_tables(_blocks_apart(tables)) if tables else trace.table.slice(0, 0)
     return _derived(trace, joined, "upsample", seed, factor=factor)
 
 
@@ -171,7 +171,8 @@ def merge(*traces: Trace, share_blocks: bool | None = None) -> Trace:
 
     Where an id or a session occurs in two of them, the ids, parents and sessions of every trace are prefixed
     with its position (``0/``, ``1/``). Hashes of prefix blocks mean something only within their trace: they
-    are kept apart unless `share_blocks`, which defaults to whether all the traces name the same source.
+    are renumbered, to be kept apart, unless `share_blocks`, which defaults to whether all the traces name the
+    same source.
     """
     if not traces:
         raise TraceError("merge() needs a trace", remedy="merge(a, b)")
@@ -180,8 +181,7 @@ def merge(*traces: Trace, share_blocks: bool | None = None) -> Trace:
         tables = [_renamed(table, prefix=f"{index}/") for index, table in enumerate(tables)]
     sources = list(dict.fromkeys(trace.header.source for trace in traces))
     if not (len(sources) == 1 if share_blocks is None else share_blocks):
-        spans = np.cumsum([0, *(_block_span(table) for table in tables)])
-        tables = [_shift_blocks(table, int(span)) for table, span in zip(tables, spans, strict=False)]
+        tables = _blocks_apart(tables)
     table = pa.concat_tables(tables, promote_options="default")
     step = Transform("merge", {"others": " ".join(trace.sha256 for trace in traces[1:])})
     return type(traces[0])(table, _merged_header(traces, step))
@@ -215,22 +215,22 @@ def _renamed(table: pa.Table, *, prefix: str = "", suffix: str = "") -> pa.Table
     return table
 
 
-def _block_span(table: pa.Table) -> int:
-    """One more than the largest block hash: what to add so that another trace's hashes are all different."""
-    if "blocks" not in table.column_names:
-        return 0
-    largest = pc.max(pc.list_flatten(table["blocks"])).as_py()
-    return 0 if largest is None else int(largest) + 1
-
-
-def _shift_blocks(table: pa.Table, by: int) -> pa.Table:
-    if not by or "blocks" not in table.column_names:
-        return table
-    lists = table["blocks"].combine_chunks()
-    lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy()
-    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype("i4")
-    shifted = pa.ListArray.from_arrays(offsets, pc.add_checked(lists.flatten(), by), mask=lists.is_null())
-    return _set(table, "blocks", shifted)
+def _blocks_apart(tables: list[pa.Table]) -> list[pa.Table]:
+    """Block hashes renumbered so that no two tables share one. Adding to them would not do: a hash may be any int64."""
+    numbered, first = [], 0
+    for unnumbered in tables:
+        table = unnumbered
+        if "blocks" in table.column_names:
+            lists = table["blocks"].combine_chunks()
+            codes = lists.flatten().dictionary_encode()
+            lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy()
+            offsets = np.concatenate([[0], np.cumsum(lengths)]).astype("i4")
+            numbers = pc.add(codes.indices.cast(pa.int64()), pa.scalar(first, pa.int64()))
+            blocks = pa.ListArray.from_arrays(offsets, numbers, mask=lists.is_null())
+            table = _set(table, "blocks", blocks)
+            first += len(codes.dictionary)
+        numbered.append(table)
+    return numbered
 
 
 def _arrived(trace: Trace) -> np.ndarray:

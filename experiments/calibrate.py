@@ -33,6 +33,8 @@ TOLERANCES = {"e2e_s.mean": 0.05, "e2e_s.p50": 0.05, "e2e_s.p99": 0.10, "through
 
 
 HEADINGS = ("simulated", "live", "error", "live noise", "sim spread", "aim")
+FEW_FOR_P99 = 2000
+"""Completed requests below which a p99 is said to rest on few."""
 
 
 class Player(Protocol):
@@ -132,6 +134,11 @@ class CalibrationReport:
         if all(row.noise is None for row in self.rows):
             notes.append(
                 "One live run each, so the noise of live runs is unknown: ask for repeats=2 or more."
+            )
+        fewest = min(run.summary.completed for runs in self.live.values() for run in runs)
+        if fewest < FEW_FOR_P99:
+            notes.append(
+                f"With {fewest:,} requests, p99 is decided by the {max(1, fewest // 100)} slowest of them."
             )
         return notes
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 import pickle
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
 from itertools import product
-from multiprocessing import get_context
 from typing import NamedTuple
 
 from experiments.metrics import DEFAULT_METRICS, Metric, metrics_of
 from experiments.paired import Interval
 from experiments.progress import progress_bar
 from experiments.report import Report
+from experiments.workers import Workers
 from fleet import FleetSpec, Run, simulate
 from fleet.spec import COMPONENTS
 from traces import FaultTrace, Trace
@@ -88,7 +88,7 @@ def _run_all(jobs: list[Job], workers: int, advance: Callable[[], None]) -> dict
         workers = 1
     if workers > 1:
         try:
-            with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+            with Workers(min(workers, len(jobs))) as pool:
                 futures = {pool.submit(_run, job): job for job in jobs}
                 for future in as_completed(futures):
                     job = futures[future]

@@ -10,8 +10,6 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 from statistics import mean
 
@@ -19,6 +17,7 @@ from experiments.calibrate import CalibrationReport, calibrate
 from experiments.compare import compare
 from experiments.report import Report
 from experiments.text import console
+from experiments.workers import Workers
 from fleet import EmulatedEngine, FleetSpec, ProfiledLatency
 from fleet.engines import Profile, TorchEngine, profile_engine
 from policies import Greedy, LeastOutstanding, RoundRobin, Window
@@ -44,7 +43,7 @@ def measure() -> Profile:
 
 def measured_together(processes: int = REPLICAS) -> Points:
     """(batch size, tokens, seconds) of the engine while `processes` of it run: the mean of their medians."""
-    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+    with Workers(processes) as pool:
         profiles = [future.result() for future in [pool.submit(measure) for _ in range(processes)]]
     return tuple(
         (of_all[0].batch_size, of_all[0].tokens, mean(point.median_s for point in of_all))

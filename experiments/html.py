@@ -22,7 +22,8 @@ body { font: 15px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff; m
 h1 { font-size: 1.5rem } h2 { font-size: 1.15rem; margin-top: 2.2rem }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .9rem }
 th, td { padding: .25rem .7rem; text-align: left; vertical-align: top; border-bottom: 1px solid #e5e5e5 }
-th { border-bottom: 2px solid #888 } td.number, th.number { text-align: right; white-space: nowrap }
+th { border-bottom: 2px solid #888; vertical-align: bottom } td.number, th.number { text-align: right }
+td.number, td.name { white-space: nowrap } ul { padding-left: 1.2rem }
 tr.first td { border-top: 1px solid #888 } .better { color: #00664a; font-weight: 600 }
 .worse { color: #a34700; font-weight: 600 } .scroll { overflow-x: auto }
 figure { margin: 1rem 0 } figure svg { max-width: 100%; height: auto }
@@ -43,6 +44,7 @@ def render(report: Report) -> str:
     heading = escape(title(report))
     parts = [
         f"<h1>{heading}</h1>",
+        *_in_short(report),
         _table(report),
         *(f'<p class="note">{escape(note)}</p>' for note in report.notes),
         "<h2>Latency</h2>",
@@ -99,6 +101,11 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[str]], *, numbers_fro
     return f'<div class="scroll"><table><tr>{line("th", headings)}</tr>{body}</table></div>'
 
 
+def _in_short(report: Report) -> list[str]:
+    items = "".join(f"<li>{escape(sentence)}</li>" for sentence in report.in_short)
+    return [f"<ul>{items}</ul>"] if items else []
+
+
 def _table(report: Report) -> str:
     from experiments.report import cells
 
@@ -108,12 +115,12 @@ def _table(report: Report) -> str:
         *numbers, judged = cells(row)
         lines.append(
             f'<tr class="{"first" if row.metric != last else ""}"><td>{escape(row.label if row.metric != last else "")}'
-            f"</td><td>{escape(row.candidate)}</td>"
+            f'</td><td class="name">{escape(row.candidate)}</td>'
             + "".join(f'<td class="number">{escape(number)}</td>' for number in numbers)
             + f'<td class="{escape(judged)}">{escape(judged)}</td></tr>'
         )
         last = row.metric
-    headings = ("mean", f"difference to {report.baseline}", "95 % interval", "ratio")
+    headings = ("mean", "difference to baseline", "95 % interval", "ratio")
     head = "<th>metric</th><th>candidate</th>" + "".join(
         f'<th class="number">{escape(h)}</th>' for h in headings
     )
@@ -126,7 +133,10 @@ NO_PLOTS = '<p class="note">No plots: matplotlib is not installed (pip install "
 def _latency_plot(runs: Runs) -> list[str]:
     if find_spec("matplotlib") is None:
         return [NO_PLOTS]
-    caption = "Latency of completed requests, all runs of a line together."
+    caption = (
+        "Latency of completed requests, all runs of a line together: that share of requests was answered within that "
+        "time. The scale is stretched towards the slowest."
+    )
     return [_figure(plots.latency_cdf(runs), caption)]
 
 
@@ -134,14 +144,14 @@ def _timelines(report: Report) -> list[str]:
     if find_spec("matplotlib") is None:
         return []
     seed = report.seeds[0]
-    return [
+    parts = [
         "<h2>Over time</h2>",
         _figure(plots.timelines(report.runs, seed), "What the control loop saw at each of its intervals."),
-        _figure(
-            plots.replica_states(report.runs, seed),
-            "Replicas by state; starting is provisioning and loading.",
-        ),
     ]
+    if plots.replicas_change(report.runs):
+        caption = "Replicas by state; starting is provisioning and loading."
+        return [*parts, _figure(plots.replica_states(report.runs, seed), caption)]
+    return [*parts, '<p class="note">The replicas were ready throughout, the same number of them.</p>']
 
 
 def _figure(svg: str, caption: str) -> str:

@@ -22,35 +22,45 @@ STYLES = ("-", "--", "-.", ":")
 STATES = ("ready", "warm", "starting", "draining")
 STATE_COLOURS = ("#009E73", "#56B4E9", "#E69F00", "#999999")
 CURVE_POINTS = 1000
+WIDTH = 9.0
+"""Of a figure, in inches: about that of the page's text."""
+PERCENTILES = (
+    (0.0, "0"), (0.5, "50 %"), (0.75, "75 %"), (0.9, "90 %"), (0.95, "95 %"), (0.99, "99 %"), (0.999, "99.9 %"),
+    (0.9999, "99.99 %"), (0.99999, "99.999 %"),
+)  # fmt: skip
 
 Runs = Mapping[str, Sequence[Run]]
 Floats = np.ndarray[tuple[int], np.dtype[np.float64]]
 
 
 def latency_cdf(runs: Runs) -> str:
-    """Fraction of completed requests answered within a latency; all seeds of a candidate together."""
-    figure, axes = _figure(6.8, 3.8)
+    """Share of completed requests answered within a latency; all seeds of a candidate together.
+
+    The share's axis is by nines, as latency is talked of: p90, p99 and p99.9 are equally far apart.
+    """
+    figure, axes = _figure(WIDTH, 4.4)
+    most = 1
     for index, (name, of_one) in enumerate(runs.items()):
         e2e_s = np.concatenate([run.records["e2e_s"].drop_null().to_numpy() for run in of_one])
         if len(e2e_s) == 0:
             continue
-        at = np.linspace(0.0, 1.0, min(len(e2e_s), CURVE_POINTS))
-        axes.plot(np.maximum(np.quantile(e2e_s, at) * 1000.0, 1e-3), at, **_line(index), label=name)
-    axes.axhline(0.99, color="#bbbbbb", linewidth=0.8, zorder=0)
-    axes.annotate(
-        "p99", (1.0, 0.99), xycoords=("axes fraction", "data"), xytext=(3, -3), textcoords="offset points"
-    )
+        most = max(most, len(e2e_s))
+        nines = np.linspace(0.0, np.log10(len(e2e_s)), CURVE_POINTS)
+        latency_s = np.quantile(e2e_s, 1.0 - 10.0**-nines)
+        axes.plot(np.maximum(latency_s * 1000.0, 1e-3), nines, **_line(index), label=name)
     _log_ticks(axes)
+    shown = [(share, label) for share, label in PERCENTILES if 1.0 - share >= 1.0 / most] or [PERCENTILES[0]]
+    axes.set_yticks([-np.log10(1.0 - share) for share, _ in shown], [label for _, label in shown])
     axes.set_xlabel("end-to-end latency (ms, logarithmic)")
-    axes.set_ylabel("fraction of completed requests")
-    axes.set_ylim(0.0, 1.01)
-    axes.legend(loc="lower right")
+    axes.set_ylabel("completed requests")
+    axes.set_ylim(bottom=0.0)
+    _legend_above(figure, axes)
     return _svg(figure, "cdf")
 
 
 def timelines(runs: Runs, seed: int) -> str:
     """Queue depth, requests in flight and utilization over time, one line a candidate, in the first seed's run."""
-    figure, panels = _figure(6.8, 6.2, rows=3)
+    figure, panels = _figure(WIDTH, 6.6, rows=3)
     measures = (
         ("queue_depth", "waiting requests"),
         ("in_flight", "requests in flight"),
@@ -62,15 +72,26 @@ def timelines(runs: Runs, seed: int) -> str:
             axes.plot(time_s, values, **_line(index), label=name)
         axes.set_ylabel(label)
         axes.set_ylim(bottom=0.0)
+    for axes in panels[:-1]:
+        axes.set_ylim(top=max(1.0, axes.get_ylim()[1]))
+        axes.yaxis.get_major_locator().set_params(integer=True)
     panels[-1].set_ylim(0.0, 1.05)
     panels[-1].set_xlabel(f"time (s), run with seed {seed}")
-    panels[0].legend(loc="upper right")
+    _legend_above(figure, panels[0])
     return _svg(figure, "timelines")
+
+
+def replicas_change(runs: Runs) -> bool:
+    """Whether there is anything to see in `replica_states`: a number that changes, or a state but ready."""
+    tables = [of_one[0].series for of_one in runs.values()]
+    ready = {count for table in tables for count in table["ready"].to_pylist()}
+    others = {count for table in tables for state in STATES[1:] for count in table[state].to_pylist()}
+    return len(ready) > 1 or bool(others - {0})
 
 
 def replica_states(runs: Runs, seed: int) -> str:
     """Replicas by state over time, one panel a candidate, in the first seed's run."""
-    figure, panels = _figure(6.8, 0.9 + 1.3 * len(runs), rows=len(runs))
+    figure, panels = _figure(WIDTH, 0.9 + 1.3 * len(runs), rows=len(runs))
     for axes, (name, of_one) in zip(panels, runs.items(), strict=True):
         table = of_one[0].series
         time_s = table["time_s"].to_numpy()
@@ -116,6 +137,16 @@ def _figure(
         for side in ("top", "right"):
             axes.spines[side].set_visible(False)
     return figure, panels if rows else panels[0]
+
+
+def _legend_above(figure: Figure, axes: Axes) -> None:
+    """Over the panels, where it hides no line."""
+    handles, labels = axes.get_legend_handles_labels()
+    if handles:
+        widest = max(len(label) for label in labels)
+        figure.legend(
+            handles, labels, loc="outside upper left", ncols=max(1, 100 // (widest + 8)), frameon=False
+        )
 
 
 def _log_ticks(axes: Axes) -> None:

@@ -88,6 +88,11 @@ class Report:
         return len({run.manifest.trace["sha256"] for run in self.runs[self.baseline]}) > 1
 
     @property
+    def in_short(self) -> list[str]:
+        """For each candidate but the baseline: what it is better at and what it is worse at, in a sentence."""
+        return [_sentence(self, name) for name in self.runs if name != self.baseline and len(self.seeds) > 1]
+
+    @property
     def notes(self) -> list[str]:
         """What a reader must know to read the table rightly."""
         return _notes(self)
@@ -166,7 +171,8 @@ class Report:
         from rich.console import Group
         from rich.text import Text
 
-        return Group(self.table(), *(Text(f"· {note}") for note in self.notes))
+        lines = [*self.in_short, *(f"· {note}" for note in self.notes)]
+        return Group(self.table(), *(Text(line) for line in lines))
 
     def __str__(self) -> str:
         return as_text(self.__rich__())
@@ -230,6 +236,8 @@ def cells(row: Row) -> tuple[str, str, str, str, str]:
     judged: str = row.verdict or "–"
     if row.verdict == "exact":
         judged = "exact (deterministic)" if difference.deterministic else "same in every run"
+        if not difference.deterministic and difference.mean:
+            judged = "always by that much"
     elif row.verdict == "not judged":
         judged = f"n={difference.pairs}, no interval" if difference.low is None else "–"
     delta = signed_number(shown, places=places if interval else None)
@@ -276,6 +284,22 @@ def title(report: Report) -> str:
         what = f"{len(report.seeds)} traces like {source} (one a seed)"
     seeds = f"{len(report.seeds)} seed{'s' if len(report.seeds) != 1 else ''}"
     return f"{len(report.runs)} candidates on {what}, {seeds}, {first.runtime}; baseline: {report.baseline}"
+
+
+def _sentence(report: Report, candidate: str) -> str:
+    """What one candidate is: "memory against random: better in e2e p99 (×0.81); worse in gpu seconds (×1.02)"."""
+    found: dict[str, list[str]] = {"better": [], "worse": []}
+    for row in report.rows:
+        if row.candidate != candidate or row.difference is None or not row.difference.mean:
+            continue
+        judged = row.verdict
+        if judged == "exact" and row.better != "neither":
+            judged = "better" if (row.difference.mean < 0) == (row.better == "lower") else "worse"
+        if judged in found:
+            name = row.label.partition(" (")[0]
+            found[judged].append(f"{name} (×{row.ratio:.3g})" if row.ratio is not None else name)
+    said = "; ".join(f"{judged} in {', '.join(names)}" for judged, names in found.items() if names)
+    return f"{candidate} against {report.baseline}: {said or 'no difference shown'}."
 
 
 def _notes(report: Report) -> list[str]:

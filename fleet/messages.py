@@ -46,6 +46,9 @@ class Work(Struct, frozen=True, array_like=True, gc=False):
     output_tokens: int | None = None
     """The recorded output length: for engines only, never for a policy."""
     payload: Payload | None = None
+    ticket: int = 0
+    """Names this attempt among all that its router ever made. `attempt` counts within one request, and begins anew
+    when a client uses an id again."""
 
 
 # --- to the router -----------------------------------------------------------------------------------------
@@ -105,7 +108,7 @@ class Dequeue(Message, frozen=True, gc=False):
     """Forget a waiting attempt; one already dispatched runs on, and its answer is dropped."""
 
     request_id: str
-    attempt: int
+    ticket: int
     replica: str | None = None
 
 
@@ -118,6 +121,13 @@ class BatchFinished(Message, frozen=True, gc=False):
     cold: bool = False
     error: str | None = None
     results: list[Payload | None] | None = None
+
+
+class BatchesMissing(Message, frozen=True, gc=False):
+    """A replica answers `ConfirmBatches`: these it neither runs nor has at its door."""
+
+    replica: str
+    batches: tuple[int, ...]
 
 
 class ReportQueue(Message, frozen=True, gc=False):
@@ -138,6 +148,19 @@ class RunBatch(Message, frozen=True, gc=False):
 
     batch: int
     work: list[Work]
+    reply_to: str
+
+
+class CancelBatch(Message, frozen=True, gc=False):
+    """The batch is not wanted any more; it is answered all the same, so that its sender knows when its room is free."""
+
+    batch: int
+
+
+class ConfirmBatches(Message, frozen=True, gc=False):
+    """Do you have these? Sent after them, and messages keep their order: what did not come before this was lost."""
+
+    batches: tuple[int, ...]
     reply_to: str
 
 
@@ -187,6 +210,8 @@ class ReplicaReported(Message, frozen=True, gc=False):
     detail: str | None = None
     number: int = 0
     """Counts this replica's reports, so that one overtaken on the way is known to be old."""
+    holds: tuple[int, ...] = ()
+    """The numbers of the batches it runs or has at its door."""
 
 
 class ReplicaExited(Message, frozen=True, gc=False):
@@ -306,7 +331,7 @@ class RunFinished(Message, frozen=True, gc=False):
 
 
 WIRE_MESSAGES = (
-    Submit, Cancel, RunBatch, BatchFinished, Activate, Deactivate, Drain, Probe, ProbeAnswered, InjectSlowness,
-    ReplicaReported, Reply, HostReplica,
+    Submit, Cancel, RunBatch, CancelBatch, ConfirmBatches, BatchFinished, BatchesMissing, Activate, Deactivate, Drain,
+    Probe, ProbeAnswered, InjectSlowness, ReplicaReported, Reply, HostReplica,
 )  # fmt: skip
 """Those that may arrive from another process; anything else on the wire is an error."""

@@ -40,8 +40,8 @@ from policies.base import Component, at_path
 from policies.registry import build
 from traces.schema import Slo
 
-Positive = Annotated[float, Meta(gt=0)]
-Count = Annotated[int, Meta(ge=1)]
+Positive = Annotated[float, Meta(gt=0, le=1e9)]
+Count = Annotated[int, Meta(ge=1, le=1_000_000)]
 
 
 class FleetSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -91,8 +91,11 @@ class FleetSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Period of deep probes, which run a request through the engine; None: there are none."""
     failed_grace_s: Annotated[float, Meta(ge=0)] = 5.0
     """How long a replica that failed its health checks may take to recover before it is ended."""
+    start_timeout_s: Positive = 600.0
+    """A replica that is neither ready nor warm so long after it was asked for is ended, and another one started."""
     lease_s: Positive = 3.0
-    """A replica's process from which nothing is heard for so long is taken for dead."""
+    """A replica's process from which nothing is heard for longer is taken for dead, ended and replaced.
+    Processes of other hosts (`fleet join`) bring a lease of their own, of 3 s."""
     provision_s: Annotated[float, Meta(ge=0)] = 0.0
     """Simulation: from the request for a replica to the start of its process."""
     network: NetworkModel = NetworkModel()
@@ -183,7 +186,9 @@ def load_spec(path: str | Path) -> FleetSpec:
     try:
         values = msgspec.json.decode(text) if file.suffix == ".json" else tomllib.loads(text.decode())
         return from_mapping(values)
-    except (tomllib.TOMLDecodeError, msgspec.DecodeError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError:
+        raise PolicyError(f"{file}: is not text; a fleet is written in TOML or JSON") from None
+    except (tomllib.TOMLDecodeError, msgspec.DecodeError) as error:
         raise PolicyError(f"{file}: {error}") from None
     except PolicyError as error:
         raise PolicyError(f"{file}: {error}") from None

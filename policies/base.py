@@ -47,6 +47,15 @@ class PolicyError(Exception):
 class ComponentMeta(StructMeta, ABCMeta):
     """msgspec's metaclass joined with `ABCMeta`: a class without its decision method cannot be made."""
 
+    def __new__(mcs, name: str, bases: tuple[type, ...], namespace: dict[str, Any], **options: Any) -> Any:
+        """Say what to write in place of `__init__`, which everyone tries first, and which a Struct cannot have."""
+        if "__init__" in namespace:
+            raise TypeError(
+                f"{name} defines __init__; it cannot: a parameter is an annotated attribute with a default, "
+                "and state is set in reset"
+            )
+        return super().__new__(mcs, name, bases, namespace, **options)
+
 
 class Component(
     Struct, metaclass=ComponentMeta, dict=True, forbid_unknown_fields=True, tag_field="policy", tag=kebab_case

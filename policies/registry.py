@@ -137,7 +137,7 @@ def _is_component(value: object, base: type[Component]) -> bool:
 def _demand(base: type[C], found: object, name: str, path: str) -> type[C]:
     """`found`, once it is known to be a concrete class below `base`."""
     if not isinstance(found, type) or not issubclass(found, base):
-        raise PolicyError(f"{path}: `{name}` is not a {_kind(base)} (a subclass of {base.__name__})")
+        raise PolicyError(f"{path}: `{name}` is not of kind {_kind(base)} (a subclass of {base.__name__})")
     if _is_abstract(found):
         missing = ", ".join(sorted(found.__abstractmethods__))
         raise PolicyError(f"{path}: `{name}` cannot be used: it does not define {missing}")

@@ -17,9 +17,11 @@ ReplicaState = Literal["provisioning", "loading", "warm", "ready", "draining", "
 Trust = Literal["healthy", "suspect", "failed"]
 ProbeLevel = Literal["live", "ready", "deep"]
 ProbeStatus = Literal["ok", "failed", "timeout"]
-FailureKind = Literal["replica-lost", "engine-error", "timeout", "unreachable", "overloaded", "withdrawn"]
-"""Why an attempt came to nothing. `withdrawn`: its request ended first, or it was moved to another replica; no retry
-policy is asked about that."""
+FailureKind = Literal[
+    "replica-lost", "message-lost", "engine-error", "timeout", "unreachable", "overloaded", "withdrawn"
+]
+"""Why an attempt came to nothing. `message-lost`: it, or its answer, was lost on the way. `withdrawn`: its request
+ended first, or it was moved to another replica; no retry policy is asked about that."""
 
 
 class ReplicaView(Struct, frozen=True, kw_only=True, gc=False):

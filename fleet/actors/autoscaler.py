@@ -44,6 +44,8 @@ class Known(Struct):
     """Where it was told to go: `ready`, `warm` or `stopped`."""
     trust: Trust = "healthy"
     failed_s: float = 0.0
+    since_s: float = 0.0
+    """When it was asked for, or first heard of."""
     report: ReplicaReported | None = None
     reported_s: float = 0.0
 
@@ -66,6 +68,7 @@ class Autoscaler(Actor):
         initial_replicas: int,
         control_interval_s: float,
         failed_grace_s: float,
+        start_timeout_s: float = 600.0,
         router: str,
         telemetry: Telemetry,
         launcher: str = "launcher",
@@ -75,7 +78,7 @@ class Autoscaler(Actor):
         self._scaling, self._warm_pool = scaling, warm_pool
         self._min, self._max = min_replicas, max_replicas
         self._interval_s = control_interval_s
-        self._grace_s = failed_grace_s
+        self._grace_s, self._start_timeout_s = failed_grace_s, start_timeout_s
         self._router, self._launcher = router, launcher
         self._telemetry = telemetry
         # Somebody else starts the first ones; until they report they are on their way, not missing.
@@ -119,9 +122,10 @@ class Autoscaler(Actor):
             requested: ReplicaState = (
                 "stopped" if message.state == "draining" else "warm" if message.state == "warm" else "ready"
             )
-            known = self._known[message.replica] = Known(message.state, requested)
+            known = self._known[message.replica] = Known(message.state, requested, since_s=now)
             self._next_number = max(self._next_number, replica_number(message.replica) + 1)
-        if message.state == "failed" and known.state in ("provisioning", "loading"):
+        starting = known.state in ("provisioning", "loading") and known.requested != "stopped"
+        if message.state == "failed" and starting:
             self._back_off(message.replica, message.detail)
         elif message.state in ("ready", "warm") and known.state == "loading":
             self._failed_starts = 0
@@ -135,14 +139,15 @@ class Autoscaler(Actor):
         self._reports.ended(message.replica)
         known = self._known.pop(message.replica, None)
         if known is not None:
-            if known.state in ("provisioning", "loading"):
+            # One that was told to end before it was ready did what it was told.
+            if known.state in ("provisioning", "loading") and known.requested != "stopped":
                 self._back_off(message.replica, message.detail)
             state: ReplicaState = "stopped" if message.expected else "failed"
             self._telemetry.replica_changed(self.ctx.now, message.replica, state, message.detail)
 
     def on_trust_changed(self, message: TrustChanged) -> None:
         known = self._known.get(message.replica)
-        if known is not None:
+        if known is not None and known.trust != message.trust:  # said twice, it is no newer
             known.trust, known.failed_s = message.trust, self.ctx.now
 
     def on_undeliverable(self, message: Undeliverable) -> None:
@@ -242,6 +247,7 @@ class Autoscaler(Actor):
 
     def _reconcile(self, desired: int, spares: int, now: float) -> None:
         self._replace_failed(now)
+        self._end_late_starts(now)
         self._remind()
         serving = self._requested("ready")
         spare = self._requested("warm")
@@ -269,9 +275,22 @@ class Autoscaler(Actor):
         """A replica that failed its checks no longer counts; after a grace in which it may recover it is ended."""
         for name, known in list(self._known.items()):
             if known.trust == "failed" and now - known.failed_s >= self._grace_s:
-                self._telemetry.counters["replaced"] += 1
-                self.ctx.send(self._launcher, KillReplica(name))
+                if known.requested != "stopped":
+                    self._telemetry.counters["replaced"] += 1
                 known.requested = "stopped"
+                self.ctx.send(self._launcher, KillReplica(name))
+
+    def _end_late_starts(self, now: float) -> None:
+        """Nobody probes a replica before it is ready, so one that hangs while it starts is known by its time."""
+        for name, known in list(self._known.items()):
+            late = now - known.since_s > self._start_timeout_s
+            if not late or known.state not in ("provisioning", "loading"):
+                continue
+            if known.requested != "stopped":
+                detail = f"it was {known.state} for over {self._start_timeout_s:g} s (start_timeout_s)"
+                self._back_off(name, detail)
+                known.requested = "stopped"
+            self.ctx.send(self._launcher, KillReplica(name))
 
     def _remind(self) -> None:
         """Say again what has not come about: the command may have been lost, and twice does no harm."""
@@ -292,7 +311,7 @@ class Autoscaler(Actor):
             return False
         name = f"replica/{self._next_number}"
         self._next_number += 1
-        self._known[name] = Known("provisioning", "ready" if activate else "warm")
+        self._known[name] = Known("provisioning", "ready" if activate else "warm", since_s=now)
         self._telemetry.replica_changed(now, name, "provisioning")
         self.ctx.send(self._launcher, StartReplica(name, activate))
         return True

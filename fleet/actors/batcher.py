@@ -7,19 +7,21 @@ differ in which replicas may take from it.
 
 from __future__ import annotations
 
-from bisect import insort
-from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from msgspec.structs import force_setattr
 
-from fleet.actor import Actor, Context, Timer
+from fleet.actor import Actor, Context
 from fleet.actors.blame import blaming
 from fleet.actors.roster import Reports
+from fleet.actors.waiting import WaitingQueue
 from fleet.messages import (
     AttemptsEnded,
+    BatchesMissing,
     BatchFinished,
+    CancelBatch,
+    ConfirmBatches,
     Dequeue,
     Dispatched,
     Enqueue,
@@ -33,82 +35,11 @@ from fleet.messages import (
     TrustChanged,
     Undeliverable,
     Work,
-    replica_number,
 )
 from fleet.telemetry.sink import Telemetry
 from policies.base import BatchingPolicy, PolicyError, QueueingPolicy
 from policies.decisions import Dispatch, Wait
 from policies.views import FailureKind, ReplicaView
-from traces.schema import Request
-
-
-def order(view: ReplicaView) -> int:
-    """Idle replicas are offered in the order of their numbers."""
-    return replica_number(view.id)
-
-
-class WaitingQueue:
-    """Waiting attempts with the policies that order and batch them; what a batching policy sees as `QueueView`."""
-
-    __slots__ = (
-        "batching",
-        "idle",
-        "number",
-        "order",
-        "replica",
-        "said_wait",
-        "timer",
-        "wait_until_s",
-        "waiting",
-    )
-
-    def __init__(
-        self, number: int, replica: str | None, queueing: QueueingPolicy, batching: BatchingPolicy
-    ) -> None:
-        self.number = number
-        self.replica = replica
-        """Who alone may take from it; None: any of the pool."""
-        self.order = queueing
-        self.batching = batching
-        self.waiting: OrderedDict[str, tuple[Work, float]] = OrderedDict()
-        self.idle: list[ReplicaView] = []
-        """Replicas with room for a batch."""
-        self.said_wait = False
-        """The batching policy was asked last and said `Wait`."""
-        self.timer: Timer | None = None
-        self.wait_until_s: float | None = None
-
-    @property
-    def oldest_s(self) -> float:
-        return next(iter(self.waiting.values()))[1]
-
-    def __len__(self) -> int:
-        return len(self.waiting)
-
-    def __iter__(self) -> Iterator[Request]:
-        return (work.request for work, _ in self.waiting.values())
-
-    def add(self, work: Work, now_s: float) -> None:
-        request = work.request
-        self.waiting[request.id] = (work, now_s)
-        self.order.push(request, now_s)
-
-    def take(self, request_id: str) -> Work | None:
-        """Take one out by name."""
-        entry = self.waiting.pop(request_id, None)
-        if entry is None:
-            return None
-        self.order.remove(request_id)
-        return entry[0]
-
-    def clear(self) -> list[Work]:
-        """Take all out, in the order they were queued."""
-        return [work for request_id in list(self.waiting) if (work := self.take(request_id)) is not None]
-
-    def disarm(self) -> None:
-        if self.timer is not None:
-            self.timer.cancel()
-            self.timer = self.wait_until_s = None
 
 
 class Batcher(Actor):
@@ -132,7 +63,9 @@ class Batcher(Actor):
         self._views: dict[str, ReplicaView] = {}
         self._queues: dict[str | None, WaitingQueue] = {}
         self._by_number: dict[int, WaitingQueue] = {}
-        self._batches: dict[int, tuple[str, list[Work]]] = {}
+        self._batches: dict[str, dict[int, list[Work] | None]] = {}
+        """What each replica holds. None: its attempts were taken back, but the replica has not said yet that it is
+        rid of the batch, which so long takes up room there."""
         self._reports = Reports()
         self._last_batch = self._last_queue = 0
         self.reveal: Callable[[str], int | None] | None = None
@@ -153,6 +86,7 @@ class Batcher(Actor):
         return {
             Enqueue: self.on_enqueue,
             BatchFinished: self.on_batch_finished,
+            BatchesMissing: self.on_batches_missing,
             Tick: self.on_tick,
             Dequeue: self.on_dequeue,
             ReportQueue: self.on_report_queue,
@@ -179,7 +113,16 @@ class Batcher(Actor):
 
     def batches(self) -> list[tuple[str, list[Work]]]:
         """Replica and attempts of every batch that was sent and has not come back, for the invariant checker."""
-        return list(self._batches.values())
+        return [
+            (replica, work)
+            for replica, held in self._batches.items()
+            for work in held.values()
+            if work is not None
+        ]
+
+    def taken_back(self) -> list[str]:
+        """The replica of every batch that was taken back and may still run, for the invariant checker."""
+        return [replica for replica, held in self._batches.items() for work in held.values() if work is None]
 
     def views(self) -> list[ReplicaView]:
         """All replicas, for the invariant checker."""
@@ -208,7 +151,7 @@ class Batcher(Actor):
         if queue is None:
             return
         entry = queue.waiting.get(message.request_id)
-        if entry is None or entry[0].attempt != message.attempt:
+        if entry is None or entry[0].ticket != message.ticket:
             return
         queue.take(message.request_id)
         self.depth -= 1
@@ -277,12 +220,12 @@ class Batcher(Actor):
         self.depth -= len(work)
         self.dispatched += len(work)
         self._last_batch += 1
-        self._batches[self._last_batch] = (view.id, work)
+        self._batches[view.id][self._last_batch] = work
         capacity = view.capacity - 1
         force_setattr(view, "capacity", capacity)
         force_setattr(view, "in_flight", view.in_flight + len(work))
         if capacity == 0:
-            self._remove_idle(queue, view)
+            queue.withhold(view)
         self._telemetry.dispatched(now, view.id, len(work), len(queue.waiting), decision.reason)
         self.ctx.send(self._router, Dispatched(view.id, work))
         self.ctx.send(view.id, RunBatch(self._last_batch, work, self.ctx.address))
@@ -299,11 +242,15 @@ class Batcher(Actor):
     # --- batches come back -------------------------------------------------------------------------------------
 
     def on_batch_finished(self, message: BatchFinished) -> None:
-        batch = self._batches.pop(message.batch, None)
-        if batch is None or batch[0] != message.replica:
+        replica = message.replica
+        held = self._batches.get(replica, {})
+        taken_back = message.batch in held
+        work = held.pop(message.batch, None)
+        if work is None:
             self._telemetry.counters["late_batches"] += 1
+            if taken_back:
+                self._give_room(replica, 0)
             return
-        replica, work = batch
         self.dispatched -= len(work)
         self._telemetry.batch_ran(replica, message.service_s)
         self._end(
@@ -313,6 +260,20 @@ class Batcher(Actor):
         )  # fmt: skip
         self._give_room(replica, len(work))
 
+    def on_batches_missing(self, message: BatchesMissing) -> None:
+        """The replica knows nothing of them: they, or their answers, were lost on the way."""
+        held = self._batches.get(message.replica)
+        for number in message.batches:
+            if held is None or number not in held:
+                continue  # its answer came meanwhile
+            work = held.pop(number)
+            if work is not None:
+                self.dispatched -= len(work)
+                self._telemetry.counters["lost_batches"] += 1
+                detail = f"the batch, or its answer, was lost on the way to {message.replica} or back"
+                self._end(work, message.replica, dispatched=True, failure="message-lost", detail=detail)
+            self._give_room(message.replica, len(work or ()))
+
     def _give_room(self, replica: str, attempts: int) -> None:
         view = self._views.get(replica)
         if view is None:
@@ -321,7 +282,7 @@ class Batcher(Actor):
         force_setattr(view, "capacity", view.capacity + 1)
         queue = self._queues.get(replica if self._early else None)
         if queue is not None and view.capacity == 1 and self._takes_work(view):
-            insort(queue.idle, view, key=order)
+            queue.offer(view)
         if queue is not None:
             self._form(queue)
 
@@ -335,16 +296,17 @@ class Batcher(Actor):
         """A batch did not reach its replica."""
         if not isinstance(message.message, RunBatch):
             return
-        batch = self._batches.pop(message.message.batch, None)
-        if batch is None:
+        replica, number = message.to, message.message.batch
+        held = self._batches.get(replica)
+        if held is None or number not in held:
             return
-        replica, work = batch
+        work = held.pop(number) or []
         self.dispatched -= len(work)
         self._telemetry.counters["undeliverable_batches"] += 1
         # Whether it is gone or clogged, the attempts are the retry policy's to place elsewhere.
-        self._end(
-            work, replica, dispatched=True, failure="unreachable", detail=f"{replica} is {message.reason}"
-        )
+        if work:
+            detail = f"{replica} is {message.reason}"
+            self._end(work, replica, dispatched=True, failure="unreachable", detail=detail)
         view = self._views.get(replica)
         if message.reason == "unreachable" and view is not None:
             # No more for it until it reports again, or is known to have ended.
@@ -371,6 +333,7 @@ class Batcher(Actor):
                 id=replica, state=message.state, capacity=message.max_inflight_batches, weight=message.weight
             )
             self._views[replica] = view
+            self._batches[replica] = {}
             if self._early:
                 self._open_queue(replica)
             self._offer(view)
@@ -378,6 +341,9 @@ class Batcher(Actor):
         for name in ("busy_fraction", "gpu_utilization", "memory_used_bytes", "memory_total_bytes"):
             force_setattr(view, name, getattr(message, name))
         force_setattr(view, "as_of_s", self.ctx.now)
+        unknown = tuple(number for number in self._batches[replica] if number not in message.holds)
+        if unknown:  # on its way, or answered, or lost; messages keep their order, so the replica can tell
+            self.ctx.send(replica, ConfirmBatches(unknown, self.ctx.address))
         if view.state != message.state:
             force_setattr(view, "state", message.state)
             self._offer(view)
@@ -403,18 +369,10 @@ class Batcher(Actor):
         queue = self._queues.get(view.id if self._early else None)
         if queue is None:
             return
-        self._remove_idle(queue, view)
+        queue.withhold(view)
         if self._takes_work(view) and view.capacity > 0:
-            insort(queue.idle, view, key=order)
+            queue.offer(view)
             self._form(queue)
-
-    @staticmethod
-    def _remove_idle(queue: WaitingQueue, view: ReplicaView) -> None:
-        """Identity, not equality: two views are never the same replica."""
-        for index, candidate in enumerate(queue.idle):
-            if candidate is view:
-                del queue.idle[index]
-                return
 
     def _forget(self, replica: str, detail: str) -> None:
         if self._reports.has_ended(replica):
@@ -422,25 +380,29 @@ class Batcher(Actor):
         self._reports.ended(replica)
         view = self._views.get(replica)
         self._lose(replica, "replica-lost", detail)
+        self._batches.pop(replica, None)
         self._views.pop(replica, None)
         queue = self._queues.pop(replica, None) if self._early else self._queues[None]
         if queue is not None and self._early:
             queue.disarm()
             del self._by_number[queue.number]
         elif queue is not None and view is not None:
-            self._remove_idle(queue, view)
+            queue.withhold(view)
 
     def _lose(self, replica: str, failure: FailureKind, detail: str) -> None:
         """What a replica had is lost; what waited for it alone goes elsewhere."""
-        lost = [batch for batch, (holder, _) in self._batches.items() if holder == replica]
-        for batch in lost:
-            _, work = self._batches.pop(batch)
+        held = self._batches.get(replica, {})
+        view = self._views.get(replica)
+        for number, work in list(held.items()):
+            if work is None:
+                continue
+            held[number] = None
             self.dispatched -= len(work)
-            view = self._views.get(replica)
             if view is not None:
                 force_setattr(view, "in_flight", view.in_flight - len(work))
-                force_setattr(view, "capacity", view.capacity + 1)
             self._end(work, replica, dispatched=True, failure=failure, detail=detail)
+            if not self._reports.has_ended(replica):
+                self.ctx.send(replica, CancelBatch(number))
         if self._early:
             self._return_waiting(replica, "moved", detail)
 

@@ -20,7 +20,10 @@ from fleet.actor import Actor, Context, FleetError
 from fleet.engines.base import Engine
 from fleet.messages import (
     Activate,
+    BatchesMissing,
     BatchFinished,
+    CancelBatch,
+    ConfirmBatches,
     Deactivate,
     Drain,
     InjectSlowness,
@@ -114,6 +117,8 @@ class Replica(Actor):
         return {
             RunBatch: self.on_run_batch,
             RunFinished: self.on_run_finished,
+            CancelBatch: self.on_cancel_batch,
+            ConfirmBatches: self.on_confirm_batches,
             Tick: self.on_tick,
             Probe: self.on_probe,
             LoadFinished: self.on_load_finished,
@@ -138,6 +143,8 @@ class Replica(Actor):
                 self._on_end()
 
     def on_load_finished(self, message: LoadFinished) -> None:
+        if self.state in ("stopped", "failed"):
+            return  # it was told to stop while it loaded
         if message.error is not None:
             self._enter("failed", f"the engine failed to load: {message.error}")
         elif self.state == "loading":
@@ -213,6 +220,29 @@ class Replica(Actor):
             BatchFinished(self.ctx.address, running.batch, service_s, cold, finished.error, finished.results),
         )
 
+    def holds(self) -> tuple[int, ...]:
+        """The batches it has, deep probes left out: the running one first, then those at its door."""
+        running = () if self._running is None else (self._running,)
+        return tuple(item.batch for item in (*running, *self._doorstep) if item.batch > 0)
+
+    def on_cancel_batch(self, message: CancelBatch) -> None:
+        if self._running is not None and self._running.batch == message.batch:
+            self._engine.cancel(message.batch)  # its end is its answer, soon or late
+            return
+        for index, waiting in enumerate(self._doorstep):
+            if waiting.batch == message.batch:
+                del self._doorstep[index]
+                self.ctx.send(
+                    waiting.reply_to, BatchFinished(self.ctx.address, waiting.batch, 0.0, error="cancelled")
+                )
+                return
+
+    def on_confirm_batches(self, message: ConfirmBatches) -> None:
+        holds = self.holds()
+        missing = tuple(batch for batch in message.batches if batch not in holds)
+        if missing:
+            self.ctx.send(message.reply_to, BatchesMissing(self.ctx.address, missing))
+
     def on_inject_slowness(self, message: InjectSlowness) -> None:
         self._slowness = message.factor
 
@@ -242,6 +272,7 @@ class Replica(Actor):
                 self.ctx.address, self.state, self._settings.incarnation, self._settings.weight,
                 self._settings.max_inflight_batches, len(self._doorstep) + (self._running is not None), busy,
                 signals.gpu_utilization, signals.memory_used_bytes, signals.memory_total_bytes, detail, self._reports,
+                self.holds(),
             ),
         )  # fmt: skip
 

@@ -9,13 +9,17 @@ from msgspec.structs import force_setattr
 from fleet.messages import ReplicaReported, replica_number
 from policies.views import ReplicaView, Trust
 
+REMEMBERED = 4_096
+"""Ended replicas whose late reports are known to be late. Those of older ones cannot be under way any more."""
+
 
 class Reports:
     """Which reports to believe: none that a later one overtook, and none of a replica that has ended."""
 
     def __init__(self) -> None:
         self._newest: dict[str, int] = {}
-        self._gone: set[str] = set()
+        self._gone: dict[str, None] = {}
+        """In the order they ended."""
 
     def believe(self, message: ReplicaReported) -> bool:
         """True unless the report is late."""
@@ -28,7 +32,9 @@ class Reports:
     def ended(self, replica: str) -> None:
         """Believe nothing more of it."""
         self._newest.pop(replica, None)
-        self._gone.add(replica)
+        self._gone[replica] = None
+        if len(self._gone) > REMEMBERED:
+            del self._gone[next(iter(self._gone))]
 
     def has_ended(self, replica: str) -> bool:
         return replica in self._gone

@@ -1,14 +1,14 @@
 """The router owns the request: it lets it in, sends it on, tries again, and is the only actor that may end one.
 
-A request is *pending* from its `Submit` to its one `Reply`. Each attempt at it is numbered; an answer that does
-not carry the current number belongs to an abandoned attempt and is counted and dropped.
+A request is *pending* from its `Submit` to its one `Reply`. Each attempt at it has a ticket; an answer that does
+not carry the current one belongs to an abandoned attempt and is counted and dropped.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from itertools import repeat
+from itertools import count, repeat
 from typing import Any
 
 from msgspec import Struct
@@ -51,6 +51,9 @@ class Pending(Struct):
     output_tokens: int | None
     payload: Payload | None
     attempt: int = 0
+    """How many there were. A hold is none, and neither is one that was moved before it ran."""
+    ticket: int = 0
+    """Of the current attempt."""
     replica: str | None = None
     placed: bool = False
     """An attempt is with the batcher; False while it is held here."""
@@ -89,6 +92,7 @@ class Router(Actor):
         """Those that wait here for a replica they may go to, in order."""
         self._roster = Roster()
         self._running = 0
+        self._next_ticket = count(1).__next__
         self.submitted = 0
         self.ended: Counter[Outcome] = Counter()
         policies = (admission, routing, retry)
@@ -172,7 +176,6 @@ class Router(Actor):
 
     def _place(self, pending: Pending, now: float) -> None:
         """Start the next attempt, or hold the request until one can start."""
-        pending.attempt += 1
         replica = None
         if self._early:
             replica = self._choose(pending, now)
@@ -181,7 +184,9 @@ class Router(Actor):
             for on_dispatched in self._on_dispatched:
                 on_dispatched(pending.request, replica, now)
         pending.replica, pending.placed = replica, True
-        work = Work(pending.request, pending.attempt, pending.output_tokens, pending.payload)
+        pending.attempt = attempt = pending.attempt + 1
+        pending.ticket = ticket = self._next_ticket()
+        work = Work(pending.request, attempt, pending.output_tokens, pending.payload, ticket)
         self.ctx.send(self._batcher, Enqueue(work, replica))
 
     def _choose(self, pending: Pending, now: float) -> str | None:
@@ -218,7 +223,7 @@ class Router(Actor):
                 now, "routing", request.id, "Hold", value=decision.until_s, reason=decision.reason
             )
             self._hold(pending)
-            pending.timer = self.ctx.after(decision.until_s - now, Tick("place", request.id, pending.attempt))
+            pending.timer = self.ctx.after(decision.until_s - now, Tick("place", request.id, pending.ticket))
             return None
         if isinstance(decision, Reject):
             self._telemetry.decided(now, "routing", request.id, "Reject", reason=decision.reason)
@@ -238,7 +243,6 @@ class Router(Actor):
         held, self._held = self._held, {}
         for pending in held.values():
             self._unset(pending)
-            pending.attempt -= 1  # a hold is no attempt
             self._place(pending, self.ctx.now)
 
     # --- out ---------------------------------------------------------------------------------------------------
@@ -250,13 +254,16 @@ class Router(Actor):
         find = self.pending.get
         for work in message.work:
             pending = find(work.request.id)
-            if pending is not None and pending.attempt == work.attempt:
+            if pending is not None and pending.ticket == work.ticket:
                 pending.running = True
                 pending.replica = message.replica
                 self._running += 1
-                if not self._early:
-                    for on_dispatched in self._on_dispatched:
-                        on_dispatched(work.request, message.replica, self.ctx.now)
+                if self._early:
+                    continue
+                if message.replica in pending.exclude:  # late binding: whoever is free takes the batch
+                    self._telemetry.counters["excludes_ignored"] += 1
+                for on_dispatched in self._on_dispatched:
+                    on_dispatched(work.request, message.replica, self.ctx.now)
 
     def on_attempts_ended(self, message: AttemptsEnded) -> None:
         work = message.work
@@ -272,7 +279,7 @@ class Router(Actor):
         results = message.results or repeat(None)
         for item, result in zip(work, results, strict=False):
             pending = find(item.request.id)
-            if pending is None or pending.attempt != item.attempt:
+            if pending is None or pending.ticket != item.ticket:
                 self._telemetry.counters["late_answers"] += 1
                 continue
             if observed:
@@ -282,7 +289,7 @@ class Router(Actor):
     def _attempts_failed(self, message: AttemptsEnded) -> None:
         for item in message.work:
             pending = self.pending.get(item.request.id)
-            if pending is None or pending.attempt != item.attempt:
+            if pending is None or pending.ticket != item.ticket:
                 if message.failure != "withdrawn":
                     self._telemetry.counters["late_answers"] += 1
                 continue
@@ -292,6 +299,7 @@ class Router(Actor):
             elif message.failure == "moved" or message.failure == "withdrawn":  # noqa: PLR1714  # narrows the type below
                 self._withdraw(pending, "withdrawn")
                 self._restart(pending)
+                pending.attempt -= 1  # it never ran
                 self._telemetry.counters["moved"] += 1
                 self._place(pending, self.ctx.now)
             elif message.failure is not None:
@@ -314,7 +322,7 @@ class Router(Actor):
             self._restart(pending)
             pending.exclude = decision.exclude
             if decision.after_s > 0.0:
-                pending.timer = self.ctx.after(decision.after_s, Tick("place", request.id, pending.attempt))
+                pending.timer = self.ctx.after(decision.after_s, Tick("place", request.id, pending.ticket))
             else:
                 self._place(pending, now)
             return
@@ -388,9 +396,8 @@ class Router(Actor):
             return
         if message.what == "deadline":
             self._abandon(pending, "expired", "its deadline passed")
-        elif pending.attempt == message.number and not pending.placed:
-            if self._held.pop(message.key, None) is not None:
-                pending.attempt -= 1  # a hold is no attempt
+        elif pending.ticket == message.number and not pending.placed:
+            self._held.pop(message.key, None)
             pending.timer = None
             self._place(pending, self.ctx.now)
 
@@ -403,7 +410,7 @@ class Router(Actor):
         if pending.placed:
             self._withdraw(pending, "withdrawn")
             if not pending.running:
-                self.ctx.send(self._batcher, Dequeue(pending.request.id, pending.attempt, pending.replica))
+                self.ctx.send(self._batcher, Dequeue(pending.request.id, pending.ticket, pending.replica))
         self._end(pending, outcome, detail=detail)
 
     def abort(self, detail: str) -> None:

@@ -5,7 +5,12 @@ Exit status: 0 done, 1 the run failed, 2 a mistake in the input (one line on std
 
 from __future__ import annotations
 
+import errno
+import io
+import os
 import sys
+import warnings
+from argparse import Namespace
 from collections.abc import Sequence
 
 from fleet.cli.arguments import parse
@@ -19,9 +24,10 @@ EXIT_INTERRUPTED = 130
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and answer its exit status; `argv` is without the program's name."""
     given = list(sys.argv[1:] if argv is None else argv)
+    _make_writable()
     try:
         arguments = parse(given)
-        return int(arguments.run(arguments))
+        return _run(arguments)
     except KeyboardInterrupt:
         return _report("interrupted", EXIT_INTERRUPTED)
     except BrokenPipeError:
@@ -32,9 +38,32 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _report(*_judged(error))
 
 
+def _make_writable() -> None:
+    """Output that was closed (`>&-`) goes nowhere; a character that it cannot show does not end the command."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115, PTH123  # for good
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
+def _run(arguments: Namespace) -> int:
+    """The command's own status. A policy is code of others: its `sys.exit` must not look like ours."""
+    warnings.filterwarnings(
+        "ignore", message="coroutine .* was never awaited"
+    )  # the error below says it better
+    try:
+        status = int(arguments.run(arguments))
+        sys.stdout.flush()
+        return status
+    except SystemExit as error:
+        raise RuntimeError(f"something that was run called sys.exit({error.code})") from None
+
+
 def _judged(error: Exception) -> tuple[str, int]:
     """What to say of an error, and whose it is: the input's (2) or the run's (1)."""
-    message = " ".join(str(error).split())
+    message = _one_line(str(error))
     if isinstance(error, UsageError):
         return message, EXIT_USAGE
     from fleet.actor import FleetError
@@ -43,12 +72,21 @@ def _judged(error: Exception) -> tuple[str, int]:
     from traces.errors import TraceError
 
     if isinstance(error, (PolicyError, TraceError, FleetError)):
-        notes = "; ".join(getattr(error, "__notes__", ()))
+        notes = _one_line("; ".join(getattr(error, "__notes__", ())))
         whole = f"{message} ({notes})" if notes else message
         return whole, EXIT_FAILED if isinstance(error, InvariantViolation) else EXIT_USAGE
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}", EXIT_USAGE
+    if isinstance(error, MemoryError):
+        return f"not enough memory: {message or 'ask for less'}", EXIT_USAGE
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return "cannot write: no space is left on the device", EXIT_FAILED
     return f"{type(error).__name__}: {message} (--debug shows where)", EXIT_FAILED
+
+
+def _one_line(text: str) -> str:
+    """Without line breaks, and without what a terminal would obey: a message may quote any file."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in " ".join(text.split()))
 
 
 def _report(message: str, status: int) -> int:
@@ -58,8 +96,6 @@ def _report(message: str, status: int) -> int:
 
 def _reader_is_gone() -> int:
     """Whoever read our output (`| head`) has enough; what is left must not complain at exit."""
-    import os
-
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 141
 

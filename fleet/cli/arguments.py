@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from fleet.cli.laws import LAWS, REQUIRED
-from fleet.cli.values import UsageError, count, endpoint, meant, number, positive, several, whole
+from fleet.cli.values import UsageError, count, endpoint, meant, positive, several, whole
 
 
 class Parser(argparse.ArgumentParser):
@@ -287,7 +287,7 @@ def _add_tools(commands: Any) -> None:
     _trace(convert)
     convert.add_argument("target", metavar="FILE", type=Path, help=".jsonl, .jsonl.gz or .parquet")
     convert.add_argument(
-        "--from-s", type=number, default=0.0, metavar="S", help="leave out what comes before S seconds"
+        "--from-s", type=positive, default=0.0, metavar="S", help="leave out what comes before S seconds"
     )
     convert.add_argument("--scale-time", type=positive, metavar="X", help="the users' clock X times as slow")
     convert.add_argument(

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from traces import FaultTrace, Trace
 
 Table = dict[str, Any]  # Any: whatever TOML holds
+LONGEST_S = 1e9
+"""Of a trace: beyond it is a mistake in its unit, and a run that would never end."""
 
 
 def trace_of(arguments: Namespace) -> Trace:
@@ -27,9 +29,16 @@ def trace_of(arguments: Namespace) -> Trace:
         trace = trace.first(seconds=arguments.first_s)
     if arguments.scale_rate is not None:
         trace = trace.scale_rate(arguments.scale_rate)
+    return plausible(trace, arguments.trace)
+
+
+def plausible(trace: Trace, name: str) -> Trace:
+    """`trace`, if there is anything in it and it ends within a lifetime."""
     if not len(trace):
+        raise UsageError(f"{name}: no requests are left (the trace, or what was cut of it, is empty)")
+    if trace.duration_s > LONGEST_S:
         raise UsageError(
-            f"{arguments.trace}: no requests are left (the trace, or what was cut of it, is empty)"
+            f"{name}: lasts {trace.duration_s:.3g} s, which is over 30 years; are its times in seconds?"
         )
     return trace
 
@@ -73,7 +82,9 @@ def read_table(path: Path) -> Table:
         values: Table = decode(path.read_bytes(), type=dict)
     except OSError as error:
         raise PolicyError(f"{path}: cannot be read: {error.strerror}") from None
-    except (msgspec.DecodeError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError:
+        raise PolicyError(f"{path}: is not text; a fleet is TOML or JSON") from None
+    except (msgspec.DecodeError, tomllib.TOMLDecodeError) as error:
         raise PolicyError(f"{path}: {error}") from None
     return values
 

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from traces.statistics import Quantiles
 
 
+MOST_REQUESTS = 1_000_000_000
+"""That `--upsample` may make: no memory holds more."""
+
+
 def list_bundled(arguments: Namespace) -> int:
     """The traces that come with fleetlab."""
     from traces import load_trace
@@ -97,12 +101,17 @@ def convert(arguments: Namespace) -> int:
     _known_suffix(arguments.target)
     trace = inputs.trace_of(arguments)
     if arguments.from_s:
-        trace = trace.slice(arguments.from_s, trace.duration_s + 1.0)
+        trace = trace.slice(arguments.from_s, max(arguments.from_s, trace.duration_s + 1.0))
     if arguments.scale_time is not None:
         trace = trace.scale_time(arguments.scale_time)
     if arguments.upsample is not None:
+        if len(trace) * arguments.upsample > MOST_REQUESTS:
+            raise UsageError(
+                f"--upsample {arguments.upsample:g} would make {len(trace) * arguments.upsample:.3g} requests; "
+                f"{MOST_REQUESTS:,} are the most"
+            )
         trace = trace.upsample(arguments.upsample, seed=arguments.seed)
-    save_trace(trace, arguments.target)
+    save_trace(inputs.plausible(trace, arguments.trace), arguments.target)
     report = trace.report
     for reason, count in report.dropped.items():
         output.note(f"dropped {count:,} rows: {reason}")
@@ -123,7 +132,7 @@ def synthesize(arguments: Namespace) -> int:
     for name in ("prompt_tokens", "output_tokens"):
         parameters[name] = lengths_of(getattr(arguments, name), name)
     trace: Trace = getattr(traces, arguments.law)(**parameters, seed=arguments.seed)
-    traces.save_trace(trace, arguments.target)
+    traces.save_trace(inputs.plausible(trace, arguments.law), arguments.target)
     print(f"{arguments.target}: {len(trace):,} requests in {trace.duration_s:,.1f} s, sha256 {trace.sha256}")
     return 0
 

@@ -47,7 +47,7 @@ class Engine(Component, tag_field="engine", tag=engine_name):
         """Run `work` together; then `RunFinished(batch, ...)` arrives. `service_s` is on this process's clock."""
 
     def cancel(self, batch: int) -> None:
-        """The batch is no longer wanted; its `RunFinished` may still come and is dropped."""
+        """The batch is no longer wanted. End it early if that can be done; its `RunFinished` comes all the same."""
 
     def unload(self) -> None:
         """Give back the device."""

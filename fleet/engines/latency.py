@@ -19,8 +19,8 @@ from msgspec import Meta
 from fleet.messages import Work
 from policies.base import Component, kebab_case
 
-Positive = Annotated[float, Meta(gt=0)]
-NonNegative = Annotated[float, Meta(ge=0)]
+Positive = Annotated[float, Meta(gt=0, le=1e18)]
+NonNegative = Annotated[float, Meta(ge=0, le=1e9)]
 
 _STANDARD_NORMAL = NormalDist()
 

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import threading
+from contextlib import suppress
+from types import ModuleType
+
+from msgspec.structs import replace
 
 from fleet.engines.base import DeviceSignals
 
@@ -29,12 +33,26 @@ class DeviceSampler:
             return
         try:
             pynvml.nvmlInit()
+        except pynvml.NVMLError:  # no driver
+            return
+        try:
             device = pynvml.nvmlDeviceGetHandleByUUID(self._uuid)
             while not self._closed.is_set():
-                memory = pynvml.nvmlDeviceGetMemoryInfo(device)
-                utilization = pynvml.nvmlDeviceGetUtilizationRates(device).gpu / 100.0
-                self.latest = DeviceSignals(utilization, int(memory.used), int(memory.total))
+                self.latest = _sample(pynvml, device)
                 self._closed.wait(self._interval_s)
+        except pynvml.NVMLError:  # a device that NVML does not know by this identity, such as a MIG slice
+            return
+        finally:
             pynvml.nvmlShutdown()
-        except pynvml.NVMLError:  # no driver, or a device (such as a MIG slice) that does not tell
-            self.latest = DeviceSignals()
+
+
+def _sample(pynvml: ModuleType, device: object) -> DeviceSignals:
+    """What the device tells now. Each counter on its own: some devices have memory and no utilisation."""
+    signals = DeviceSignals()
+    with suppress(pynvml.NVMLError):
+        memory = pynvml.nvmlDeviceGetMemoryInfo(device)
+        signals = DeviceSignals(None, int(memory.used), int(memory.total))
+    with suppress(pynvml.NVMLError):
+        utilization = pynvml.nvmlDeviceGetUtilizationRates(device).gpu / 100.0
+        signals = replace(signals, gpu_utilization=utilization)
+    return signals

@@ -51,7 +51,9 @@ class TorchEngine(Engine):
     its id alone, or what the module's own `collate` makes of it (see `Collates`). Its result is its row.
 
     The service time is the worker's, from the first input to the last result on the host. Every `run` is
-    answered by exactly one `RunFinished`, a cancelled one too: work on a device cannot be called back.
+    answered by exactly one `RunFinished`, a cancelled one too: work on a device cannot be called back. The
+    exception is an error after which the device takes no more work (an illegal access, a failed assertion in a
+    kernel): it ends the replica's process.
     """
 
     module: Annotated[str, Meta(pattern=r"^[\w.]+:[\w.]+$")]
@@ -131,7 +133,12 @@ class TorchEngine(Engine):
             results = runner.run(work)
             return _Ran(time.perf_counter() - started, results=results)
         except Exception as error:
-            return _Ran(time.perf_counter() - started, error=f"batch of {len(work)}: {_one_line(error)}")
+            line = f"batch of {len(work)}: {_one_line(error)}"
+            if type(error).__name__ == "AcceleratorError":
+                # The device's context is lost: every later batch would fail too, and at once, which looks like
+                # speed to a router. So the process ends, and with it the replica.
+                raise FleetError(line) from error
+            return _Ran(time.perf_counter() - started, error=line)
         finally:
             self._running = None  # before the message is out: the next batch may come at once
 

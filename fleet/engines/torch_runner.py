@@ -71,9 +71,15 @@ class TorchRunner:
         with self._on_stream():
             try:
                 return self._forward(work)
-            except torch.OutOfMemoryError:
-                torch.cuda.empty_cache()
+            except torch.OutOfMemoryError as error:
+                out_of_memory = str(error)
+            except BaseException:
+                self._synchronize()  # the next batch writes to staging that a copy may still be reading
                 raise
+            # Outside the `except`: until it is left, the traceback keeps the batch's tensors alive.
+            self._synchronize()
+            torch.cuda.empty_cache()
+            raise torch.OutOfMemoryError(out_of_memory)
 
     def _forward(self, work: Sequence[Work]) -> list[Payload | None] | None:
         inputs = self._stacked(work) if self._collate is None else self._collated(work, self._collate(work))

@@ -15,6 +15,7 @@ from msgspec.structs import replace
 
 from fleet.actor import Actor, Context
 from fleet.actors.replica import ReplicaSettings
+from fleet.actors.roster import REMEMBERED
 from fleet.launch.portable import encode_settings
 from fleet.messages import (
     HostReplica,
@@ -106,7 +107,7 @@ class Launcher(Actor):
         for replica, holder in list(self.assigned.items()):
             if holder == host:
                 del self.assigned[replica]
-                report = self.last_report.get(replica)
+                report = self.last_report.pop(replica, None)
                 if report is not None and report.state in ("stopped", "failed"):
                     detail, expected = report.detail or detail, report.state == "stopped"
                 self.ctx.send(self._observers, ReplicaExited(replica, detail, expected))
@@ -150,7 +151,8 @@ class Launcher(Actor):
     def on_kill_replica(self, message: KillReplica) -> None:
         host = self.assigned.get(message.replica)
         if host is not None:
-            self.host_lost(host, "killed by the autoscaler", expected=False)
+            self._source.kill(host)
+            self.host_lost(host, "killed by the autoscaler", expected=True)
             return
         for request in list(self._wanted):
             if request.replica == message.replica:
@@ -160,6 +162,8 @@ class Launcher(Actor):
                 )
 
     def on_replica_reported(self, message: ReplicaReported) -> None:
+        if message.replica not in self.assigned:
+            return  # it was given up
         before = self.last_report.get(message.replica)
         self.last_report[message.replica] = message
         if before is None or before.state != message.state:
@@ -167,6 +171,8 @@ class Launcher(Actor):
 
     def on_replica_exited(self, message: ReplicaExited) -> None:
         self.exits[message.replica] = message.detail
+        if len(self.exits) > REMEMBERED:
+            del self.exits[next(iter(self.exits))]
         self.on_change()
 
     def on_undeliverable(self, message: Undeliverable) -> None:

@@ -30,13 +30,19 @@ class SimulatedLauncher(Actor):
         settings: Callable[[str], ReplicaSettings],
         *,
         provision_s: float,
+        lease_s: float = 3.0,
         observers: str = "observers",
     ) -> None:
         self._runtime = runtime
         self._settings = settings
-        self._provision_s = provision_s
+        self._provision_s, self._lease_s = provision_s, lease_s
         self._observers = observers
         self._pending: dict[str, StartReplica] = {}
+        self._reasons: dict[str, set[str]] = {}
+        """Why nothing is heard of a replica: its hang, its partition, its end."""
+        self._silences: dict[str, int] = {}
+        """The number of the silence it is in."""
+        self._last_silence = 0
         self.failing_loads: list[str | None] = []
         """Faults not yet used up: addresses whose next load fails; None means the next one, whoever it is."""
 
@@ -55,9 +61,45 @@ class SimulatedLauncher(Actor):
         self.ctx.after(self._provision_s, Tick("provisioned", message.replica))
 
     def on_tick(self, message: Tick) -> None:
-        request = self._pending.pop(message.key, None)
-        if request is not None:
-            self.bring_up(request.replica, activate=request.activate)
+        replica, silence = message.key, message.number
+        if message.what == "provisioned":
+            request = self._pending.pop(replica, None)
+            if request is not None:
+                self.bring_up(replica, activate=request.activate)
+        elif self._silences.get(replica) != silence:
+            return  # it was heard again
+        elif message.what == "silent":
+            self.ctx.after(self._lease_s, Tick("lease", replica, silence))
+        elif message.what == "lease":
+            # Heard again at this very instant it keeps its lease: all else of now goes first.
+            self.ctx.after(0.0, Tick("lost", replica, silence))
+        else:
+            self.kill(replica, f"silent for {self._lease_s:g} s")
+
+    # --- leases ------------------------------------------------------------------------------------------------
+
+    def fall_silent(self, replica: str, why: str) -> None:
+        """Nothing is heard of it from now on. Live, the head's node notices that, and a lease later ends it."""
+        if replica not in self._runtime.contexts:
+            return
+        self._reasons.setdefault(replica, set()).add(why)
+        if replica not in self._silences:
+            self._last_silence += 1
+            self._silences[replica] = self._last_silence
+            self.ctx.send(self.ctx.address, Tick("silent", replica, self._last_silence))
+
+    def be_heard(self, replica: str, why: str) -> None:
+        """One reason for its silence is over."""
+        reasons = self._reasons.get(replica, set())
+        reasons.discard(why)
+        if not reasons:
+            self._take_out_of_silence(replica)
+
+    def _take_out_of_silence(self, replica: str) -> None:
+        self._reasons.pop(replica, None)
+        self._silences.pop(replica, None)
+
+    # --- replicas ----------------------------------------------------------------------------------------------
 
     def bring_up(self, address: str, *, activate: bool = True, preloaded: bool = False) -> None:
         """Start the replica now; `preloaded` ones are ready at once, as if they had been there before."""
@@ -65,7 +107,11 @@ class SimulatedLauncher(Actor):
         if fail:
             self.failing_loads.remove(address if address in self.failing_loads else None)
         settings = replace(self._settings(address), activate=activate, preloaded=preloaded, fail_load=fail)
-        self._runtime.add(address, Replica(settings, observers=self._observers))
+        # When its last words are lost, its silence tells.
+        replica = Replica(
+            settings, observers=self._observers, on_end=lambda: self.fall_silent(address, "end")
+        )
+        self._runtime.add(address, replica)
 
     def on_kill_replica(self, message: KillReplica) -> None:
         self.kill(message.replica, "killed by the autoscaler", expected=True)
@@ -74,12 +120,16 @@ class SimulatedLauncher(Actor):
         """SIGKILL: the replica is gone, and its launcher sees that at once."""
         was_pending = self._pending.pop(address, None) is not None
         if was_pending or address in self._runtime.contexts:
-            self._runtime.remove(address)
+            self._remove(address)
             self.ctx.send(self._observers, ReplicaExited(address, detail, expected))
 
     def on_replica_reported(self, message: ReplicaReported) -> None:
         if message.state in ("stopped", "failed"):
-            self._runtime.remove(message.replica)
+            self._remove(message.replica)
+
+    def _remove(self, replica: str) -> None:
+        self._runtime.remove(replica)
+        self._take_out_of_silence(replica)
 
     def ignore(self, message: Message) -> None:
         """Not for the launcher."""

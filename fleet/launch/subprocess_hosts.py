@@ -11,15 +11,28 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import NamedTuple
 
 import anyio
-from anyio.abc import Process, TaskGroup
+import anyio.to_thread
+from anyio.abc import TaskGroup
 
 from fleet.launch.launcher import Launcher
 from fleet.runtime.transport import Node
 
 GRACE_S = 3.0
 """How long a child may take to end in good order."""
+
+
+MOST_CHILDREN = 4_096
+"""A thread waits for each child, so there is a bound."""
+
+
+class Child(NamedTuple):
+    """One host process, and the news of its end."""
+
+    process: subprocess.Popen[bytes]
+    gone: anyio.Event
 
 
 class SubprocessHosts:
@@ -34,11 +47,11 @@ class SubprocessHosts:
         self._arguments = ("--seed", str(seed), "--lease-s", str(lease_s))
         self._most = most
         """Never more at one time; None: as many as are asked for."""
-        self._processes: dict[str, Process] = {}
-        self._started = 0
+        self._children: dict[str, Child] = {}
+        self._waiters = anyio.CapacityLimiter(MOST_CHILDREN)
+        self._started = self._running = 0
         self._devices = _visible_devices()
         self._on_device: Counter[str] = Counter(dict.fromkeys(self._devices, 0))
-        self._ended: set[str] = set()
         self.joined: set[str] = set()
         """Hosts that have said Hello, as whoever hears of them notes here."""
         self.launcher: Launcher
@@ -46,9 +59,10 @@ class SubprocessHosts:
 
     def request(self) -> bool:
         """Start one more, unless there are enough."""
-        if self._most is not None and self._started - len(self._ended) >= self._most:
+        if self._most is not None and self._running >= self._most:
             return False
         self._started += 1
+        self._running += 1
         self._tasks.start_soon(self._live, f"host-{self._started}")
         return True
 
@@ -67,28 +81,34 @@ class SubprocessHosts:
             name,
             *self._arguments,
         ]
-        process = await anyio.open_process(
-            command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=None, env=_environment(device),
-            start_new_session=True,
-        )  # fmt: skip
         host = f"host/{name}"
-        self._processes[host] = process
+        with anyio.CancelScope(shield=True):
+            # On a thread: to start a process takes tens of milliseconds, in which the loop would stand still.
+            child = self._children[host] = Child(
+                await anyio.to_thread.run_sync(_start, command, _environment(device)), anyio.Event()
+            )
         try:
-            status = await process.wait()
+            status = await anyio.to_thread.run_sync(
+                child.process.wait, abandon_on_cancel=True, limiter=self._waiters
+            )
         finally:
-            if process.returncode is None:
-                process.kill()
+            child.process.kill()
+            _close_input(child.process)
+            child.gone.set()
             if device is not None:
                 self._on_device[device] -= 1
-        self._ended.add(host)
+            del self._children[host]
+            self._running -= 1
+        was_joined = host in self.joined
+        self.joined.discard(host)
         # A peer that is given up is lost to everyone, the launcher included; one that said goodbye is lost already.
-        if not self._node.give_up(name, ended(status), expected=status == 0) and host not in self.joined:
+        if not self._node.give_up(name, ended(status), expected=status == 0) and not was_joined:
             self.launcher.host_never_joined(ended(status))
 
     def _signal(self, host: str, number: signal.Signals) -> None:
-        process = self._processes.get(host)
-        if process is not None and process.returncode is None and host not in self._ended:
-            process.send_signal(number)
+        child = self._children.get(host)
+        if child is not None:
+            child.process.send_signal(number)
 
     def kill(self, host: str) -> None:
         """SIGKILL."""
@@ -104,18 +124,35 @@ class SubprocessHosts:
 
     def pids(self) -> dict[str, int]:
         """The process of each host that runs."""
-        return {host: process.pid for host, process in self._processes.items() if host not in self._ended}
+        return {host: child.process.pid for host, child in self._children.items()}
 
     async def close(self) -> None:
         """Let the children end, and end those that do not."""
+        children = list(self._children.values())
+        for child in children:
+            _close_input(child.process)
         with anyio.move_on_after(GRACE_S):
-            for process in list(self._processes.values()):
-                if process.stdin is not None:
-                    await process.stdin.aclose()
-            for process in list(self._processes.values()):
-                await process.wait()
-        for host in list(self._processes):
-            self.kill(host)
+            for child in children:
+                await child.gone.wait()
+        for child in children:
+            child.process.kill()
+
+
+def _start(command: list[str], environment: dict[str, str]) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        env=environment,
+        # Ctrl-C is for the head: it ends its children in good order.
+        start_new_session=True,
+    )
+
+
+def _close_input(process: subprocess.Popen[bytes]) -> None:
+    """A child ends when its standard input does."""
+    if process.stdin is not None:
+        process.stdin.close()
 
 
 def ended(status: int) -> str:

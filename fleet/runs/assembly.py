@@ -47,7 +47,8 @@ class Head:
         self.autoscaler = Autoscaler(
             scaling=spec.scaling, warm_pool=spec.warm_pool, min_replicas=low, max_replicas=high,
             initial_replicas=spec.replicas, control_interval_s=spec.control_interval_s,
-            failed_grace_s=spec.failed_grace_s, router=ROUTER, telemetry=telemetry,
+            failed_grace_s=spec.failed_grace_s, start_timeout_s=spec.start_timeout_s, router=ROUTER,
+            telemetry=telemetry,
         )  # fmt: skip
         self.health_checker = HealthChecker(
             health=spec.health, interval_s=spec.probe_interval_s, timeout_s=spec.probe_timeout_s,

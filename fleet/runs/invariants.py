@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow.compute as pc
 
 from fleet.actor import FleetError
-from fleet.actors.replica import TRANSITIONS
+from fleet.actors.replica import TRANSITIONS, Replica
 from fleet.spec import FleetSpec
 from fleet.telemetry.run import Run
 from policies.views import ReplicaView
@@ -119,17 +119,17 @@ class InvariantChecker:
     def _nothing_forgotten(self) -> None:
         """The current attempt of every pending request waits, runs, has a timer, or has nowhere to go."""
         router, batcher = self._simulation.head.router, self._simulation.head.batcher
-        waiting = {id: work.attempt for queue in batcher.queues() for id, (work, _) in queue.waiting.items()}
+        waiting = {id: work.ticket for queue in batcher.queues() for id, (work, _) in queue.waiting.items()}
         running = {
-            (work.request.id, work.attempt): replica for replica, works in batcher.batches() for work in works
+            (work.request.id, work.ticket): replica for replica, works in batcher.batches() for work in works
         }
         choice = any(_trusted(view) for view in router.views())
         for id, pending in router.pending.items():
-            place = running.get((id, pending.attempt))
+            place = running.get((id, pending.ticket))
             if pending.running:
                 fine = place is not None and place == pending.replica
             elif pending.placed:
-                fine = waiting.get(id) == pending.attempt
+                fine = waiting.get(id) == pending.ticket
             else:
                 fine = pending.timer is not None or not choice
             if not fine:
@@ -143,6 +143,7 @@ class InvariantChecker:
         for replica, work in batcher.batches():
             batches[replica] += 1
             dispatched[replica] += len(work)
+        batches.update(batcher.taken_back())
         assigned = Counter(dispatched)
         if spec.binding == "early":
             assigned.update(
@@ -197,6 +198,11 @@ class InvariantChecker:
         for view in batcher.views():
             if not 0 <= view.capacity <= spec.max_inflight_batches or view.in_flight < 0:
                 _fail(5, f"{view.id} has capacity {view.capacity} and {view.in_flight} in flight")
+        if not spec.network.reorder:  # else a batch may come after the question whether it came
+            for address, context in self._simulation.runtime.contexts.items():
+                replica = context.actor
+                if isinstance(replica, Replica) and len(replica.holds()) > spec.max_inflight_batches:
+                    _fail(5, f"{address} holds {len(replica.holds())} batches, over max_inflight_batches")
         if batcher.depth > spec.queue_capacity:
             _fail(5, f"{batcher.depth} requests wait, over queue_capacity = {spec.queue_capacity}")
 

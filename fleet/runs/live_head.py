@@ -12,6 +12,7 @@ import anyio
 
 from fleet.launch.launcher import Launcher
 from fleet.launch.subprocess_hosts import SubprocessHosts
+from fleet.messages import Drain
 from fleet.runs.assembly import OBSERVERS, Head, demand_no_oracle, replica_settings
 from fleet.runtime.live import LiveRuntime
 from fleet.runtime.membership import MembershipOptions
@@ -36,13 +37,14 @@ class LiveHead:
         *,
         seed: int,
         stamp_arrivals: bool = False,
+        keep_rows: int | None = None,
         security: Security | None = None,
         insecure: bool = False,
     ) -> None:
         self.spec = spec = spec.replace()  # fresh policies: a spec can be run any number of times
         demand_no_oracle(spec)
         self.seed = seed
-        self.telemetry = Telemetry()
+        self.telemetry = Telemetry(keep_rows=keep_rows)
         self.head = Head(spec, self.telemetry, stamp_arrivals=stamp_arrivals)
         options = NodeOptions(membership=MembershipOptions(lease_s=spec.lease_s))
         self.node = Node("head", options=options, security=security, insecure=insecure)
@@ -93,6 +95,13 @@ class LiveHead:
             self.node.close()  # no-op when the runtime closed it
 
     def _joined(self, peer: Peer) -> None:
+        given_up = [address for address in sorted(peer.addresses) if address.startswith("replica/")]
+        if given_up:
+            # It stood still, lost its lease and was replaced; now it is back. It cannot become another replica.
+            self.telemetry.counters["came_back_too_late"] += len(given_up)
+            for address in given_up:
+                self.runtime.send(address, "launcher", Drain())
+            return
         for address in _hosts_of(peer):
             self.hosts.joined.add(address)
             self.launcher.host_joined(address)

@@ -148,6 +148,11 @@ class LiveRun(LiveHead):
         report = self.launcher.last_report.get(name)
         return None if report is None else report.state
 
+    def _loop(self) -> dict[str, float]:
+        """How well the head's loop kept time: a figure of the machine, and of what actors did on it."""
+        counters = self.runtime.counters
+        return {"loop_max_callback_s": counters.max_callback_s, "loop_max_lag_s": counters.max_lag_s}
+
     def _finish(self) -> Run:
         counters = self.telemetry.counters
         counters["dropped_by_fault"] += self.node.counters.dropped_by_fault
@@ -155,7 +160,8 @@ class LiveRun(LiveHead):
         counters["slow_callbacks"] += self.runtime.counters.slow_callbacks
         return finish_run(
             self.telemetry, self.trace, self.spec, seed=self.seed, runtime="live", ended_s=self.runtime.elapsed_s,
-            unfinished=self.client.unfinished(), faults=self.faults, options=self.options, machine=machine(),
+            unfinished=self.client.unfinished(), faults=self.faults, options=self.options,
+            machine=machine() | self._loop(),
         )  # fmt: skip
 
 

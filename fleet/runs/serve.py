@@ -8,9 +8,11 @@ its own clock.
 from __future__ import annotations
 
 import multiprocessing
+import os
 import secrets
 import signal
 import socket
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -34,6 +36,9 @@ from fleet.telemetry.run import Run, finish_run
 from fleet.telemetry.sink import Telemetry
 from traces import Trace
 from traces.schema import Request
+
+KEEP_ROWS = 65_536
+"""The last rows of each table that a head keeps in memory."""
 
 
 class ServeReport(Struct, frozen=True, kw_only=True):
@@ -96,7 +101,10 @@ class Server(LiveHead):
     """One head that runs until it is told to stop."""
 
     def __init__(self, spec: FleetSpec, *, seed: int, security: Security | None, insecure: bool) -> None:
-        super().__init__(spec, seed=seed, stamp_arrivals=True, security=security, insecure=insecure)
+        # Nobody reads its tables, and it may run for months.
+        super().__init__(
+            spec, seed=seed, stamp_arrivals=True, keep_rows=KEEP_ROWS, security=security, insecure=insecure
+        )
 
     async def main(
         self, bind: str, local_replicas: int, for_s: float | None, on_ready: Callable[[str], None] | None
@@ -177,8 +185,11 @@ def join(
         context.Process(target=_host_one, args=(head, f"{stem}-{number}", keys, server_key, insecure))
         for number in range(replicas)
     ]
+    # Until they handle it themselves, an interrupt is not for them: they would die in the middle of an import.
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     for process in processes:
         process.start()
+    signal.signal(signal.SIGINT, before)
     try:
         for process in processes:
             process.join()
@@ -194,9 +205,18 @@ def join(
 
 
 def _host_one(head: str, name: str, keys: Path | None, server_key: str | None, insecure: bool) -> None:
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     raise SystemExit(
         host(head, name, security=client_security(keys, server_key), insecure=insecure, keep_trying=True)
     )
+
+
+def _end_with_parent() -> None:
+    """A parent that was killed told nobody: its children must not serve on unseen."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 # --- load --------------------------------------------------------------------------------------------------

@@ -69,7 +69,10 @@ class Simulation:
         self.runtime = SimulatedRuntime(seed=seed, network=spec.network)
         self.head = Head(spec, self.telemetry)
         self.launcher = SimulatedLauncher(
-            self.runtime, lambda address: replica_settings(spec, address, seed), provision_s=spec.provision_s
+            self.runtime,
+            lambda address: replica_settings(spec, address, seed),
+            provision_s=spec.provision_s,
+            lease_s=spec.lease_s,
         )
         self.client = LoadGenerator(
             trace, telemetry=self.telemetry, on_done=self.runtime.stop, sessions=sessions,
@@ -142,17 +145,30 @@ class SimulatedFaults:
     def hang(self, replica: str) -> None:
         if replica in self._runtime.contexts and replica not in self._hung:
             self._hung[replica] = self._runtime.stop_actor(replica)
+            self._launcher.fall_silent(replica, "hang")
 
     def resume(self, replica: str) -> None:
         resume = self._hung.pop(replica, None)
         if resume is not None:
             resume()
+            self._launcher.be_heard(replica, "hang")
 
     def partition(self, replica: str, cut: bool) -> None:
+        if replica not in self._runtime.contexts:
+            return  # as live: there is no process to cut off
         self._runtime.partition(replica, cut)
+        self._silence(replica, "partition", cut)
 
     def drop(self, replica: str, probability: float) -> None:
+        if replica not in self._runtime.contexts:
+            return
         self._runtime.drop(replica, probability)
+        self._silence(replica, "drop", probability >= 1.0)
+
+    def _silence(self, replica: str, why: str, silent: bool) -> None:
+        """A client's silence is the client's own affair."""
+        if replica.startswith("replica/"):
+            (self._launcher.fall_silent if silent else self._launcher.be_heard)(replica, why)
 
     def fail_load(self, replica: str | None) -> None:
         self._launcher.failing_loads.append(replica)

@@ -26,7 +26,7 @@ from fleet.messages import Message, ReplicaExited, Undeliverable
 from fleet.runtime.alarm import Alarm
 from fleet.runtime.peers import Peer, count
 from fleet.runtime.transport import Node
-from fleet.runtime.wire import Envelope
+from fleet.runtime.wire import Envelope, text_of
 from fleet.seeding import rng_for
 
 T = TypeVar("T")
@@ -262,7 +262,11 @@ class LiveRuntime:
         self._queue.clear()
         self.alarm.close()
         if self.node is not None:
-            await self.node.aclose("failed" if self._error else "done")
+            if self._error is None:
+                await self.node.aclose()
+            else:
+                line = str(self._error).partition("\n")[0]
+                await self.node.aclose(f"failed: {text_of(line, 200)}", in_order=False)
 
     def begin(self) -> None:
         """Set the clock to zero: the run begins now."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 from collections import deque
 from collections.abc import Callable, Sequence
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from itertools import count
 from typing import Any, TypeVar
 
@@ -25,6 +25,8 @@ T = TypeVar("T")
 
 OWN = (Tick, LoadFinished, RunFinished)
 """Timers of an actor and of its engine: they end with it, and are no loss."""
+
+_COMPACT_AT = 1_024
 
 
 Handler = Callable[[Any], None]
@@ -55,7 +57,9 @@ class SimulatedTimer(Struct):
     message: Message
 
     def cancel(self) -> None:
-        self.context = None
+        context, self.context = self.context, None
+        if context is not None:
+            context.runtime.note_cancelled()
 
 
 class SimulatedContext:
@@ -67,16 +71,16 @@ class SimulatedContext:
         "_number",
         "_ready",
         "_rng",
-        "_runtime",
         "actor",
         "address",
         "host",
         "inbox",
         "now",
+        "runtime",
     )
 
     def __init__(self, runtime: SimulatedRuntime, address: str, actor: Actor) -> None:
-        self._runtime = runtime
+        self.runtime = runtime
         # Each message uses these, so they are kept at hand.
         self._near, self._ready = runtime.near, runtime.ready.append
         self._heap, self._number = runtime.heap, runtime.number
@@ -90,7 +94,7 @@ class SimulatedContext:
     @property
     def rng(self) -> random.Random:
         if self._rng is None:
-            self._rng = rng_for(self._runtime.seed, self.address)
+            self._rng = rng_for(self.runtime.seed, self.address)
         return self._rng
 
     def send(self, to: str, message: Message) -> None:
@@ -98,7 +102,7 @@ class SimulatedContext:
         if target is not None:
             self._ready((target, message))
         else:
-            self._runtime.route(self, to, message)
+            self.runtime.route(self, to, message)
 
     def after(self, delay_s: float, message: Message) -> SimulatedTimer:
         if delay_s < 0.0:
@@ -119,16 +123,16 @@ class SimulatedContext:
 class FanOut:
     """The members of a group on one host: a message to them travels once, and reaches all of them or none."""
 
-    __slots__ = ("_members", "_runtime", "host", "inbox", "now")
+    __slots__ = ("_members", "host", "inbox", "now", "runtime")
 
     def __init__(self, runtime: SimulatedRuntime, members: list[SimulatedContext]) -> None:
-        self._runtime, self._members = runtime, members
+        self.runtime, self._members = runtime, members
         self.host = members[0].host
         self.now = runtime.now
         self.inbox = Inbox({}, self._hand_out)
 
     def _hand_out(self, message: Message) -> None:
-        self._runtime.ready.extend((member, message) for member in self._members)
+        self.runtime.ready.extend((member, message) for member in self._members)
 
 
 class SimulatedRuntime:
@@ -152,6 +156,8 @@ class SimulatedRuntime:
         self.after_each: Callable[[], None] | None = None
         """Called after every entry of the heap and all it led to (the invariant checker)."""
         self._groups: dict[str, list[str]] = {}
+        self._cancelled = 0
+        """Entries of the heap that were taken back, at most."""
         self._partitioned: set[str] = set()
         self._drops: dict[str, float] = {}
         self._arrivals: dict[tuple[str, str], float] = {}
@@ -178,6 +184,10 @@ class SimulatedRuntime:
         if context is not None:
             self.near.pop(address, None)
             context.inbox = Inbox({}, self._drop)
+            if address in self._partitioned or address in self._drops:  # its link is gone with it
+                self._partitioned.discard(address)
+                self._drops.pop(address, None)
+                self._choose_path()
 
     def subscribe(self, group: str, address: str) -> None:
         """Deliver messages to the address `group` to `address` as well, in the order of subscription."""
@@ -265,6 +275,16 @@ class SimulatedRuntime:
 
     # --- time --------------------------------------------------------------------------------------------------
 
+    def note_cancelled(self) -> None:
+        """A timer was cancelled. Most are (deadlines, time-outs): they must not lie in the heap until they are due."""
+        self._cancelled += 1
+        if self._cancelled > _COMPACT_AT and self._cancelled * 2 > len(self.heap):
+            self.heap[:] = [
+                entry for entry in self.heap if entry[2].context is not None
+            ]  # every context holds it
+            heapify(self.heap)
+            self._cancelled = 0
+
     def stop(self) -> None:
         """Let `run` return once what is ready has been delivered."""
         self.stopped = True
@@ -295,6 +315,7 @@ class SimulatedRuntime:
             time, _, timer = heappop(heap)
             owner = timer.context
             if owner is None:
+                self._cancelled -= 1
                 continue
             self.now = owner.now = now = time
             message = timer.message

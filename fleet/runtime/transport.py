@@ -15,13 +15,10 @@ received: what was under way to a process that dies is lost, and the lease tells
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
 import secrets
 import time
 from collections.abc import Callable
-from operator import itemgetter
-from typing import Protocol
 
 import zmq
 from msgspec import Struct
@@ -29,25 +26,12 @@ from msgspec import Struct
 from fleet.actor import FleetError
 from fleet.messages import Message
 from fleet.runtime.channel import Channel, SocketOptions
+from fleet.runtime.inbox import Inbox, LimitedLog, Receiver
 from fleet.runtime.membership import Membership, MembershipOptions
 from fleet.runtime.outbox import Faults, Outbox, OutboxOptions
 from fleet.runtime.peers import NodeCounters, Peer, count
 from fleet.runtime.security import Authenticator, Security, require_keys
-from fleet.runtime.wire import (
-    NODE,
-    Bye,
-    Codec,
-    Envelope,
-    Hello,
-    Refused,
-    Returned,
-    WireError,
-    text_of,
-)  # fmt: skip
-
-log = logging.getLogger("fleet.transport")
-
-_sender_of = itemgetter(1)
+from fleet.runtime.wire import Bye, Codec, Returned
 
 
 class NodeOptions(Struct, frozen=True):
@@ -62,28 +46,6 @@ class NodeOptions(Struct, frozen=True):
 
 
 DEFAULTS = NodeOptions()
-
-
-class Receiver(Protocol):
-    """Whom a node reports to. All are called on the loop; none may block."""
-
-    def deliver(self, envelopes: list[Envelope]) -> None:
-        """A batch arrived."""
-
-    def on_undeliverable(self, to: str, sender: str, message: Message, reason: str) -> None:
-        """`reason` is "unreachable" or "overloaded"."""
-
-    def on_peer_joined(self, peer: Peer) -> None:
-        """It said Hello for the first time, or again after it was lost."""
-
-    def on_peer_lost(self, peer: Peer, reason: str, *, expected: bool) -> None:
-        """It left, fell silent, or was replaced."""
-
-    def on_refused(self, peer: Peer, reason: str) -> None:
-        """A head does not want us."""
-
-    def on_error(self, error: Exception) -> None:
-        """A defect: the node cannot go on."""
 
 
 class Node:
@@ -114,12 +76,13 @@ class Node:
         self._identity = f"{name[:100]}~{secrets.token_hex(16)}".encode()[-255:]
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._authenticator: Authenticator | None = None
-        self._codec = Codec(options.outbox.max_message_bytes)
+        codec = Codec(options.outbox.max_message_bytes)
+        self._log = LimitedLog()
         self._faults = Faults(self.counters)
         self._outbox = Outbox(
             name,
             options.outbox,
-            self._codec,
+            codec,
             counters=self.counters,
             faults=self._faults,
             report=self._report,
@@ -133,6 +96,15 @@ class Node:
             events=self,
         )
         self._routes = self._membership.routes
+        self._inbox = Inbox(
+            codec,
+            self._membership,
+            self._outbox,
+            counters=self.counters,
+            faults=self._faults,
+            limited=self._log,
+            secure=security is not None,
+        )
         self._router: Channel | None = None
         self._head_of: dict[Channel, Peer] = {}
         self._receiver: Receiver | None = None
@@ -143,7 +115,6 @@ class Node:
         self._retry: asyncio.TimerHandle | None = None
         self._beat: asyncio.TimerHandle | None = None
         self._beat_due_s = 0.0
-        self._logged: dict[str, float] = {}
 
     # --- wiring -----------------------------------------------------------------------------------------
 
@@ -204,7 +175,7 @@ class Node:
 
     def start(self, receiver: Receiver) -> None:
         """Begin to receive, on the running loop."""
-        self._receiver = receiver
+        self._receiver = self._inbox.receiver = receiver
         self._loop = asyncio.get_running_loop()
         now = time.monotonic()
         for head in self._membership.heads:
@@ -313,9 +284,7 @@ class Node:
     def _report(self, to: str, sender: str, message: Message, reason: str) -> None:
         """Tell the sender: it is here, or with a peer whose message we relayed."""
         count(self.counters.undeliverable, reason)
-        self._say(
-            f"undeliverable {reason}", logging.WARNING, "%s to %s: %s", type(message).__name__, to, reason
-        )
+        self._log.warn(f"undeliverable {reason}", "%s to %s: %s", type(message).__name__, to, reason)
         origin = self._routes.get(sender)
         if origin is not None and not origin.is_head:
             self.control(origin, Returned(to, sender, reason, message))
@@ -354,75 +323,16 @@ class Node:
                 break
             if channel.routes:
                 identity = frames.pop(0).bytes
-                self._on_frames(channel, identity, self._membership.by_identity.get(identity), frames, now)
+                self._inbox.take(channel, identity, self._membership.by_identity.get(identity), frames, now)
             else:
-                self._on_frames(channel, b"", self._head_of[channel], frames, now)
+                self._inbox.take(channel, b"", self._head_of[channel], frames, now)
             if self.closed or not channel.readable() or time.monotonic() > until:
                 break
         if not self.closed:
             self.flush(during=channel)
             channel.recheck()
 
-    def _on_frames(
-        self, channel: Channel, identity: bytes, peer: Peer | None, frames: list[zmq.Frame], now_s: float
-    ) -> None:
-        counters = self.counters
-        counters.batches_in += 1
-        counters.bytes_in += len(frames[0]) if len(frames) == 1 else sum(map(len, frames))
-        if peer is not None and self._faults.active and self._faults.strike(peer):
-            return
-        try:
-            envelopes = self._codec.decode(frames)
-        except WireError as error:
-            self._on_undecodable(error, identity, peer)
-            return
-        if not envelopes:
-            return
-        if envelopes[0][0] == NODE:
-            peer = peer or self._membership.stranger(channel, identity, now_s)
-            peer.last_heard_s = now_s
-            self._on_control(peer, envelopes[0][2], frames[0])
-        elif peer is None or not peer.alive:
-            self._on_stranger(peer or self._membership.stranger(channel, identity, now_s))
-        elif channel.routes and not peer.addresses.issuperset(map(_sender_of, envelopes)):
-            counters.forged += 1
-            self._say(
-                "forged", logging.WARNING, "%s sent in the name of an actor that it does not host", peer
-            )
-        else:
-            peer.last_heard_s = now_s
-            counters.messages_in += len(envelopes)
-            if self._receiver is not None:
-                self._receiver.deliver(envelopes)
-
-    def _on_undecodable(self, error: WireError, identity: bytes, peer: Peer | None) -> None:
-        who = peer.name if peer is not None else text_of(identity)
-        count(self.counters.undecodable, error.reason)
-        self.counters.last_undecodable_from = who
-        self._say("undecodable", logging.WARNING, "dropped a message from %s: %s", who, error)
-
-    def _on_stranger(self, peer: Peer) -> None:
-        """It was given up, or we are new: it must say Hello before we listen."""
-        self.counters.strangers += 1
-        self._say("stranger", logging.WARNING, "dropped a message from %s: no Hello", text_of(peer.identity))
-        self.control(peer, self._membership.hello(answer=True))
-
     # --- peers ------------------------------------------------------------------------------------------
-
-    def _on_control(self, peer: Peer, message: Message, body: zmq.Frame) -> None:
-        if isinstance(message, Hello):
-            if self._faults.active and self._faults.strike(peer, message):
-                return
-            self._membership.on_hello(peer, message, _key_of(body) if self._security is not None else None)
-        elif isinstance(message, Refused) and peer.is_head:
-            if self._receiver is not None:
-                self._receiver.on_refused(peer, message.reason)
-        elif not peer.alive:
-            self._on_stranger(peer)
-        elif isinstance(message, Bye):
-            self._membership.lose(peer, f"said goodbye: {message.reason}", expected=True)
-        elif isinstance(message, Returned) and self._receiver is not None:
-            self._receiver.on_undeliverable(message.to, message.sender, message.message, message.reason)
 
     def on_joined(self, peer: Peer) -> None:
         """Membership found one."""
@@ -460,9 +370,9 @@ class Node:
     def _on_handshake_failure(self, reason: str) -> None:
         count(self.counters.handshake_failures, reason)
         self._count_connections()
-        self._say(f"handshake {reason}", logging.WARNING, "a connection failed before it began: %s", reason)
+        self._log.warn(f"handshake {reason}", "a connection failed before it began: %s", reason)
 
-    # --- faults, logging, end ---------------------------------------------------------------------------
+    # --- faults, end ------------------------------------------------------------------------------------
 
     def partition(self, peer: str, cut: bool = True) -> None:
         """Lose everything to and from a peer, by its name or an address that it hosts; or join it again."""
@@ -472,19 +382,12 @@ class Node:
         """Lose batches to and from a peer with this probability; 0 ends it."""
         self._faults.drop(peer, probability, rng)
 
-    def _say(self, what: str, level: int, text: str, *arguments: object) -> None:
-        """Log, at most once a second for each kind of event; the counters have them all."""
-        now = time.monotonic()
-        if now - self._logged.get(what, -1.0) >= 1.0:
-            self._logged[what] = now
-            log.log(level, text, *arguments)
-
-    async def aclose(self, reason: str = "done") -> None:
+    async def aclose(self, reason: str = "done", *, in_order: bool = True) -> None:
         """Say Bye, give ZeroMQ a bounded time to take what waits, give back the rest, and close."""
         if self.closed:
             return
         for peer in list(self.peers.values()):
-            self.control(peer, Bye(reason))
+            self.control(peer, Bye(reason, in_order))
         until = time.monotonic() + self.options.socket.linger_ms / 1000
         self._guarded(self.flush)
         # ZeroMQ has no event for "all is sent".
@@ -514,12 +417,3 @@ class Node:
                 handle.cancel()
         for channel in self._channels():
             channel.close(linger_ms)
-
-
-def _key_of(frame: zmq.Frame) -> str | None:
-    """The public key that the authenticator saw on this connection."""
-    try:
-        value = frame.get("User-Id")
-    except zmq.ZMQError:
-        return None
-    return value if isinstance(value, str) else None

@@ -56,9 +56,11 @@ class Hello(Message, frozen=True, gc=False):
 
 
 class Bye(Message, frozen=True, gc=False):
-    """I leave in good order."""
+    """I leave, and wait for no lease to run out."""
 
     reason: str
+    in_order: bool = True
+    """False: I failed."""
 
 
 class Refused(Message, frozen=True, gc=False):
@@ -221,7 +223,7 @@ class Codec:
         return array
 
 
-def text_of(value: Any) -> str:  # Any: it is for logs, and takes what there is
-    """At most 80 characters of anything, for a log line."""
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
+def text_of(value: Any, most: int = 80) -> str:  # Any: it is for logs, and takes what there is
+    """At most so many characters of anything, for a log line."""
+    text = value if isinstance(value, str) else repr(value)
+    return text if len(text) <= most else f"{text[: most - 3]}..."

@@ -20,11 +20,17 @@ BLOCK_ROWS = 4_096
 
 
 class Columns:
-    """Append-only rows of one schema; a row is a tuple in the order of the schema's fields."""
+    """Append-only rows of one schema; a row is a tuple in the order of the schema's fields.
 
-    __slots__ = ("_batches", "_cells", "_full", "_schema")
+    With `keep`, the oldest are dropped, a block at a time, when there are more.
+    """
 
-    def __init__(self, schema: pa.Schema) -> None:
+    __slots__ = ("_batches", "_cells", "_full", "_keep", "_schema", "dropped")
+
+    def __init__(self, schema: pa.Schema, keep: int | None = None) -> None:
+        self._keep = keep
+        self.dropped = 0
+        """Rows that are here no longer."""
         self._schema = schema
         self._batches: list[pa.RecordBatch] = []
         # Row after row in one flat list: it costs no object a row, and a column of it is a slice.
@@ -49,6 +55,9 @@ class Columns:
         arrays = [_array(self._cells[index::width], field.type) for index, field in enumerate(self._schema)]
         self._batches.append(pa.RecordBatch.from_arrays(arrays, schema=self._schema))
         self._cells.clear()
+        if self._keep is not None:
+            while len(self) > self._keep:
+                self.dropped += self._batches.pop(0).num_rows
 
     def take(self) -> pa.Table:
         """All rows so far, in one chunk; they are here no longer, so that a long run is in memory once."""
@@ -106,12 +115,14 @@ def scores_text(scores: Mapping[str, float] | None) -> str | None:
 class Telemetry:
     """The sink of one run."""
 
-    def __init__(self) -> None:
-        self.ended = Columns(ENDED)
-        self.decisions = Columns(DECISIONS)
-        self.dispatches = Columns(DISPATCHES)
-        self.series = Columns(SERIES)
-        self.replicas = Columns(REPLICAS)
+    def __init__(self, *, keep_rows: int | None = None) -> None:
+        """`keep_rows` bounds each table, for a head that serves and serves; None keeps all, as a run's result needs."""
+        self._bounded = keep_rows is not None
+        self.ended = Columns(ENDED, keep_rows)
+        self.decisions = Columns(DECISIONS, keep_rows)
+        self.dispatches = Columns(DISPATCHES, keep_rows)
+        self.series = Columns(SERIES, keep_rows)
+        self.replicas = Columns(REPLICAS, keep_rows)
         self.counters: Counter[str] = Counter()
         """Things worth knowing that are no outcome: late answers, retries, lost messages, drops."""
         self.busy_s: dict[str, float] = {}
@@ -173,6 +184,9 @@ class Telemetry:
         if self._states.get(replica) != state:
             self._states[replica] = state
             self.replicas.append((now_s, replica, state, detail))
+            if self._bounded and state in ("stopped", "failed"):
+                del self._states[replica]
+                self.busy_s.pop(replica, None)
 
     def ready_count(self) -> int:
         """Replicas whose last known state is ready."""

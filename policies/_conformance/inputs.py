@@ -14,7 +14,9 @@ from traces.schema import Request
 
 T = TypeVar("T")
 
-FAILURES: tuple[FailureKind, ...] = ("replica-lost", "engine-error", "timeout", "unreachable", "overloaded")
+FAILURES: tuple[FailureKind, ...] = (
+    "replica-lost", "message-lost", "engine-error", "timeout", "unreachable", "overloaded",
+)  # fmt: skip
 
 
 def maybe(rng: random.Random, value: T) -> T | None:

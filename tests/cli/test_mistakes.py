@@ -43,6 +43,23 @@ MISTAKES = {
         "`replicas` is no table",
     ),
     "a policy in no module": ((*SIMULATE, "--set", "routing=nowhere:Mine"), "there is no module `nowhere`"),
+    "a fleet that is no text, to be changed": (
+        ("simulate", "demo-surge", "/bin/sh", "--set", "replicas=2"),
+        "/bin/sh: is not text",
+    ),
+    "a trace in the wrong unit": ((*SIMULATE, "--scale-rate", "1e-300"), "are its times in seconds?"),
+    "a cut past the end": (
+        ("traces", "convert", "demo-surge", "x.jsonl", "--from-s", 1e9),
+        "demo-surge: no requests are left",
+    ),
+    "more requests than any memory holds": (
+        ("traces", "convert", "demo-surge", "x.jsonl", "--upsample", 1e9),
+        "--upsample 1e+09 would make",
+    ),
+    "a law that makes more than memory holds": (
+        ("traces", "synthesize", "poisson", "x.jsonl", "--rate-per-s", 1e15, "--duration-s", 9),
+        "not enough memory: ",
+    ),
     "no such trace": (("simulate", "nosuch", "small.toml"), "bundled traces are chat-small"),
     "no such trace file": (
         ("simulate", "nosuch.csv", "small.toml"),
@@ -137,6 +154,7 @@ TRACES = {
     "a missing value": (f"{AZURE}2023-11-16 18:17:03.9,,10\n", ":2: column `ContextTokens`"),
     "no format at all": ("once upon a time\n", 'begins "once upon a time", which is no known format'),
     "nothing": ("", "is empty"),
+    "what a terminal would obey": ("\x1b[2J\x07 trace\n", "is no known format"),
 }
 
 
@@ -146,6 +164,7 @@ def test_a_bad_trace_is_named_with_its_line_and_column(fault: str, fleet: Fleet,
     (tmp_path / "bad.csv").write_text(content)
     ended = fleet("simulate", "bad.csv", "small.toml")
     assert ended.line.startswith("bad.csv")
+    assert ended.line.isprintable()
     assert said in ended.line
     assert ended.status == 2
 
@@ -182,6 +201,7 @@ POLICIES = {
         "named replica 'replica/99', which is not a candidate",
     ),
     "answers nonsense": ("return 7", "answered 7; expected Route, Hold or Reject"),
+    "answers later": ("return (lambda: (yield))()", "expected Route, Hold or Reject"),
 }
 
 
@@ -194,6 +214,13 @@ def test_a_policy_that_breaks_its_contract_is_named(fault: str, fleet: Fleet, tm
     assert said in ended.line
     assert "seed=0" in ended.line, "it says how to see it again"
     assert ended.status == 2
+
+
+def test_a_policy_cannot_end_the_command_as_if_all_were_well(fleet: Fleet, tmp_path: Path) -> None:
+    (tmp_path / "leaving.py").write_text(POLICY.format(body="raise SystemExit(0)"))
+    ended = fleet(*SIMULATE, "--set", "routing=leaving:Mine")
+    assert ended.line == "RuntimeError: something that was run called sys.exit(0) (--debug shows where)"
+    assert ended.status == 1
 
 
 def test_a_policy_file_that_raises_is_named(fleet: Fleet, tmp_path: Path) -> None:

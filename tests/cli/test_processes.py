@@ -137,6 +137,44 @@ def test_a_reader_that_has_enough_is_no_error(tmp_path: Path) -> None:
     assert done.stderr == ""
 
 
+@pytest.mark.parametrize(
+    ("redirection", "status", "said"),
+    [(">&-", 0, ""), ("> /dev/full", 1, "fleet: cannot write: no space is left on the device\n")],
+    ids=["closed", "full"],
+)
+def test_output_that_goes_nowhere_is_told_in_a_line(
+    tmp_path: Path, redirection: str, status: int, said: str
+) -> None:
+    command = f'{sys.executable} -c "import sys; from fleet.cli import main; sys.exit(main())" policies {redirection}'
+    done = subprocess.run(
+        command, shell=True, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stderr) == (status, said)
+
+
+@pytest.mark.live
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGKILL], ids=["Ctrl-C", "kill -9"])
+def test_workers_of_a_comparison_end_with_it(tmp_path: Path, ending: signal.Signals) -> None:
+    (tmp_path / "small.toml").write_text(SMALL)
+    vary = ("--vary", "replicas=2,3", "--seeds", 500, "--workers", 2)
+    with started("compare", "surge-reference", "small.toml", *vary, cwd=tmp_path) as process:
+        deadline = time.monotonic() + 30.0
+        while len(workers := children(process.pid)) < 3:  # two, and the tracker of their semaphores
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        if ending == signal.SIGINT:
+            os.killpg(process.pid, ending)  # as a terminal does it: while they start, too
+            _, said = process.communicate(timeout=20)
+            assert (process.returncode, said) == (130, "fleet: interrupted\n")
+        else:
+            time.sleep(1.0)
+            process.kill()
+        deadline = time.monotonic() + 20.0
+        while any(alive(pid) for pid in workers):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+
 @pytest.mark.live
 def test_replay_prints_and_saves_a_live_run(tmp_path: Path) -> None:
     (tmp_path / "small.toml").write_text(SMALL)

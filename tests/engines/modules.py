@@ -1,6 +1,7 @@
 """Small modules that `TorchEngine` is tested with. Loads torch."""
 
 import threading
+import weakref
 from collections.abc import Sequence
 
 import torch
@@ -81,6 +82,33 @@ class OutOfMemory(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+class RunsOut(nn.Module):
+    """Runs out of device memory in the middle of a batch of more than one."""
+
+    intermediate: weakref.ref[torch.Tensor] | None = None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = x + 1
+        RunsOut.intermediate = weakref.ref(y)
+        if len(x) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 80 GiB")
+        return y
+
+
+class LosesDevice(nn.Module):
+    """What CUDA reports when a kernel failed, from batch number `after` on: the context takes no more work."""
+
+    def __init__(self, after: int = 0) -> None:
+        super().__init__()
+        self.left = after
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.left -= 1
+        if self.left < 0:
+            raise torch.AcceleratorError("CUDA error: device-side assert triggered\nCompile with ...")
+        return x
 
 
 class Pair(nn.Module):

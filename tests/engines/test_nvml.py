@@ -2,6 +2,7 @@
 
 import sys
 import threading
+import time
 import types
 
 import pytest
@@ -57,6 +58,40 @@ def test_a_device_that_does_not_tell_has_no_signals(driver):
 
     assert failed.wait(timeout=10.0)
     assert sampler.latest == DeviceSignals()
+
+
+@pytest.mark.parametrize(
+    ("missing", "told"),
+    [
+        ("nvmlDeviceGetUtilizationRates", DeviceSignals(None, 3, 8)),
+        ("nvmlDeviceGetMemoryInfo", DeviceSignals(0.25, None, None)),
+    ],
+)
+def test_a_device_without_one_counter_still_tells_the_other(driver, missing, told):
+    def refuse(device):
+        raise FakeError("not supported")
+
+    setattr(driver, missing, refuse)
+    sampler = DeviceSampler("GPU-1", interval_s=0.001)
+    deadline = time.monotonic() + 10.0
+    while sampler.latest == DeviceSignals() and time.monotonic() < deadline:
+        time.sleep(0.001)
+    sampler.close()
+
+    assert sampler.latest == told
+
+
+def test_the_driver_is_let_go_when_the_device_is_unknown(driver):
+    let_go = threading.Event()
+    driver.nvmlShutdown = let_go.set
+
+    def refuse(uuid):
+        raise FakeError("not found")
+
+    driver.nvmlDeviceGetHandleByUUID = refuse
+    DeviceSampler("GPU-1")
+
+    assert let_go.wait(timeout=10.0)
 
 
 def test_reading_does_not_wait_for_the_driver(driver):

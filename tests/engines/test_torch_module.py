@@ -288,6 +288,52 @@ def test_a_run_that_raises_is_reported_and_the_next_one_is_taken(ctx, module, wo
         assert (finished.batch, finished.error, finished.results) == (batch, error, None)
 
 
+def test_a_batch_that_runs_out_of_memory_gives_it_back_before_the_next(ctx, monkeypatch):
+    from tests.engines.modules import RunsOut
+
+    alive = []
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: alive.append(RunsOut.intermediate() is not None))
+    engine = loaded(ctx, f"{HERE}:RunsOut")
+    engine.run(1, make_work(2, payloads=tensors(2, 3)))
+
+    assert ctx.receive().error == "batch of 2: out of device memory: CUDA out of memory."
+    assert alive == [False], "the batch's tensors must be gone when the cache is emptied"
+    assert outputs(ctx, engine, make_work(1, payloads=tensors(1, 3)), batch=2).shape == (1, 3)
+
+
+@pytest.mark.parametrize("module", ["Fails", "RunsOut", "Pair"])
+def test_a_failed_batch_is_waited_for_before_its_staging_is_used_again(monkeypatch, module):
+    from fleet.engines.torch_runner import TorchRunner
+
+    runner = TorchRunner(TorchEngine(module=f"{HERE}:{module}", device="cpu"))
+    waited = []
+    monkeypatch.setattr(runner, "_synchronize", lambda: waited.append(True))
+    with pytest.raises((RuntimeError, FleetError)):
+        runner.run(make_work(2, payloads=tensors(2, 3)))
+
+    assert waited
+
+
+def test_an_error_that_costs_the_device_ends_the_process_and_not_only_the_batch():
+    raised = []
+
+    class Context(ThreadContext):
+        """Keeps what the worker raised, which in a live replica ends its process."""
+
+        def in_thread(self, work, then):
+            try:
+                self.inbox.put(then(work()))
+            except FleetError as error:
+                raised.append(str(error))
+
+    ctx = Context()
+    engine = loaded(ctx, f"{HERE}:LosesDevice")
+    engine.run(1, make_work(2, payloads=tensors(2, 3)))
+
+    assert raised == ["batch of 2: AcceleratorError: CUDA error: device-side assert triggered"]
+    assert ctx.inbox.empty()
+
+
 @pytest.mark.parametrize(
     ("table", "complaint"),
     [

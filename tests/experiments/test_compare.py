@@ -13,7 +13,7 @@ from experiments import Report, compare, frontier, grid, metric, sweep
 from experiments.report import fingerprint
 from experiments.sweep import with_value
 from fleet import FleetSpec, simulate
-from policies import Greedy, PolicyError, PowerOfTwoChoices, Random
+from policies import Greedy, PolicyError, PowerOfTwoChoices, Random, RoundRobin
 from tests.conftest import ROOT
 from traces import Fault, FaultTrace, Trace, poisson
 
@@ -171,7 +171,9 @@ def test_a_saved_report_is_whole_and_needs_no_network(report: Report, tmp_path: 
     page = (tmp_path / "report.html").read_text()
     assert not re.findall(r"""(?:src|href)\s*=\s*["']?(?:https?:)?//""", page)
     assert not re.findall(r"@import|url\(\s*['\"]?https?:|<script|<link", page)
-    assert page.count("<svg") == 3
+    assert page.count("<svg") == 2
+    assert "The replicas were ready throughout" in page
+    assert "<li>p2c against " in page
     for words in (
         "end-to-end latency (ms",
         "waiting requests",
@@ -200,6 +202,25 @@ def test_saving_twice_gives_the_same_bytes(report: Report, tmp_path: Path) -> No
     pytest.importorskip("matplotlib")
     one, other = report.save(tmp_path / "one"), report.save(tmp_path / "other")
     assert (one / "report.html").read_bytes() == (other / "report.html").read_bytes()
+
+
+def test_it_says_in_a_sentence_what_a_candidate_is_better_and_worse_at(trace: Trace, base: FleetSpec) -> None:
+    fixed = base.replace(routing=RoundRobin())
+    candidates = {"four": fixed, "same": fixed, "eight": fixed.replace(replicas=8)}
+    report = compare(trace, candidates, seeds=range(2), progress=False)
+    same, eight = report.in_short
+    assert same == "same against four: no difference shown."
+    assert eight.startswith("eight against four: better in e2e mean (×0."), "exact differences count"
+    assert "worse in gpu seconds (×2)" in eight
+    assert eight in str(report)
+
+
+def test_replicas_are_drawn_where_their_number_differs(trace: Trace, base: FleetSpec, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    report = compare(trace, {"four": base, "five": base.replace(replicas=5)}, seeds=[0], progress=False)
+    page = (report.save(tmp_path) / "report.html").read_text()
+    assert page.count("<svg") == 3
+    assert "ready throughout" not in page
 
 
 # --- sweeps --------------------------------------------------------------------------------------------------

@@ -7,6 +7,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import zmq
 
 from fleet.actor import Actor
 from fleet.messages import Message, Payload, Reply, Submit
@@ -118,6 +121,27 @@ async def until(condition: Callable[[], object], timeout_s: float = 10.0) -> Non
             f"never held: {condition.__code__.co_filename}:{condition.__code__.co_firstlineno}"
         )
         await asyncio.sleep(0.01)
+
+
+def children() -> set[int]:
+    """Processes that this one has started and not reaped."""
+    found: set[int] = set()
+    for task in Path("/proc/self/task").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # a thread may end while we look
+            found.update(map(int, (task / "children").read_text().split()))
+    return found
+
+
+@contextlib.contextmanager
+def raw_dealer(endpoint, identity=b"raw", **options):
+    """A plain ZeroMQ socket that says whatever the test wants."""
+    with zmq.Context() as context, context.socket(zmq.DEALER) as dealer:
+        dealer.setsockopt(zmq.ROUTING_ID, identity)
+        dealer.setsockopt(zmq.LINGER, 0)
+        for option, value in options.items():
+            dealer.setsockopt(getattr(zmq, option), value)
+        dealer.connect(endpoint)
+        yield dealer
 
 
 class EchoActor(Actor):

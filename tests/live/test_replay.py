@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 from pathlib import Path
 
 import pytest
 
-from fleet import AffineLatency, EmulatedEngine, FleetError, FleetSpec, Run, replay, simulate
+from fleet import AffineLatency, EmulatedEngine, FleetError, FleetSpec, Run, TorchEngine, replay, simulate
 from policies import (
     ConsecutiveFailures,
     ExponentialBackoff,
@@ -19,6 +18,7 @@ from policies import (
     Route,
     RoutingPolicy,
 )
+from tests.live.harness import children
 from traces import Fault, FaultTrace, Trace, poisson
 from traces.schema import Header, Request, TraceEntry
 
@@ -26,15 +26,6 @@ pytestmark = pytest.mark.live
 
 ENGINE = EmulatedEngine(latency=AffineLatency(base_s=0.004, per_item_s=0.001))
 TWO = FleetSpec(engine=ENGINE, replicas=2, batching=Greedy(max_batch=8), control_interval_s=0.1)
-
-
-def children() -> set[int]:
-    """Processes that this one has started and not reaped."""
-    found: set[int] = set()
-    for task in Path("/proc/self/task").iterdir():
-        with contextlib.suppress(FileNotFoundError):  # a thread may end while we look
-            found.update(map(int, (task / "children").read_text().split()))
-    return found
 
 
 @pytest.fixture(autouse=True)
@@ -165,6 +156,24 @@ def test_a_preempted_replica_finishes_what_it_has_and_is_replaced() -> None:
     assert states == ["ready", "draining", "stopped"]
 
 
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault(at_s=0.5, kind="slow", factor=5.0, for_s=1.0),
+        Fault(at_s=0.5, kind="partition", for_s=0.3),
+        Fault(at_s=0.5, kind="drop", probability=0.3, for_s=1.0),
+    ],
+    ids=lambda fault: fault.kind,
+)
+def test_nothing_is_lost_when_a_replica_is_slow_or_its_messages_are_lost(fault: Fault) -> None:
+    trace = poisson(rate_per_s=100, duration_s=2, seed=6)
+    run = replay(trace, TWO, faults=FaultTrace(faults=(fault,)))
+    assert books_balance(run, len(trace))
+    assert run.summary.completed == len(trace)
+    assert (run.manifest.counters.get("dropped_by_fault", 0) > 0) == (fault.kind != "slow")
+    assert run.summary.duration_s < 20.0
+
+
 def test_a_fleet_whose_engine_does_not_load_is_an_error_that_says_why() -> None:
     broken = EmulatedEngine(latency=AffineLatency(base_s=0.01, per_item_s=0.0), fail_load=True)
     with pytest.raises(
@@ -182,6 +191,20 @@ def test_a_replacement_that_fails_to_load_is_tried_again() -> None:
     assert run.summary.completed == len(trace)
     assert run.manifest.counters["failed_starts"] == 1
     assert run.summary.replicas.max == 2
+
+
+def test_a_replica_whose_device_is_lost_is_failed_and_its_batch_goes_elsewhere() -> None:
+    pytest.importorskip("torch")
+    engine = TorchEngine(
+        module="tests.engines.modules:LosesDevice", kwargs={"after": 10}, device="cpu", input_shape=(4,)
+    )
+    trace = evenly(15, 0.05)
+    run = replay(trace, FleetSpec(engine=engine, replicas=1, max_replicas=2, control_interval_s=0.1))
+    assert books_balance(run, len(trace))
+    assert run.summary.completed == len(trace)
+    died = [row["detail"] for row in run.replicas.to_pylist() if row["state"] == "failed"]
+    assert len(died) == 1
+    assert "AcceleratorError: CUDA error: device-side assert triggered" in died[0]
 
 
 def test_what_cannot_be_queued_is_shed_with_a_reason() -> None:

@@ -1,17 +1,14 @@
 """A node: every message accepted is handed over or reported, and no peer can hurt it."""
 
 import asyncio
-import contextlib
 import os
 import random
 import resource
 import socket
-import struct
 import time
 from pathlib import Path
 
 import pytest
-import zmq
 
 from fleet.actor import FleetError
 from fleet.messages import InjectSlowness, Payload, ReplicaExited, Reply, Submit
@@ -20,20 +17,8 @@ from fleet.runtime.membership import MembershipOptions
 from fleet.runtime.outbox import OutboxOptions
 from fleet.runtime.transport import Node, NodeOptions
 from fleet.runtime.wire import NODE, Batch, Codec, Hello
-from tests.live.harness import QUICK, peer_process, run_with_fleet, submit, until
+from tests.live.harness import QUICK, peer_process, raw_dealer, run_with_fleet, submit, until
 from traces.schema import Request
-
-
-@contextlib.contextmanager
-def raw_dealer(endpoint, identity=b"raw", **options):
-    """A plain ZeroMQ socket that says whatever the test wants."""
-    with zmq.Context() as context, context.socket(zmq.DEALER) as dealer:
-        dealer.setsockopt(zmq.ROUTING_ID, identity)
-        dealer.setsockopt(zmq.LINGER, 0)
-        for option, value in options.items():
-            dealer.setsockopt(getattr(zmq, option), value)
-        dealer.connect(endpoint)
-        yield dealer
 
 
 def ids(recorder):
@@ -254,152 +239,6 @@ def test_the_undelivered_comes_back_when_a_head_is_given_up():
     run_with_fleet(main)
 
 
-# --- bytes that are no messages -------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("frames", "reason"),
-    [
-        ([b""], "malformed"),
-        ([b"\xc1\xff"], "malformed"),
-        ([b"\x91\x93\xa0\xa0\x91\xa4Nope"], "invalid"),
-        ([b"\xdd\0\0\0\1\x93\xa0\xa0\x97\xa5Hello\xa1x"], "malformed"),
-        ([b"\x90", b"frame"], "invalid"),
-    ],
-    ids=["empty frame", "random bytes", "unknown tag", "truncated", "stray frame"],
-)
-def test_a_batch_that_does_not_decode_is_counted_with_its_sender_and_dropped(frames, reason):
-    async def main(fleet):
-        head, at_head = fleet.head("router")
-        peer, _ = fleet.peer("good", "client/0")
-        with raw_dealer(fleet.endpoint, b"evil") as dealer:
-            dealer.send_multipart(frames)
-            await until(lambda: head.counters.undecodable)
-        assert head.counters.undecodable == {reason: 1}
-        assert head.counters.last_undecodable_from == "b'evil'"
-        peer.send("router", "client/0", submit(1))
-        await until(lambda: at_head.delivered)
-
-    run_with_fleet(main)
-
-
-def test_a_message_without_a_hello_is_dropped_and_hello_is_asked_for():
-    async def main(fleet):
-        head, at_head = fleet.head("router")
-        codec, batch = Codec(1 << 20), Batch()
-        codec.append(batch, "router", "client/0", submit(1))
-        with raw_dealer(fleet.endpoint) as dealer:
-            dealer.send_multipart(batch.seal())
-            await until(lambda: dealer.poll(0))
-            hello = codec.decode(dealer.recv_multipart())[0][2]
-        assert (hello.name, hello.answer) == ("head", True)
-        assert head.counters.strangers == 1
-        assert not at_head.delivered
-
-    run_with_fleet(main)
-
-
-def test_a_sender_that_the_peer_does_not_host_is_a_forgery():
-    async def main(fleet):
-        head, at_head = fleet.head("router")
-        peer, _ = fleet.peer("a", "replica/0")
-        await until(lambda: "a" in head.peers)
-        peer.send("router", "replica/1", submit(1))
-        await until(lambda: head.counters.forged)
-        assert not at_head.delivered
-
-    run_with_fleet(main)
-
-
-@pytest.mark.parametrize(
-    "hello",
-    [
-        Hello("", 1, (), (), 1.0),
-        Hello("x", 1, ("",), (), 1.0),
-        Hello("x", 1, (), (), 0.0),
-        Hello("x", 1, (), (), float("nan")),
-        Hello("x", 1, (), (), float("inf")),
-        Hello("x", 1, ("router",), (), 1.0),
-        Hello("x", 1, tuple(map(str, range(5_000))), (), 1.0),
-    ],
-)
-def test_a_hello_that_cannot_be_is_refused(hello):
-    async def main(fleet):
-        head, at_head = fleet.head("router")
-        codec, batch = Codec(1 << 20), Batch()
-        codec.append(batch, NODE, "x", hello)
-        with raw_dealer(fleet.endpoint) as dealer:
-            dealer.send_multipart(batch.seal())
-            await until(lambda: head.counters.refused)
-        assert not at_head.joined
-
-    run_with_fleet(main)
-
-
-GREETING = b"\xff" + bytes(8) + b"\x7f" + b"\x03\x00" + b"NULL".ljust(20, b"\0") + bytes(32)
-"""What a ZMTP 3.0 peer says first: signature, version, mechanism."""
-READY = b"\x04\x26\x05READY\x0bSocket-Type" + struct.pack(">I", 6) + b"DEALER"
-
-
-@pytest.mark.parametrize(
-    "junk",
-    [
-        random.Random(1).randbytes(4_096),
-        b"GET / HTTP/1.1\r\nHost: fleet\r\n\r\n",
-        b"\xff" * 4_096,
-        b"\0" * 4_096,
-        GREETING[:20],
-        GREETING + b"\x04\xff" + random.Random(2).randbytes(300),
-        GREETING + READY + random.Random(3).randbytes(300),
-    ],
-    ids=["random", "http", "ones", "zeros", "half a greeting", "bad command", "junk after the handshake"],
-)
-def test_bytes_that_are_no_zeromq_do_not_disturb_the_others(junk):
-    async def main(fleet):
-        head, at_head = fleet.head("router")
-        peer, _ = fleet.peer("good", "client/0")
-        await until(lambda: "good" in head.peers)
-        port = int(fleet.endpoint.rpartition(":")[2])
-        for _ in range(20):
-            with socket.create_connection(("127.0.0.1", port), timeout=5) as raw:
-                try:
-                    raw.sendall(junk)
-                    await asyncio.sleep(0.01)
-                except OSError:
-                    pass
-        for number in range(100):
-            peer.send("router", "client/0", submit(number))
-        await until(lambda: len(at_head.delivered) == 100)
-        assert len(head.peers) == 1
-
-    run_with_fleet(main)
-
-
-def test_a_header_that_announces_a_gigabyte_closes_the_connection_and_allocates_nothing():
-    async def main(fleet):
-        head, at_head = fleet.head("router")
-        peer, _ = fleet.peer("good", "client/0")
-        await until(lambda: "good" in head.peers)
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        port = int(fleet.endpoint.rpartition(":")[2])
-        with socket.create_connection(("127.0.0.1", port), timeout=5) as raw:
-            raw.sendall(GREETING + READY)
-            await asyncio.sleep(0.2)
-            assert len(raw.recv(4_096)) > 64  # its greeting and READY: the handshake is through
-            raw.sendall(b"\x02" + struct.pack(">Q", 1 << 30) + b"x" * 1_000)
-            raw.settimeout(5)
-            try:
-                while raw.recv(4_096):
-                    pass
-            except ConnectionResetError:
-                pass
-        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000
-        peer.send("router", "client/0", submit(1))
-        await until(lambda: at_head.delivered)
-
-    run_with_fleet(main)
-
-
 # --- peers that go away ---------------------------------------------------------------------------------
 
 
@@ -412,6 +251,22 @@ def test_a_goodbye_is_expected_and_immediate():
         await until(lambda: at_head.lost, 0.5)
         assert at_head.lost == [("a", "said goodbye: finished", True)]
         assert head.peers == {}
+
+    run_with_fleet(main)
+
+
+def test_who_leaves_because_it_failed_is_unexpected_and_a_head_that_does_has_ended():
+    async def main(fleet):
+        head, at_head = fleet.head("router")
+        failing, _ = fleet.peer("a", "replica/0")
+        _, at_other = fleet.peer("b", "replica/1")
+        await until(lambda: {"a", "b"} <= set(head.peers) and at_other.joined)
+        await failing.aclose("failed: no memory", in_order=False)
+        await until(lambda: at_head.lost)
+        await head.aclose("failed: a policy raised", in_order=False)
+        await until(lambda: at_other.lost)
+        assert at_head.lost[0] == ("a", "said goodbye: failed: no memory", False)
+        assert at_other.lost == [("head", "said goodbye: failed: a policy raised", True)]
 
     run_with_fleet(main)
 

@@ -57,6 +57,14 @@ def test_one_without_its_decision_cannot_be_made() -> None:
         Undecided()  # type: ignore[abstract]
 
 
+def test_a_class_with_a_constructor_of_its_own_is_told_what_to_write_instead() -> None:
+    with pytest.raises(TypeError, match=r"a parameter is an annotated attribute.*state is set in reset"):
+
+        class Constructed(RoutingPolicy):
+            def __init__(self) -> None:
+                pass
+
+
 @pytest.mark.parametrize(
     "duplicate", [copy.copy, copy.deepcopy, lambda policy: pickle.loads(pickle.dumps(policy))]
 )

@@ -207,7 +207,7 @@ def test_of_a_class_that_was_defined_again_the_latest_counts() -> None:
         ),
         (
             {"paint": "policies:Random"},
-            "$.paint.paint: `policies:Random` is not a paint model (a subclass of PaintModel)",
+            "$.paint.paint: `policies:Random` is not of kind paint model (a subclass of PaintModel)",
         ),
         (
             {"paint": f"{__name__}:PaintModel"},

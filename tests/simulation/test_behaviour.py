@@ -306,7 +306,7 @@ def test_what_waited_for_a_suspect_moves_before_the_verdict_is_final():
 
 def test_the_answer_of_a_replica_that_was_given_up_is_counted_and_dropped():
     failing = faults(Fault(at_s=0.5, kind="hang", replica="replica/0", for_s=5.0))
-    spec = fleet(replicas=2, failed_grace_s=60.0, retry=RETRY)
+    spec = fleet(replicas=2, failed_grace_s=60.0, lease_s=60.0, retry=RETRY)
 
     run = play(arrivals(0.0, 7.0), spec, faults=failing)
 
@@ -317,7 +317,7 @@ def test_the_answer_of_a_replica_that_was_given_up_is_counted_and_dropped():
 def test_a_replica_that_recovers_within_its_grace_is_trusted_again():
     failing = faults(Fault(at_s=0.5, kind="hang", replica="replica/0", for_s=5.0))
 
-    run = play(arrivals(0.0, 9.0), fleet(replicas=2, failed_grace_s=60.0), faults=failing)
+    run = play(arrivals(0.0, 9.0), fleet(replicas=2, failed_grace_s=60.0, lease_s=60.0), faults=failing)
 
     assert [row["choice"] for row in decisions(run, "health")] == ["suspect", "failed", "healthy"]
     assert column(run, "replica")["r1"] == "replica/0"
@@ -455,7 +455,7 @@ def test_what_waits_for_a_replica_that_becomes_a_spare_moves():
 def test_a_failed_replica_is_replaced_after_its_grace():
     failing = faults(Fault(at_s=0.5, kind="hang", replica="replica/0"))
 
-    run = play(arrivals(0.0, 20.0), fleet(replicas=2, failed_grace_s=3.0), faults=failing)
+    run = play(arrivals(0.0, 20.0), fleet(replicas=2, failed_grace_s=3.0, lease_s=60.0), faults=failing)
 
     assert states(run, "replica/0")[-1] == (pytest.approx(7.0), "stopped")
     assert counters(run)["replaced"] == 1

@@ -5,7 +5,7 @@ import pyarrow.compute as pc
 import pytest
 from msgspec.structs import force_setattr, replace
 
-from fleet.messages import Reply
+from fleet.messages import Reply, RunBatch
 from fleet.runs.invariants import InvariantViolation, audit
 from policies import Window
 from tests.simulation.building import arrivals, faults, fleet, simulation
@@ -25,7 +25,7 @@ def forget(sim):
 
 def misplace(sim):
     pending = next(pending for pending in sim.head.router.pending.values() if pending.running)
-    pending.attempt += 1
+    pending.ticket += 1
 
 
 def answer_twice(sim):
@@ -71,6 +71,11 @@ def overfill(sim):
     sim.spec = sim.spec.replace(queue_capacity=1)
 
 
+def crowd(sim):
+    replica = sim.runtime.contexts["replica/0"].actor
+    replica.receive(RunBatch(98, [], "batcher/default"))
+
+
 TAMPERED = {
     "a request that nobody counted": (EARLY, skip("submitted"), "1 (conservation)"),
     "a waiting attempt too many": (EARLY, skip("depth"), "1 (conservation)"),
@@ -85,6 +90,7 @@ TAMPERED = {
     "a Wait that is over": (LATE, oversleep, "4 (work conserving)"),
     "an idle replica that is not offered": (LATE, hide, "4 (work conserving)"),
     "a queue over its capacity": (EARLY, overfill, "5 (bounds)"),
+    "a replica with more than it may hold": (EARLY, crowd, "5 (bounds)"),
     "a batch at a replica that failed": (EARLY, distrust, "6 (trust)"),
 }
 

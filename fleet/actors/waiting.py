@@ -1,0 +1,94 @@
+"""A queue of waiting attempts: what a batching policy sees, and which replicas may take from it."""
+
+from __future__ import annotations
+
+from bisect import insort
+from collections import OrderedDict
+from collections.abc import Iterator
+
+from fleet.actor import Timer
+from fleet.messages import Work, replica_number
+from policies.base import BatchingPolicy, QueueingPolicy
+from policies.views import ReplicaView
+from traces.schema import Request
+
+
+def _number(view: ReplicaView) -> int:
+    return replica_number(view.id)
+
+
+class WaitingQueue:
+    """Waiting attempts with the policies that order and batch them; what a batching policy sees as `QueueView`."""
+
+    __slots__ = (
+        "batching",
+        "idle",
+        "number",
+        "order",
+        "replica",
+        "said_wait",
+        "timer",
+        "wait_until_s",
+        "waiting",
+    )
+
+    def __init__(
+        self, number: int, replica: str | None, queueing: QueueingPolicy, batching: BatchingPolicy
+    ) -> None:
+        self.number = number
+        self.replica = replica
+        """Who alone may take from it; None: any of the pool."""
+        self.order = queueing
+        self.batching = batching
+        self.waiting: OrderedDict[str, tuple[Work, float]] = OrderedDict()
+        self.idle: list[ReplicaView] = []
+        """Replicas with room for a batch."""
+        self.said_wait = False
+        """The batching policy was asked last and said `Wait`."""
+        self.timer: Timer | None = None
+        self.wait_until_s: float | None = None
+
+    @property
+    def oldest_s(self) -> float:
+        return next(iter(self.waiting.values()))[1]
+
+    def __len__(self) -> int:
+        return len(self.waiting)
+
+    def __iter__(self) -> Iterator[Request]:
+        return (work.request for work, _ in self.waiting.values())
+
+    def add(self, work: Work, now_s: float) -> None:
+        request = work.request
+        self.waiting[request.id] = (work, now_s)
+        self.order.push(request, now_s)
+
+    def take(self, request_id: str) -> Work | None:
+        """Take one out by name."""
+        entry = self.waiting.pop(request_id, None)
+        if entry is None:
+            return None
+        self.order.remove(request_id)
+        return entry[0]
+
+    def clear(self) -> list[Work]:
+        """Take all out, in the order they were queued."""
+        return [work for request_id in list(self.waiting) if (work := self.take(request_id)) is not None]
+
+    def disarm(self) -> None:
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = self.wait_until_s = None
+
+    # --- who may take from it ----------------------------------------------------------------------------------
+
+    def offer(self, view: ReplicaView) -> None:
+        """A replica has room. Idle ones are offered in the order of their numbers."""
+        insort(self.idle, view, key=_number)
+
+    def withhold(self, view: ReplicaView) -> None:
+        """No more for this one. Identity, not equality: two views are never the same replica."""
+        for index, candidate in enumerate(self.idle):
+            if candidate is view:
+                del self.idle[index]
+                return

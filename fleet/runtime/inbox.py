@@ -1,0 +1,162 @@
+"""What a node receives: frames become envelopes for its actors, or news of its peers.
+
+The one thing to know: nothing that arrives is trusted. What does not decode, who has not said Hello, and who speaks
+for an actor that it does not host are counted, logged with their sender, and dropped.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from operator import itemgetter
+from typing import Protocol
+
+import zmq
+
+from fleet.messages import Message
+from fleet.runtime.channel import Channel
+from fleet.runtime.membership import Membership
+from fleet.runtime.outbox import Faults, Outbox
+from fleet.runtime.peers import NodeCounters, Peer, count
+from fleet.runtime.wire import NODE, Bye, Codec, Envelope, Hello, Refused, Returned, WireError, text_of
+
+log = logging.getLogger("fleet.transport")
+
+Frames = list[zmq.Frame]
+
+_sender_of = itemgetter(1)
+
+
+class Receiver(Protocol):
+    """Whom a node reports to. All are called on the loop; none may block."""
+
+    def deliver(self, envelopes: list[Envelope]) -> None:
+        """A batch arrived."""
+
+    def on_undeliverable(self, to: str, sender: str, message: Message, reason: str) -> None:
+        """`reason` is "unreachable" or "overloaded"."""
+
+    def on_peer_joined(self, peer: Peer) -> None:
+        """It said Hello for the first time, or again after it was lost."""
+
+    def on_peer_lost(self, peer: Peer, reason: str, *, expected: bool) -> None:
+        """It left, fell silent, or was replaced."""
+
+    def on_refused(self, peer: Peer, reason: str) -> None:
+        """A head does not want us."""
+
+    def on_error(self, error: Exception) -> None:
+        """A defect: the node cannot go on."""
+
+
+class LimitedLog:
+    """A log that says each kind of thing at most once a second; the counters have them all."""
+
+    def __init__(self) -> None:
+        self._said_s: dict[str, float] = {}
+
+    def warn(self, what: str, text: str, *arguments: object) -> None:
+        """Say `text`, unless a `what` was just said."""
+        now = time.monotonic()
+        if now - self._said_s.get(what, -1.0) >= 1.0:
+            self._said_s[what] = now
+            log.warning(text, *arguments)
+
+
+class Inbox:
+    """The incoming half of a node."""
+
+    def __init__(
+        self,
+        codec: Codec,
+        membership: Membership,
+        outbox: Outbox,
+        *,
+        counters: NodeCounters,
+        faults: Faults,
+        limited: LimitedLog,
+        secure: bool,
+    ) -> None:
+        self.receiver: Receiver | None = None
+        """Set when the node starts."""
+        self._codec = codec
+        self._membership = membership
+        self._outbox = outbox
+        self._counters = counters
+        self._faults = faults
+        self._log = limited
+        self._secure = secure
+
+    def take(
+        self, channel: Channel, identity: bytes, peer: Peer | None, frames: Frames, now_s: float
+    ) -> None:
+        """One ZeroMQ message from `identity`, which is `peer` if it has said Hello before."""
+        counters = self._counters
+        counters.batches_in += 1
+        counters.bytes_in += len(frames[0]) if len(frames) == 1 else sum(map(len, frames))
+        if peer is not None and self._faults.active and self._faults.strike(peer):
+            return
+        try:
+            envelopes = self._codec.decode(frames)
+        except WireError as error:
+            self._on_undecodable(error, identity, peer)
+            return
+        if not envelopes:
+            return
+        if envelopes[0][0] == NODE:
+            peer = peer or self._membership.stranger(channel, identity, now_s)
+            peer.last_heard_s = now_s
+            self._on_control(peer, envelopes[0][2], frames[0])
+        elif peer is None or not peer.alive:
+            self._on_stranger(peer or self._membership.stranger(channel, identity, now_s))
+        elif channel.routes and not peer.addresses.issuperset(map(_sender_of, envelopes)):
+            self._on_forged(peer)
+        else:
+            peer.last_heard_s = now_s
+            counters.messages_in += len(envelopes)
+            if self.receiver is not None:
+                self.receiver.deliver(envelopes)
+
+    def _on_undecodable(self, error: WireError, identity: bytes, peer: Peer | None) -> None:
+        who = peer.name if peer is not None else text_of(identity)
+        count(self._counters.undecodable, error.reason)
+        self._counters.last_undecodable_from = who
+        self._log.warn("undecodable", "dropped a message from %s: %s", who, error)
+
+    def _on_stranger(self, peer: Peer) -> None:
+        """It was given up, or we are new: it must say Hello before we listen."""
+        self._counters.strangers += 1
+        self._log.warn("stranger", "dropped a message from %s: no Hello", text_of(peer.identity))
+        self._outbox.control(peer, self._membership.hello(answer=True))
+
+    def _on_forged(self, peer: Peer) -> None:
+        self._counters.forged += 1
+        self._log.warn("forged", "%s sent in the name of an actor that it does not host", peer)
+
+    def _on_control(self, peer: Peer, message: Message, body: zmq.Frame) -> None:
+        if isinstance(message, Hello):
+            if self._faults.active and self._faults.strike(peer, message):
+                return
+            self._membership.on_hello(peer, message, _key_of(body) if self._secure else None)
+        elif isinstance(message, Refused) and peer.is_head:
+            if self.receiver is not None:
+                self.receiver.on_refused(peer, message.reason)
+        elif not peer.alive:
+            self._on_stranger(peer)
+        elif isinstance(message, Bye):
+            # What became of a head is told where it runs; to those it leaves it has ended.
+            expected = message.in_order or peer.is_head
+            self._membership.lose(peer, f"said goodbye: {message.reason}", expected=expected)
+        elif isinstance(message, Returned) and not peer.is_head:
+            self._on_forged(peer)  # only a head hands on, so only a head has something to return
+        elif isinstance(message, Returned) and self.receiver is not None:
+            self.receiver.on_undeliverable(message.to, message.sender, message.message, message.reason)
+
+
+def _key_of(frame: zmq.Frame) -> str | None:
+    """The public key that the authenticator saw on this connection."""
+    try:
+        value = frame.get("User-Id")
+    except zmq.ZMQError:
+        return None
+    return value if isinstance(value, str) else None

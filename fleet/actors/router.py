@@ -251,19 +251,22 @@ class Router(Actor):
         view = self._roster.views.get(message.replica)
         if view is not None and not self._early:
             force_setattr(view, "in_flight", view.in_flight + len(message.work))
-        find = self.pending.get
+        find, replica, late, started = self.pending.get, message.replica, not self._early, 0
         for work in message.work:
             pending = find(work.request.id)
             if pending is not None and pending.ticket == work.ticket:
                 pending.running = True
-                pending.replica = message.replica
-                self._running += 1
-                if self._early:
-                    continue
-                if message.replica in pending.exclude:  # late binding: whoever is free takes the batch
-                    self._telemetry.counters["excludes_ignored"] += 1
-                for on_dispatched in self._on_dispatched:
-                    on_dispatched(work.request, message.replica, self.ctx.now)
+                pending.replica = replica
+                started += 1
+                if late:
+                    self._bound_late(pending, replica)
+        self._running += started
+
+    def _bound_late(self, pending: Pending, replica: str) -> None:
+        if replica in pending.exclude:  # whoever is free takes the batch
+            self._telemetry.counters["excludes_ignored"] += 1
+        for on_dispatched in self._on_dispatched:
+            on_dispatched(pending.request, replica, self.ctx.now)
 
     def on_attempts_ended(self, message: AttemptsEnded) -> None:
         work = message.work

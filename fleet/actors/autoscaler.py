@@ -12,7 +12,7 @@ from typing import Any
 from msgspec import Struct
 
 from fleet.actor import Actor, Context
-from fleet.actors.blame import blaming
+from fleet.actors.blame import blaming, reset
 from fleet.actors.roster import Reports
 from fleet.messages import (
     Activate,
@@ -97,8 +97,8 @@ class Autoscaler(Actor):
 
     def start(self, ctx: Context) -> None:
         super().start(ctx)
-        self._scaling.reset(ctx.rng)
-        self._warm_pool.reset(ctx.rng)
+        reset(self._scaling, ctx.rng)
+        reset(self._warm_pool, ctx.rng)
         ctx.after(self._settle_s, Tick("control"))
 
     def handlers(self) -> dict[type[Message], Callable[[Any], None]]:

@@ -13,7 +13,7 @@ from typing import Any
 from msgspec.structs import force_setattr
 
 from fleet.actor import Actor, Context
-from fleet.actors.blame import blaming
+from fleet.actors.blame import blaming, reset
 from fleet.actors.roster import Reports
 from fleet.actors.waiting import WaitingQueue
 from fleet.messages import (
@@ -99,8 +99,8 @@ class Batcher(Actor):
     def _open_queue(self, replica: str | None) -> WaitingQueue:
         self._last_queue += 1
         queue = WaitingQueue(self._last_queue, replica, self._queueing.fresh(), self._batching.fresh())
-        queue.order.reset(self.ctx.rng)
-        queue.batching.reset(self.ctx.rng)
+        reset(queue.order, self.ctx.rng)
+        reset(queue.batching, self.ctx.rng)
         for policy in (queue.order, queue.batching):
             if policy.oracle and self.reveal is not None:
                 policy.reveal(self.reveal)
@@ -216,7 +216,10 @@ class Batcher(Actor):
                     f"batching policy {queue.batching.name()} asked for a batch of {size} with {len(queue)} waiting"
                 )
             pop, waiting = queue.order.pop, queue.waiting
-            work = [waiting.pop(pop(now).id)[0] for _ in range(size)]
+            try:
+                work = [waiting.pop(pop(now).id)[0] for _ in range(size)]
+            except Exception as error:
+                raise blaming(queue.order, error, f"the next of {len(queue)} waiting", now) from error
         self.depth -= len(work)
         self.dispatched += len(work)
         self._last_batch += 1

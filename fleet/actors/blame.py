@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import random
+from collections.abc import Callable
+
 from policies.base import Policy, PolicyError
 
 
@@ -13,3 +16,17 @@ def blaming(policy: Policy, error: Exception, subject: str, now_s: float) -> Pol
         f"{policy.slot} policy {policy.name()} raised {type(error).__name__}: {error} "
         f"(asked about {subject} at {now_s:.6f} s)"
     )
+
+
+def blaming_hook(hook: Callable[..., None], error: Exception, subject: str, now_s: float) -> PolicyError:
+    """The same for an observation hook, which is a bound method of its policy."""
+    policy: Policy = hook.__self__  # type: ignore[attr-defined]  # hooks are bound methods
+    return blaming(policy, error, f"{subject}, in {hook.__name__}", now_s)
+
+
+def reset(policy: Policy, rng: random.Random) -> None:
+    """Reset a policy before a run; what it raises is its own."""
+    try:
+        policy.reset(rng)
+    except Exception as error:
+        raise blaming(policy, error, "nothing yet, in reset", 0.0) from error

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from fleet.actor import Actor, Context
-from fleet.actors.blame import blaming
+from fleet.actors.blame import blaming, reset
 from fleet.actors.roster import Reports
 from fleet.messages import (
     Message,
@@ -53,7 +53,7 @@ class HealthChecker(Actor):
 
     def start(self, ctx: Context) -> None:
         super().start(ctx)
-        self._health.reset(ctx.rng)
+        reset(self._health, ctx.rng)
         ctx.after(self._interval_s, Tick("ready"))
         if self._deep_interval_s is not None:
             ctx.after(self._deep_interval_s, Tick("deep"))

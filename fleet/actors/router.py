@@ -15,7 +15,7 @@ from msgspec import Struct
 from msgspec.structs import force_setattr, replace
 
 from fleet.actor import Actor, Context, Timer
-from fleet.actors.blame import blaming
+from fleet.actors.blame import blaming, blaming_hook, reset
 from fleet.actors.roster import Roster
 from fleet.messages import (
     AttemptsEnded,
@@ -42,6 +42,9 @@ from policies.decisions import Admit, Degrade, Hold, Reject, Retry, Route
 from policies.views import Completion, Failure, FailureKind, FleetView, ReplicaView
 from traces.schema import Request
 
+MOST_HOLDS = 100_000
+"""Of one request: a policy that holds it more often only looks busy."""
+
 
 class Pending(Struct):
     """A request that has not ended."""
@@ -63,6 +66,8 @@ class Pending(Struct):
     deadline: Timer | None = None
     timer: Timer | None = None
     """Ends a hold or a back-off."""
+    holds: int = 0
+    """How often the routing policy said `Hold`."""
 
 
 class Router(Actor):
@@ -104,7 +109,7 @@ class Router(Actor):
     def start(self, ctx: Context) -> None:
         super().start(ctx)
         for policy in (self._admission, self._routing, self._retry):
-            policy.reset(ctx.rng)
+            reset(policy, ctx.rng)
 
     def handlers(self) -> dict[type[Message], Callable[[Any], None]]:
         return {
@@ -181,8 +186,7 @@ class Router(Actor):
             replica = self._choose(pending, now)
             if replica is None:
                 return
-            for on_dispatched in self._on_dispatched:
-                on_dispatched(pending.request, replica, now)
+            self._tell_dispatched(pending.request, replica, now)
         pending.replica, pending.placed = replica, True
         pending.attempt = attempt = pending.attempt + 1
         pending.ticket = ticket = self._next_ticket()
@@ -218,6 +222,12 @@ class Router(Actor):
                 raise PolicyError(
                     f"routing policy {self._routing.name()} held request {request.id!r} until {decision.until_s} s "
                     f"at {now} s; until_s must be in the future"
+                )
+            pending.holds += 1
+            if pending.holds > MOST_HOLDS:
+                raise PolicyError(
+                    f"routing policy {self._routing.name()} held request {request.id!r} {MOST_HOLDS:,} times, "
+                    f"the last time for {decision.until_s - now:.3g} s; it would never be placed"
                 )
             self._telemetry.decided(
                 now, "routing", request.id, "Hold", value=decision.until_s, reason=decision.reason
@@ -265,8 +275,14 @@ class Router(Actor):
     def _bound_late(self, pending: Pending, replica: str) -> None:
         if replica in pending.exclude:  # whoever is free takes the batch
             self._telemetry.counters["excludes_ignored"] += 1
+        self._tell_dispatched(pending.request, replica, self.ctx.now)
+
+    def _tell_dispatched(self, request: Request, replica: str, now: float) -> None:
         for on_dispatched in self._on_dispatched:
-            on_dispatched(pending.request, replica, self.ctx.now)
+            try:
+                on_dispatched(request, replica, now)
+            except Exception as error:
+                raise blaming_hook(on_dispatched, error, request.id, now) from error
 
     def on_attempts_ended(self, message: AttemptsEnded) -> None:
         work = message.work
@@ -349,7 +365,10 @@ class Router(Actor):
             service_s=service_s, e2e_s=now - request.arrived_s,
         )  # fmt: skip
         for on_completed in self._on_completed:
-            on_completed(completion, now)
+            try:
+                on_completed(completion, now)
+            except Exception as error:
+                raise blaming_hook(on_completed, error, request.id, now) from error
 
     def _end(  # noqa: PLR0917  # called for every request, and keywords cost
         self,
@@ -448,7 +467,10 @@ class Router(Actor):
     def _replicas_changed(self) -> None:
         candidates = self._roster.candidates
         if overrides(self._routing, "on_replicas"):
-            self._routing.on_replicas(candidates, self.ctx.now)
+            try:
+                self._routing.on_replicas(candidates, self.ctx.now)
+            except Exception as error:
+                raise blaming_hook(self._routing.on_replicas, error, "the replicas", self.ctx.now) from error
         if candidates and self._held:
             self._release()
 

@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 
 from fleet.actor import Timer
+from fleet.actors.blame import blaming
 from fleet.messages import Work, replica_number
 from policies.base import BatchingPolicy, QueueingPolicy
 from policies.views import ReplicaView
@@ -61,7 +62,10 @@ class WaitingQueue:
     def add(self, work: Work, now_s: float) -> None:
         request = work.request
         self.waiting[request.id] = (work, now_s)
-        self.order.push(request, now_s)
+        try:
+            self.order.push(request, now_s)
+        except Exception as error:
+            raise blaming(self.order, error, request.id, now_s) from error
 
     def take(self, request_id: str) -> Work | None:
         """Take one out by name."""

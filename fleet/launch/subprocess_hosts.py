@@ -5,6 +5,7 @@ A child's death is seen at once, by waiting for it, and told to the launcher wit
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import subprocess
@@ -166,7 +167,9 @@ def _visible_devices() -> list[str]:
     """The GPUs to spread replicas over; empty where there is none."""
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     if named is not None:
-        return [device for device in named.split(",") if device not in ("", "-1")]
+        # As CUDA reads it: what comes after a -1 is not visible.
+        visible = itertools.takewhile(lambda device: device != "-1", named.split(","))
+        return [device for device in visible if device]
     try:
         import pynvml
 

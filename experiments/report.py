@@ -287,7 +287,7 @@ def title(report: Report) -> str:
 
 
 def _sentence(report: Report, candidate: str) -> str:
-    """What one candidate is: "memory against random: better in e2e p99 (×0.81); worse in gpu seconds (×1.02)"."""
+    """What one candidate is: "memory against random: better in e2e p99 (×0.812); worse in gpu seconds (×1.020)"."""
     found: dict[str, list[str]] = {"better": [], "worse": []}
     for row in report.rows:
         if row.candidate != candidate or row.difference is None or not row.difference.mean:
@@ -297,7 +297,7 @@ def _sentence(report: Report, candidate: str) -> str:
             judged = "better" if (row.difference.mean < 0) == (row.better == "lower") else "worse"
         if judged in found:
             name = row.label.partition(" (")[0]
-            found[judged].append(f"{name} (×{row.ratio:.3g})" if row.ratio is not None else name)
+            found[judged].append(f"{name} (×{row.ratio:.3f})" if row.ratio is not None else name)
     said = "; ".join(f"{judged} in {', '.join(names)}" for judged, names in found.items() if names)
     return f"{candidate} against {report.baseline}: {said or 'no difference shown'}."
 

@@ -1,8 +1,8 @@
 """The launcher of a live fleet: it gives each wanted replica a host process that has joined.
 
-Where hosts come from is a `HostSource`: child processes of the head, or processes on other hosts that joined by
-themselves. Spare hosts have started and imported everything but hold no model, so that provisioning a replica costs its
-model's load and nothing else.
+Hosts join by themselves (`fleet join`), or are asked of a `HostSource`: child processes of the head. Spare hosts
+have started and imported everything but hold no model, so that provisioning a replica costs its model's load and
+nothing else.
 """
 
 from __future__ import annotations
@@ -37,15 +37,6 @@ class HostSource(Protocol):
 
     def kill(self, host: str) -> None:
         """End it at once."""
-
-
-class NoSource:
-    """Hosts only join by themselves (`fleet join`)."""
-
-    def request(self) -> bool:
-        return False
-
-    def kill(self, host: str) -> None: ...
 
 
 class Launcher(Actor):

@@ -123,10 +123,6 @@ class SubprocessHosts:
         """SIGCONT."""
         self._signal(host, signal.SIGCONT)
 
-    def pids(self) -> dict[str, int]:
-        """The process of each host that runs."""
-        return {host: child.process.pid for host, child in self._children.items()}
-
     async def close(self) -> None:
         """Let the children end, and end those that do not."""
         children = list(self._children.values())

@@ -188,10 +188,6 @@ class Telemetry:
                 del self._states[replica]
                 self.busy_s.pop(replica, None)
 
-    def ready_count(self) -> int:
-        """Replicas whose last known state is ready."""
-        return sum(state == "ready" for state in self._states.values())
-
 
 def transitions(rows: Sequence[tuple[float, str, str]], end_s: float) -> dict[str, float]:
     """Seconds spent in each state, over all replicas, up to `end_s`; `rows` are (time, replica, state) in order."""

@@ -65,6 +65,13 @@ class Actor:
         """The handler of each message type this actor understands."""
         raise NotImplementedError
 
+    def settle(self) -> None:
+        """Virtual time only: this actor is about to stand still.
+
+        What it has simulated as one event, and would be caught in the middle of in real time, ends with its part that
+        is under way.
+        """
+
     def receive(self, message: Message) -> None:
         """Dispatch by type; a message that this actor does not understand is an error of the sender."""
         try:

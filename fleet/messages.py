@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 from msgspec import Struct
 
-from policies.views import FailureKind, ProbeLevel, ProbeStatus, ReplicaState, Trust
+from policies.views import FailureKind, ProbeLevel, ProbeStatus, ReplicaState, TokenSignals, Trust
 from traces.schema import Request
 
 Outcome = Literal["completed", "rejected", "shed", "expired", "failed", "cancelled"]
@@ -49,6 +49,34 @@ class Work(Struct, frozen=True, array_like=True, gc=False):
     ticket: int = 0
     """Names this attempt among all that its router ever made. `attempt` counts within one request, and begins anew
     when a client uses an id again."""
+    stream: bool = False
+    """Send every output token as it comes; False: tell of the first one only."""
+    resume: tuple[int, ...] = ()
+    """Output tokens that the client has of an earlier attempt: go on after them."""
+
+
+class Usage(Struct, frozen=True, array_like=True, gc=False):
+    """What serving one attempt token by token came to, as its replica counts it."""
+
+    output_tokens: int
+    """Of the whole answer, those of an earlier attempt that was resumed included."""
+    itl_max_s: float | None = None
+    """The longest gap between two of its tokens; None when it had fewer than two."""
+    cached_tokens: int = 0
+    """Of its prompt, found in the cache when it was first admitted."""
+    preemptions: int = 0
+    queue_s: float = 0.0
+    """From coming to the replica to its first step."""
+
+
+class Tokens(Struct, frozen=True, array_like=True, gc=False):
+    """Output tokens of one attempt, from number `start` (from 0) of its answer on."""
+
+    request_id: str
+    ticket: int
+    start: int
+    ids: tuple[int, ...]
+    """Empty where nobody wants them, or the engine only emulates: the message says when, not what."""
 
 
 # --- to the router -----------------------------------------------------------------------------------------
@@ -61,6 +89,8 @@ class Submit(Message, frozen=True, gc=False):
     reply_to: str
     output_tokens: int | None = None
     payload: Payload | None = None
+    stream: bool = False
+    """Send `Streamed` for every output token; False: for the first one only."""
 
 
 class Cancel(Message, frozen=True, gc=False):
@@ -92,6 +122,15 @@ class AttemptsEnded(Message, frozen=True, gc=False):
     """True: the first batch of a replica's life."""
     results: list[Payload | None] | None = None
     """One for each attempt, or None when the engine returns nothing."""
+    usage: list[Usage] | None = None
+    """One for each attempt, or None when the engine answers whole requests."""
+
+
+class TokensGenerated(Message, frozen=True, gc=False):
+    """A step of `replica` gave these attempts output tokens: first ones, and all of those that are streamed."""
+
+    replica: str
+    tokens: list[Tokens]
 
 
 # --- to the batcher ----------------------------------------------------------------------------------------
@@ -105,7 +144,10 @@ class Enqueue(Message, frozen=True, gc=False):
 
 
 class Dequeue(Message, frozen=True, gc=False):
-    """Forget a waiting attempt; one already dispatched runs on, and its answer is dropped."""
+    """The attempt is not wanted any more.
+
+    One that waits is forgotten; of one that was dispatched its replica is told, which may end it early.
+    """
 
     request_id: str
     ticket: int
@@ -113,7 +155,7 @@ class Dequeue(Message, frozen=True, gc=False):
 
 
 class BatchFinished(Message, frozen=True, gc=False):
-    """A replica ran a batch, or failed to (`error`)."""
+    """A replica ran a batch, or failed to (`error`); or so ended some of its attempts, and has the others still."""
 
     replica: str
     batch: int
@@ -121,6 +163,13 @@ class BatchFinished(Message, frozen=True, gc=False):
     cold: bool = False
     error: str | None = None
     results: list[Payload | None] | None = None
+    tickets: tuple[int, ...] = ()
+    """Those of the batch that ended, where they do not end together; empty: all that are left of it."""
+    refused: bool = False
+    """With `error`: this replica can never serve it."""
+    busy_s: float | None = None
+    """How long the engine ran since the replica's last answer; None: for `service_s`."""
+    usage: list[Usage] | None = None
 
 
 class BatchesMissing(Message, frozen=True, gc=False):
@@ -152,9 +201,14 @@ class RunBatch(Message, frozen=True, gc=False):
 
 
 class CancelBatch(Message, frozen=True, gc=False):
-    """The batch is not wanted any more; it is answered all the same, so that its sender knows when its room is free."""
+    """The batch, or some of it, is not wanted any more.
+
+    It is answered all the same, so that its sender knows when its room is free.
+    """
 
     batch: int
+    tickets: tuple[int, ...] = ()
+    """Which of its attempts; empty: all."""
 
 
 class ConfirmBatches(Message, frozen=True, gc=False):
@@ -212,6 +266,7 @@ class ReplicaReported(Message, frozen=True, gc=False):
     """Counts this replica's reports, so that one overtaken on the way is known to be old."""
     holds: tuple[int, ...] = ()
     """The numbers of the batches it runs or has at its door."""
+    tokens: TokenSignals | None = None
 
 
 class ReplicaExited(Message, frozen=True, gc=False):
@@ -294,6 +349,16 @@ class Reply(Message, frozen=True, gc=False):
     cold: bool = False
     detail: str | None = None
     result: Payload | None = None
+    usage: Usage | None = None
+    """None when the engine answers whole requests."""
+
+
+class Streamed(Message, frozen=True, gc=False):
+    """Output tokens of a request, from number `start` of its answer on: in order, each exactly once."""
+
+    request_id: str
+    start: int
+    ids: tuple[int, ...]
 
 
 # --- to anyone ---------------------------------------------------------------------------------------------
@@ -330,8 +395,24 @@ class RunFinished(Message, frozen=True, gc=False):
     results: list[Payload | None] | None = None
 
 
+class StepRan(Message, frozen=True, gc=False):
+    """A `StepEngine` tells its replica that it ran `steps` steps of the work with this number."""
+
+    number: int
+    steps: int
+    service_s: float
+    """All of them together."""
+    first_step_s: float
+    last_step_s: float
+    ended: tuple[int, ...] = ()
+    """Sequences that got their last token in the last of these steps."""
+    error: str | None = None
+    tokens: list[tuple[int, tuple[int, ...]]] | None = None
+    """Sequence and its new output tokens; None when the engine only emulates."""
+
+
 WIRE_MESSAGES = (
     Submit, Cancel, RunBatch, CancelBatch, ConfirmBatches, BatchFinished, BatchesMissing, Activate, Deactivate, Drain,
-    Probe, ProbeAnswered, InjectSlowness, ReplicaReported, Reply, HostReplica,
+    Probe, ProbeAnswered, InjectSlowness, ReplicaReported, Reply, Streamed, TokensGenerated, HostReplica,
 )  # fmt: skip
 """Those that may arrive from another process; anything else on the wire is an error."""

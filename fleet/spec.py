@@ -22,18 +22,22 @@ from policies import (
     AdmitAll,
     BatchingPolicy,
     ConsecutiveFailures,
+    EvictionPolicy,
     ExponentialBackoff,
     Fifo,
     Fixed,
     Greedy,
     HealthPolicy,
+    IterationPolicy,
     LeastOutstanding,
+    Lru,
     NoWarmPool,
     PolicyError,
     QueueingPolicy,
     RetryPolicy,
     RoutingPolicy,
     ScalingPolicy,
+    VllmTokenBudget,
     WarmPoolPolicy,
 )
 from policies.base import Component, at_path
@@ -65,13 +69,18 @@ class FleetSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     routing: RoutingPolicy = field(default_factory=LeastOutstanding)
     queueing: QueueingPolicy = field(default_factory=Fifo)
     batching: BatchingPolicy = field(default_factory=Greedy)
+    iteration: IterationPolicy = field(default_factory=VllmTokenBudget)
+    """Plans each step of a replica that serves token by token; the others have no use for it."""
+    eviction: EvictionPolicy = field(default_factory=Lru)
+    """Likewise: which cached key-value block goes when room is needed."""
     scaling: ScalingPolicy = field(default_factory=Fixed)
     warm_pool: WarmPoolPolicy = field(default_factory=NoWarmPool)
     health: HealthPolicy = field(default_factory=ConsecutiveFailures)
     retry: RetryPolicy = field(default_factory=ExponentialBackoff)
 
-    max_inflight_batches: Count = 2
-    """Batches a replica may hold: one runs, the others wait at its door."""
+    max_inflight_batches: Count | None = None
+    """Batches a replica may hold. None: what its engine can make use of: 2 where whole requests run a batch at a time
+    (one runs, the next waits at the door), 1,024 where batches are formed anew at each step."""
     queue_capacity: Count = 100_000
     """Requests that may wait for a replica; one more is shed."""
     deadline_s: Positive | None = None
@@ -118,6 +127,11 @@ class FleetSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             )
 
     @property
+    def inflight(self) -> int:
+        """`max_inflight_batches`, or the engine's own number."""
+        return self.max_inflight_batches or self.engine.inflight_batches
+
+    @property
     def bounds(self) -> tuple[int, int]:
         """The fewest and the most replicas a scaling policy can get."""
         low = self.replicas if self.min_replicas is None else self.min_replicas
@@ -141,6 +155,8 @@ COMPONENTS: dict[str, type[Component]] = {
     "routing": RoutingPolicy,
     "queueing": QueueingPolicy,
     "batching": BatchingPolicy,
+    "iteration": IterationPolicy,
+    "eviction": EvictionPolicy,
     "scaling": ScalingPolicy,
     "warm_pool": WarmPoolPolicy,
     "health": HealthPolicy,

@@ -11,7 +11,9 @@ from policies.base import (
     AdmissionPolicy,
     BatchingPolicy,
     Component,
+    EvictionPolicy,
     HealthPolicy,
+    IterationPolicy,
     Policy,
     PolicyError,
     QueueingPolicy,
@@ -34,12 +36,27 @@ from policies.decisions import (
     Retry,
     Route,
     Scale,
+    Step,
     Verdict,
     Wait,
     Warm,
 )
+from policies.eviction.gdsf import Gdsf
+from policies.eviction.keyed import KeyedEviction
+from policies.eviction.lfu import Lfu
+from policies.eviction.lru import Lru
+from policies.eviction.oldest_first import OldestFirst
 from policies.health.always_trust import AlwaysTrust
 from policies.health.consecutive_failures import ConsecutiveFailures
+from policies.iteration.deadline_first import DeadlineFirst
+from policies.iteration.fast_serve import FastServe
+from policies.iteration.orca import Orca
+from policies.iteration.sarathi import Sarathi
+from policies.iteration.shortest_predicted import ShortestPredicted
+from policies.iteration.shortest_remaining_oracle import ShortestRemainingOracle
+from policies.iteration.static_batch import StaticBatch
+from policies.iteration.vllm_prefill_first import VllmPrefillFirst
+from policies.iteration.vllm_token_budget import VllmTokenBudget
 from policies.queueing.earliest_deadline import EarliestDeadline
 from policies.queueing.fifo import Fifo
 from policies.queueing.keyed import KeyedQueue
@@ -52,14 +69,20 @@ from policies.routing.busy_scorer import BusyScorer
 from policies.routing.composed import Composed
 from policies.routing.fresh_filter import FreshFilter
 from policies.routing.in_flight_scorer import InFlightScorer
+from policies.routing.kv_cost import KvCost
+from policies.routing.kv_utilization_scorer import KvUtilizationScorer
 from policies.routing.least_outstanding import LeastOutstanding
+from policies.routing.least_tokens import LeastTokens
 from policies.routing.least_work_oracle import LeastWorkOracle
 from policies.routing.max_score_picker import MaxScorePicker
 from policies.routing.not_full_filter import NotFullFilter
 from policies.routing.parts import Filter, Picker, Scorer
 from policies.routing.power_of_two_choices import PowerOfTwoChoices
+from policies.routing.prefix_affinity import PrefixAffinity
+from policies.routing.prefix_scorer import PrefixScorer
 from policies.routing.random import Random
 from policies.routing.round_robin import RoundRobin
+from policies.routing.session_affinity import SessionAffinity
 from policies.routing.softmax_picker import SoftmaxPicker
 from policies.routing.weighted_random import WeightedRandom
 from policies.scaling.fixed import Fixed
@@ -69,10 +92,13 @@ from policies.views import (
     Completion,
     Failure,
     FleetView,
+    KvView,
     PoolView,
     ProbeOutcome,
     QueueView,
     ReplicaView,
+    SequenceView,
+    TokenSignals,
 )
 from policies.warm_pool.fixed_size import FixedSize
 from policies.warm_pool.no_warm_pool import NoWarmPool
@@ -90,36 +116,52 @@ __all__ = [
     "Component",
     "Composed",
     "ConsecutiveFailures",
+    "DeadlineFirst",
     "Decision",
     "Degrade",
     "Dispatch",
     "EarliestDeadline",
+    "EvictionPolicy",
     "ExponentialBackoff",
     "Failure",
+    "FastServe",
     "Fifo",
     "Filter",
     "Fixed",
     "FixedSize",
     "FleetView",
     "FreshFilter",
+    "Gdsf",
     "GiveUp",
     "Greedy",
     "HealthPolicy",
     "Hold",
     "InFlightScorer",
+    "IterationPolicy",
+    "KeyedEviction",
     "KeyedQueue",
+    "KvCost",
+    "KvUtilizationScorer",
+    "KvView",
     "LeastOutstanding",
+    "LeastTokens",
     "LeastWorkOracle",
+    "Lfu",
+    "Lru",
     "MaxScorePicker",
     "NoBatching",
     "NoRetry",
     "NoWarmPool",
     "NotFullFilter",
+    "OldestFirst",
+    "Orca",
     "Picker",
     "Policy",
     "PolicyError",
     "PoolView",
     "PowerOfTwoChoices",
+    "PrefixAffinity",
+    "PrefixScorer",
     "Priority",
     "ProbeOutcome",
     "QueueDepth",
@@ -135,13 +177,23 @@ __all__ = [
     "RoundRobin",
     "Route",
     "RoutingPolicy",
+    "Sarathi",
     "Scale",
     "ScalingPolicy",
     "Scorer",
+    "SequenceView",
+    "SessionAffinity",
+    "ShortestPredicted",
     "ShortestPrompt",
+    "ShortestRemainingOracle",
     "SoftmaxPicker",
+    "StaticBatch",
+    "Step",
     "TargetUtilization",
+    "TokenSignals",
     "Verdict",
+    "VllmPrefillFirst",
+    "VllmTokenBudget",
     "Wait",
     "Warm",
     "WarmPoolPolicy",

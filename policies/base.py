@@ -27,11 +27,22 @@ from policies.decisions import (
     Retry,
     Route,
     Scale,
+    Step,
     Verdict,
     Wait,
     Warm,
 )
-from policies.views import Completion, Failure, FleetView, PoolView, ProbeOutcome, QueueView, ReplicaView
+from policies.views import (
+    Completion,
+    Failure,
+    FleetView,
+    KvView,
+    PoolView,
+    ProbeOutcome,
+    QueueView,
+    ReplicaView,
+    SequenceView,
+)
 from traces.schema import Request
 
 
@@ -123,6 +134,9 @@ class Policy(Component):
     def on_dispatched(self, request: Request, replica: str, now_s: float) -> None:
         """`request` was sent to `replica`, to run or to wait there (once per attempt)."""
 
+    def on_first_token(self, request: Request, replica: str, now_s: float) -> None:
+        """An attempt at `request` has been prefilled and has its first output token (token by token serving only)."""
+
     def on_completed(self, completion: Completion, now_s: float) -> None:
         """An attempt ended, well or badly (once for each that was sent)."""
 
@@ -188,6 +202,51 @@ class BatchingPolicy(Policy):
     def next_batch(self, queue: QueueView, idle: Sequence[ReplicaView], now_s: float) -> Dispatch | Wait: ...
 
 
+class IterationPolicy(Policy):
+    """Plan one step of continuous batching. One instance per replica.
+
+    Asked whenever a step has ended, or something came while the engine was idle, and at least one sequence waits or
+    runs. `waiting` is in the order of arrival, preempted ones first; `running` in the order of admission. A policy that
+    answers `Wait` leaves the engine idle until `until_s`, or until something comes. Of the hooks it gets
+    `on_completed`, for every sequence that ends on its replica.
+    """
+
+    slot = "iteration"
+
+    @abstractmethod
+    def plan(
+        self, waiting: Sequence[SequenceView], running: Sequence[SequenceView], kv: KvView, now_s: float
+    ) -> Step | Wait: ...
+
+
+class EvictionPolicy(Policy):
+    """Say which cached block goes when room is needed. One instance per cache.
+
+    It is told of blocks that nobody holds any more and that are kept for reuse; those and no others are its candidates.
+    """
+
+    slot = "eviction"
+
+    @abstractmethod
+    def released(self, blocks: Sequence[int], now_s: float) -> None:
+        """Nobody holds these any more: they are candidates now. In the order of the prompt they belong to."""
+
+    @abstractmethod
+    def reused(self, block: int, now_s: float) -> None:
+        """A candidate was found by a prompt and is held again: it is none until released again."""
+
+    def shared(self, block: int, now_s: float) -> None:
+        """A block that is held, and so no candidate, was found by one more prompt. A hook: see `Policy`."""
+
+    @abstractmethod
+    def victim(self, now_s: float) -> int:
+        """Name one candidate, and forget it; called only when there is one."""
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """How many candidates there are."""
+
+
 class ScalingPolicy(Policy):
     """Say how many replicas a pool should have. Asked every `control_interval_s`."""
 
@@ -228,7 +287,7 @@ class RetryPolicy(Policy):
 SLOTS: dict[str, type[Policy]] = {
     base.slot: base
     for base in (
-        AdmissionPolicy, RoutingPolicy, QueueingPolicy, BatchingPolicy,
+        AdmissionPolicy, RoutingPolicy, QueueingPolicy, BatchingPolicy, IterationPolicy, EvictionPolicy,
         ScalingPolicy, WarmPoolPolicy, HealthPolicy, RetryPolicy,
     )
 }  # fmt: skip

@@ -68,6 +68,27 @@ class Wait(Decision, frozen=True, gc=False):
     reason: str | None = None
 
 
+class Step(Decision, frozen=True, gc=False):
+    """One step of continuous batching. Sequences are named by `SequenceView.id`, each at most once.
+
+    It must fit: the blocks it takes are at most those that are free, and those that its preemptions give back.
+    """
+
+    prefill: tuple[tuple[int, int], ...] = ()
+    """(sequence, tokens to compute of it), waiting or running; 1 to all that remain after what the cache has."""
+    decode: tuple[int, ...] | None = ()
+    """Running sequences that get one token each. None: every running one that has 1 token remaining and is not
+    preempted or named in `prefill`."""
+    preempt: tuple[int, ...] = ()
+    """Running sequences that lose their place and blocks, and wait again, first of all, in this order."""
+    swap: bool = False
+    """Keep what the preempted ones computed in host memory, as far as there is room; else it is computed anew."""
+    repeat: int = 1
+    """A step that only decodes would be planned again unchanged, so many times in all, as long as no sequence comes
+    or ends and the blocks suffice. What makes simulation fast: such steps are one event."""
+    reason: str | None = None
+
+
 class Scale(Decision, frozen=True, gc=False):
     """How many replicas there should be, ready ones and those on their way."""
 

@@ -18,10 +18,40 @@ Trust = Literal["healthy", "suspect", "failed"]
 ProbeLevel = Literal["live", "ready", "deep"]
 ProbeStatus = Literal["ok", "failed", "timeout"]
 FailureKind = Literal[
-    "replica-lost", "message-lost", "engine-error", "timeout", "unreachable", "overloaded", "withdrawn"
+    "replica-lost",
+    "message-lost",
+    "engine-error",
+    "refused",
+    "timeout",
+    "unreachable",
+    "overloaded",
+    "withdrawn",
 ]
-"""Why an attempt came to nothing. `message-lost`: it, or its answer, was lost on the way. `withdrawn`: its request
-ended first, or it was moved to another replica; no retry policy is asked about that."""
+"""Why an attempt came to nothing. `message-lost`: it, or its answer, was lost on the way. `refused`: its replica can
+never serve it, such as a prompt longer than the cache. `withdrawn`: its request ended first, or it was moved to another
+replica; no retry policy is asked about that."""
+
+
+class TokenSignals(Struct, frozen=True, array_like=True, gc=False):
+    """What a replica that serves token by token reports of itself."""
+
+    waiting: int = 0
+    """Sequences without a place in the batch."""
+    running: int = 0
+    waiting_tokens: int = 0
+    """Tokens that the waiting ones have yet to prefill."""
+    used_blocks: int = 0
+    """Key-value blocks that sequences hold."""
+    cached_blocks: int = 0
+    """Blocks that nobody holds, kept for reuse until evicted."""
+    total_blocks: int = 0
+    block_tokens: int = 0
+    """Tokens in each of these blocks; 0: not reported."""
+
+    @property
+    def kv_utilization(self) -> float:
+        """Used blocks over all, 0..1."""
+        return self.used_blocks / self.total_blocks if self.total_blocks else 0.0
 
 
 class ReplicaView(Struct, frozen=True, kw_only=True, gc=False):
@@ -46,6 +76,8 @@ class ReplicaView(Struct, frozen=True, kw_only=True, gc=False):
     """0..1 as the device's own counters say; None where there are none."""
     memory_used_bytes: int | None = None
     memory_total_bytes: int | None = None
+    tokens: TokenSignals | None = None
+    """None: it serves whole requests, or has not reported."""
 
 
 class QueueView(Protocol):
@@ -94,6 +126,8 @@ class PoolView(Struct, frozen=True, kw_only=True):
     """Mean over ready replicas of their last report; None before the first."""
     gpu_utilization: float | None = None
     memory_used_fraction: float | None = None
+    kv_utilization: float | None = None
+    """Mean over ready replicas that serve token by token."""
     as_of_s: float = 0.0
     """Age of the oldest report used in the means above."""
     replicas: tuple[ReplicaView, ...] = ()
@@ -132,3 +166,96 @@ class Completion(Struct, frozen=True, kw_only=True, gc=False):
     service_s: float | None = None
     e2e_s: float | None = None
     """Since the intended arrival."""
+    output_tokens: int | None = None
+    """Tokens that were generated; None when the engine answers whole requests."""
+
+
+class SequenceView(Protocol):
+    """One request on a replica that serves token by token. Valid, and to be read only, during the call."""
+
+    @property
+    def id(self) -> int:
+        """Its number on this replica, in the order of arrival: what a `Step` names it by."""
+
+    @property
+    def request(self) -> Request: ...
+
+    @property
+    def queued_s(self) -> float:
+        """When it came to this replica."""
+
+    @property
+    def prompt_tokens(self) -> int: ...
+
+    @property
+    def generated_tokens(self) -> int:
+        """Output tokens so far, those of an earlier attempt that it resumes included."""
+
+    @property
+    def total_tokens(self) -> int:
+        """Prompt and generated."""
+
+    @property
+    def computed_tokens(self) -> int:
+        """Of `total_tokens`, those whose keys and values are in the cache; 0 while it waits, unless swapped out."""
+
+    @property
+    def remaining_tokens(self) -> int:
+        """`total_tokens` less computed.
+
+        Computing the last of them yields the next output token, so a sequence that decodes has 1 remaining.
+        """
+
+    @property
+    def cached_tokens(self) -> int:
+        """Of its prompt, how many the prefix cache spared it when it was last admitted."""
+
+    @property
+    def blocks(self) -> int:
+        """Key-value blocks it holds."""
+
+    @property
+    def preemptions(self) -> int:
+        """How often it lost its place."""
+
+    @property
+    def swapped(self) -> bool:
+        """It waits, and its keys and values are in host memory."""
+
+
+class KvView(Protocol):
+    """The paged key-value cache of one replica.
+
+    Total = used + cached + free, where `free_blocks` counts both what is empty and what is cached and nobody holds:
+    both can be had.
+    """
+
+    @property
+    def block_tokens(self) -> int:
+        """Tokens a block holds."""
+
+    @property
+    def total_blocks(self) -> int: ...
+
+    @property
+    def free_blocks(self) -> int:
+        """Blocks that can be had now: empty ones, and cached ones that would be evicted."""
+
+    @property
+    def watermark_blocks(self) -> int:
+        """Blocks that a policy should leave free when it admits a sequence, so that running ones can grow."""
+
+    def cached_tokens(self, sequence: SequenceView) -> int:
+        """Of a waiting sequence's tokens, how many it would find in the cache; 0 for one that runs.
+
+        A multiple of `block_tokens`, and less than `total_tokens`: the last token is always computed.
+        """
+
+    def blocks_for(self, sequence: SequenceView, tokens: int) -> int:
+        """How many of `free_blocks` it takes to compute `tokens` more of this sequence.
+
+        For one that waits, after its cached ones, and counting those cached blocks that nobody holds yet.
+        """
+
+    def blocks_held_alone(self, sequence: SequenceView) -> int:
+        """How many blocks would become free if this running sequence were preempted."""

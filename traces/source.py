@@ -54,9 +54,14 @@ class Source:
 
     @cached_property
     def json_lines(self) -> list[dict[str, Any]]:
-        """The first `PEEK_LINES` lines that are JSON objects (`Any`: whatever the file holds)."""
+        """The first `PEEK_LINES` lines that are JSON objects (`Any`: whatever the file holds).
+
+        The first line is taken whole however long it is: an agent's session with its token ids takes megabytes.
+        """
         objects: list[dict[str, Any]] = []
-        for line in self.data[:PEEK_BYTES].lstrip().split(b"\n")[:PEEK_LINES]:
+        begun = self.data.lstrip()
+        first = begun.find(b"\n") if b"\n" in begun else len(begun)
+        for line in begun[: max(PEEK_BYTES, first)].split(b"\n")[:PEEK_LINES]:
             try:
                 objects.append(msgspec.json.decode(line, type=dict[str, Any]))
             except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):

@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 from msgspec.structs import replace
 
-from traces import transforms
+from traces import closed_loop, length_scaling, transforms
 from traces.columns import absent, canonical, digest
 from traces.entries import entries_of, table_of
 from traces.errors import ReadReport
@@ -144,6 +144,24 @@ class Trace:
     def dequantise(self, *, tick_s: float, seed: int) -> Trace:
         """Requests of one instant spread over the tick of the clock that stamped them."""
         return transforms.dequantise(self, tick_s=tick_s, seed=seed)
+
+    def scale_lengths(
+        self,
+        factor: float = 1.0,
+        *,
+        max_prompt_tokens: int | None = None,
+        max_output_tokens: int | None = None,
+        output_factor: float | None = None,
+    ) -> Trace:
+        """Prompts, their blocks and outputs `factor` times as long, then cut; see `traces.length_scaling`."""
+        return length_scaling.scale_lengths(
+            self, factor, max_prompt_tokens=max_prompt_tokens, max_output_tokens=max_output_tokens,
+            output_factor=output_factor,
+        )  # fmt: skip
+
+    def sessions(self, *, infer: bool = False) -> Trace:
+        """Requests that share a session follow each other, `think_s` after the answer; see `traces.closed_loop`."""
+        return closed_loop.sessions(self, infer=infer)
 
     def with_slo(
         self, *, e2e_s: float | None = None, ttft_s: float | None = None, tpot_s: float | None = None

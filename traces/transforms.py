@@ -28,22 +28,22 @@ def first(trace: Trace, *, seconds: float | None = None, requests: int | None = 
         raise TraceError("first() needs a limit", remedy="first(seconds=600) or first(requests=1000)")
     rows = len(trace)
     if seconds is not None:
-        rows = int(np.searchsorted(_arrived(trace), seconds, side="left"))
+        rows = int(np.searchsorted(arrivals(trace), seconds, side="left"))
     if requests is not None:
         rows = min(rows, max(0, requests))
     seconds = None if seconds is None else float(seconds)
-    return _derived(trace, trace.table.slice(0, rows), "first", seconds=seconds, requests=requests)
+    return derived(trace, trace.table.slice(0, rows), "first", seconds=seconds, requests=requests)
 
 
 def slice(trace: Trace, start_s: float, end_s: float, *, rebase: bool = True) -> Trace:
     """The requests with ``start_s <= arrived_s < end_s``; `rebase` moves `start_s` to time 0."""
     if not start_s <= end_s:
         raise TraceError(f"slice from {start_s} s to {end_s} s is backwards", remedy="give start_s <= end_s")
-    low, high = np.searchsorted(_arrived(trace), [start_s, end_s], side="left")
+    low, high = np.searchsorted(arrivals(trace), [start_s, end_s], side="left")
     table = trace.table.slice(int(low), int(high - low))
     if rebase:
-        table = _set(table, "arrived_s", table["arrived_s"].to_numpy() - start_s)
-    return _derived(trace, table, "slice", start_s=start_s, end_s=end_s, rebase=rebase)
+        table = with_column(table, "arrived_s", table["arrived_s"].to_numpy() - start_s)
+    return derived(trace, table, "slice", start_s=start_s, end_s=end_s, rebase=rebase)
 
 
 def scale_rate(trace: Trace, factor: float) -> Trace:
@@ -52,19 +52,19 @@ def scale_rate(trace: Trace, factor: float) -> Trace:
     Arrivals are divided by `factor`. A request of a closed-loop session (one with `think_s`) keeps its
     distance to the session's first request: more sessions start, and their users think no faster.
     """
-    _positive("scale_rate", factor)
-    arrived = _arrived(trace)
+    positive("scale_rate", factor)
+    arrived = arrivals(trace)
     scaled = arrived / factor
     if "think_s" in trace.table.column_names and "session" in trace.table.column_names:
         start = _session_start(trace)
         closed = trace.table["think_s"].is_valid().to_numpy()
         scaled = np.where(closed, start / factor + (arrived - start), scaled)
-    return _derived(trace, _set(trace.table, "arrived_s", scaled), "scale_rate", factor=factor)
+    return derived(trace, with_column(trace.table, "arrived_s", scaled), "scale_rate", factor=factor)
 
 
 def _session_start(trace: Trace) -> np.ndarray:
     """For each row the arrival of its session's first row; its own where it has no session."""
-    arrived = _arrived(trace)
+    arrived = arrivals(trace)
     codes = trace.table["session"].combine_chunks().dictionary_encode()
     group = pc.fill_null(codes.indices, -1).to_numpy(zero_copy_only=False)
     starts = np.full(len(codes.dictionary), np.inf)
@@ -74,11 +74,11 @@ def _session_start(trace: Trace) -> np.ndarray:
 
 def scale_time(trace: Trace, factor: float) -> Trace:
     """The users' clock `factor` times as slow: arrivals and think times are multiplied by it."""
-    _positive("scale_time", factor)
-    table = _set(trace.table, "arrived_s", _arrived(trace) * factor)
+    positive("scale_time", factor)
+    table = with_column(trace.table, "arrived_s", arrivals(trace) * factor)
     if "think_s" in table.column_names:
-        table = _set(table, "think_s", pc.multiply(table["think_s"], factor))
-    return _derived(trace, table, "scale_time", factor=factor)
+        table = with_column(table, "think_s", pc.multiply(table["think_s"], factor))
+    return derived(trace, table, "scale_time", factor=factor)
 
 
 def filter(trace: Trace, where: pc.Expression) -> Trace:
@@ -92,7 +92,7 @@ def filter(trace: Trace, where: pc.Expression) -> Trace:
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, TypeError) as error:
         remedy = 'give a pyarrow expression such as pyarrow.compute.field("prompt_tokens") < 4096'
         raise TraceError(f"cannot filter by {where}: {error}", remedy=remedy) from None
-    return _derived(trace, kept, "filter", where=str(where))
+    return derived(trace, kept, "filter", where=str(where))
 
 
 def with_slo(
@@ -101,14 +101,14 @@ def with_slo(
     """Every request with this service-level objective; a bound not given is absent afterwards."""
     table = trace.table
     for name, value in (("slo_e2e_s", e2e_s), ("slo_ttft_s", ttft_s), ("slo_tpot_s", tpot_s)):
-        table = _set(table, name, pa.array([value] * len(trace), pa.float64()))
-    return _derived(trace, table, "with_slo", e2e_s=e2e_s, ttft_s=ttft_s, tpot_s=tpot_s)
+        table = with_column(table, name, pa.array([value] * len(trace), pa.float64()))
+    return derived(trace, table, "with_slo", e2e_s=e2e_s, ttft_s=ttft_s, tpot_s=tpot_s)
 
 
 def with_deadline(trace: Trace, seconds: float) -> Trace:
     """Every request with a deadline `seconds` after its arrival."""
-    table = _set(trace.table, "deadline_s", np.full(len(trace), float(seconds)))
-    return _derived(trace, table, "with_deadline", seconds=seconds)
+    table = with_column(trace.table, "deadline_s", np.full(len(trace), float(seconds)))
+    return derived(trace, table, "with_deadline", seconds=seconds)
 
 
 def dequantise(trace: Trace, *, tick_s: float, seed: int) -> Trace:
@@ -118,13 +118,13 @@ def dequantise(trace: Trace, *, tick_s: float, seed: int) -> Trace:
     gets an independent uniform offset in [0, tick_s); those of one instant are sorted, so the order of rows
     stays.
     """
-    _positive("dequantise", tick_s)
-    arrived = _arrived(trace)
+    positive("dequantise", tick_s)
+    arrived = arrivals(trace)
     offsets = np.random.default_rng(seed).uniform(0, tick_s, len(trace))
     _, tick = np.unique(arrived, return_inverse=True)
     offsets = offsets[np.lexsort((offsets, tick))]  # rows are sorted by tick already: sorts within each
-    return _derived(
-        trace, _set(trace.table, "arrived_s", arrived + offsets), "dequantise", seed, tick_s=tick_s
+    return derived(
+        trace, with_column(trace.table, "arrived_s", arrived + offsets), "dequantise", seed, tick_s=tick_s
     )
 
 
@@ -137,9 +137,9 @@ def upsample(trace: Trace, factor: float, *, seed: int) -> Trace:
     ``~2``, …, and their prefix blocks hashes of their own, so that doubling a trace does not double its cache
     hits.
     """
-    _positive("upsample", factor)
+    positive("upsample", factor)
     rng = np.random.default_rng(seed)
-    arrived = _arrived(trace)
+    arrived = arrivals(trace)
     groups = _groups(trace)
     chance = rng.uniform(size=int(groups.max(initial=-1)) + 1) < factor - math.floor(factor)
     copies = math.floor(factor) + chance[groups].astype(int)
@@ -149,11 +149,11 @@ def upsample(trace: Trace, factor: float, *, seed: int) -> Trace:
         table = trace.table
         if copy:
             moved = arrived + rng.uniform(size=len(arrived)) * (following - arrived)
-            table = _set(table, "arrived_s", moved)
+            table = with_column(table, "arrived_s", moved)
             table = _renamed(table, suffix=f"~{copy}")
         tables.append(table.filter(pa.array(copies > copy)))
     joined = pa.concat_tables(_blocks_apart(tables)) if tables else trace.table.slice(0, 0)
-    return _derived(trace, joined, "upsample", seed, factor=factor)
+    return derived(trace, joined, "upsample", seed, factor=factor)
 
 
 def _groups(trace: Trace) -> np.ndarray:
@@ -211,7 +211,7 @@ def _overlap(tables: list[pa.Table], name: str) -> bool:
 def _renamed(table: pa.Table, *, prefix: str = "", suffix: str = "") -> pa.Table:
     for name in ("id", "parent", "session"):
         if name in table.column_names:
-            table = _set(table, name, pc.binary_join_element_wise(prefix, table[name], suffix, ""))
+            table = with_column(table, name, pc.binary_join_element_wise(prefix, table[name], suffix, ""))
     return table
 
 
@@ -227,30 +227,34 @@ def _blocks_apart(tables: list[pa.Table]) -> list[pa.Table]:
             offsets = np.concatenate([[0], np.cumsum(lengths)]).astype("i4")
             numbers = pc.add(codes.indices.cast(pa.int64()), pa.scalar(first, pa.int64()))
             blocks = pa.ListArray.from_arrays(offsets, numbers, mask=lists.is_null())
-            table = _set(table, "blocks", blocks)
+            table = with_column(table, "blocks", blocks)
             first += len(codes.dictionary)
         numbered.append(table)
     return numbered
 
 
-def _arrived(trace: Trace) -> np.ndarray:
+def arrivals(trace: Trace) -> np.ndarray:
+    """`arrived_s` of every row."""
     return np.asarray(trace.table["arrived_s"].to_numpy())
 
 
-def _set(table: pa.Table, name: str, values: pa.Array | pa.ChunkedArray | np.ndarray) -> pa.Table:
+def with_column(table: pa.Table, name: str, values: pa.Array | pa.ChunkedArray | np.ndarray) -> pa.Table:
+    """`table` with this column, in the place of the one it may have had."""
     values = pa.array(values) if isinstance(values, np.ndarray) else values
     if name in table.column_names:
         return table.set_column(table.column_names.index(name), SCHEMA.field(name), values)
     return table.append_column(SCHEMA.field(name), values)
 
 
-def _derived(
+def derived(
     trace: Trace, table: pa.Table, name: str, seed: int | None = None, /, **parameters: Scalar
 ) -> Trace:
+    """What a transform returns: these rows, and its name, parameters (those that are not None) and seed on record."""
     given: dict[str, Scalar] = {key: value for key, value in parameters.items() if value is not None}
     return trace.derived(table, Transform(name, given, seed))
 
 
-def _positive(name: str, value: float) -> None:
+def positive(name: str, value: float) -> None:
+    """Raise `TraceError` unless `value`, a parameter of transform `name`, is finite and above 0."""
     if not (math.isfinite(value) and value > 0):
         raise TraceError(f"{name}({value}) is not possible", remedy="give a finite number above 0")

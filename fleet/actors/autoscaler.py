@@ -12,8 +12,8 @@ from typing import Any
 from msgspec import Struct
 
 from fleet.actor import Actor, Context
-from fleet.actors.blame import blaming, reset
 from fleet.actors.roster import Reports
+from fleet.blame import blaming, reset
 from fleet.messages import (
     Activate,
     Deactivate,
@@ -228,6 +228,9 @@ class Autoscaler(Actor):
             busy_fraction=_mean([report.busy_fraction for report in reports]),
             gpu_utilization=_mean([report.gpu_utilization for report in reports]),
             memory_used_fraction=_mean([_memory_fraction(report) for report in reports]),
+            kv_utilization=_mean(
+                [None if item.tokens is None else item.tokens.kv_utilization for item in reports]
+            ),
             as_of_s=min((known.reported_s for known in ready), default=now),
             replicas=tuple(self._view(name, known) for name, known in self._known.items()),
         )
@@ -241,6 +244,7 @@ class Autoscaler(Actor):
             id=name, state=known.state, trust=known.trust, in_flight=report.batches, as_of_s=known.reported_s,
             weight=report.weight, busy_fraction=report.busy_fraction, gpu_utilization=report.gpu_utilization,
             memory_used_bytes=report.memory_used_bytes, memory_total_bytes=report.memory_total_bytes,
+            tokens=report.tokens,
         )  # fmt: skip
 
     # --- closing the gap ---------------------------------------------------------------------------------------

@@ -13,9 +13,9 @@ from typing import Any
 from msgspec.structs import force_setattr
 
 from fleet.actor import Actor, Context
-from fleet.actors.blame import blaming, reset
 from fleet.actors.roster import Reports
 from fleet.actors.waiting import WaitingQueue
+from fleet.blame import blaming, reset
 from fleet.messages import (
     AttemptsEnded,
     BatchesMissing,
@@ -147,15 +147,28 @@ class Batcher(Actor):
             self._form(queue)
 
     def on_dequeue(self, message: Dequeue) -> None:
-        queue = self._queues.get(message.replica)
-        if queue is None:
-            return
-        entry = queue.waiting.get(message.request_id)
-        if entry is None or entry[0].ticket != message.ticket:
+        queue = self._queues.get(message.replica if self._early else None)
+        entry = None if queue is None else queue.waiting.get(message.request_id)
+        if queue is None or entry is None or entry[0].ticket != message.ticket:
+            self._take_back(message)
             return
         queue.take(message.request_id)
         self.depth -= 1
         self._end([entry[0]], message.replica, dispatched=False, failure="withdrawn")
+
+    def _take_back(self, message: Dequeue) -> None:
+        """It was dispatched: its replica is told, and what it takes up there counts until the replica answers."""
+        if message.replica is None:
+            return
+        for number, work in self._batches.get(message.replica, {}).items():
+            if work is not None and any(item.ticket == message.ticket for item in work):
+                self.ctx.send(message.replica, CancelBatch(number, (message.ticket,)))
+                return
+
+    def _count_out(self, replica: str, attempts: int) -> None:
+        view = self._views.get(replica)
+        if view is not None:
+            force_setattr(view, "in_flight", view.in_flight - attempts)
 
     def on_tick(self, message: Tick) -> None:
         queue = self._by_number.get(message.number)
@@ -247,6 +260,11 @@ class Batcher(Actor):
     def on_batch_finished(self, message: BatchFinished) -> None:
         replica = message.replica
         held = self._batches.get(replica, {})
+        if message.busy_s is not None:
+            self._telemetry.batch_ran(replica, message.busy_s)
+        if message.tickets:
+            self._part_finished(held, message)
+            return
         taken_back = message.batch in held
         work = held.pop(message.batch, None)
         if work is None:
@@ -255,13 +273,31 @@ class Batcher(Actor):
                 self._give_room(replica, 0)
             return
         self.dispatched -= len(work)
-        self._telemetry.batch_ran(replica, message.service_s)
-        self._end(
-            work, replica, dispatched=True,
-            failure=None if message.error is None else "engine-error", detail=message.error,
-            service_s=message.service_s, cold=message.cold, results=message.results,
-        )  # fmt: skip
+        if message.busy_s is None:
+            self._telemetry.batch_ran(replica, message.service_s)
+        self._end_work(work, message)
         self._give_room(replica, len(work))
+
+    def _part_finished(self, held: dict[int, list[Work] | None], message: BatchFinished) -> None:
+        """Some of a batch ended; its replica has the others still, so there is no room yet."""
+        work = held.get(message.batch) or []
+        ended = [item for item in work if item.ticket in message.tickets]
+        if not ended:
+            self._telemetry.counters["late_batches"] += 1
+            return
+        held[message.batch] = [item for item in work if item.ticket not in message.tickets] or None
+        self.dispatched -= len(ended)
+        self._count_out(message.replica, len(ended))
+        self._end_work(ended, message)
+
+    def _end_work(self, work: list[Work], message: BatchFinished) -> None:
+        failure: FailureKind | None = None
+        if message.error is not None:
+            failure = "refused" if message.refused else "engine-error"
+        self._end(
+            work, message.replica, dispatched=True, failure=failure, detail=message.error,
+            service_s=message.service_s, cold=message.cold, results=message.results, usage=message.usage,
+        )  # fmt: skip
 
     def on_batches_missing(self, message: BatchesMissing) -> None:
         """The replica knows nothing of them: they, or their answers, were lost on the way."""
@@ -341,7 +377,7 @@ class Batcher(Actor):
                 self._open_queue(replica)
             self._offer(view)
             return
-        for name in ("busy_fraction", "gpu_utilization", "memory_used_bytes", "memory_total_bytes"):
+        for name in ("busy_fraction", "gpu_utilization", "memory_used_bytes", "memory_total_bytes", "tokens"):
             force_setattr(view, name, getattr(message, name))
         force_setattr(view, "as_of_s", self.ctx.now)
         unknown = tuple(number for number in self._batches[replica] if number not in message.holds)

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from typing import Any
 
 from fleet.actor import Actor, Context
-from fleet.actors.blame import blaming, reset
 from fleet.actors.roster import Reports
+from fleet.blame import blaming, reset
 from fleet.messages import (
     Message,
     Probe,

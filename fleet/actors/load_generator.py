@@ -13,7 +13,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from fleet.actor import Actor, Context, FleetError
-from fleet.messages import Cancel, Message, Payload, Reply, Submit, Tick, Undeliverable
+from fleet.messages import Cancel, Message, Payload, Reply, Streamed, Submit, Tick, Undeliverable
 from fleet.telemetry.sink import Telemetry
 from traces.schema import Request, TraceEntry
 
@@ -31,6 +31,7 @@ class LoadGenerator(Actor):
         telemetry: Telemetry,
         on_done: Callable[[], None],
         sessions: bool = False,
+        stream: bool = False,
         stall_timeout_s: float = 600.0,
         router: str = "router",
         payload: Callable[[Request], Payload | None] | None = None,
@@ -45,6 +46,11 @@ class LoadGenerator(Actor):
         self._router = router
         self._payload = payload
         self._next: tuple[int, TraceEntry] | None = None
+        self._stream = stream
+        self._first_token_s: dict[str, float] = {}
+        """When each request without a reply got its first output token."""
+        self._received: dict[str, int] = {}
+        """Streamed output tokens of each request without a reply."""
         self._sent: dict[str, tuple[int, float]] = {}
         """Row and intended arrival of each request without a reply."""
         self._followers: dict[str, list[tuple[int, TraceEntry]]] = {}
@@ -73,7 +79,12 @@ class LoadGenerator(Actor):
             self._finish()
 
     def handlers(self) -> dict[type[Message], Callable[[Any], None]]:
-        return {Reply: self.on_reply, Tick: self.on_tick, Undeliverable: self.on_undeliverable}
+        return {
+            Reply: self.on_reply,
+            Streamed: self.on_streamed,
+            Tick: self.on_tick,
+            Undeliverable: self.on_undeliverable,
+        }
 
     def on_tick(self, message: Tick) -> None:
         if message.what == "arrive":
@@ -125,7 +136,28 @@ class LoadGenerator(Actor):
         self._sent[request.id] = (row, request.arrived_s)
         self.submitted += 1
         payload = None if self._payload is None else self._payload(request)
-        self.ctx.send(self._router, Submit(request, self.ctx.address, entry.output_tokens, payload))
+        self.ctx.send(
+            self._router, Submit(request, self.ctx.address, entry.output_tokens, payload, self._stream)
+        )
+
+    def on_streamed(self, message: Streamed) -> None:
+        """Tokens come in order.
+
+        One that is missing comes later, with all after it; without streaming, the first token of the attempt that
+        completes is what counts.
+        """
+        id = message.request_id
+        if id not in self._sent:
+            self._telemetry.counters["late_tokens"] += 1
+        elif not self._stream:
+            self._first_token_s[id] = self.ctx.now
+        else:
+            received = self._received.get(id, 0)
+            if message.start > received:
+                self._telemetry.counters["tokens_out_of_order"] += 1
+                return
+            self._received[id] = max(received, message.start + len(message.ids))
+            self._first_token_s.setdefault(id, self.ctx.now)
 
     def on_reply(self, message: Reply) -> None:
         sent = self._sent.pop(message.request_id, None)
@@ -136,7 +168,9 @@ class LoadGenerator(Actor):
             raise FleetError(f"a second reply to {message.request_id!r}: {message.outcome}")
         self.replied += 1
         row, arrived_s = sent
-        self._telemetry.request_ended(row, arrived_s, self.ctx.now, message)
+        first_s = self._first_token_s.pop(message.request_id, None)
+        self._demand_all(message)
+        self._telemetry.request_ended(row, arrived_s, self.ctx.now, message, first_s)
         if self._following:
             for row_and_entry in self._followers.pop(message.request_id, ()):
                 self._scheduled[row_and_entry[0]] = row_and_entry
@@ -146,6 +180,17 @@ class LoadGenerator(Actor):
             self._progress(self.replied)
         if self._next is None and not self._sent:
             self._finish()
+
+    def _demand_all(self, reply: Reply) -> None:
+        """A completed stream has every token of its answer."""
+        received = self._received.pop(reply.request_id, None)
+        if received is None or reply.outcome != "completed" or reply.usage is None:
+            return
+        if received != reply.usage.output_tokens:
+            raise FleetError(
+                f"{reply.request_id!r} completed with {reply.usage.output_tokens} output tokens, "
+                f"of which {received} were streamed"
+            )
 
     def _finish(self) -> None:
         """Done, unless a session goes on. Followers that follow each other are an error, not a wait."""

@@ -1,16 +1,17 @@
-"""A replica owns a device: it loads an engine, runs one batch at a time, and answers probes.
+"""A replica owns a device: it loads an engine, runs what it is sent, and answers probes.
 
 Its life cycle is a table:
 
     loading -> warm -> ready <-> warm          ready | warm -> draining -> stopped
     and `failed` from anywhere
 
-Up to `max_inflight_batches` are at its door, so that the next one starts when the last one ends.
+This is what all replicas have in common. How work is run depends on the kind of engine: `BatchReplica` runs whole
+requests, a batch at a time; `TokenReplica` serves token by token.
 """
 
 from __future__ import annotations
 
-from collections import deque
+from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -33,12 +34,12 @@ from fleet.messages import (
     ProbeAnswered,
     ReplicaReported,
     RunBatch,
-    RunFinished,
     Tick,
     Undeliverable,
     Work,
 )
-from policies.views import ProbeStatus, ReplicaState
+from policies.base import EvictionPolicy, IterationPolicy
+from policies.views import ProbeStatus, ReplicaState, TokenSignals
 from traces.schema import Request
 
 TRANSITIONS: dict[ReplicaState, tuple[ReplicaState, ...]] = {
@@ -68,10 +69,13 @@ class ReplicaSettings(Struct, frozen=True, kw_only=True):
     """Simulation: it was there before the run began."""
     fail_load: bool = False
     """Fault: report that the engine failed to load."""
+    iteration: IterationPolicy | None = None
+    """For engines that serve token by token."""
+    eviction: EvictionPolicy | None = None
 
 
 class Replica(Actor):
-    """Runs batches on its engine, in order, and reports to the fleet's observers."""
+    """Life cycle, reports and probes. A subclass runs the work."""
 
     def __init__(
         self,
@@ -87,16 +91,14 @@ class Replica(Actor):
         """Called once when stopped or failed; its process may end."""
         self.state: ReplicaState = "provisioning"
         self._activate = settings.activate
-        self._doorstep: deque[RunBatch] = deque()
-        self._running: RunBatch | None = None
-        self._started_s = 0.0
         self._probes: dict[int, Probe] = {}
         """Deep probes by the number of the batch that answers them (negative)."""
-        self._finished: RunFinished | None = None
-        """Held back by an injected slowness."""
         self._cold = True
         self._slowness = 1.0
+        self._running_since_s: float | None = None
+        """When the engine began what it runs."""
         self._busy_s = 0.0
+        """Engine seconds since the last report, without what runs now."""
         self._reported_s = 0.0
         self._reports = 0
 
@@ -116,7 +118,6 @@ class Replica(Actor):
     def handlers(self) -> dict[type[Message], Callable[[Any], None]]:
         return {
             RunBatch: self.on_run_batch,
-            RunFinished: self.on_run_finished,
             CancelBatch: self.on_cancel_batch,
             ConfirmBatches: self.on_confirm_batches,
             Tick: self.on_tick,
@@ -128,6 +129,30 @@ class Replica(Actor):
             InjectSlowness: self.on_inject_slowness,
             Undeliverable: self.on_undeliverable,
         }
+
+    # --- for a subclass ----------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def accept(self, message: RunBatch) -> None:
+        """Take in a batch, and run it when its turn comes."""
+
+    @abstractmethod
+    def on_cancel_batch(self, message: CancelBatch) -> None:
+        """Part of what it has is not wanted any more."""
+
+    @abstractmethod
+    def batches(self) -> list[int]:
+        """The numbers of all batches it has, those of deep probes (negative) included."""
+
+    def opened(self) -> None:
+        """The engine is loaded."""
+
+    def token_signals(self) -> TokenSignals | None:
+        """What it reports when it serves token by token."""
+        return None
+
+    def timed(self, message: Tick) -> None:
+        """A timer of the subclass's own ran out."""
 
     # --- life cycle --------------------------------------------------------------------------------------------
 
@@ -151,6 +176,7 @@ class Replica(Actor):
             self._loaded()
 
     def _loaded(self) -> None:
+        self.opened()
         self._enter("ready" if self._activate else "warm")
 
     def on_activate(self, message: Activate) -> None:
@@ -169,73 +195,35 @@ class Replica(Actor):
             self._stop_if_empty()
 
     def _stop_if_empty(self) -> None:
-        if self.state == "draining" and self._running is None and not self._doorstep:
+        if self.state == "draining" and not self.batches():
             self._enter("stopped")
 
-    # --- batches -----------------------------------------------------------------------------------------------
+    # --- work --------------------------------------------------------------------------------------------------
 
     def on_run_batch(self, message: RunBatch) -> None:
-        if self.state not in ("ready", "warm", "draining"):
-            error = f"{self.ctx.address} is {self.state}"
-            self.ctx.send(message.reply_to, BatchFinished(self.ctx.address, message.batch, 0.0, error=error))
+        if self.state in ("ready", "warm", "draining"):
+            self.accept(message)
             return
-        self._doorstep.append(message)
-        if self._running is None:
-            self._run_next()
+        error = f"{self.ctx.address} is {self.state}"
+        self.ctx.send(message.reply_to, BatchFinished(self.ctx.address, message.batch, 0.0, error=error))
 
-    def _run_next(self) -> None:
-        if self._doorstep:
-            self._running = self._doorstep.popleft()
-            self._started_s = self.ctx.now
-            self._engine.run(self._running.batch, self._running.work)
+    def answered_probe(self, batch: int, error: str | None) -> bool:
+        """Answer the deep probe that this batch was for; False when it was for none."""
+        probe = self._probes.pop(batch, None)
+        if probe is None:
+            return False
+        status: ProbeStatus = "ok" if error is None else "failed"
+        self.ctx.send(probe.reply_to, ProbeAnswered(self.ctx.address, probe.probe, status, error))
+        return True
 
-    def on_run_finished(self, message: RunFinished) -> None:
-        running = self._running
-        if running is None or running.batch != message.batch:
-            return
-        if self._slowness > 1.0 and self._finished is None:
-            self._finished = message
-            self.ctx.after((self._slowness - 1.0) * message.service_s, Tick("slow", number=message.batch))
-            return
-        elapsed_s = message.service_s if self._finished is None else self.ctx.now - self._started_s
-        self._finished = None
-        self._busy_s += self.ctx.now - max(self._started_s, self._reported_s)
-        self._running = None
-        self._answer(running, message, elapsed_s)
-        self._run_next()
-        if self.state == "draining":
-            self._stop_if_empty()
-
-    def _answer(self, running: RunBatch, finished: RunFinished, service_s: float) -> None:
-        probe = self._probes.pop(running.batch, None)
-        if probe is not None:
-            status: ProbeStatus = "ok" if finished.error is None else "failed"
-            self.ctx.send(
-                probe.reply_to, ProbeAnswered(self.ctx.address, probe.probe, status, finished.error)
-            )
-            return
+    def first_answer(self) -> bool:
+        """True once: the first answer of a replica's life is a cold one."""
         cold, self._cold = self._cold, False
-        self.ctx.send(
-            running.reply_to,
-            BatchFinished(self.ctx.address, running.batch, service_s, cold, finished.error, finished.results),
-        )
+        return cold
 
     def holds(self) -> tuple[int, ...]:
-        """The batches it has, deep probes left out: the running one first, then those at its door."""
-        running = () if self._running is None else (self._running,)
-        return tuple(item.batch for item in (*running, *self._doorstep) if item.batch > 0)
-
-    def on_cancel_batch(self, message: CancelBatch) -> None:
-        if self._running is not None and self._running.batch == message.batch:
-            self._engine.cancel(message.batch)  # its end is its answer, soon or late
-            return
-        for index, waiting in enumerate(self._doorstep):
-            if waiting.batch == message.batch:
-                del self._doorstep[index]
-                self.ctx.send(
-                    waiting.reply_to, BatchFinished(self.ctx.address, waiting.batch, 0.0, error="cancelled")
-                )
-                return
+        """The batches it has, deep probes left out."""
+        return tuple(batch for batch in self.batches() if batch > 0)
 
     def on_confirm_batches(self, message: ConfirmBatches) -> None:
         holds = self.holds()
@@ -248,10 +236,19 @@ class Replica(Actor):
 
     # --- reports and probes ------------------------------------------------------------------------------------
 
+    def engine_started(self) -> None:
+        """For the busy fraction: the engine begins."""
+        self._running_since_s = self.ctx.now
+
+    def engine_ended(self) -> None:
+        """For the busy fraction: the engine has nothing to do for now."""
+        if self._running_since_s is not None:
+            self._busy_s += self.ctx.now - max(self._running_since_s, self._reported_s)
+            self._running_since_s = None
+
     def on_tick(self, message: Tick) -> None:
-        if message.what == "slow":
-            if self._finished is not None and self._finished.batch == message.number:
-                self.on_run_finished(self._finished)
+        if message.what != "report":
+            self.timed(message)
         elif self.state not in ("stopped", "failed"):
             self._report(None)
             self.ctx.after(self._settings.report_interval_s, Tick("report"))
@@ -260,19 +257,20 @@ class Replica(Actor):
         now = self.ctx.now
         span_s = now - self._reported_s
         busy_s = self._busy_s
-        if self._running is not None:
-            busy_s += now - max(self._started_s, self._reported_s)
+        if self._running_since_s is not None:
+            busy_s += now - max(self._running_since_s, self._reported_s)
         busy = min(1.0, busy_s / span_s) if span_s > 0.0 else None
         self._busy_s, self._reported_s = 0.0, now
         self._reports += 1
         signals = self._engine.signals()
+        batches = self.batches()
         self.ctx.send(
             self._observers,
             ReplicaReported(
                 self.ctx.address, self.state, self._settings.incarnation, self._settings.weight,
-                self._settings.max_inflight_batches, len(self._doorstep) + (self._running is not None), busy,
+                self._settings.max_inflight_batches, len(batches), busy,
                 signals.gpu_utilization, signals.memory_used_bytes, signals.memory_total_bytes, detail, self._reports,
-                self.holds(),
+                tuple([batch for batch in batches if batch > 0]), self.token_signals(),
             ),
         )  # fmt: skip
 

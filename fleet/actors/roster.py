@@ -71,6 +71,7 @@ class Roster:
             "gpu_utilization",
             "memory_used_bytes",
             "memory_total_bytes",
+            "tokens",
         ):
             force_setattr(view, name, getattr(message, name))
         force_setattr(view, "as_of_s", now_s)

@@ -7,7 +7,7 @@ not carry the current one belongs to an abandoned attempt and is counted and dro
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import count, repeat
 from typing import Any
 
@@ -15,8 +15,8 @@ from msgspec import Struct
 from msgspec.structs import force_setattr, replace
 
 from fleet.actor import Actor, Context, Timer
-from fleet.actors.blame import blaming, blaming_hook, reset
 from fleet.actors.roster import Roster
+from fleet.blame import blaming, blaming_hook, reset
 from fleet.messages import (
     AttemptsEnded,
     Cancel,
@@ -30,10 +30,13 @@ from fleet.messages import (
     ReplicaReported,
     Reply,
     ReportQueue,
+    Streamed,
     Submit,
     Tick,
+    TokensGenerated,
     TrustChanged,
     Undeliverable,
+    Usage,
     Work,
 )
 from fleet.telemetry.sink import Telemetry
@@ -68,6 +71,11 @@ class Pending(Struct):
     """Ends a hold or a back-off."""
     holds: int = 0
     """How often the routing policy said `Hold`."""
+    stream: bool = False
+    tokens: list[int] | None = None
+    """Output tokens that the client has, when it streams: a new attempt goes on after them."""
+    first_token: bool = False
+    """The current attempt has given one."""
 
 
 class Router(Actor):
@@ -105,6 +113,9 @@ class Router(Actor):
         self._on_dispatched = [
             policy.on_dispatched for policy in policies if overrides(policy, "on_dispatched")
         ]
+        self._on_first_token = [
+            policy.on_first_token for policy in policies if overrides(policy, "on_first_token")
+        ]
 
     def start(self, ctx: Context) -> None:
         super().start(ctx)
@@ -116,6 +127,7 @@ class Router(Actor):
             Submit: self.on_submit,
             AttemptsEnded: self.on_attempts_ended,
             Dispatched: self.on_dispatched,
+            TokensGenerated: self.on_tokens_generated,
             Cancel: self.on_cancel,
             ReportQueue: self.on_report_queue,
             Tick: self.on_tick,
@@ -152,6 +164,8 @@ class Router(Actor):
                 return
             request = self._degraded(request, decision, now)
         pending = Pending(request, message.reply_to, message.output_tokens, message.payload)
+        if message.stream:
+            pending.stream, pending.tokens = True, []
         self.pending[request.id] = pending
         deadline_s = request.deadline_s if request.deadline_s is not None else self._default_deadline_s
         if deadline_s is not None:
@@ -190,7 +204,11 @@ class Router(Actor):
         pending.replica, pending.placed = replica, True
         pending.attempt = attempt = pending.attempt + 1
         pending.ticket = ticket = self._next_ticket()
-        work = Work(pending.request, attempt, pending.output_tokens, pending.payload, ticket)
+        pending.first_token = False
+        work = Work(
+            pending.request, attempt, pending.output_tokens, pending.payload, ticket, pending.stream,
+            tuple(pending.tokens) if pending.tokens else (),
+        )  # fmt: skip
         self.ctx.send(self._batcher, Enqueue(work, replica))
 
     def _choose(self, pending: Pending, now: float) -> str | None:
@@ -284,6 +302,44 @@ class Router(Actor):
             except Exception as error:
                 raise blaming_hook(on_dispatched, error, request.id, now) from error
 
+    def on_tokens_generated(self, message: TokensGenerated) -> None:
+        """Pass output tokens on.
+
+        What a client has it never gets again, and what was lost on the way it gets from the answer.
+        """
+        for item in message.tokens:
+            pending = self.pending.get(item.request_id)
+            if pending is None or pending.ticket != item.ticket:
+                self._telemetry.counters["late_tokens"] += 1
+                continue
+            if not pending.first_token:
+                pending.first_token = True
+                self._tell_first_token(pending.request, message.replica)
+            tokens, ids = pending.tokens, item.ids
+            if tokens is None:
+                self.ctx.send(pending.reply_to, Streamed(item.request_id, item.start, ids))
+            elif item.start == len(tokens) and ids:
+                tokens += ids
+                self.ctx.send(pending.reply_to, Streamed(item.request_id, item.start, ids))
+            else:
+                self._telemetry.counters["tokens_out_of_order"] += 1
+
+    def _tell_first_token(self, request: Request, replica: str) -> None:
+        now = self.ctx.now
+        for on_first_token in self._on_first_token:
+            try:
+                on_first_token(request, replica, now)
+            except Exception as error:
+                raise blaming_hook(on_first_token, error, request.id, now) from error
+
+    def _stream_rest(self, pending: Pending, result: Payload | None) -> None:
+        """Before the answer, what of it the client has not got yet because a message was lost."""
+        had = pending.tokens
+        if had is None or result is None or result.tensor is None or len(result.tensor) <= len(had):
+            return
+        rest = tuple(int(token) for token in result.tensor[len(had) :])
+        self.ctx.send(pending.reply_to, Streamed(pending.request.id, len(had), rest))
+
     def on_attempts_ended(self, message: AttemptsEnded) -> None:
         work = message.work
         if message.replica is not None:
@@ -295,15 +351,18 @@ class Router(Actor):
             return
         find, end, observed = self.pending.get, self._end, bool(self._on_completed)
         size, service_s, cold = len(work), message.service_s, message.cold
-        results = message.results or repeat(None)
-        for item, result in zip(work, results, strict=False):
+        results: Iterable[Payload | None] = message.results or repeat(None)
+        usages: Iterable[Usage | None] = message.usage or repeat(None)
+        for item, result, usage in zip(work, results, usages, strict=False):
             pending = find(item.request.id)
             if pending is None or pending.ticket != item.ticket:
                 self._telemetry.counters["late_answers"] += 1
                 continue
             if observed:
-                self._observe(pending, None, service_s)
-            end(pending, "completed", size, service_s, cold, None, result)
+                self._observe(pending, None, service_s, usage)
+            if pending.stream:
+                self._stream_rest(pending, result)
+            end(pending, "completed", size, service_s, cold, None, result, usage)
 
     def _attempts_failed(self, message: AttemptsEnded) -> None:
         for item in message.work:
@@ -358,11 +417,18 @@ class Router(Actor):
         if self._on_completed and (self._early or pending.running):
             self._observe(pending, kind, None)
 
-    def _observe(self, pending: Pending, failure: FailureKind | None, service_s: float | None) -> None:
+    def _observe(
+        self,
+        pending: Pending,
+        failure: FailureKind | None,
+        service_s: float | None,
+        usage: Usage | None = None,
+    ) -> None:
         request, now = pending.request, self.ctx.now
         completion = Completion(
             request=request, replica=pending.replica or "", attempt=pending.attempt, failure=failure,
             service_s=service_s, e2e_s=now - request.arrived_s,
+            output_tokens=None if usage is None else usage.output_tokens,
         )  # fmt: skip
         for on_completed in self._on_completed:
             try:
@@ -379,6 +445,7 @@ class Router(Actor):
         cold: bool = False,
         detail: str | None = None,
         result: Payload | None = None,
+        usage: Usage | None = None,
     ) -> None:
         """The only place where a request ends."""
         request_id = pending.request.id
@@ -404,6 +471,7 @@ class Router(Actor):
                 cold,
                 detail,
                 result,
+                usage,
             ),
         )
 
@@ -431,8 +499,7 @@ class Router(Actor):
     def _abandon(self, pending: Pending, outcome: Outcome, detail: str) -> None:
         if pending.placed:
             self._withdraw(pending, "withdrawn")
-            if not pending.running:
-                self.ctx.send(self._batcher, Dequeue(pending.request.id, pending.ticket, pending.replica))
+            self.ctx.send(self._batcher, Dequeue(pending.request.id, pending.ticket, pending.replica))
         self._end(pending, outcome, detail=detail)
 
     def abort(self, detail: str) -> None:
@@ -447,8 +514,20 @@ class Router(Actor):
         self.ctx.send(self._batcher, ReportQueue(message.reply_to, len(held), since_s))
 
     def on_undeliverable(self, message: Undeliverable) -> None:
-        """A client is gone: its request has ended all the same."""
-        self._telemetry.counters["undeliverable_replies"] += 1
+        """A client is gone, or does not read: its request has ended all the same, and its stream ends here."""
+        lost = message.message
+        if not isinstance(lost, Streamed):
+            self._telemetry.counters["undeliverable_replies"] += 1
+            return
+        self._telemetry.counters["undeliverable_tokens"] += len(lost.ids) or 1
+        pending = self.pending.get(lost.request_id)
+        if pending is None:
+            return
+        if message.reason == "unreachable":
+            self._abandon(pending, "cancelled", "its client is gone")
+        elif pending.tokens is not None:
+            # It reads more slowly than tokens come. From here on it gets the rest in one piece, with the answer.
+            del pending.tokens[lost.start :]
 
     # --- replicas ----------------------------------------------------------------------------------------------
 

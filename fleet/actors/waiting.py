@@ -7,7 +7,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 
 from fleet.actor import Timer
-from fleet.actors.blame import blaming
+from fleet.blame import blaming
 from fleet.messages import Work, replica_number
 from policies.base import BatchingPolicy, QueueingPolicy
 from policies.views import ReplicaView

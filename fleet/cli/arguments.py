@@ -9,7 +9,7 @@ import argparse
 import importlib
 import re
 from argparse import SUPPRESS, Namespace
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -48,12 +48,29 @@ def parse(argv: Sequence[str]) -> Namespace:
 def _trace(parser: Parser, *, cut: bool = True) -> None:
     parser.add_argument("trace", metavar="TRACE", help="a trace file, or a bundled trace (fleet traces list)")
     if cut:
-        parser.add_argument(
-            "--first-s", type=positive, metavar="S", help="only the requests of the first S seconds"
-        )
-        parser.add_argument(
-            "--scale-rate", type=positive, metavar="X", help="X times as many arrivals a second"
-        )
+        _cuts(parser)
+
+
+def _cuts(parser: Parser) -> None:
+    """What `inputs.trace_of` does to a trace, in the order in which it does it."""
+    parser.set_defaults(trace_seed=0)
+    flags: list[tuple[str, Callable[[str], float], str, str]] = [
+        (
+            "--dequantise",
+            positive,
+            "S",
+            "spread requests of one instant over the S seconds of a coarse clock's tick",
+        ),
+        ("--first-s", positive, "S", "only the requests of the first S seconds"),
+        ("--first", count, "N", "only the first N requests"),
+        ("--scale-rate", positive, "X", "X times as many arrivals a second"),
+        ("--scale-lengths", positive, "X", "prompts, their blocks and outputs X times as long"),
+        ("--scale-outputs", positive, "X", "outputs X times as long, whatever --scale-lengths says"),
+        ("--max-prompt-tokens", count, "N", "cut longer prompts, after scaling"),
+        ("--max-output-tokens", count, "N", "cut longer outputs, after scaling"),
+    ]
+    for flag, kind, metavar, text in flags:
+        parser.add_argument(flag, type=kind, metavar=metavar, help=text)
 
 
 def _spec(parser: Parser) -> None:
@@ -75,9 +92,19 @@ def _run(parser: Parser, *, faults: bool = True, seed: bool = True) -> None:
         )
     if faults:
         parser.add_argument("--faults", type=Path, metavar="FILE", help="a fault trace to inject")
+    _sessions(parser, "closed loop: a follow-up waits for its parent's reply")
+
+
+def _stream(parser: Parser) -> None:
+    parser.add_argument("--stream", action="store_true", help="have every output token sent as it comes")
+
+
+def _sessions(parser: Parser, text: str) -> None:
+    parser.add_argument("--sessions", action="store_const", const="recorded", help=text)
     parser.add_argument(
-        "--sessions", action="store_true", help="closed loop: a follow-up waits for its parent's reply"
-    )
+        "--infer-sessions", action="store_const", const="inferred", dest="sessions",
+        help="the same, with sessions told from prefix blocks, for traces that record none",
+    )  # fmt: skip
 
 
 def _results(parser: Parser, what: str) -> None:
@@ -150,6 +177,7 @@ def _add_runs(commands: Any) -> None:
     _trace(simulate)
     _spec(simulate)
     _run(simulate)
+    _stream(simulate)
     simulate.add_argument("--until-s", type=positive, metavar="S", help="stop at S virtual seconds")
     simulate.add_argument("--no-check", action="store_true", help="leave out the invariant checker")
     _results(simulate, "the run (Parquet tables and manifest.json)")
@@ -160,6 +188,7 @@ def _add_runs(commands: Any) -> None:
     _trace(replay)
     _spec(replay)
     _run(replay)
+    _stream(replay)
     replay.add_argument(
         "--speed", type=positive, default=1.0, metavar="X", help="arrivals come X times faster"
     )
@@ -229,6 +258,7 @@ def _add_across_hosts(commands: Any) -> None:
     )
     _set(drive)
     _run(drive, faults=False, seed=False)
+    _stream(drive)
     drive.add_argument(
         "--speed", type=positive, default=1.0, metavar="X", help="arrivals come X times faster"
     )
@@ -269,7 +299,10 @@ def _add_tools(commands: Any) -> None:
         commands, "policies", "catalogue:policies", "list the policies: slot, parameters, source"
     )
     policies.add_argument(
-        "only", metavar="SLOT|NAME", nargs="?", help="one slot (engine and latency too), or one policy"
+        "only",
+        metavar="SLOT|NAME",
+        nargs="?",
+        help="one slot (engine, latency and step-latency too), or one policy",
     )
     policies.add_argument("--json", action="store_true", help="print the list as JSON")
 
@@ -293,7 +326,11 @@ def _add_tools(commands: Any) -> None:
     convert.add_argument(
         "--upsample", type=positive, metavar="X", help="X times the requests, in the same shape"
     )
-    convert.add_argument("--seed", type=whole, default=0, metavar="N", help="of --upsample (default 0)")
+    _sessions(convert, "link the turns of a session: parent, think time")
+    convert.add_argument(
+        "--seed", type=whole, default=0, metavar="N", dest="trace_seed",
+        help="of --dequantise and --upsample (default 0)",
+    )  # fmt: skip
     _on_bad(convert)
     _add_synthesize(verbs)
 

@@ -37,9 +37,10 @@ def policies(arguments: Namespace) -> int:
 
 def _chosen(only: str, listed: list[ComponentInfo]) -> list[ComponentInfo]:
     from fleet.engines import Engine, LatencyModel
+    from fleet.engines.step_latency import StepLatency
     from policies import describe
 
-    known = [*listed, *describe(Engine), *describe(LatencyModel)]
+    known = [*listed, *describe(Engine), *describe(LatencyModel), *describe(StepLatency)]
     slot = only.replace("-", "_")
     chosen = [info for info in known if slot == info.slot] or [
         info for info in known if only in (info.name, info.location, info.location.partition(":")[2])

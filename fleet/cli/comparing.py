@@ -31,7 +31,7 @@ def compare(arguments: Namespace) -> int:
     )
     report = compare_them(
         trace, candidates, seeds=range(arguments.seeds), faults=faults, baseline=arguments.baseline,
-        workers=arguments.workers, sessions=arguments.sessions,
+        workers=arguments.workers, sessions=arguments.sessions is not None,
     )  # fmt: skip
     output.stdout().print(report)
     if out is not None:

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fleet.cli import output
 from fleet.cli.values import UsageError
 
 if TYPE_CHECKING:
@@ -21,15 +22,34 @@ LONGEST_S = 1e9
 
 
 def trace_of(arguments: Namespace) -> Trace:
-    """The trace that was named, cut and scaled as asked."""
+    """The trace that was named, as asked: its clock, then which requests, who follows whom, the rate, the lengths."""
     from traces import load_trace
 
     trace = load_trace(arguments.trace, on_bad=getattr(arguments, "on_bad", "raise"))
-    if arguments.first_s is not None:
-        trace = trace.first(seconds=arguments.first_s)
+    if arguments.dequantise is not None:
+        trace = trace.dequantise(tick_s=arguments.dequantise, seed=arguments.trace_seed)
+    if arguments.first_s is not None or arguments.first is not None:
+        trace = trace.first(seconds=arguments.first_s, requests=arguments.first)
+    if getattr(arguments, "sessions", None) is not None:
+        trace = _linked(trace, arguments.trace, infer=arguments.sessions == "inferred")
     if arguments.scale_rate is not None:
         trace = trace.scale_rate(arguments.scale_rate)
+    lengths = {
+        "max_prompt_tokens": arguments.max_prompt_tokens,
+        "max_output_tokens": arguments.max_output_tokens,
+        "output_factor": arguments.scale_outputs,
+    }
+    if arguments.scale_lengths is not None or any(lengths.values()):
+        trace = trace.scale_lengths(arguments.scale_lengths or 1.0, **lengths)
     return plausible(trace, arguments.trace)
+
+
+def _linked(trace: Trace, name: str, *, infer: bool) -> Trace:
+    """Every turn of a session linked to the one before. A trace in which all are stays what it is."""
+    linked = trace.sessions(infer=infer)
+    if linked.column("parent").null_count == len(linked):
+        output.note(f"{name}: no request follows another; each is sent at its time")
+    return trace if linked.sha256 == trace.sha256 else linked
 
 
 def plausible(trace: Trace, name: str) -> Trace:

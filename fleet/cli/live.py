@@ -75,8 +75,8 @@ def drive(arguments: Namespace) -> int:
     spec = None if arguments.spec is None else inputs.spec_of(arguments.spec, arguments.changes)
     with output.progress("driving", len(trace)) as advance:
         run = drive_it(
-            trace, arguments.head, spec=spec, speed=arguments.speed, sessions=arguments.sessions, keys=arguments.keys,
-            server_key=arguments.server_key, insecure=arguments.insecure, on_progress=advance,
+            trace, arguments.head, spec=spec, speed=arguments.speed, sessions=arguments.sessions is not None,
+            stream=arguments.stream, keys=arguments.keys, server_key=arguments.server_key, insecure=arguments.insecure, on_progress=advance,
         )  # fmt: skip
     output.print_run(run, f"{Path(arguments.trace).name} at {arguments.head}, live", as_json=arguments.json)
     if out is not None:

@@ -16,8 +16,8 @@ def simulate(arguments: Namespace) -> int:
     faults, out = inputs.faults_of(arguments), inputs.writable(arguments.out)
     with output.progress("simulating", len(trace)) as advance:
         run = run_it(
-            trace, spec, seed=arguments.seed, faults=faults, sessions=arguments.sessions,
-            check=not arguments.no_check, until_s=arguments.until_s, on_progress=advance,
+            trace, spec, seed=arguments.seed, faults=faults, sessions=arguments.sessions is not None,
+            stream=arguments.stream, check=not arguments.no_check, until_s=arguments.until_s, on_progress=advance,
         )  # fmt: skip
     output.print_run(run, _title(arguments, "simulated"), as_json=arguments.json)
     if out is not None:
@@ -35,8 +35,8 @@ def replay(arguments: Namespace) -> int:
     label = f"replaying {trace.duration_s / arguments.speed:,.0f} s on {spec.replicas} processes"
     with output.progress(label, len(trace)) as advance:
         run = run_it(
-            trace, spec, speed=arguments.speed, seed=arguments.seed, faults=faults, sessions=arguments.sessions,
-            on_progress=advance,
+            trace, spec, speed=arguments.speed, seed=arguments.seed, faults=faults,
+            sessions=arguments.sessions is not None, stream=arguments.stream, on_progress=advance,
         )  # fmt: skip
     output.print_run(run, _title(arguments, "live"), as_json=arguments.json)
     if out is not None:

@@ -110,7 +110,7 @@ def convert(arguments: Namespace) -> int:
                 f"--upsample {arguments.upsample:g} would make {len(trace) * arguments.upsample:.3g} requests; "
                 f"{MOST_REQUESTS:,} are the most"
             )
-        trace = trace.upsample(arguments.upsample, seed=arguments.seed)
+        trace = trace.upsample(arguments.upsample, seed=arguments.trace_seed)
     save_trace(inputs.plausible(trace, arguments.trace), arguments.target)
     report = trace.report
     for reason, count in report.dropped.items():

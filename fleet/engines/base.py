@@ -1,20 +1,28 @@
-"""What an engine is: it executes batches, and never schedules.
+"""What an engine is: it executes, and never schedules.
 
-A replica tells its engine `load`, `run`, `cancel`, `unload`; the engine answers by message to the replica's
-own address: `LoadFinished`, `RunFinished`. It is given one batch at a time. As a value in a `FleetSpec` it
-holds parameters only; each replica uses a fresh one.
+A replica tells its engine `load`, `unload`, and what to run; the engine answers by message to the replica's own
+address. As a value in a `FleetSpec` it holds parameters only; each replica uses a fresh one.
+
+There are two kinds. A `BatchEngine` runs a batch of whole requests, one batch at a time. A `StepEngine` runs one
+step of continuous batching at a time: so many tokens of these sequences.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar
 
 from msgspec import Struct
 
 from fleet.actor import Context
 from fleet.messages import Work
 from policies.base import Component, kebab_case
+
+if TYPE_CHECKING:
+    from fleet.tokens.kv_cache import KvCache
+    from fleet.tokens.sequence import SequenceState, StepWork
+    from policies.base import EvictionPolicy
 
 
 class DeviceSignals(Struct, frozen=True):
@@ -31,9 +39,12 @@ def engine_name(class_name: str) -> str:
 
 
 class Engine(Component, tag_field="engine", tag=engine_name):
-    """Base of all engines."""
+    """Base of both kinds."""
 
     slot = "engine"
+
+    inflight_batches: ClassVar[int]
+    """How many batches a replica with such an engine may hold, unless the fleet's specification says otherwise."""
 
     def reset(self, seed: int) -> None:
         """Called once before `load`, with the run's seed: an engine's noise depends on nothing else."""
@@ -42,6 +53,19 @@ class Engine(Component, tag_field="engine", tag=engine_name):
     def load(self, ctx: Context) -> None:
         """Make ready to run; then `LoadFinished` arrives at `ctx.address`."""
 
+    def unload(self) -> None:
+        """Give back the device."""
+
+    def signals(self) -> DeviceSignals:
+        """The device's counters now; called once a report interval, must not block."""
+        return DeviceSignals()
+
+
+class BatchEngine(Engine):
+    """Runs batches of whole requests, one at a time."""
+
+    inflight_batches = 2
+
     @abstractmethod
     def run(self, batch: int, work: Sequence[Work]) -> None:
         """Run `work` together; then `RunFinished(batch, ...)` arrives. `service_s` is on this process's clock."""
@@ -49,9 +73,33 @@ class Engine(Component, tag_field="engine", tag=engine_name):
     def cancel(self, batch: int) -> None:
         """The batch is no longer wanted. End it early if that can be done; its `RunFinished` comes all the same."""
 
-    def unload(self) -> None:
-        """Give back the device."""
 
-    def signals(self) -> DeviceSignals:
-        """The device's counters now; called once a report interval, must not block."""
-        return DeviceSignals()
+class StepEngine(Engine):
+    """Runs steps of continuous batching, one span of them at a time, on a paged key-value cache.
+
+    The cache's account belongs to the replica's scheduler, which is told here how much there is of it. Whatever a
+    sequence holds in the engine is the engine's own; `forget` says that it is not needed any more.
+    """
+
+    inflight_batches = 1_024
+
+    @abstractmethod
+    def open_cache(self, eviction: EvictionPolicy) -> KvCache:
+        """The account of this engine's cache, empty. Called once, after `LoadFinished`."""
+
+    @abstractmethod
+    def run_step(self, work: StepWork) -> None:
+        """Run `work`, up to `work.most` times over; then `StepRan(work.number, ...)` arrives."""
+
+    def interrupt(self) -> None:
+        """Something changed: of the steps under way, end after the one that runs now."""
+
+    def steps_done(self) -> int:
+        """How many of the steps under way have ended by now."""
+        return 0
+
+    def forget(self, sequence: SequenceState) -> None:
+        """This sequence ended, was cancelled, or lost its place: give up what is kept for it.
+
+        Never during a step that it is part of.
+        """

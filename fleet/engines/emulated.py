@@ -11,12 +11,12 @@ from typing import Annotated
 from msgspec import Meta
 
 from fleet.actor import Context, Timer
-from fleet.engines.base import Engine
+from fleet.engines.base import BatchEngine
 from fleet.engines.latency import LatencyModel
 from fleet.messages import LoadFinished, RunFinished, Work
 
 
-class EmulatedEngine(Engine):
+class EmulatedEngine(BatchEngine):
     """Load takes `cold_start_s`; a batch takes what `latency` says, and reports that as its service time.
 
     Every `run` is answered by exactly one `RunFinished`, unless `unload` comes first.

@@ -23,7 +23,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from fleet.actor import FleetError
-from fleet.engines.base import Engine
+from fleet.engines.base import BatchEngine
 from fleet.messages import LoadFinished, Message, Payload, RunFinished, Work
 from traces.schema import Request
 
@@ -71,7 +71,7 @@ class Profile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 def profile_engine(
-    engine: Engine,
+    engine: BatchEngine,
     batch_sizes: Sequence[int] = (1, 2, 4, 8, 16, 32, 64),
     tokens: Sequence[int] = (0,),
     *,
@@ -137,8 +137,8 @@ class _Bench:
 
     address = "profile"
 
-    def __init__(self, engine: Engine) -> None:
-        self.engine: Engine = engine.fresh()
+    def __init__(self, engine: BatchEngine) -> None:
+        self.engine: BatchEngine = engine.fresh()
         self.rng = random.Random(0)
         self._started_s = time.perf_counter()
         self._skipped_s = 0.0

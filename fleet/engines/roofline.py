@@ -5,35 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated
 
-from msgspec import Meta, Struct
+from msgspec import Meta
 
 from fleet.engines.latency import LatencyModel, NonNegative, Positive
+from fleet.engines.specs import DeviceSpec, device_spec
 from fleet.messages import Work
 
 Fraction = Annotated[float, Meta(gt=0, le=1)]
-
-
-class DeviceSpec(Struct, frozen=True, forbid_unknown_fields=True):
-    """What a device can do at best."""
-
-    flops_per_s: Positive
-    """Dense 16-bit matrix arithmetic with 32-bit accumulation."""
-    bytes_per_s: Positive
-    """Device memory."""
-
-
-DEVICES: dict[str, DeviceSpec] = {
-    # NVIDIA A100 Tensor Core GPU datasheet (2021), A100 80GB SXM.
-    "a100": DeviceSpec(312e12, 2.039e12),
-    # NVIDIA H100 Tensor Core GPU datasheet, H100 SXM; half of its 1,979 TFLOP/s, which count sparsity.
-    "h100": DeviceSpec(989.5e12, 3.35e12),
-    # NVIDIA H200 Tensor Core GPU datasheet, H200 SXM; likewise halved.
-    "h200": DeviceSpec(989.5e12, 4.8e12),
-    # NVIDIA L4 Tensor Core GPU datasheet; half of its 242 TFLOP/s, which count sparsity.
-    "l4": DeviceSpec(121e12, 300e9),
-    # NVIDIA Ada GPU Architecture whitepaper, appendix A, GeForce RTX 4090: dense FP16 with FP32 accumulation.
-    "rtx-4090": DeviceSpec(165.2e12, 1.008e12),
-}
 
 
 class RooflineLatency(LatencyModel):
@@ -65,9 +43,7 @@ class RooflineLatency(LatencyModel):
     bytes_efficiency: Fraction = 1.0
 
     def __post_init__(self) -> None:
-        if isinstance(self.device, str) and self.device not in DEVICES:
-            raise ValueError(f"no device {self.device!r}; known: {', '.join(DEVICES)}, or give a DeviceSpec")
-        spec = DEVICES[self.device] if isinstance(self.device, str) else self.device
+        spec = device_spec(self.device)
         flops_per_token = self.flops_per_token or 2.0 * self.parameters_count
         self._flops_s = flops_per_token / (spec.flops_per_s * self.flops_efficiency)
         self._bytes_s = self.bytes_per_token / (spec.bytes_per_s * self.bytes_efficiency)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 from msgspec import Meta, Struct
 
 from fleet.actor import Context, FleetError
-from fleet.engines.base import DeviceSignals, Engine
+from fleet.engines.base import BatchEngine, DeviceSignals
 from fleet.messages import LoadFinished, Payload, RunFinished, Work
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class _Ran(Struct, frozen=True):
     results: list[Payload | None] | None = None
 
 
-class TorchEngine(Engine):
+class TorchEngine(BatchEngine):
     """Runs batches of an `nn.Module` whose `forward` returns one tensor with a row for each request.
 
     A request's input is its `payload.tensor` (all of one shape), or noise of `input_shape` that depends on

@@ -15,6 +15,7 @@ from typing import Any
 
 from fleet.actor import Actor, FleetError
 from fleet.actors.replica import Replica
+from fleet.launch.making import make_replica
 from fleet.launch.portable import decode_settings
 from fleet.messages import HostReplica, Message, ReplicaReported, Undeliverable
 from fleet.runtime.live import LiveRuntime, run
@@ -49,7 +50,7 @@ class ReplicaHost(Actor):
             self.ctx.send("observers", ReplicaReported(message.replica, "failed", 0, detail=str(error)))
             self._runtime.loop.call_later(0.2, self._runtime.stop)
             return
-        self.replica = Replica(settings, on_end=self._replica_ended)
+        self.replica = make_replica(settings, on_end=self._replica_ended)
         self._runtime.add(message.replica, self.replica)
 
     def _replica_ended(self) -> None:

@@ -9,7 +9,7 @@ import msgspec
 from fleet.actor import FleetError
 from fleet.actors.replica import ReplicaSettings
 from fleet.engines.base import Engine
-from policies.base import Component
+from policies.base import Component, EvictionPolicy, IterationPolicy
 from policies.registry import build
 
 
@@ -38,28 +38,42 @@ def _value(value: Any) -> Any:
     return msgspec.to_builtins(value)
 
 
+COMPONENTS: dict[str, type[Component]] = {
+    "engine": Engine,
+    "iteration": IterationPolicy,
+    "eviction": EvictionPolicy,
+}
+"""The settings that are components, and the base class of each."""
+
+
 def encode_settings(settings: ReplicaSettings) -> bytes:
     """What a replica is told, as JSON."""
     table = {name: getattr(settings, name) for name in settings.__struct_fields__}
-    return msgspec.json.encode({**table, "engine": to_portable(settings.engine)})
+    for name in COMPONENTS:
+        if table[name] is not None:
+            table[name] = to_portable(table[name])
+    return msgspec.json.encode(table)
 
 
 def decode_settings(data: bytes) -> ReplicaSettings:
     """The other end of `encode_settings`. Raises `FleetError` or `PolicyError` for anything else."""
     table = msgspec.json.decode(data)
-    engine = build(Engine, table.pop("engine"), "$.engine")
+    components = {
+        name: None if table.get(name) is None else build(base, table[name], f"$.{name}")
+        for name, base in COMPONENTS.items()
+    }
     try:
-        plain = msgspec.convert({**table, "engine": None}, _PlainSettings)
+        plain = msgspec.convert({**table, **dict.fromkeys(COMPONENTS)}, _PlainSettings)
     except msgspec.ValidationError as error:
         raise FleetError(f"the head sent settings that this version does not understand: {error}") from None
     values = {name: getattr(plain, name) for name in ReplicaSettings.__struct_fields__}
-    return ReplicaSettings(**{**values, "engine": engine})
+    return ReplicaSettings(**{**values, **components})
 
 
 _PlainSettings = msgspec.defstruct(
     "_PlainSettings",
     [
-        (field.name, Any if field.name == "engine" else field.type)
+        (field.name, Any if field.name in COMPONENTS else field.type)
         for field in msgspec.structs.fields(ReplicaSettings)
     ],
     kw_only=True,

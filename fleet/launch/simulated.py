@@ -8,7 +8,8 @@ from typing import Any
 from msgspec.structs import replace
 
 from fleet.actor import Actor
-from fleet.actors.replica import Replica, ReplicaSettings
+from fleet.actors.replica import ReplicaSettings
+from fleet.launch.making import make_replica
 from fleet.messages import (
     KillReplica,
     Message,
@@ -32,7 +33,9 @@ class SimulatedLauncher(Actor):
         provision_s: float,
         lease_s: float = 3.0,
         observers: str = "observers",
+        reveal: Callable[[str], int | None] | None = None,
     ) -> None:
+        self._reveal = reveal
         self._runtime = runtime
         self._settings = settings
         self._provision_s, self._lease_s = provision_s, lease_s
@@ -108,8 +111,11 @@ class SimulatedLauncher(Actor):
             self.failing_loads.remove(address if address in self.failing_loads else None)
         settings = replace(self._settings(address), activate=activate, preloaded=preloaded, fail_load=fail)
         # When its last words are lost, its silence tells.
-        replica = Replica(
-            settings, observers=self._observers, on_end=lambda: self.fall_silent(address, "end")
+        replica = make_replica(
+            settings,
+            observers=self._observers,
+            on_end=lambda: self.fall_silent(address, "end"),
+            reveal=self._reveal,
         )
         self._runtime.add(address, replica)
 

@@ -10,6 +10,7 @@ from fleet.actors.batcher import Batcher
 from fleet.actors.health_checker import HealthChecker
 from fleet.actors.replica import ReplicaSettings
 from fleet.actors.router import Router
+from fleet.engines.base import StepEngine
 from fleet.messages import replica_number
 from fleet.spec import COMPONENTS, FleetSpec
 from fleet.telemetry.sink import Telemetry
@@ -69,13 +70,15 @@ class Head:
 
 def replica_settings(spec: FleetSpec, address: str, seed: int) -> ReplicaSettings:
     """What the replica under `address` is told."""
-    number = replica_number(address)
+    number, steps = replica_number(address), isinstance(spec.engine, StepEngine)
     return ReplicaSettings(
         engine=spec.engine,
         seed=seed,
-        max_inflight_batches=spec.max_inflight_batches,
+        max_inflight_batches=spec.inflight,
         report_interval_s=spec.report_interval_s,
         weight=spec.weights[number % len(spec.weights)] if spec.weights else 1.0,
+        iteration=spec.iteration if steps else None,
+        eviction=spec.eviction if steps else None,
     )
 
 

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 
 from fleet.actor import FleetError
 from fleet.actors.replica import TRANSITIONS, Replica
+from fleet.actors.token_replica import TokenReplica
 from fleet.spec import FleetSpec
 from fleet.telemetry.run import Run
 from policies.views import ReplicaView
@@ -76,6 +77,7 @@ class InvariantChecker:
         self._counts_agree()
         self._work_conserving()
         self._bounds()
+        self._blocks()
         self._trust()
         head = self._simulation.head
         return len(head.router.pending) + head.batcher.depth + len(head.batcher.views())
@@ -150,7 +152,7 @@ class InvariantChecker:
                 {queue.replica: len(queue.waiting) for queue in batcher.queues() if queue.replica}
             )
         for view in batcher.views():
-            expected = (dispatched[view.id], spec.max_inflight_batches - batches[view.id])
+            expected = (dispatched[view.id], spec.inflight - batches[view.id])
             if (view.in_flight, view.capacity) != expected:
                 _fail(
                     1,
@@ -196,15 +198,26 @@ class InvariantChecker:
     def _bounds(self) -> None:
         spec, batcher = self._simulation.spec, self._simulation.head.batcher
         for view in batcher.views():
-            if not 0 <= view.capacity <= spec.max_inflight_batches or view.in_flight < 0:
+            if not 0 <= view.capacity <= spec.inflight or view.in_flight < 0:
                 _fail(5, f"{view.id} has capacity {view.capacity} and {view.in_flight} in flight")
         if not spec.network.reorder:  # else a batch may come after the question whether it came
             for address, context in self._simulation.runtime.contexts.items():
                 replica = context.actor
-                if isinstance(replica, Replica) and len(replica.holds()) > spec.max_inflight_batches:
+                if isinstance(replica, Replica) and len(replica.holds()) > spec.inflight:
                     _fail(5, f"{address} holds {len(replica.holds())} batches, over max_inflight_batches")
         if batcher.depth > spec.queue_capacity:
             _fail(5, f"{batcher.depth} requests wait, over queue_capacity = {spec.queue_capacity}")
+
+    def _blocks(self) -> None:
+        """Key-value blocks: used + cached + empty = total, on every replica that serves token by token."""
+        for address, context in self._simulation.runtime.contexts.items():
+            replica = context.actor
+            if not isinstance(replica, TokenReplica) or replica.scheduler is None:
+                continue
+            try:
+                replica.scheduler.check()
+            except FleetError as error:
+                _fail(5, f"{address}: {error}")
 
     def _trust(self) -> None:
         """No batch is at a replica that failed: the verdict took back those it had, and no new one went."""

@@ -40,6 +40,7 @@ def replay(
     seed: int = 0,
     faults: FaultTrace | None = None,
     sessions: bool = False,
+    stream: bool = False,
     payload: Callable[[Request], Payload | None] | None = None,
     start_timeout_s: float = 180.0,
     stall_timeout_s: float = 120.0,
@@ -53,8 +54,9 @@ def replay(
     `start_timeout_s`, and what a policy raised as `PolicyError`; no process outlives the call.
     """
     live = LiveRun(trace if speed == 1.0 else trace.scale_rate(speed), spec, seed=seed, faults=faults,
-                   sessions=sessions, payload=payload, start_timeout_s=start_timeout_s, stall_timeout_s=stall_timeout_s,
-                   on_progress=on_progress, options={"speed": speed, "sessions": sessions})  # fmt: skip
+                   sessions=sessions, stream=stream, payload=payload, start_timeout_s=start_timeout_s,
+                   stall_timeout_s=stall_timeout_s, on_progress=on_progress,
+                   options={"speed": speed, "sessions": sessions, "stream": stream})  # fmt: skip
     _demand_no_loop()
     result: Run = run(live.main)
     return result
@@ -83,6 +85,7 @@ class LiveRun(LiveHead):
         seed: int,
         faults: FaultTrace | None,
         sessions: bool,
+        stream: bool,
         payload: Callable[[Request], Payload | None] | None,
         start_timeout_s: float,
         stall_timeout_s: float,
@@ -93,7 +96,7 @@ class LiveRun(LiveHead):
         self.trace, self.faults, self.options = trace, faults, options
         self.start_timeout_s = start_timeout_s
         self.client = LoadGenerator(
-            trace, telemetry=self.telemetry, on_done=self.runtime.stop, sessions=sessions,
+            trace, telemetry=self.telemetry, on_done=self.runtime.stop, sessions=sessions, stream=stream,
             stall_timeout_s=stall_timeout_s, payload=payload, progress=on_progress,
         )  # fmt: skip
 

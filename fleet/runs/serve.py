@@ -229,6 +229,7 @@ def drive(
     spec: FleetSpec | None = None,
     speed: float = 1.0,
     sessions: bool = False,
+    stream: bool = False,
     keys: Path | None = None,
     server_key: str | None = None,
     insecure: bool = False,
@@ -239,18 +240,19 @@ def drive(
     """Play `trace` against a running head, as a client of its own; answers the client's records.
 
     `spec` says what is served there, for the manifest and the objectives; the tables of the head (decisions, series)
-    are the head's and empty here.
+    are the head's and empty here. `stream` has every output token sent as it comes, and checks that none is missing.
     """
     if speed != 1.0:
         trace = trace.scale_rate(speed)
-    client = Driver(trace, sessions=sessions, security=client_security(keys, server_key), insecure=insecure,
+    client = Driver(trace, sessions=sessions, stream=stream, security=client_security(keys, server_key), insecure=insecure,
                     stall_timeout_s=stall_timeout_s, on_progress=on_progress, payload=payload)  # fmt: skip
     run(lambda: client.main(head))
     if client.problem is not None:
         raise FleetError(client.problem)
     return finish_run(
         client.telemetry, trace, spec, seed=0, runtime="live", ended_s=client.runtime.elapsed_s,
-        unfinished=client.generator.unfinished(), options={"speed": speed, "sessions": sessions}, machine=machine(),
+        unfinished=client.generator.unfinished(), machine=machine(),
+        options={"speed": speed, "sessions": sessions, "stream": stream},
     )  # fmt: skip
 
 
@@ -267,6 +269,7 @@ class Driver:
         stall_timeout_s: float,
         on_progress: Callable[[int], None] | None,
         payload: Callable[[Request], Payload | None] | None = None,
+        stream: bool = False,
     ) -> None:
         name = f"client-{secrets.token_hex(3)}"
         self.telemetry = Telemetry()
@@ -275,7 +278,7 @@ class Driver:
             node=self.node, name=name, observers=None, on_peer_joined=self._joined, on_peer_lost=self._lost
         )
         self.generator = LoadGenerator(
-            trace, telemetry=self.telemetry, on_done=self.runtime.stop, sessions=sessions,
+            trace, telemetry=self.telemetry, on_done=self.runtime.stop, sessions=sessions, stream=stream,
             stall_timeout_s=stall_timeout_s, progress=on_progress, payload=payload,
         )  # fmt: skip
         self._address = f"client/{name}"

@@ -29,6 +29,7 @@ def simulate(
     seed: int = 0,
     faults: FaultTrace | None = None,
     sessions: bool = False,
+    stream: bool = False,
     check: bool = True,
     until_s: float | None = None,
     stall_timeout_s: float = 600.0,
@@ -37,13 +38,15 @@ def simulate(
     """Play `trace` against the fleet of `spec` in virtual time.
 
     The run ends when every request has ended, or at `until_s` (virtual seconds): what is then in flight is
-    reported as such. `sessions` plays requests with a parent closed-loop, after their parent's reply. `check`
-    runs the invariant checker. `on_progress` gets the number of replies, now and then.
+    reported as such. `sessions` plays requests with a parent closed-loop, after their parent's reply. `stream` has
+    every output token sent as it comes, which makes each step an event, and lets a failed attempt be resumed where
+    its client is; otherwise it begins anew. `check` runs the invariant checker. `on_progress` gets the number of
+    replies, now and then.
 
     The same arguments give the same `Run.digest`, in every process. Raises `PolicyError` when a policy breaks
     its contract, `FleetError` when the fleet cannot go on (the message ends with how to see it again).
     """
-    simulation = Simulation(trace, spec, seed=seed, faults=faults, sessions=sessions, check=check,
+    simulation = Simulation(trace, spec, seed=seed, faults=faults, sessions=sessions, stream=stream, check=check,
                             stall_timeout_s=stall_timeout_s, on_progress=on_progress)  # fmt: skip
     return simulation.run(until_s)
 
@@ -59,26 +62,29 @@ class Simulation:
         seed: int = 0,
         faults: FaultTrace | None = None,
         sessions: bool = False,
+        stream: bool = False,
         check: bool = True,
         stall_timeout_s: float = 600.0,
         on_progress: Callable[[int], None] | None = None,
     ) -> None:
         spec = spec.replace()  # fresh policies: a spec can be run any number of times
-        self.trace, self.spec, self.seed, self.faults, self.sessions = trace, spec, seed, faults, sessions
+        self.trace, self.spec, self.seed, self.faults = trace, spec, seed, faults
+        self.options = {"sessions": sessions, "stream": stream}
         self.telemetry = Telemetry()
         self.runtime = SimulatedRuntime(seed=seed, network=spec.network)
         self.head = Head(spec, self.telemetry)
+        lengths = self._true_lengths()
         self.launcher = SimulatedLauncher(
             self.runtime,
             lambda address: replica_settings(spec, address, seed),
             provision_s=spec.provision_s,
             lease_s=spec.lease_s,
+            reveal=lengths,
         )
         self.client = LoadGenerator(
-            trace, telemetry=self.telemetry, on_done=self.runtime.stop, sessions=sessions,
+            trace, telemetry=self.telemetry, on_done=self.runtime.stop, sessions=sessions, stream=stream,
             stall_timeout_s=stall_timeout_s, progress=on_progress,
         )  # fmt: skip
-        lengths = self._true_lengths()
         self.head.batcher.reveal = lengths
         self.head.host(self.runtime)
         self.runtime.subscribe(OBSERVERS, "launcher")
@@ -113,7 +119,7 @@ class Simulation:
         run = finish_run(
             self.telemetry, self.trace, self.spec, seed=self.seed, runtime="simulated", ended_s=self.runtime.now,
             unfinished=self.client.unfinished(), faults=self.faults,
-            options={"sessions": self.sessions, "until_s": until_s},
+            options={**self.options, "until_s": until_s},
         )  # fmt: skip
         if self.checker is not None:
             self.checker.check_all()

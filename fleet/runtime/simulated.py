@@ -17,13 +17,13 @@ from typing import Any, TypeVar
 from msgspec import Struct
 
 from fleet.actor import Actor, FleetError
-from fleet.messages import LoadFinished, Message, RunFinished, Tick, Undeliverable
+from fleet.messages import LoadFinished, Message, RunFinished, StepRan, Tick, Undeliverable
 from fleet.network import NetworkModel, host_of
 from fleet.seeding import rng_for
 
 T = TypeVar("T")
 
-OWN = (Tick, LoadFinished, RunFinished)
+OWN = (Tick, LoadFinished, RunFinished, StepRan)
 """Timers of an actor and of its engine: they end with it, and are no loss."""
 
 _COMPACT_AT = 1_024
@@ -196,6 +196,8 @@ class SimulatedRuntime:
     def stop_actor(self, address: str) -> Callable[[], None]:
         """SIGSTOP: what comes for it waits. The answer continues it (SIGCONT)."""
         context = self.contexts[address]
+        context.now = self.now
+        context.actor.settle()
         waiting: list[Message] = []
         before = context.inbox
         context.inbox = Inbox({}, waiting.append)

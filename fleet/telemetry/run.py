@@ -30,7 +30,7 @@ OCCUPYING = ("provisioning", "loading", "warm", "ready", "draining")
 KEPT = ("session", "turn", "tenant", "user", "model", "kind", "priority", "prompt_tokens", "output_tokens")
 """Columns of the trace that go into the records."""
 
-DESCRIBED = ["batch_size", "attempts", "queue_s", "ttft_s", "tpot_s", "e2e_s"]
+DESCRIBED = ["batch_size", "attempts", "queue_s", "ttft_s", "tpot_s", "itl_max_s", "e2e_s"]
 """Columns of the records that the summary describes, of completed requests."""
 
 
@@ -78,10 +78,20 @@ class Summary(Struct, frozen=True, kw_only=True):
     replicas: ReplicaRange
     batch_size_mean: float | None
     attempts_mean: float | None
+    output_tokens_per_s: float | None
+    """Of completed requests; None when whole requests are answered."""
+    cached_fraction: float | None
+    """Of the prompt tokens of completed requests, those found in a prefix cache when first admitted."""
+    preemptions: int
+    """Places lost by completed requests."""
     queue_s: Distribution
     """End to end less service: waiting, and the network."""
     ttft_s: Distribution
+    """From the intended arrival to the first output token; to the reply, when whole requests are answered."""
     tpot_s: Distribution
+    """Mean gap between two output tokens of a request."""
+    itl_max_s: Distribution
+    """Longest gap between two output tokens of a request."""
     e2e_s: Distribution
     """From the intended arrival to the reply."""
 
@@ -233,6 +243,14 @@ def _records(
     source = trace.table if len(ended) == len(trace) else trace.table.take(ended["row"])
     completed = pc.equal(pc.fill_null(ended["outcome"], ""), "completed")
     e2e = pc.if_else(completed, pc.subtract(ended["ended_s"], ended["arrived_s"]), None)
+    first_token = pc.subtract(ended["first_token_s"], ended["arrived_s"])
+    ttft = pc.if_else(completed, pc.coalesce(first_token, e2e), None)
+    gaps = pc.subtract(ended["generated_tokens"], 1)
+    tpot = pc.if_else(
+        pc.and_(completed, pc.greater(gaps, 0)),
+        pc.divide(pc.subtract(e2e, ttft), pc.cast(gaps, pa.float64())),
+        None,
+    )
     columns: dict[str, Any] = {
         "id": source["id"],
         "arrived_s": ended["arrived_s"],
@@ -246,11 +264,15 @@ def _records(
             completed, pc.max_element_wise(pc.subtract(e2e, ended["service_s"]), 0.0), None
         ),
         "service_s": ended["service_s"],
-        "ttft_s": e2e,
-        "tpot_s": pa.nulls(len(ended), pa.float64()),
+        "ttft_s": ttft,
+        "tpot_s": tpot,
+        "itl_max_s": ended["itl_max_s"],
         "e2e_s": e2e,
         "cold": ended["cold"],
-        "slo_met": _slo_met(e2e, source, spec),
+        "slo_met": _slo_met({"e2e_s": e2e, "ttft_s": ttft, "tpot_s": tpot}, gaps, source, spec),
+        "generated_tokens": ended["generated_tokens"],
+        "cached_tokens": ended["cached_tokens"],
+        "preemptions": ended["preemptions"],
         "detail": ended["detail"],
     }
     for name in KEPT:
@@ -260,21 +282,24 @@ def _records(
 
 
 def _slo_met(
-    e2e: Any, source: pa.Table, spec: FleetSpec | None
+    measured: dict[str, Any], gaps: Any, source: pa.Table, spec: FleetSpec | None
 ) -> Any:  # Any: Arrow arrays, whose stubs are partial
     """True or false for requests with an objective, null for the others.
 
-    An engine that answers whole requests has
-    its first output at the end, so a TTFT objective is held against E2E too.
+    An engine that answers whole requests has its first output at the end, so a TTFT objective is held against E2E, and
+    a TPOT objective is not held against it. An answer of one token has no gap that could be too long.
     """
-    met: Any = pa.nulls(len(e2e), pa.bool_())
-    for name in ("e2e_s", "ttft_s"):
+    rows = len(source)
+    met: Any = pa.nulls(rows, pa.bool_())
+    for name, values in measured.items():
         default = None if spec is None or spec.slo is None else getattr(spec.slo, name)
         column = f"slo_{name}"
-        bound: Any = source[column] if column in source.column_names else pa.nulls(len(e2e), pa.float64())
+        bound: Any = source[column] if column in source.column_names else pa.nulls(rows, pa.float64())
         if default is not None:
             bound = pc.fill_null(bound, default)
-        within = pc.fill_null(pc.less_equal(e2e, bound), False)
+        if name == "tpot_s":
+            bound = pc.if_else(pc.equal(pc.fill_null(gaps, 0), 0), None, bound)
+        within = pc.fill_null(pc.less_equal(values, bound), False)
         this = pc.if_else(pc.is_valid(bound), within, None)
         met = pc.if_else(pc.is_null(met), this, pc.if_else(pc.is_null(this), met, pc.and_(met, this)))
     return met
@@ -296,9 +321,10 @@ def summarise(
     spent = transitions(changes, duration_s)
     ready_s = spent.get("ready", 0.0)
     done = records.select(DESCRIBED).filter(pc.equal(records["outcome"], "completed"))
-    e2e_s, ttft_s, tpot_s, queue_s = (
-        distribution(done[name]) for name in ("e2e_s", "ttft_s", "tpot_s", "queue_s")
+    e2e_s, ttft_s, tpot_s, itl_max_s, queue_s = (
+        distribution(done[name]) for name in ("e2e_s", "ttft_s", "tpot_s", "itl_max_s", "queue_s")
     )
+    generated, cached_fraction, preemptions = _token_totals(records)
     return Summary(
         submitted=len(records),
         completed=completed,
@@ -317,10 +343,30 @@ def summarise(
         replicas=_ready_range(changes, initial_replicas),
         batch_size_mean=pc.mean(done["batch_size"]).as_py(),
         attempts_mean=pc.mean(done["attempts"]).as_py(),
+        output_tokens_per_s=None if generated is None else generated * per_s,
+        cached_fraction=cached_fraction,
+        preemptions=preemptions,
         queue_s=queue_s,
         ttft_s=ttft_s,
         tpot_s=tpot_s,
+        itl_max_s=itl_max_s,
         e2e_s=e2e_s,
+    )
+
+
+def _token_totals(records: pa.Table) -> tuple[int | None, float | None, int]:
+    """Output tokens, the fraction of prompt tokens that were cached, and preemptions, of completed requests."""
+    if records["generated_tokens"].null_count == len(records):
+        return None, None, 0
+    served = records.filter(
+        pc.and_(pc.equal(records["outcome"], "completed"), pc.is_valid(records["generated_tokens"]))
+    )
+    prompt = pc.sum(served["prompt_tokens"]).as_py() if "prompt_tokens" in served.column_names else None
+    cached = pc.sum(served["cached_tokens"]).as_py() or 0
+    return (
+        pc.sum(served["generated_tokens"]).as_py() or 0,
+        cached / prompt if prompt else None,
+        pc.sum(served["preemptions"]).as_py() or 0,
     )
 
 

@@ -81,7 +81,8 @@ def _array(cells: list[Any], kind: pa.DataType) -> pa.Array:
 ENDED = pa.schema([
     ("row", pa.int64()), ("arrived_s", pa.float64()), ("ended_s", pa.float64()), ("outcome", pa.string()),
     ("replica", pa.string()), ("attempts", pa.int32()), ("batch_size", pa.int32()), ("service_s", pa.float64()),
-    ("cold", pa.bool_()), ("detail", pa.string()),
+    ("cold", pa.bool_()), ("detail", pa.string()), ("first_token_s", pa.float64()), ("generated_tokens", pa.int64()),
+    ("itl_max_s", pa.float64()), ("cached_tokens", pa.int64()), ("preemptions", pa.int32()),
 ])  # fmt: skip
 DECISIONS = pa.schema([
     ("time_s", pa.float64()), ("slot", pa.string()), ("subject", pa.string()), ("decision", pa.string()),
@@ -93,6 +94,7 @@ SERIES = pa.schema([
     ("draining", pa.int32()), ("queue_depth", pa.int64()), ("in_flight", pa.int64()),
     ("arrivals_per_s", pa.float64()), ("completions_per_s", pa.float64()), ("busy_fraction", pa.float64()),
     ("gpu_utilization", pa.float64()), ("memory_used_fraction", pa.float64()),
+    ("kv_utilization", pa.float64()),
 ])  # fmt: skip
 REPLICAS = pa.schema([
     ("time_s", pa.float64()), ("replica", pa.string()), ("state", pa.string()), ("detail", pa.string()),
@@ -129,11 +131,19 @@ class Telemetry:
         """Engine seconds by replica."""
         self._states: dict[str, str] = {}
 
-    def request_ended(self, row: int, arrived_s: float, now_s: float, reply: Reply) -> None:
-        """A client got its one final reply."""
+    def request_ended(
+        self, row: int, arrived_s: float, now_s: float, reply: Reply, first_token_s: float | None = None
+    ) -> None:
+        """A client got its one final reply, and its first output token before, if it was served token by token."""
+        usage = reply.usage
+        tokens = (
+            (None, None, None, None, None)
+            if usage is None
+            else (first_token_s, usage.output_tokens, usage.itl_max_s, usage.cached_tokens, usage.preemptions)
+        )
         self.ended.append(
             (row, arrived_s, now_s, reply.outcome, reply.replica, reply.attempts, reply.batch_size, reply.service_s,
-             reply.cold, reply.detail)
+             reply.cold, reply.detail, *tokens)
         )  # fmt: skip
 
     def routed(self, now_s: float, request_id: str, route: Route, signal_age_s: float) -> None:
@@ -174,7 +184,7 @@ class Telemetry:
         self.series.append(
             (now_s, pool.starting, pool.warm, pool.ready, pool.draining, pool.queue_depth, pool.in_flight,
              pool.arrivals_per_s, pool.completions_per_s, pool.busy_fraction, pool.gpu_utilization,
-             pool.memory_used_fraction)
+             pool.memory_used_fraction, pool.kv_utilization)
         )  # fmt: skip
 
     def replica_changed(

@@ -16,7 +16,8 @@ from typing import Any
 
 import msgspec
 
-from policies._conformance.drive import DRIVERS, answers, ask, drive, fail
+from policies._conformance.calls import ask, fail
+from policies._conformance.drive import DRIVERS, answers, drive
 from policies._conformance.guard import environment_with_hash_seed, functions, parts, pure
 from policies.base import Policy, PolicyError, overrides
 from policies.registry import build, tag_field

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NoReturn
+from typing import Any
 
-from msgspec import Struct
-
+from policies._conformance.cache import drive_eviction
+from policies._conformance.calls import Ask, Call, ask, demand
 from policies._conformance.inputs import (
     FAILURES,
     FakeQueue,
@@ -21,45 +21,13 @@ from policies._conformance.inputs import (
     maybe,
     random_request,
 )
-from policies.base import Policy, PolicyError
+from policies._conformance.replica import FakeReplica, Script
+from policies.base import Policy
 from policies.decisions import Dispatch, Retry, Route, Scale, Warm
 from policies.views import Completion, Failure, FleetView, PoolView, ProbeOutcome, ProbeStatus, ReplicaView
 from traces.schema import Request
 
 STEPS = 127  # prime: a counter that goes round a few replicas is not back where it began
-
-Ask = Callable[..., Any]
-"""`ask(policy, method, *arguments)`: how a drive calls a policy; Any: whatever the policy answers."""
-
-
-class Call(Struct):
-    """One decision: what was asked, and what the policy answered."""
-
-    question: str
-    answer: object
-    now_s: float = 0.0
-    request: Request | None = None
-    replicas: Sequence[ReplicaView] = ()
-    waiting: tuple[str, ...] = ()
-    """Ids in the queue."""
-    probe: ProbeOutcome | None = None
-    failure: Failure | None = None
-
-
-def fail(policy: Policy, text: str) -> NoReturn:
-    """The policy breaks its contract: say how."""
-    raise PolicyError(f"{type(policy).__name__} {text}")
-
-
-def ask(policy: Policy, method: str, *arguments: object) -> Any:
-    """Call it; what it raises becomes an error that says where."""
-    try:
-        return getattr(policy, method)(*arguments)
-    except PolicyError:
-        raise
-    except Exception as error:
-        cause = f"raised {type(error).__name__} in `{method}`: {error}"
-        raise PolicyError(f"{type(policy).__name__} {cause}") from error
 
 
 def drive(policy: Policy, seed: int, ask: Ask = ask) -> Iterator[Call]:
@@ -99,8 +67,7 @@ def _drive_routing(policy: Policy, rng: random.Random, ask: Ask) -> Iterator[Cal
     ask(policy, "on_replicas", tuple(world.views()), 0.0)
     for number in range(STEPS):
         world.now_s = now_s = later(rng, world.now_s)
-        for completion in world.completions():
-            ask(policy, "on_completed", completion, now_s)
+        _answers_come(policy, world, ask)
         if rng.random() < 0.1:
             world.change()
             ask(policy, "on_replicas", tuple(world.views()), now_s)
@@ -124,17 +91,17 @@ def _drive_queueing(policy: Any, rng: random.Random, ask: Ask) -> Iterator[Call]
         elif chance > 0.92:
             name = rng.choice([*waiting, "nobody"])
             question, answer = f"remove({name!r})", ask(policy, "remove", name)
-            _demand(policy, answer is (name in waiting), question, answer, f"expected {name in waiting}")
+            demand(policy, answer is (name in waiting), question, answer, f"expected {name in waiting}")
             waiting.pop(name, None)
         elif waiting:
             question, answer = "pop()", ask(policy, "pop", now_s)
             expected = "expected one of the waiting requests, as it was pushed"
             same = isinstance(answer, Request) and waiting.pop(answer.id, None) == answer
-            _demand(policy, same, question, answer, expected)
+            demand(policy, same, question, answer, expected)
         else:
             continue
         length = ask(policy, "__len__")
-        _demand(policy, length == len(waiting), f"len() after {question}", length, f"{len(waiting)} wait")
+        demand(policy, length == len(waiting), f"len() after {question}", length, f"{len(waiting)} wait")
         yield Call(question, answer, now_s, waiting=tuple(waiting))
 
 
@@ -250,8 +217,22 @@ def _candidates(
         replica = rng.choice(replicas).id
         world.in_flight.append((request, replica))
         ask(policy, "on_dispatched", request, replica, world.now_s)
-        for completion in world.completions():
-            ask(policy, "on_completed", completion, world.now_s)
+        _answers_come(policy, world, ask)
+
+
+def _answers_come(policy: Policy, world: World, ask: Ask) -> None:
+    for request, name in world.first_tokens():
+        ask(policy, "on_first_token", request, name, world.now_s)
+    for completion in world.completions():
+        ask(policy, "on_completed", completion, world.now_s)
+
+
+def _drive_iteration(policy: Policy, rng: random.Random, ask: Ask) -> Iterator[Call]:
+    replica = FakeReplica(policy, Script.drawn(rng), ask)
+    for number, call in enumerate(replica.calls(), 1):
+        yield call
+        if number >= STEPS:
+            return
 
 
 DRIVERS: dict[str, Callable[[Any, random.Random, Ask], Iterator[Call]]] = {
@@ -259,6 +240,8 @@ DRIVERS: dict[str, Callable[[Any, random.Random, Ask], Iterator[Call]]] = {
     "routing": _drive_routing,
     "queueing": _drive_queueing,
     "batching": _drive_batching,
+    "iteration": _drive_iteration,
+    "eviction": drive_eviction,
     "scaling": _drive_pool,
     "warm_pool": _drive_pool,
     "health": _drive_health,
@@ -271,8 +254,3 @@ DRIVERS: dict[str, Callable[[Any, random.Random, Ask], Iterator[Call]]] = {
 
 def _names(replicas: Sequence[ReplicaView]) -> str:
     return f"[{', '.join(replica.id for replica in replicas)}]"
-
-
-def _demand(policy: Policy, holds: bool, question: str, answer: object, expected: str) -> None:
-    if not holds:
-        fail(policy, f"answered {answer!r} to {question}; {expected}")

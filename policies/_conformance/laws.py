@@ -7,9 +7,11 @@ import random
 from collections.abc import Callable, Iterator
 from typing import Any, get_args
 
+from policies._conformance.calls import Call, ask, fail
 from policies._conformance.common import Make, made
-from policies._conformance.drive import Call, ask, drive, fail
+from policies._conformance.drive import drive
 from policies._conformance.inputs import FakeQueue, idle_replicas, random_request
+from policies._conformance.token_laws import EVICTION_LAWS, ITERATION_LAWS
 from policies.base import Policy
 from policies.decisions import (
     Admit,
@@ -316,6 +318,8 @@ LAWS: dict[str, dict[str, Callable[[Make], None]]] = {
     "routing": {"answers": check_routing_answers, "ends_holds": check_routing_ends_holds},
     "queueing": {"conserves": check_queueing_conserves, "empties": check_queueing_empties},
     "batching": {"answers": check_batching_answers, "conserves_work": check_batching_conserves_work},
+    "iteration": ITERATION_LAWS,
+    "eviction": EVICTION_LAWS,
     "scaling": {"answers": check_scaling_answers},
     "warm_pool": {"answers": check_warm_pool_answers},
     "health": {"answers": check_health_answers, "recovers": check_health_recovers},

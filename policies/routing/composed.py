@@ -77,6 +77,10 @@ class Composed(RoutingPolicy):
         for part in self.parts():
             part.on_dispatched(request, replica, now_s)
 
+    def on_first_token(self, request: Request, replica: str, now_s: float) -> None:
+        for part in self.parts():
+            part.on_first_token(request, replica, now_s)
+
     def on_completed(self, completion: Completion, now_s: float) -> None:
         for part in self.parts():
             part.on_completed(completion, now_s)

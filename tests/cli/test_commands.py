@@ -90,6 +90,61 @@ def test_simulate_plays_sessions_closed_loop(fleet: Fleet) -> None:
     assert closed["summary"]["duration_s"] != open_loop["summary"]["duration_s"]
 
 
+def test_what_is_asked_of_a_trace_is_done_in_the_documented_order(fleet: Fleet, tmp_path: Path) -> None:
+    lengths = (
+        "--scale-lengths",
+        0.25,
+        "--scale-outputs",
+        0.1,
+        "--max-prompt-tokens",
+        200,
+        "--max-output-tokens",
+        20,
+    )
+    cut = ("--dequantise", 0.5, "--seed", 3, "--first-s", 60, "--first", 150, "--scale-rate", 2)
+    assert fleet("traces", "convert", "chat-small", "x.parquet", *lengths, *cut).status == 0
+    chat = load_trace("chat-small").dequantise(tick_s=0.5, seed=3).first(seconds=60.0, requests=150)
+    expected = chat.scale_rate(2.0).scale_lengths(
+        0.25, max_prompt_tokens=200, max_output_tokens=20, output_factor=0.1
+    )
+    assert load_trace(tmp_path / "x.parquet") == expected
+
+
+def test_every_command_that_plays_a_trace_takes_the_same_transforms(fleet: Fleet) -> None:
+    asked = ("--first", 40, "--scale-lengths", 0.1, "--max-output-tokens", 9)
+    printed = json.loads(fleet("simulate", "chat-small", "small.toml", *asked, "--json").out)
+    short = load_trace("chat-small").first(requests=40).scale_lengths(0.1, max_output_tokens=9)
+    assert printed["trace"] == {"requests": 40, "sha256": short.sha256}
+    vary = ("--vary", "replicas=1,2", "--seeds", 1)
+    assert fleet("compare", "chat-small", "small.toml", *asked, *vary).status == 0
+    assert fleet("traces", "stats", "chat-small", *asked, "--max-prompt-tokens", 8).status == 0
+
+
+def test_sessions_that_are_recorded_without_parents_are_linked(fleet: Fleet, tmp_path: Path) -> None:
+    rows = "5,s,2,gpt,10,5\n15,s,2,gpt,30,5\n16,,2,gpt,9,9\n"
+    (tmp_path / "burst.csv").write_text(
+        f"Timestamp,Session ID,Elapsed time,Model,Request tokens,Response tokens\n{rows}"
+    )
+    assert fleet("traces", "convert", "burst.csv", "linked.jsonl", "--sessions").status == 0
+    linked = load_trace(tmp_path / "linked.jsonl")
+    assert linked.column("parent").to_pylist() == [None, "0", None]
+    assert linked.column("think_s").to_pylist() == [None, 8.0, None]
+    slow = ("--set", "engine.latency.base_s=100", "--json")
+    closed = json.loads(fleet("simulate", "burst.csv", "small.toml", "--sessions", *slow).out)
+    assert closed["summary"]["duration_s"] > 200  # the second turn waits for the first
+
+
+def test_sessions_that_are_not_recorded_are_told_from_prefixes(fleet: Fleet, tmp_path: Path) -> None:
+    (tmp_path / "kimi.jsonl").write_text(
+        '{"timestamp": 0, "input_length": 700, "output_length": 9, "hash_ids": [0, 1]}\n'
+        '{"timestamp": 3000, "input_length": 1100, "output_length": 9, "hash_ids": [0, 2, 3]}\n'
+    )
+    assert fleet("traces", "convert", "kimi.jsonl", "linked.jsonl", "--infer-sessions").status == 0
+    assert load_trace(tmp_path / "linked.jsonl").column("parent").to_pylist() == [None, "0"]
+    assert "no request follows another" in fleet("simulate", "kimi.jsonl", "small.toml", "--sessions").err
+    assert fleet("simulate", "kimi.jsonl", "small.toml", "--infer-sessions").err == ""
+
+
 # --- changes -----------------------------------------------------------------------------------------------
 
 
@@ -139,6 +194,15 @@ def test_set_changes_one_thing(
         assert spec[field] == expected
     before = load_spec(tmp_path / "small.toml").to_dict()
     assert {**spec, field: None} == {**before, field: None}
+
+
+@pytest.mark.parametrize("slot", SLOTS)
+def test_every_slot_takes_a_name_and_then_parameters(slot: str) -> None:
+    from fleet.cli.inputs import changed
+
+    before = {slot: {"policy": "old", "of_old": 1}}
+    assert changed(before, [f"{slot}=new", f"{slot}.of_new=2"]) == {slot: {"policy": "new", "of_new": 2}}
+    assert changed({}, [f"{slot}.policy=new"]) == {slot: {"policy": "new"}}
 
 
 def test_alternatives_are_split_at_commas_outside_brackets_and_quotes() -> None:

@@ -60,6 +60,11 @@ MISTAKES = {
         ("traces", "synthesize", "poisson", "x.jsonl", "--rate-per-s", 1e15, "--duration-s", 9),
         "not enough memory: ",
     ),
+    "sessions to be told from nothing": (
+        (*SIMULATE, "--infer-sessions"),
+        "sessions cannot be inferred: the trace has no prefix blocks",
+    ),
+    "a prompt of no tokens": ((*SIMULATE, "--max-prompt-tokens", 0), "must be a whole number above 0"),
     "no such trace": (("simulate", "nosuch", "small.toml"), "bundled traces are chat-small"),
     "no such trace file": (
         ("simulate", "nosuch.csv", "small.toml"),
@@ -111,7 +116,7 @@ MISTAKES = {
         ("join", "tcp://127.0.0.1:5555", "--keys", "keys.toml"),
         "keys need the head's public key",
     ),
-    "an unknown engine": (("profile", "emulatd"), "did you mean `emulated`?"),
+    "an unknown engine": (("profile", "emulatd"), "did you mean `emulated`"),
     "an engine without its parameters": (("profile", "emulated"), "emulated needs `latency`"),
     "a profile into nowhere": (("profile", "small.toml", "--out", "no/p.json"), "there is no folder no"),
     "an unknown policy": (("policies", "round-robbin"), "did you mean round-robin?"),

@@ -301,7 +301,8 @@ def test_devices_have_their_published_ridge_points():
     ridge = {name: spec.flops_per_s / spec.bytes_per_s for name, spec in DEVICES.items()}
 
     assert ridge == pytest.approx(
-        {"a100": 153, "h100": 295, "h200": 206, "l4": 403, "rtx-4090": 164}, rel=0.01
+        {"a100": 153, "h100": 295, "h200": 206, "l4": 403, "rtx-4090": 164, "rtx-pro-6000": 315},
+        rel=0.01,
     )
 
 

@@ -5,8 +5,8 @@ import pytest
 from fleet.actor import FleetError
 from fleet.engines import (
     AffineLatency,
+    BatchEngine,
     EmulatedEngine,
-    Engine,
     Profile,
     ProfiledLatency,
     TorchEngine,
@@ -62,7 +62,7 @@ def test_an_engine_that_fails_to_load_is_named():
 
 
 def test_an_engine_that_never_answers_is_an_error_and_not_a_hang():
-    class Silent(Engine):
+    class Silent(BatchEngine):
         def load(self, ctx):
             ctx.after(0.0, LoadFinished())
 

@@ -11,17 +11,24 @@ from policies import (
     BusyScorer,
     Composed,
     ConsecutiveFailures,
+    DeadlineFirst,
     ExponentialBackoff,
+    FastServe,
     Fixed,
     FreshFilter,
     InFlightScorer,
     NotFullFilter,
+    Orca,
     Policy,
     PowerOfTwoChoices,
     QueueDepth,
     QueueLimit,
+    Sarathi,
+    ShortestRemainingOracle,
     SoftmaxPicker,
     TargetUtilization,
+    VllmPrefillFirst,
+    VllmTokenBudget,
     WeightedRandom,
     Window,
     describe,
@@ -51,6 +58,16 @@ VARIANTS: list[Callable[[], Policy]] = [
     lambda: ConsecutiveFailures(failures=1, recoveries=1, suspect_after=9),
     lambda: ExponentialBackoff(jitter="none", budget_ratio=None, max_attempts=100, cap_s=1e9),
     lambda: ExponentialBackoff(jitter="equal", budget_tokens=0.0),
+    lambda: Orca(max_sequences=3, reserve_tokens=20),
+    lambda: VllmPrefillFirst(max_sequences=4, max_step_tokens=50, swap=True),
+    lambda: VllmTokenBudget(max_sequences=5, max_step_tokens=8),
+    lambda: Sarathi(max_sequences=3, max_step_tokens=3),
+    lambda: FastServe(
+        max_sequences=4, max_step_tokens=30, quantum_tokens=2, prompt_tokens_per_token=20, starvation_s=0.2
+    ),
+    lambda: FastServe(levels=2, quantum_tokens=1, ratio=1, starvation_s=None, swap=False),
+    lambda: DeadlineFirst(max_sequences=2, max_step_tokens=20, displaces=True),
+    lambda: ShortestRemainingOracle(max_sequences=3, max_step_tokens=10, swap=True),
 ]
 
 
@@ -85,7 +102,10 @@ def test_shipped_policy_is_exported_and_found_by_name(cls: type[Policy]) -> None
 
 
 def test_each_slot_ships_a_null_baseline_without_parameters_that_must_be_given() -> None:
-    nulls = {"AdmitAll", "Random", "Fifo", "NoBatching", "Fixed", "NoWarmPool", "AlwaysTrust", "NoRetry"}
+    nulls = {
+        "AdmitAll", "Random", "Fifo", "NoBatching", "StaticBatch", "OldestFirst", "Fixed", "NoWarmPool", "AlwaysTrust",
+        "NoRetry",
+    }  # fmt: skip
     assert nulls <= {cls.__name__ for cls in SHIPPED}
 
 

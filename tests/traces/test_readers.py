@@ -67,6 +67,15 @@ WORKLOAD = (
     b'{"input_toks": 14, "output_toks": 3, "tool_duration_ns": 250000000}, '
     b'{"input_toks": 20, "output_toks": 2}]}\n'
 )
+WORKLOAD_IDS = (
+    b'{"input_toks": 35, "output_toks": 5, "arrival_time_ns": 0, "input_tok_ids": '
+    + str([*range(35)]).encode()
+    + b"}\n"
+    b'{"session_id": "task", "arrival_time_ns": 1, "sub_requests": ['
+    b'{"input_toks": 32, "output_toks": 3, "input_tok_ids": '
+    + str([*range(16), *range(16)]).encode()
+    + b'}, {"input_toks": 48, "output_toks": 2, "hash_ids": [7, 8, 9]}]}\n'
+)
 OWN = (
     b'{"fleetlab_trace":1,"header":{"source":"by hand"}}\n'
     b'{"arrived_s":0.5,"prompt_tokens":3}\n'
@@ -187,6 +196,24 @@ def test_a_workload_holds_single_requests_and_sessions(read):
     )
 
 
+def test_token_ids_become_hashes_of_full_blocks_that_tell_what_comes_before_them(read):
+    single, first, second = read(WORKLOAD_IDS)
+
+    assert (single.request.blocks, single.request.block_tokens) == ((10, 11), 16)
+    assert first.request.blocks == (
+        10,
+        12,
+    )  # its second block holds what its first holds, but stands elsewhere
+    assert second.request.blocks == (7, 8, 9)  # what has hashes keeps them
+
+
+def test_a_session_may_take_more_than_the_first_megabyte(read):
+    calls = b", ".join([b'{"input_toks": 9, "output_toks": 3, "input_tok_ids": [1, 2, 3]}'] * 30_000)
+    trace = read(b'{"session_id": "task", "arrival_time_ns": 1, "sub_requests": [' + calls + b"]}")
+
+    assert len(trace) == 30_000
+
+
 def test_own_json_lines_may_leave_out_what_is_absent(read):
     first, second = read(OWN)
 
@@ -220,6 +247,7 @@ ALL = {
     "splitwise": SPLITWISE,
     "measured": MEASURED,
     "workload": WORKLOAD,
+    "workload-ids": WORKLOAD_IDS,
     "own": OWN,
 }
 every_format = pytest.mark.parametrize("content", ALL.values(), ids=ALL.keys())

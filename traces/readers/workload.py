@@ -1,4 +1,4 @@
-"""Workloads of LLMServingSim: JSON lines, arrival in ns, each line one request or one agent's session.
+"""Workloads of LLMServingSim: JSON lines, arrival in ns, each line one request or one agent's session, mixed at will.
 
 A session's calls follow each other: the next one is sent `tool_duration_ns` after the answer to the last.
 They become `turn`, `parent` and `think_s`; their `arrived_s` is the earliest possible, as if every answer
@@ -25,17 +25,21 @@ BLOCK_TOKENS = 16
 """The published files hash blocks of 16 tokens, full ones only."""
 
 
-class _Call(msgspec.Struct):
-    input_toks: Int64
+class _Prompt(msgspec.Struct, kw_only=True):
+    input_toks: Int64 | None = None
+    hash_ids: list[Int64] | None = None
+    input_tok_ids: list[Int64] | None = None
+
+
+class _Call(_Prompt, kw_only=True):
+    input_toks: Int64 = msgspec.field()
     output_toks: Int64
     tool_duration_ns: Int64 = 0
 
 
-class _Line(msgspec.Struct):
+class _Line(_Prompt, kw_only=True):
     arrival_time_ns: Int64
-    input_toks: Int64 | None = None
     output_toks: Int64 | None = None
-    hash_ids: list[Int64] | None = None
     session_id: str | None = None
     sub_requests: list[_Call] | None = None
 
@@ -62,8 +66,12 @@ def sniff(source: Source) -> bool:
 
 
 def read(source: Source) -> tuple[Rows, Header]:
-    """All fields but token ids. A request's id is its line's number from 0, a call's ``<session>/<turn>``."""
+    """All fields. A request's id is its line's number from 0, a call's ``<session>/<turn>``.
+
+    Prompts given as token ids, without hashes, have their full blocks numbered: those that begin alike share numbers.
+    """
     lines, decoded = decode_lines(source, msgspec.json.Decoder(_Line).decode)
+    _number_blocks(lines)
     table = [row for index, line in enumerate(lines) for row in _rows(index, line)]
     rows = decoded.expanded([row.line for row in table])
     for name in _Row._fields[:-2]:
@@ -87,6 +95,24 @@ _COLUMN = {
 }
 
 
+def _number_blocks(lines: list[_Line]) -> None:
+    """Give hashes to the prompts that have token ids only, in numbers that the file does not use."""
+    prompts: list[_Prompt] = [prompt for line in lines for prompt in (line, *(line.sub_requests or ()))]
+    used = [block for prompt in prompts for block in prompt.hash_ids or ()]
+    first = max(used, default=-1) + 1
+    numbers: dict[tuple[int, ...], int] = {}
+    for prompt in prompts:
+        tokens = prompt.input_tok_ids
+        if prompt.hash_ids is not None or tokens is None:
+            continue
+        before, prompt.hash_ids = -1, []
+        length = len(tokens) if prompt.input_toks is None else min(len(tokens), prompt.input_toks)
+        for end in range(BLOCK_TOKENS, length + 1, BLOCK_TOKENS):
+            key = (before, *tokens[end - BLOCK_TOKENS : end])  # a block is what it holds and all before it
+            before = numbers.setdefault(key, first + len(numbers))
+            prompt.hash_ids.append(before)
+
+
 def _rows(index: int, line: _Line) -> list[_Row]:
     if line.sub_requests is None:
         single = _Row(line.arrival_time_ns / 1e9, str(index), line.input_toks, line.output_toks)
@@ -100,7 +126,7 @@ def _rows(index: int, line: _Line) -> list[_Row]:
         parent = rows[-1].id if rows else None
         name = f"{session}/{turn}"
         row = _Row(earliest_ns / 1e9, name, call.input_toks, call.output_toks, session, turn, parent, think_s)
-        rows.append(row._replace(line=index))
+        rows.append(row._replace(blocks=call.hash_ids, line=index))
         think_ns = call.tool_duration_ns
         earliest_ns += think_ns
     return rows

@@ -1,0 +1,110 @@
+"""A replica that runs whole requests: one batch at a time, in the order they came.
+
+Up to `max_inflight_batches` are at its door, so that the next one starts when the last one ends.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from fleet.actors.replica import Replica, ReplicaSettings
+from fleet.engines.base import BatchEngine
+from fleet.messages import BatchFinished, CancelBatch, Message, RunBatch, RunFinished, Tick
+
+
+class BatchReplica(Replica):
+    """Runs batches on its engine, in order."""
+
+    _engine: BatchEngine
+
+    def __init__(self, settings: ReplicaSettings, **options: Any) -> None:  # Any: those of every replica
+        super().__init__(settings, **options)
+        self._doorstep: deque[RunBatch] = deque()
+        self._running: RunBatch | None = None
+        self._started_s = 0.0
+        self._finished: RunFinished | None = None
+        """Held back by an injected slowness."""
+        self._unwanted: dict[int, set[int]] = {}
+        """Cancelled attempts of the batches it has, by ticket."""
+
+    def handlers(self) -> dict[type[Message], Callable[[Any], None]]:
+        return {**super().handlers(), RunFinished: self.on_run_finished}
+
+    def batches(self) -> list[int]:
+        running = [] if self._running is None else [self._running.batch]
+        return running + [item.batch for item in self._doorstep]
+
+    def accept(self, message: RunBatch) -> None:
+        self._doorstep.append(message)
+        if self._running is None:
+            self._run_next()
+
+    def _run_next(self) -> None:
+        if self._doorstep:
+            self._running = self._doorstep.popleft()
+            self._started_s = self.ctx.now
+            self.engine_started()
+            self._engine.run(self._running.batch, self._running.work)
+
+    def on_run_finished(self, message: RunFinished) -> None:
+        running = self._running
+        if running is None or running.batch != message.batch:
+            return
+        if self._slowness > 1.0 and self._finished is None:
+            self._finished = message
+            self.ctx.after((self._slowness - 1.0) * message.service_s, Tick("slow", number=message.batch))
+            return
+        elapsed_s = message.service_s if self._finished is None else self.ctx.now - self._started_s
+        self._finished = None
+        self.engine_ended()
+        self._running = None
+        self._unwanted.pop(running.batch, None)
+        self._answer(running, message, elapsed_s)
+        self._run_next()
+        if self.state == "draining":
+            self._stop_if_empty()
+
+    def _answer(self, running: RunBatch, finished: RunFinished, service_s: float) -> None:
+        if self.answered_probe(running.batch, finished.error):
+            return
+        self.ctx.send(
+            running.reply_to,
+            BatchFinished(
+                self.ctx.address,
+                running.batch,
+                service_s,
+                self.first_answer(),
+                finished.error,
+                finished.results,
+            ),
+        )
+
+    def timed(self, message: Tick) -> None:
+        if self._finished is not None and self._finished.batch == message.number:
+            self.on_run_finished(self._finished)
+
+    def on_cancel_batch(self, message: CancelBatch) -> None:
+        """A batch is cancelled when nobody wants anything of it. One that runs ends when its engine says so."""
+        batch = next(
+            (item for item in (self._running, *self._doorstep) if item and item.batch == message.batch), None
+        )
+        if batch is None:
+            return
+        if message.tickets:
+            unwanted = self._unwanted.setdefault(message.batch, set())
+            unwanted.update(message.tickets)
+            if any(work.ticket not in unwanted for work in batch.work):
+                return
+        if self._running is not None and self._running.batch == message.batch:
+            self._engine.cancel(message.batch)
+            return
+        for index, waiting in enumerate(self._doorstep):
+            if waiting.batch == message.batch:
+                del self._doorstep[index]
+                self._unwanted.pop(message.batch, None)
+                self.ctx.send(
+                    waiting.reply_to, BatchFinished(self.ctx.address, waiting.batch, 0.0, error="cancelled")
+                )
+                return

@@ -1,0 +1,335 @@
+r"""A replica that serves token by token: continuous batching, one step after another.
+
+The actor only carries messages between three parts: the scheduler, which plans with the iteration policy and keeps the
+account; the engine, which runs a step; and the fleet, which sends work and gets tokens and answers.
+
+    RunBatch -> scheduler.add        StepRan -> scheduler.ran -> TokensGenerated, BatchFinished
+             \-> plan -> engine.run_step -> (StepRan) -> plan -> ...
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from msgspec import Struct
+
+from fleet.actor import FleetError, Timer
+from fleet.actors.replica import Replica, ReplicaSettings
+from fleet.blame import blaming_hook, reset
+from fleet.engines.base import StepEngine
+from fleet.messages import (
+    BatchFinished,
+    CancelBatch,
+    InjectSlowness,
+    Message,
+    Payload,
+    RunBatch,
+    StepRan,
+    Tick,
+    Tokens,
+    TokensGenerated,
+    Usage,
+)
+from fleet.tokens.scheduler import StepScheduler
+from fleet.tokens.sequence import SequenceState, StepWork
+from policies.base import IterationPolicy, overrides
+from policies.decisions import Wait
+from policies.views import Completion, FailureKind, TokenSignals
+
+
+class Held(Struct):
+    """A batch that this replica has not answered in full."""
+
+    reply_to: str
+    sequences: dict[int, SequenceState]
+    """Those that have not ended, by ticket."""
+
+
+class TokenReplica(Replica):
+    """Continuous batching on a `StepEngine`."""
+
+    _engine: StepEngine
+
+    def __init__(
+        self,
+        settings: ReplicaSettings,
+        *,
+        router: str = "router",
+        reveal: Callable[[str], int | None] | None = None,
+        **options: Any,  # Any: those of every replica
+    ) -> None:
+        super().__init__(settings, **options)
+        if settings.iteration is None or settings.eviction is None:
+            raise FleetError("a replica that serves token by token needs an iteration and an eviction policy")
+        self._router = router
+        self._policy: IterationPolicy = settings.iteration.fresh()
+        self._eviction = settings.eviction.fresh()
+        self._reveal = reveal
+        """Simulation: true output lengths, for a policy that declares itself an oracle."""
+        self._observed = overrides(self._policy, "on_completed")
+        self._held: dict[int, Held] = {}
+        self._ids = 0
+        self._step_s = 0.0
+        """When the steps under way began."""
+        self._ran: StepRan | None = None
+        """Held back by an injected slowness."""
+        self._waiting: Timer | None = None
+        """The policy said `Wait`."""
+        self._answered_busy_s = 0.0
+        """Engine seconds since the last answer."""
+        self._outputs: dict[int, list[int]] = {}
+        """Output tokens of each sequence, where the engine gives any."""
+        self.scheduler: StepScheduler | None = None
+        """None until the engine is loaded."""
+
+    def handlers(self) -> dict[type[Message], Callable[[Any], None]]:
+        return {**super().handlers(), StepRan: self.on_step_ran}
+
+    def opened(self) -> None:
+        reset(self._policy, self.ctx.rng)
+        reset(self._eviction, self.ctx.rng)
+        if self._policy.oracle and self._reveal is not None:
+            self._policy.reveal(self._reveal)
+        self.scheduler = StepScheduler(
+            self._policy, self._engine.open_cache(self._eviction), forget=self._engine.forget
+        )
+
+    @property
+    def _open(self) -> StepScheduler:
+        if self.scheduler is None:
+            raise FleetError(f"{self.ctx.address} got work before its engine was loaded")
+        return self.scheduler
+
+    # --- work comes and goes -----------------------------------------------------------------------------------
+
+    def batches(self) -> list[int]:
+        return list(self._held)
+
+    def accept(self, message: RunBatch) -> None:
+        scheduler, now = self._open, self.ctx.now
+        held = Held(message.reply_to, {})
+        self._held[message.batch] = held
+        refused: list[tuple[SequenceState, str]] = []
+        for work in message.work:
+            self._ids += 1
+            sequence = SequenceState(self._ids, work, message.batch, now)
+            held.sequences[work.ticket] = sequence
+            why = scheduler.why_never(sequence)
+            if why is None:
+                scheduler.add(sequence)
+            else:
+                refused.append((sequence, why))
+        for sequence, why in refused:
+            self._answer(sequence, error=why, refused=True)
+        self._changed()
+
+    def on_cancel_batch(self, message: CancelBatch) -> None:
+        held = self._held.get(message.batch)
+        if held is None:
+            return
+        for ticket in message.tickets or tuple(held.sequences):
+            sequence = held.sequences.get(ticket)
+            if sequence is not None:
+                self._open.remove(sequence, self.ctx.now)
+                self._observe(sequence, "withdrawn")
+                self._answer(sequence, error="cancelled")
+        self._changed()
+        self._stop_if_empty()
+
+    def _changed(self) -> None:
+        """Plan anew: now if the engine is idle, else as soon as the step that runs has ended."""
+        if self._open.work is None:
+            self._next()
+        else:
+            self._engine.interrupt()
+
+    # --- steps -------------------------------------------------------------------------------------------------
+
+    def _next(self) -> None:
+        if self._waiting is not None:
+            self._waiting.cancel()
+            self._waiting = None
+        now = self.ctx.now
+        scheduler = self._open
+        self._refuse_hopeless()
+        work = scheduler.plan(now)
+        while isinstance(work, Wait) and work.until_s is None and scheduler.waiting and not scheduler.running:
+            # Nothing runs that could end and make room: it would wait for ever.
+            self._refuse(scheduler.waiting[0], f"{self._policy.name()} does not admit it into an empty cache")
+            work = scheduler.plan(now)
+        if not isinstance(work, StepWork):
+            self.engine_ended()
+            if work is not None and work.until_s is not None:
+                self._waiting = self.ctx.after(work.until_s - now, Tick("plan"))
+            return
+        if self._running_since_s is None:
+            self.engine_started()
+        self._step_s = now
+        for sequence, _ in work.prefills:
+            if sequence.started_s is None:
+                sequence.started_s = now
+                sequence.prefix_tokens = sequence.cached_tokens
+        if work.most > 1 and (self._slowness > 1.0 or any(sequence.work.stream for sequence in work.decodes)):
+            work.most = 1  # somebody wants to see each step
+        self._engine.run_step(work)
+
+    def _refuse_hopeless(self) -> None:
+        """Those that have grown beyond the whole cache end here: no preemption of others can help them."""
+        scheduler = self._open
+        hopeless = [sequence for sequence in scheduler.waiting if sequence.preemptions]
+        if scheduler.cache.free_blocks == 0:  # else nobody can have filled it
+            hopeless += scheduler.running
+        for sequence in hopeless:
+            why = scheduler.why_never(sequence)
+            if why is not None:
+                self._refuse(sequence, why)
+
+    def _refuse(self, sequence: SequenceState, why: str) -> None:
+        self._open.remove(sequence, self.ctx.now)
+        self._observe(sequence, "refused")
+        self._answer(sequence, error=why, refused=True)
+
+    def on_step_ran(self, message: StepRan) -> None:
+        scheduler = self._open
+        if scheduler.work is None or message.number != scheduler.work.number:
+            return
+        if self._slowness > 1.0 and self._ran is None:
+            self._ran = message
+            # Steps before the last one ended before it was slow.
+            self.ctx.after((self._slowness - 1.0) * message.last_step_s, Tick("slow", number=message.number))
+            return
+        self._ran = None
+        now = self.ctx.now
+        self._answered_busy_s += now - self._step_s
+        if message.error is not None:
+            for sequence in scheduler.failed(now):
+                self._observe(sequence, "engine-error")
+                self._answer(sequence, error=message.error)
+        else:
+            self._deliver(scheduler.ran(message.steps, now), message)
+        self._next()
+        if self.state == "draining":
+            self._stop_if_empty()
+
+    def _deliver(self, output: list[SequenceState], ran: StepRan) -> None:
+        """Tell of first tokens and streamed ones, then of the sequences that ended."""
+        now = self.ctx.now
+        first_s = now if ran.steps == 1 else self._step_s + ran.first_step_s
+        last_gap_s = (
+            now - self._step_s - (ran.service_s - ran.last_step_s)
+        )  # on the clock: it may have stood still
+        generated = None if ran.tokens is None else dict(ran.tokens)
+        notices: list[Tokens] = []
+        for sequence in output:
+            if generated is not None and sequence.id in generated:
+                self._outputs.setdefault(sequence.id, list(sequence.work.resume)).extend(
+                    generated[sequence.id]
+                )
+            if sequence.last_token_s is None:
+                sequence.first_token_s = now
+                notices.append(self._tokens(sequence, ran.steps, generated))
+            else:
+                gap_s = first_s - sequence.last_token_s
+                if ran.steps > 1 and last_gap_s > gap_s:
+                    gap_s = last_gap_s
+                if sequence.itl_max_s is None or gap_s > sequence.itl_max_s:
+                    sequence.itl_max_s = gap_s
+                if sequence.work.stream:
+                    notices.append(self._tokens(sequence, ran.steps, generated))
+            sequence.last_token_s = now
+        notices = [item for item in notices if item.ticket]  # a probe has none, and wants no tokens
+        if notices:
+            self.ctx.send(self._router, TokensGenerated(self.ctx.address, notices))
+        scheduler = self._open
+        for id in ran.ended:
+            ended = scheduler.by_id.get(id)
+            if ended is not None:  # else it was cancelled during its last step
+                scheduler.ended(ended, now)
+                self._observe(ended, None)
+                self._answer(ended)
+
+    def _tokens(
+        self, sequence: SequenceState, steps: int, generated: dict[int, tuple[int, ...]] | None
+    ) -> Tokens:
+        work = sequence.work
+        ids = generated.get(sequence.id, ()) if generated is not None and work.stream else ()
+        return Tokens(work.request.id, work.ticket, sequence.generated_tokens - steps, ids)
+
+    def timed(self, message: Tick) -> None:
+        if message.what == "plan":
+            self._waiting = None
+            if self._open.work is None:
+                self._next()
+        elif self._ran is not None and self._ran.number == message.number:
+            self.on_step_ran(self._ran)
+
+    def on_inject_slowness(self, message: InjectSlowness) -> None:
+        super().on_inject_slowness(message)
+        self.settle()
+
+    def settle(self) -> None:
+        if self.scheduler is not None and self.scheduler.work is not None:
+            self._engine.interrupt()
+
+    # --- answers -----------------------------------------------------------------------------------------------
+
+    def _observe(self, sequence: SequenceState, failure: FailureKind | None) -> None:
+        """Tell the iteration policy how a sequence ended."""
+        if not self._observed:
+            return
+        now, work = self.ctx.now, sequence.work
+        completion = Completion(
+            request=work.request, replica=self.ctx.address, attempt=work.attempt, failure=failure,
+            service_s=None if sequence.started_s is None else now - sequence.started_s,
+            e2e_s=now - sequence.queued_s, output_tokens=sequence.generated_tokens,
+        )  # fmt: skip
+        try:
+            self._policy.on_completed(completion, now)
+        except Exception as error:
+            raise blaming_hook(self._policy.on_completed, error, work.request.id, now) from error
+
+    def _answer(self, sequence: SequenceState, *, error: str | None = None, refused: bool = False) -> None:
+        held = self._held[sequence.batch]
+        work = sequence.work
+        del held.sequences[work.ticket]
+        last = not held.sequences
+        if last:
+            del self._held[sequence.batch]
+        outputs = self._outputs.pop(sequence.id, None)
+        if sequence.batch < 0:
+            self.answered_probe(sequence.batch, error)
+            return
+        now = self.ctx.now
+        started_s = now if sequence.started_s is None else sequence.started_s
+        busy_s, self._answered_busy_s = self._answered_busy_s, 0.0
+        usage = Usage(
+            sequence.generated_tokens, sequence.itl_max_s, sequence.prefix_tokens, sequence.preemptions,
+            started_s - sequence.queued_s,
+        )  # fmt: skip
+        results: list[Payload | None] | None = (
+            None if outputs is None else [Payload(tensor=np.array(outputs, np.int32))]
+        )
+        self.ctx.send(
+            held.reply_to,
+            BatchFinished(
+                self.ctx.address, sequence.batch, now - started_s, self.first_answer(), error, results,
+                () if last else (work.ticket,), refused, busy_s, [usage],
+            ),
+        )  # fmt: skip
+
+    # --- reports -----------------------------------------------------------------------------------------------
+
+    def token_signals(self) -> TokenSignals | None:
+        scheduler = self.scheduler
+        if scheduler is None:
+            return None
+        cache = scheduler.cache
+        done = 0 if scheduler.work is None or scheduler.work.most == 1 else self._engine.steps_done()
+        used = scheduler.used_blocks(done)
+        return TokenSignals(
+            len(scheduler.waiting), len(scheduler.running),
+            sum([sequence.total_tokens for sequence in scheduler.waiting]),
+            used, min(cache.cached_blocks, cache.total_blocks - used), cache.total_blocks, cache.block_tokens,
+        )  # fmt: skip

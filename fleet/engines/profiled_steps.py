@@ -1,0 +1,101 @@
+"""A step latency model from measurements: of kernels one by one, or of whole steps of an engine."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated, Protocol
+
+from msgspec import Meta
+
+from fleet.engines.kernel_tables import digest, read_kernel_tables
+from fleet.engines.latency import NonNegative
+from fleet.engines.step_latency import StepLatency, StepShape
+from fleet.engines.step_profile import StepProfile
+
+Size = Annotated[int, Meta(ge=1)]
+
+VLLM_GRAPH_TOKENS: tuple[int, ...] = (1, 2, 4, *range(8, 256, 8), *range(256, 513, 16))
+"""Tokens for which vLLM captures CUDA graphs by default (`cudagraph_capture_sizes`): it pads a step to the next."""
+
+
+class ProfiledSteps(StepLatency):
+    """What was measured, put together to a step.
+
+    `profile` is one of two:
+
+    - a *directory* of kernel times (`dense.csv`, `per_sequence.csv`, `attention.csv`, as LLMServingSim's profiler
+      writes them). A step is the sum of its kernels: products over all its tokens, padded to the next of
+      `graph_tokens`, in all `layers`; attention in all layers; output layer and sampler for each of its sequences
+      (vLLM computes logits for unfinished prefills too). Between measured points times are linear. Nothing is added
+      for the processor's own work, because vLLM plans the next step while this one runs (asynchronous scheduling);
+      where that is off, `overhead_s` is what it costs.
+    - a *file* that `fleet profile` wrote of an engine that runs here: whole steps, fitted by `fit_steps`.
+
+    Source: Cho et al., "LLMServingSim: A HW/SW Co-Simulation Infrastructure for LLM Inference Serving at Scale", IISWC
+    2024, for the kernel tables; vLLM 0.19 for what a step consists of.
+    """
+
+    profile: str
+    """A directory or a file; read when this value is made."""
+    layers: Size | None = None
+    """Of the model; None: as the model that the directory names is known to have."""
+    overhead_s: NonNegative = 0.0
+    """Added to every step."""
+    graph_tokens: tuple[Size, ...] = VLLM_GRAPH_TOKENS
+    """Ascending; empty: steps are not padded. For kernel times only."""
+    block_move_s: NonNegative | None = None
+    """To copy a block between device and host; None: by the device's link, where device and model are known."""
+    profile_sha256: str | None = None
+    """Of what was read; filled in when absent, and where it is given it must be right."""
+
+    def __post_init__(self) -> None:
+        path = Path(self.profile)
+        found = digest(path) if path.is_dir() else _sha256(path)
+        if self.profile_sha256 not in (None, found):
+            raise ValueError(f"{path} has changed: its SHA-256 is {found}, not {self.profile_sha256}")
+        self.profile_sha256 = found
+        self._steps = _steps(path, found, self.layers, self.graph_tokens)
+        self._move_s = self._steps.block_move_s if self.block_move_s is None else self.block_move_s
+
+    def step_s(self, shape: StepShape) -> float:
+        seconds = self.overhead_s + self._steps.step_s(shape)
+        if shape.moved_blocks:
+            if self._move_s is None:
+                raise ValueError(
+                    "blocks are swapped, but nothing says how long that takes: give `block_move_s`"
+                )
+            seconds += self._move_s * shape.moved_blocks
+        return seconds
+
+    def span_s(self, shape: StepShape, steps: int) -> float:
+        return self.overhead_s * steps + self._steps.span_s(shape, steps)
+
+
+class _Steps(Protocol):
+    @property
+    def block_move_s(self) -> float | None: ...
+
+    def step_s(self, shape: StepShape) -> float: ...
+
+    def span_s(self, shape: StepShape, steps: int) -> float: ...
+
+
+def _sha256(path: Path) -> str:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise ValueError(f"cannot read the profile {path}: {error.strerror}") from None
+
+
+@lru_cache(maxsize=16)
+def _steps(path: Path, sha256: str, layers: int | None, graph_tokens: tuple[int, ...]) -> _Steps:
+    """Shared by all replicas that read the same; `sha256` is part of the key."""
+    if path.is_dir():
+        from fleet.engines.kernel_steps import KernelSteps
+
+        return KernelSteps(read_kernel_tables(path), layers, graph_tokens)
+    from fleet.engines.fitted_steps import fit_steps
+
+    return fit_steps(StepProfile.load(path))

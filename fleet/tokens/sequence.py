@@ -1,0 +1,87 @@
+"""A sequence: one attempt at one request, on a replica that serves token by token."""
+
+from __future__ import annotations
+
+from fleet.messages import Work
+from traces.schema import Request
+
+
+class SequenceState:
+    """What the scheduler and the cache know of it; policies see it as `policies.views.SequenceView`.
+
+    Three parties write here, each its own part: the scheduler the tokens, the cache what is held, the actor the times.
+    """
+
+    __slots__ = (
+        "batch", "blocks", "cached_tokens", "chunks", "computed_tokens", "first_token_s", "generated_tokens", "id",
+        "itl_max_s", "last_token_s", "preemptions", "prefix_tokens", "prompt_tokens", "queued_s", "request", "running",
+        "started_s", "swapped", "total_tokens", "work",
+    )  # fmt: skip
+
+    def __init__(self, id: int, work: Work, batch: int, now_s: float) -> None:
+        request = work.request
+        self.id = id
+        self.work = work
+        self.batch = batch
+        """The `RunBatch` it came in."""
+        self.request: Request = request
+        self.queued_s = now_s
+        self.prompt_tokens: int = max(1, request.prompt_tokens or 1)
+        """At least 1: there is always something to start from."""
+        self.generated_tokens = len(work.resume)
+        self.total_tokens = self.prompt_tokens + self.generated_tokens
+        self.computed_tokens = 0
+        self.running = False
+        self.preemptions = 0
+        self.swapped = False
+        # What it holds; the cache's own.
+        self.blocks = 0
+        self.cached_tokens = 0
+        self.chunks = 0
+        """Leading chunks of its prompt that it has all blocks of, shared ones and copies of its own."""
+        # The actor's, for what it reports; times are on the replica's clock.
+        self.prefix_tokens = 0
+        """`cached_tokens` of its first admission."""
+        self.started_s: float | None = None
+        self.first_token_s: float | None = None
+        self.last_token_s: float | None = None
+        self.itl_max_s: float | None = None
+
+    @property
+    def remaining_tokens(self) -> int:
+        return self.total_tokens - self.computed_tokens
+
+    @property
+    def decodes(self) -> bool:
+        """It runs, and its next step yields a token from one."""
+        return self.running and self.total_tokens - self.computed_tokens == 1
+
+    def __repr__(self) -> str:
+        return (
+            f"<sequence {self.id} of {self.request.id!r}: {self.computed_tokens}/{self.total_tokens} tokens computed, "
+            f"{self.generated_tokens} generated, {self.blocks} blocks, {'running' if self.running else 'waiting'}>"
+        )
+
+
+class StepWork:
+    """One step as the engine gets it, to be run up to `most` times over (more than once only when all decode)."""
+
+    __slots__ = ("decodes", "most", "moved_blocks", "number", "prefills")
+
+    def __init__(
+        self,
+        number: int,
+        prefills: list[tuple[SequenceState, int]],
+        decodes: list[SequenceState],
+        *,
+        most: int = 1,
+        moved_blocks: int = 0,
+    ) -> None:
+        self.number = number
+        self.prefills = prefills
+        """Sequence, and how many of its tokens to compute, from `computed_tokens` on."""
+        self.decodes = decodes
+        """Each computes one token."""
+        self.most = most
+        self.moved_blocks = moved_blocks
+        """Blocks to be copied between the device and the host before the step: swapped out, and in."""

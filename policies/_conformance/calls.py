@@ -1,0 +1,51 @@
+"""How the kit calls a policy, and what it remembers of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+from msgspec import Struct
+
+from policies.base import Policy, PolicyError
+from policies.views import Failure, ProbeOutcome, ReplicaView
+from traces.schema import Request
+
+Ask = Callable[..., Any]
+"""`ask(policy, method, *arguments)`: how a drive calls a policy; Any: whatever the policy answers."""
+
+
+class Call(Struct):
+    """One decision: what was asked, and what the policy answered."""
+
+    question: str
+    answer: object
+    now_s: float = 0.0
+    request: Request | None = None
+    replicas: Sequence[ReplicaView] = ()
+    waiting: tuple[str, ...] = ()
+    """Ids in the queue."""
+    probe: ProbeOutcome | None = None
+    failure: Failure | None = None
+
+
+def fail(policy: Policy, text: str) -> NoReturn:
+    """The policy breaks its contract: say how."""
+    raise PolicyError(f"{type(policy).__name__} {text}")
+
+
+def demand(policy: Policy, holds: bool, question: str, answer: object, expected: str) -> None:
+    """Fail unless what was answered to the question is as expected."""
+    if not holds:
+        fail(policy, f"answered {answer!r} to {question}; {expected}")
+
+
+def ask(policy: Policy, method: str, *arguments: object) -> Any:
+    """Call it; what it raises becomes an error that says where."""
+    try:
+        return getattr(policy, method)(*arguments)
+    except PolicyError:
+        raise
+    except Exception as error:
+        cause = f"raised {type(error).__name__} in `{method}`: {error}"
+        raise PolicyError(f"{type(policy).__name__} {cause}") from error

@@ -1,0 +1,1 @@
+"""Iteration policies: which sequences take part in the next step, and with how many tokens."""

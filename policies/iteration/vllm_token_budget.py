@@ -1,0 +1,40 @@
+"""vLLM's scheduler since v1: one budget of tokens for prefills and decodes alike."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated
+
+from msgspec import Meta
+
+from policies.base import IterationPolicy
+from policies.decisions import Step, Wait
+from policies.iteration.drafting import StepDraft, run_in_order
+from policies.views import KvView, SequenceView
+
+
+class VllmTokenBudget(IterationPolicy):
+    """Share out `max_step_tokens` among those that run, then among those that wait, in order. O(n) in those that run.
+
+    Each gets all that it has remaining, or what is left of the budget: a decode one token, a prompt a chunk. When a
+    running one finds no block, the one admitted last loses its place (it may be itself), and nothing is admitted in
+    that step. Admission leaves no watermark free.
+
+    Source: vLLM v1, `vllm/v1/core/sched/scheduler.py` (`Scheduler.schedule`), policy `fcfs`.
+    """
+
+    max_sequences: Annotated[int, Meta(ge=1)] = 256
+    """Sequences that run at once, at most (`max_num_seqs`)."""
+    max_step_tokens: Annotated[int, Meta(ge=1)] = 2048
+    """Tokens of one step, at most (`max_num_batched_tokens`)."""
+
+    def plan(
+        self, waiting: Sequence[SequenceView], running: Sequence[SequenceView], kv: KvView, now_s: float
+    ) -> Step | Wait:
+        draft = StepDraft(kv, running, self.max_step_tokens)
+        run_in_order(draft, running)
+        if not draft.preempted:
+            for sequence in waiting:
+                if draft.places >= self.max_sequences or not draft.admit(sequence):
+                    break
+        return draft.step()

@@ -1,0 +1,148 @@
+"""Which replica is thought to have which prompt blocks: the index that cache-aware routers share.
+
+The one thing to know: a block's hash stands for the whole prefix that ends with it, so the radix tree over prompts
+needs no edges. A dict from hash to holders is the tree; a path is walked by looking up one hash after the other.
+Holders are the bits of an integer, so one step of a walk serves all replicas at once.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Collection, Iterable, Sequence
+
+from policies.views import ReplicaView
+
+
+class BlockHolders:
+    """Who holds each block. Matching costs O(replicas asked about + blocks matched), however large the index is."""
+
+    def __init__(self) -> None:
+        self.holders: dict[int, int] = {}
+        """By block: the bits of the replicas that hold it; a block that nobody holds has no entry."""
+        self._bits: dict[str, int] = {}
+        self._free: list[int] = []
+
+    def bit(self, replica: str) -> int:
+        """The bit of a replica, given to it at the first call. Those of forgotten ones are used again."""
+        bit = self._bits.get(replica)
+        if bit is None:
+            bit = self._bits[replica] = self._free.pop() if self._free else 1 << len(self._bits)
+        return bit
+
+    def add(self, blocks: Iterable[int], bit: int) -> None:
+        """The replica with this bit has these blocks."""
+        holders = self.holders
+        for block in blocks:
+            holders[block] = holders.get(block, 0) | bit
+
+    def remove(self, blocks: Iterable[int], bit: int) -> None:
+        """It has them no more."""
+        holders, others = self.holders, ~bit
+        for block in blocks:
+            left = holders[block] & others
+            if left:
+                holders[block] = left
+            else:
+                del holders[block]
+
+    def forget_bit(self, replica: str) -> None:
+        """Give the bit of a replica that holds nothing to the next that comes."""
+        bit = self._bits.pop(replica, None)
+        if bit is not None:
+            self._free.append(bit)
+
+    def depths(self, blocks: Sequence[int], replicas: Iterable[str]) -> list[int]:
+        """For each of `replicas`, how many of the leading `blocks` it holds."""
+        bits = [self._bits.get(replica, 0) for replica in replicas]
+        alive, depth, find = 0, 0, self.holders.get
+        for bit in bits:
+            alive |= bit
+        depth_of = {0: 0}
+        for block in blocks:
+            still = find(block, 0) & alive
+            if still != alive:
+                _note(depth_of, alive ^ still, depth)
+                alive = still
+            if not alive:
+                break
+            depth += 1
+        _note(depth_of, alive, depth)
+        return [depth_of[bit] for bit in bits]
+
+
+def _note(depth_of: dict[int, int], mask: int, depth: int) -> None:
+    while mask:
+        lowest = mask & -mask
+        depth_of[lowest] = depth
+        mask ^= lowest
+
+
+class PrefixTree(BlockHolders):
+    """A guess at every replica's prefix cache: what was sent there lately, least recently used out first.
+
+    Of a prompt the last block counts as the least recent. A block is thus never kept longer than the one before it,
+    and what a replica holds is a tree of whole prefixes at all times. Adding a prompt costs O(its blocks).
+    """
+
+    def __init__(self, max_blocks: int, ttl_s: float | None = None) -> None:
+        super().__init__()
+        self.max_blocks = max_blocks
+        """How many blocks to remember of a replica without a limit of its own."""
+        self.ttl_s = ttl_s
+        """Forget a block that was not used for so long. None: never."""
+        self._limits: dict[str, int] = {}
+        self._used: dict[str, OrderedDict[int, float]] = {}
+        """By replica: when each of its blocks was last used, the least recent first."""
+
+    def size(self, replica: str) -> int:
+        """How many blocks the replica is thought to have."""
+        used = self._used.get(replica)
+        return 0 if used is None else len(used)
+
+    def learn_limits(self, replicas: Iterable[ReplicaView], block_tokens: int, hashed_tokens: int) -> None:
+        """Bound each replica that has reported the size of its cache by that.
+
+        The cache counts blocks of `block_tokens` tokens, the index hashes of `hashed_tokens` each.
+        """
+        for replica in replicas:
+            signals = replica.tokens
+            if signals is not None and signals.total_blocks:
+                self._limits[replica.id] = max(1, signals.total_blocks * (signals.block_tokens or block_tokens) // hashed_tokens)
+
+    def insert(self, replica: str, blocks: Sequence[int], now_s: float) -> None:
+        """The replica gets a prompt of these blocks."""
+        limit = self._limits.get(replica, self.max_blocks)
+        bit, used = self.bit(replica), self._used.setdefault(replica, OrderedDict())
+        new = []
+        for block in reversed(blocks[:limit]):
+            if block in used:
+                used.move_to_end(block)
+            else:
+                new.append(block)
+            used[block] = now_s
+        self.add(new, bit)
+        if len(used) > limit:
+            self.remove([used.popitem(last=False)[0] for _ in range(len(used) - limit)], bit)
+
+    def expire(self, now_s: float) -> None:
+        """Forget what was not used for `ttl_s`. O(replicas + blocks forgotten)."""
+        if self.ttl_s is None:
+            return
+        before_s = now_s - self.ttl_s
+        for replica, used in self._used.items():
+            old = []
+            for block, used_s in used.items():
+                if used_s >= before_s:
+                    break
+                old.append(block)
+            for block in old:
+                del used[block]
+            self.remove(old, self._bits[replica])
+
+    def keep_only(self, replicas: Collection[str]) -> None:
+        """Forget all about every replica that is not among these. O(blocks forgotten)."""
+        for gone in [replica for replica in self._bits if replica not in replicas]:
+            self.remove(self._used.pop(gone, ()), self._bits[gone])
+            self.forget_bit(gone)
+        for gone in [replica for replica in self._limits if replica not in replicas]:
+            del self._limits[gone]

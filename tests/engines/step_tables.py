@@ -1,0 +1,78 @@
+"""A directory of kernel times made from a formula, and shapes of steps, for tests."""
+
+import csv
+import random
+from pathlib import Path
+
+from hypothesis import strategies as st
+
+from fleet.engines import StepShape
+
+TOKENS = (1, 4, 16, 64, 256, 1024)
+SEQUENCES = (1, 4, 16, 64)
+CHUNKS = (16, 64, 256, 1024)
+CONTEXTS = (0, 64, 512, 4096)
+DECODES = (1, 2, 8, 32)
+LENGTHS = (16, 128, 1024, 8192)
+LAYERS = 4
+
+
+def dense_us(kernel: str, tokens: int) -> float:
+    return {
+        "qkv_proj": max(50.0, 0.3 * tokens),
+        "layernorm": 2.0 + 0.01 * tokens,
+        "embedding": 3.0,
+        "final_layernorm": 4.0,
+    }[kernel]
+
+
+def sequence_us(kernel: str, sequences: int) -> float:
+    return {"lm_head": 1000.0 + sequences, "sampler": 20.0 + 2.0 * sequences}[kernel]
+
+
+def attention_us(chunk: int, context: int, decodes: int, length: int) -> float:
+    """The longer of one sequence walked in order and all of them at the device's rate; chunks come on top."""
+    pairs = chunk * (context + chunk / 2)
+    return 8.0 + 1e-3 * pairs + max(0.02 * length if decodes else 0.0, 0.004 * decodes * length)
+
+
+def write_tables(directory: Path, *, noise: float = 0.0, model: str = "meta-llama/Llama-3.1-8B") -> Path:
+    """All that `ProfiledSteps` reads, each time off by up to `noise`; beside a chunk no more than 8 sequences."""
+    rng = random.Random(0)
+
+    def off(time_us: float) -> float:
+        return time_us * (1.0 + noise * (2.0 * rng.random() - 1.0))
+
+    def write(name: str, header: list[str], rows: list[list[object]]) -> None:
+        with (directory / name).open("w", newline="") as file:
+            csv.writer(file).writerows([header, *rows])
+
+    kernels = ("embedding", "layernorm", "qkv_proj", "final_layernorm")
+    rows = [[kernel, tokens, off(dense_us(kernel, tokens))] for kernel in kernels for tokens in TOKENS]
+    write("dense.csv", ["layer", "tokens", "time_us"], rows)
+    rows = [[kernel, n, off(sequence_us(kernel, n))] for kernel in ("lm_head", "sampler") for n in SEQUENCES]
+    write("per_sequence.csv", ["layer", "sequences", "time_us"], rows)
+    points = [(0, 0, n, length) for n in DECODES for length in LENGTHS]
+    points += [(chunk, context, 0, 0) for chunk in CHUNKS for context in CONTEXTS]
+    points += [
+        (chunk, context, n, length)
+        for chunk in CHUNKS for context in CONTEXTS for n in DECODES if n <= 8 for length in LENGTHS
+    ]  # fmt: skip
+    header = ["prefill_chunk", "kv_prefill", "n_decode", "kv_decode", "time_us"]
+    write("attention.csv", header, [[*point, off(attention_us(*point))] for point in points])
+    (directory / "meta.yaml").write_text(
+        f"model: {model}\nhardware: RTX4090\nengine_effective:\n  block_size: 16\n"
+    )
+    return directory
+
+
+def make_shape(prefills=(), lengths=(), outputs=None, moved_blocks=0) -> StepShape:
+    """The shape of a step that prefills (tokens, context) and decodes in contexts of these lengths."""
+    return StepShape(
+        tuple(prefills), len(lengths), sum(lengths), max(lengths, default=0),
+        len(lengths) if outputs is None else outputs, moved_blocks,
+    )  # fmt: skip
+
+
+prefill_lists = st.lists(st.tuples(st.integers(1, 5000), st.integers(0, 20_000)), max_size=3)
+length_lists = st.lists(st.integers(0, 30_000), max_size=60)

@@ -72,12 +72,14 @@ def _reader(name: str) -> Callable[[Summary], float | None]:
 
 LOST = "not_completed"
 """Requests that did not complete, whatever became of them."""
-_LATENCIES = ("e2e_s", "queue_s", "ttft_s", "tpot_s")
+_LATENCIES = ("e2e_s", "queue_s", "ttft_s", "tpot_s", "itl_max_s")
 _UNITS = {
     "throughput_per_s": ("1/s", 1.0),
     "goodput_per_s": ("1/s", 1.0),
     "slo_attainment": ("%", 100.0),
     "utilization": ("%", 100.0),
+    "cached_fraction": ("%", 100.0),
+    "output_tokens_per_s": ("1/s", 1.0),
     "gpu_seconds": ("s", 1.0),
     "duration_s": ("s", 1.0),
 }
@@ -87,6 +89,9 @@ _BETTER: dict[str, Better] = {
     "throughput_per_s": "higher",
     "goodput_per_s": "higher",
     "slo_attainment": "higher",
+    "cached_fraction": "higher",
+    "output_tokens_per_s": "higher",
+    "preemptions": "lower",
     "gpu_seconds": "lower",
     "rejected": "lower",
     "shed": "lower",

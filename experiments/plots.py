@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -38,7 +38,7 @@ def latency_cdf(runs: Runs) -> str:
 
     The share's axis is by nines, as latency is talked of: p90, p99 and p99.9 are equally far apart.
     """
-    figure, axes = _figure(WIDTH, 4.4)
+    figure, axes = new_figure(WIDTH, 4.4)
     most = 1
     for index, (name, of_one) in enumerate(runs.items()):
         e2e_s = np.concatenate([run.records["e2e_s"].drop_null().to_numpy() for run in of_one])
@@ -47,20 +47,20 @@ def latency_cdf(runs: Runs) -> str:
         most = max(most, len(e2e_s))
         nines = np.linspace(0.0, np.log10(len(e2e_s)), CURVE_POINTS)
         latency_s = np.quantile(e2e_s, 1.0 - 10.0**-nines)
-        axes.plot(np.maximum(latency_s * 1000.0, 1e-3), nines, **_line(index), label=name)
-    _log_ticks(axes)
+        axes.plot(np.maximum(latency_s * 1000.0, 1e-3), nines, **line_style(index), label=name)
+    log_ticks(axes)
     shown = [(share, label) for share, label in PERCENTILES if 1.0 - share >= 1.0 / most] or [PERCENTILES[0]]
     axes.set_yticks([-np.log10(1.0 - share) for share, _ in shown], [label for _, label in shown])
     axes.set_xlabel("end-to-end latency (ms, logarithmic)")
     axes.set_ylabel("completed requests")
     axes.set_ylim(bottom=0.0)
-    _legend_above(figure, axes)
-    return _svg(figure, "cdf")
+    legend_above(figure, axes)
+    return svg_text(figure, "cdf")
 
 
 def timelines(runs: Runs, seed: int) -> str:
     """Queue depth, requests in flight and utilization over time, one line a candidate, in the first seed's run."""
-    figure, panels = _figure(WIDTH, 6.6, rows=3)
+    figure, panels = new_figure(WIDTH, 6.6, rows=3)
     measures = (
         ("queue_depth", "waiting requests"),
         ("in_flight", "requests in flight"),
@@ -69,7 +69,7 @@ def timelines(runs: Runs, seed: int) -> str:
     for axes, (column, label) in zip(panels, measures, strict=True):
         for index, (name, of_one) in enumerate(runs.items()):
             time_s, values = _series(of_one[0].series, column)
-            axes.plot(time_s, values, **_line(index), label=name)
+            axes.plot(time_s, values, **line_style(index), label=name)
         axes.set_ylabel(label)
         axes.set_ylim(bottom=0.0)
     for axes in panels[:-1]:
@@ -77,8 +77,8 @@ def timelines(runs: Runs, seed: int) -> str:
         axes.yaxis.get_major_locator().set_params(integer=True)
     panels[-1].set_ylim(0.0, 1.05)
     panels[-1].set_xlabel(f"time (s), run with seed {seed}")
-    _legend_above(figure, panels[0])
-    return _svg(figure, "timelines")
+    legend_above(figure, panels[0])
+    return svg_text(figure, "timelines")
 
 
 def replicas_change(runs: Runs) -> bool:
@@ -91,7 +91,7 @@ def replicas_change(runs: Runs) -> bool:
 
 def replica_states(runs: Runs, seed: int) -> str:
     """Replicas by state over time, one panel a candidate, in the first seed's run."""
-    figure, panels = _figure(WIDTH, 0.9 + 1.3 * len(runs), rows=len(runs))
+    figure, panels = new_figure(WIDTH, 0.9 + 1.3 * len(runs), rows=len(runs))
     for axes, (name, of_one) in zip(panels, runs.items(), strict=True):
         table = of_one[0].series
         time_s = table["time_s"].to_numpy()
@@ -106,7 +106,7 @@ def replica_states(runs: Runs, seed: int) -> str:
         axes.set_title(name, loc="left", fontsize=9)
     panels[-1].set_xlabel(f"time (s), run with seed {seed}")
     panels[0].legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=4, fontsize=8)
-    return _svg(figure, "replicas")
+    return svg_text(figure, "replicas")
 
 
 def _series(table: pa.Table, column: str) -> tuple[Floats, Floats]:
@@ -116,7 +116,8 @@ def _series(table: pa.Table, column: str) -> tuple[Floats, Floats]:
     return table["time_s"].to_numpy()[::step], values[::step]
 
 
-def _line(index: int) -> dict[str, Any]:  # Any: matplotlib's keyword arguments
+def line_style(index: int) -> dict[str, Any]:  # Any: matplotlib's keyword arguments
+    """Colour and dashes of the line with this number."""
     return {
         "color": PALETTE[index % len(PALETTE)],
         "linestyle": STYLES[index % len(STYLES)],
@@ -124,13 +125,14 @@ def _line(index: int) -> dict[str, Any]:  # Any: matplotlib's keyword arguments
     }
 
 
-def _figure(
-    width: float, height: float, rows: int = 0
-) -> tuple[Figure, Any]:  # Any: one Axes, or `rows` of them
+def new_figure(
+    width: float, height: float, rows: int = 0, columns: int = 1
+) -> tuple[Figure, Any]:  # Any: one Axes, or a list of them where `rows` are given
+    """An empty figure: one panel, or `rows` by `columns` of them, row by row; those of a column share their x."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
-    panels = list(np.atleast_1d(figure.subplots(rows or 1, sharex=True)))
+    panels = list(np.atleast_1d(figure.subplots(rows or 1, columns, sharex="col")).flat)
     for axes in panels:
         axes.grid(visible=True, color="#e5e5e5", linewidth=0.6)
         axes.set_axisbelow(True)
@@ -139,7 +141,7 @@ def _figure(
     return figure, panels if rows else panels[0]
 
 
-def _legend_above(figure: Figure, axes: Axes) -> None:
+def legend_above(figure: Figure, axes: Axes) -> None:
     """Over the panels, where it hides no line."""
     handles, labels = axes.get_legend_handles_labels()
     if handles:
@@ -149,17 +151,18 @@ def _legend_above(figure: Figure, axes: Axes) -> None:
         )
 
 
-def _log_ticks(axes: Axes) -> None:
-    """1, 2, 5, 10, … as plain numbers."""
+def log_ticks(axes: Axes, which: Literal["x", "y"] = "x") -> None:
+    """A logarithmic axis with 1, 2, 5, 10, … as plain numbers."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-    axes.set_xscale("log")
-    axes.xaxis.set_major_locator(LogLocator(base=10, subs=(1.0, 2.0, 5.0)))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.set(**{f"{which}scale": "log"})
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    axis.set_major_locator(LogLocator(base=10, subs=(1.0, 2.0, 5.0)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
-def _svg(figure: Figure, name: str) -> str:
+def svg_text(figure: Figure, name: str) -> str:
     """The figure as SVG to put into a page: real text, nothing to fetch, the same bytes each time."""
     import matplotlib as mpl
 

@@ -279,16 +279,25 @@ class Batcher(Actor):
         self._give_room(replica, len(work))
 
     def _part_finished(self, held: dict[int, list[Work] | None], message: BatchFinished) -> None:
-        """Some of a batch ended; its replica has the others still, so there is no room yet."""
+        """Some of a batch ended; its replica has the others still, and there is room only when none is left.
+
+        Of a batch that was taken back it is not known which those are: the replica's next report says whether it is
+        rid of it.
+        """
         work = held.get(message.batch) or []
         ended = [item for item in work if item.ticket in message.tickets]
         if not ended:
             self._telemetry.counters["late_batches"] += 1
             return
-        held[message.batch] = [item for item in work if item.ticket not in message.tickets] or None
         self.dispatched -= len(ended)
-        self._count_out(message.replica, len(ended))
+        if len(ended) < len(work):
+            held[message.batch] = [item for item in work if item.ticket not in message.tickets]
+            self._count_out(message.replica, len(ended))
+            self._end_work(ended, message)
+            return
+        del held[message.batch]
         self._end_work(ended, message)
+        self._give_room(message.replica, len(ended))
 
     def _end_work(self, work: list[Work], message: BatchFinished) -> None:
         failure: FailureKind | None = None

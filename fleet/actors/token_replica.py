@@ -45,6 +45,8 @@ class Held(Struct):
     reply_to: str
     sequences: dict[int, SequenceState]
     """Those that have not ended, by ticket."""
+    several: bool
+    """It had more than one, and so each answer says whose it is: those before may have been lost."""
 
 
 class TokenReplica(Replica):
@@ -109,18 +111,24 @@ class TokenReplica(Replica):
 
     def accept(self, message: RunBatch) -> None:
         scheduler, now = self._open, self.ctx.now
-        held = Held(message.reply_to, {})
+        held = Held(message.reply_to, {}, len(message.work) > 1)
         self._held[message.batch] = held
         refused: list[tuple[SequenceState, str]] = []
+        answered: list[SequenceState] = []
         for work in message.work:
             self._ids += 1
             sequence = SequenceState(self._ids, work, message.batch, now)
             held.sequences[work.ticket] = sequence
             why = scheduler.why_never(sequence)
-            if why is None:
+            if self._engine.answered(work):
+                answered.append(sequence)
+            elif why is None:
                 scheduler.add(sequence)
             else:
                 refused.append((sequence, why))
+        for sequence in answered:
+            self._outputs[sequence.id] = list(sequence.work.resume)
+            self._answer(sequence)
         for sequence, why in refused:
             self._answer(sequence, error=why, refused=True)
         self._changed()
@@ -136,7 +144,6 @@ class TokenReplica(Replica):
                 self._observe(sequence, "withdrawn")
                 self._answer(sequence, error="cancelled")
         self._changed()
-        self._stop_if_empty()
 
     def _changed(self) -> None:
         """Plan anew: now if the engine is idle, else as soon as the step that runs has ended."""
@@ -144,6 +151,7 @@ class TokenReplica(Replica):
             self._next()
         else:
             self._engine.interrupt()
+        self._stop_if_empty()
 
     # --- steps -------------------------------------------------------------------------------------------------
 
@@ -210,8 +218,7 @@ class TokenReplica(Replica):
         else:
             self._deliver(scheduler.ran(message.steps, now), message)
         self._next()
-        if self.state == "draining":
-            self._stop_if_empty()
+        self._stop_if_empty()
 
     def _deliver(self, output: list[SequenceState], ran: StepRan) -> None:
         """Tell of first tokens and streamed ones, then of the sequences that ended."""
@@ -260,8 +267,7 @@ class TokenReplica(Replica):
     def timed(self, message: Tick) -> None:
         if message.what == "plan":
             self._waiting = None
-            if self._open.work is None:
-                self._next()
+            self._changed()
         elif self._ran is not None and self._ran.number == message.number:
             self.on_step_ran(self._ran)
 
@@ -315,7 +321,7 @@ class TokenReplica(Replica):
             held.reply_to,
             BatchFinished(
                 self.ctx.address, sequence.batch, now - started_s, self.first_answer(), error, results,
-                () if last else (work.ticket,), refused, busy_s, [usage],
+                (work.ticket,) if held.several else (), refused, busy_s, [usage],
             ),
         )  # fmt: skip
 

@@ -76,7 +76,8 @@ def drive(arguments: Namespace) -> int:
     with output.progress("driving", len(trace)) as advance:
         run = drive_it(
             trace, arguments.head, spec=spec, speed=arguments.speed, sessions=arguments.sessions is not None,
-            stream=arguments.stream, keys=arguments.keys, server_key=arguments.server_key, insecure=arguments.insecure, on_progress=advance,
+            stream=arguments.stream, keys=arguments.keys, server_key=arguments.server_key,
+            insecure=arguments.insecure, on_progress=advance,
         )  # fmt: skip
     output.print_run(run, f"{Path(arguments.trace).name} at {arguments.head}, live", as_json=arguments.json)
     if out is not None:

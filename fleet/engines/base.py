@@ -91,6 +91,10 @@ class StepEngine(Engine):
     def run_step(self, work: StepWork) -> None:
         """Run `work`, up to `work.most` times over; then `StepRan(work.number, ...)` arrives."""
 
+    def answered(self, work: Work) -> bool:
+        """Are the tokens that this attempt resumes its whole answer? Then there is nothing left to run."""
+        return work.output_tokens is not None and 0 < work.output_tokens <= len(work.resume)
+
     def interrupt(self) -> None:
         """Something changed: of the steps under way, end after the one that runs now."""
 

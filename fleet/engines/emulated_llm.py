@@ -14,7 +14,7 @@ from fleet.actor import Context, Timer
 from fleet.engines.base import StepEngine
 from fleet.engines.kv_spec import KvSpec
 from fleet.engines.step_latency import StepLatency, StepShape
-from fleet.messages import LoadFinished, StepRan
+from fleet.messages import LoadFinished, StepRan, Work
 from fleet.tokens.paged_cache import PagedKvCache
 from fleet.tokens.sequence import SequenceState, StepWork
 from policies.base import EvictionPolicy
@@ -64,12 +64,15 @@ class EmulatedLlmEngine(StepEngine):
         self._first_s = self.latency.step_s(self._shape)
         self._end_after(self._steps)
 
+    def answered(self, work: Work) -> bool:
+        return len(work.resume) >= max(1, self._target(work))
+
+    def _target(self, work: Work) -> int:
+        return self.default_output_tokens if work.output_tokens is None else work.output_tokens
+
     def _left(self, sequence: SequenceState) -> int:
         """Output tokens it has yet to give, at least one."""
-        target = sequence.work.output_tokens
-        if target is None:
-            target = self.default_output_tokens
-        return max(1, target - sequence.generated_tokens)
+        return max(1, self._target(sequence.work) - sequence.generated_tokens)
 
     def _end_after(self, steps: int) -> None:
         """Let the work under way end with this step of it."""

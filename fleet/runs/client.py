@@ -13,7 +13,6 @@ from __future__ import annotations
 import secrets
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import anyio
@@ -64,7 +63,9 @@ class ClientActor(Actor):
             Undeliverable: self.on_undeliverable,
         }
 
-    def ask(self, request: Request, payload: Payload | None, output_tokens: int | None, *, stream: bool) -> Answer:
+    def ask(
+        self, request: Request, payload: Payload | None, output_tokens: int | None, *, stream: bool
+    ) -> Answer:
         """Submit a request. Raises `FleetError` when one of that id has no reply yet."""
         if request.id in self._answers:
             raise FleetError(f"request {request.id!r} has no reply yet; two at a time need two ids")
@@ -103,9 +104,16 @@ class ClientActor(Actor):
             self.on_reply(Reply(message.message.request.id, "failed", detail=f"the head is {message.reason}"))
 
     def end_all(self, detail: str) -> None:
-        """The head is gone: nobody will answer what was sent."""
+        """Nobody will answer what was sent: the head is gone, or this client ends."""
         for request_id in list(self._answers):
             self.on_reply(Reply(request_id, "failed", detail=detail))
+
+    def close(self) -> None:
+        """Cancel what has no reply yet."""
+        for request_id, answer in self._answers.items():
+            if answer.reply is None:
+                self.ctx.send(self._router, Cancel(request_id))
+        self.end_all("the client was closed")
 
 
 class FleetClient:
@@ -127,7 +135,9 @@ class FleetClient:
         name = f"client-{secrets.token_hex(3)}"
         self._head, self._timeout_s = head, timeout_s
         options = NodeOptions(membership=MembershipOptions(connect_timeout_s=timeout_s))
-        self._node = Node(name, options=options, security=client_security(keys, server_key), insecure=insecure)
+        self._node = Node(
+            name, options=options, security=client_security(keys, server_key), insecure=insecure
+        )
         self._runtime = LiveRuntime(
             node=self._node, name=name, observers=None, on_peer_joined=self._joined, on_peer_lost=self._lost
         )
@@ -135,7 +145,7 @@ class FleetClient:
         self._address = f"client/{name}"
         self._tasks: TaskGroup
         self._settled = anyio.Event()
-        self._problem: str | None = None
+        self._problem: str | None = "a client is open within `async with`"
 
     async def __aenter__(self) -> Self:
         self._tasks = await anyio.create_task_group().__aenter__()
@@ -146,16 +156,18 @@ class FleetClient:
             await self._settled.wait()
             if self._problem is not None:
                 raise FleetError(self._problem)
-        except BaseException as error:
-            await self.__aexit__(type(error), error, error.__traceback__)
+        except BaseException:
+            await self.__aexit__()
             raise
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
+        if self._problem is None:
+            self._actor.close()
+        self._fail("the client is closed")
         self._runtime.stop()
-        await self._tasks.__aexit__(kind, error, trace)
+        # Not told of an error in the block: it would wrap it in a group.
+        await self._tasks.__aexit__(None, None, None)
 
     async def _run(self) -> None:
         try:
@@ -186,16 +198,49 @@ class FleetClient:
         `FleetError` with the outcome and its detail when the request does not complete. `output_tokens` is the
         length to write, for engines that know no end of their own.
         """
-        async for _, tokens in self._parts(request, payload, output_tokens, stream=True):
-            if tokens:
-                yield tokens
+        answer = self._ask(request, payload, output_tokens, stream=True)
+        given = 0
+        try:
+            while answer.reply is None or given < len(answer.tokens):
+                tokens = tuple(answer.tokens[given:])
+                if tokens:
+                    given += len(tokens)
+                    yield tokens
+                else:
+                    await self._more(request, answer)
+            _demand_completed(answer.reply)
+        finally:
+            self._actor.forget(request.id)
 
     async def ask(
         self, request: Request, payload: Payload | None = None, *, output_tokens: int | None = None
     ) -> Reply:
         """The reply of a request that completes; `FleetError` with the outcome and its detail otherwise."""
-        reply: Reply | None = None
-        async for reply, _ in self._parts(request, payload, output_tokens, stream=False):
-            pass
-        assert reply is not None
-        return reply
+        answer = self._ask(request, payload, output_tokens, stream=False)
+        try:
+            while answer.reply is None:
+                await self._more(request, answer)
+            _demand_completed(answer.reply)
+            return answer.reply
+        finally:
+            self._actor.forget(request.id)
+
+    def _ask(
+        self, request: Request, payload: Payload | None, output_tokens: int | None, *, stream: bool
+    ) -> Answer:
+        if self._problem is not None:
+            raise FleetError(self._problem)
+        return self._actor.ask(request, payload, output_tokens, stream=stream)
+
+    async def _more(self, request: Request, answer: Answer) -> None:
+        try:
+            await answer.more(self._timeout_s)
+        except TimeoutError:
+            raise FleetError(
+                f"request {request.id!r}: nothing came for {self._timeout_s:g} s; it was cancelled"
+            ) from None
+
+
+def _demand_completed(reply: Reply) -> None:
+    if reply.outcome != "completed":
+        raise FleetError(f"request {reply.request_id!r} {reply.outcome}: {reply.detail or 'no detail'}")

@@ -314,7 +314,7 @@ def test_describe_lists_every_shipped_policy_by_slot_and_name() -> None:
     assert p2c.source is not None
     assert p2c.source.startswith('Mitzenmacher, "The Power of Two Choices')
     assert p2c.parameters == (ParameterInfo("choices", "int >= 1", "2"),)
-    assert [info.name for info in listed if info.oracle] == ["least-work-oracle", "shortest-remaining-oracle"]
+    assert [info.name for info in listed if info.oracle] == ["shortest-remaining-oracle", "least-work-oracle"]
 
 
 def test_describe_includes_what_entry_points_offer(monkeypatch: pytest.MonkeyPatch) -> None:

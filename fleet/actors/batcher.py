@@ -13,7 +13,7 @@ from typing import Any
 from msgspec.structs import force_setattr
 
 from fleet.actor import Actor, Context
-from fleet.actors.roster import Reports
+from fleet.actors.roster import Reports, take_signals
 from fleet.actors.waiting import WaitingQueue
 from fleet.blame import blaming, reset
 from fleet.messages import (
@@ -386,9 +386,7 @@ class Batcher(Actor):
                 self._open_queue(replica)
             self._offer(view)
             return
-        for name in ("busy_fraction", "gpu_utilization", "memory_used_bytes", "memory_total_bytes", "tokens"):
-            force_setattr(view, name, getattr(message, name))
-        force_setattr(view, "as_of_s", self.ctx.now)
+        take_signals(view, message, self.ctx.now)
         unknown = tuple(number for number in self._batches[replica] if number not in message.holds)
         if unknown:  # on its way, or answered, or lost; messages keep their order, so the replica can tell
             self.ctx.send(replica, ConfirmBatches(unknown, self.ctx.address))

@@ -32,7 +32,6 @@ class LoadGenerator(Actor):
         on_done: Callable[[], None],
         sessions: bool = False,
         stream: bool = False,
-        ordered: bool = True,
         stall_timeout_s: float = 600.0,
         router: str = "router",
         payload: Callable[[Request], Payload | None] | None = None,
@@ -48,8 +47,6 @@ class LoadGenerator(Actor):
         self._payload = payload
         self._next: tuple[int, TraceEntry] | None = None
         self._stream = stream
-        self._ordered = ordered
-        """Messages come in the order they were sent: False where a network lets a token come after its reply."""
         self._first_token_s: dict[str, float] = {}
         """When each request without a reply got its first output token."""
         self._received: dict[str, int] = {}
@@ -65,7 +62,9 @@ class LoadGenerator(Actor):
         """Requests that ended without the head's reply, because the head was gone."""
         self.submitted = 0
         self.replied = 0
-        self._replied_before = -1
+        self._heard = 0
+        """Replies, and streamed tokens: as long as there are some, nothing has stalled."""
+        self._heard_before = -1
         self._gave_up = False
         """Everything was cancelled because nothing came back for so long."""
         self._arrive = Tick("arrive")
@@ -149,6 +148,7 @@ class LoadGenerator(Actor):
         One that is missing comes later, with all after it; without streaming, the first token of the attempt that
         completes is what counts.
         """
+        self._heard += 1
         id = message.request_id
         if id not in self._sent:
             self._telemetry.counters["late_tokens"] += 1
@@ -170,6 +170,7 @@ class LoadGenerator(Actor):
                 return
             raise FleetError(f"a second reply to {message.request_id!r}: {message.outcome}")
         self.replied += 1
+        self._heard += 1
         row, arrived_s = sent
         first_s = self._first_token_s.pop(message.request_id, None)
         self._demand_all(message)
@@ -214,7 +215,7 @@ class LoadGenerator(Actor):
         return list(self._sent.values())
 
     def _check_progress(self) -> None:
-        if self._sent and self.replied == self._replied_before and self._next is None:
+        if self._sent and self._heard == self._heard_before and self._next is None:
             if self._gave_up:
                 raise FleetError(
                     f"{len(self._sent)} requests have no reply, not even to their cancellation; "
@@ -226,7 +227,7 @@ class LoadGenerator(Actor):
                 self.ctx.send(self._router, Cancel(request_id))
         else:
             self._gave_up = False
-        self._replied_before = self.replied
+        self._heard_before = self._heard
         self.ctx.after(self._stall_timeout_s, Tick("stall"))
 
     def head_lost(self, detail: str) -> None:

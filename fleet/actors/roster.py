@@ -13,6 +13,18 @@ REMEMBERED = 4_096
 """Ended replicas whose late reports are known to be late. Those of older ones cannot be under way any more."""
 
 
+def take_signals(view: ReplicaView, report: ReplicaReported, now_s: float) -> None:
+    """Bring a view's signals up to date. Most reports come from devices without counters, so those go last."""
+    force_setattr(view, "as_of_s", now_s)
+    force_setattr(view, "busy_fraction", report.busy_fraction)
+    force_setattr(view, "tokens", report.tokens)
+    if view.weight != report.weight:
+        force_setattr(view, "weight", report.weight)
+    if report.memory_total_bytes is not view.memory_total_bytes or report.gpu_utilization is not None:
+        for name in ("gpu_utilization", "memory_used_bytes", "memory_total_bytes"):
+            force_setattr(view, name, getattr(report, name))
+
+
 class Reports:
     """Which reports to believe: none that a later one overtook, and none of a replica that has ended."""
 
@@ -64,19 +76,10 @@ class Roster:
             before = view.state
         if message.state == "ready" and before != "ready":
             force_setattr(view, "ready_since_s", now_s)
-        for name in (
-            "state",
-            "weight",
-            "busy_fraction",
-            "gpu_utilization",
-            "memory_used_bytes",
-            "memory_total_bytes",
-            "tokens",
-        ):
-            force_setattr(view, name, getattr(message, name))
-        force_setattr(view, "as_of_s", now_s)
+        take_signals(view, message, now_s)
         if message.state == before:
             return False
+        force_setattr(view, "state", message.state)
         if message.state in ("stopped", "failed"):
             return self.exited(message.replica)
         return self._choose(view)

@@ -10,6 +10,7 @@ account; the engine, which runs a step; and the fleet, which sends work and gets
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,7 @@ from fleet.messages import (
     Tokens,
     TokensGenerated,
     Usage,
+    Work,
 )
 from fleet.tokens.scheduler import StepScheduler
 from fleet.tokens.sequence import SequenceState, StepWork
@@ -117,9 +119,10 @@ class TokenReplica(Replica):
         answered: list[SequenceState] = []
         for work in message.work:
             self._ids += 1
-            sequence = SequenceState(self._ids, work, message.batch, now)
+            prompt_tokens, why = self._measured(work)
+            sequence = SequenceState(self._ids, work, message.batch, now, prompt_tokens=prompt_tokens)
             held.sequences[work.ticket] = sequence
-            why = scheduler.why_never(sequence)
+            why = why or scheduler.why_never(sequence)
             if self._engine.answered(work):
                 answered.append(sequence)
             elif why is None:
@@ -132,6 +135,13 @@ class TokenReplica(Replica):
         for sequence, why in refused:
             self._answer(sequence, error=why, refused=True)
         self._changed()
+
+    def _measured(self, work: Work) -> tuple[int | None, str | None]:
+        """How long its prompt is, or why the engine cannot take it."""
+        try:
+            return self._engine.prompt_tokens(work), None
+        except FleetError as error:
+            return None, str(error)
 
     def on_cancel_batch(self, message: CancelBatch) -> None:
         held = self._held.get(message.batch)
@@ -186,7 +196,7 @@ class TokenReplica(Replica):
     def _refuse_hopeless(self) -> None:
         """Those that have grown beyond the whole cache end here: no preemption of others can help them."""
         scheduler = self._open
-        hopeless = [sequence for sequence in scheduler.waiting if sequence.preemptions]
+        hopeless = list(takewhile(lambda sequence: sequence.preemptions, scheduler.waiting))
         if scheduler.cache.free_blocks == 0:  # else nobody can have filled it
             hopeless += scheduler.running
         for sequence in hopeless:

@@ -87,6 +87,14 @@ class StepEngine(Engine):
     def open_cache(self, eviction: EvictionPolicy) -> KvCache:
         """The account of this engine's cache, empty. Called once, after `LoadFinished`."""
 
+    def prompt_tokens(self, work: Work) -> int:
+        """How many tokens the prompt of `work` has. Raises `FleetError` for one that cannot be served.
+
+        The request's own word, where there is no tokeniser to ask: at least 1, because there must be something to
+        start from.
+        """
+        return max(1, work.request.prompt_tokens or 1)
+
     @abstractmethod
     def run_step(self, work: StepWork) -> None:
         """Run `work`, up to `work.most` times over; then `StepRan(work.number, ...)` arrives."""
@@ -105,5 +113,6 @@ class StepEngine(Engine):
     def forget(self, sequence: SequenceState) -> None:
         """This sequence ended, was cancelled, or lost its place: give up what is kept for it.
 
-        Never during a step that it is part of.
+        Never during a step that it is part of. One that loses its place still says that it runs: it will be back, and
+        what it generated so far is part of it.
         """

@@ -99,7 +99,9 @@ class EmulatedLlmEngine(StepEngine):
         delay_s = max(0.0, self._started_s + total_s - self._ctx.now)
         self._timer = self._ctx.after(
             delay_s,
-            StepRan(work.number, steps, total_s, self._first_s, last_s, tuple(sorted(ended)), None, tokens or None),
+            StepRan(
+                work.number, steps, total_s, self._first_s, last_s, tuple(sorted(ended)), None, tokens or None
+            ),
         )
 
     def interrupt(self) -> None:

@@ -46,6 +46,7 @@ class TransformersKvCache(KvCache):
         self._candidates: set[int] = set()
         """Blocks that the eviction policy was told of, by the hash of their content, which is what it knows them by;
         only ever asked for membership."""
+        self._settled_s = 0.0
         self._sequences: dict[int, SequenceState] = {}
         """Admitted ones."""
         self.block_tokens = scheduler.allocator.tokens_per_page
@@ -197,6 +198,7 @@ class TransformersKvCache(KvCache):
 
     def _settle(self, now_s: float) -> None:
         """Tell the eviction policy of blocks that sequences took in place of their own in the steps since."""
+        self._settled_s = now_s
         adopted = self._scheduler.adopted
         if adopted:
             for content in adopted:
@@ -207,7 +209,7 @@ class TransformersKvCache(KvCache):
 
     def check(self) -> None:
         with self._lock:
-            self._settle(0.0)
+            self._settle(self._settled_s)
             holders: dict[int, int] = {}
             for number, sequence in self._sequences.items():
                 blocks = self._scheduler.blocks(number)

@@ -183,7 +183,7 @@ class TransformersEngine(StepEngine):
 
 def _one_line(error: Exception) -> str:
     """One line that says what went wrong, and what to do where that is known."""
-    if isinstance(error, ModuleNotFoundError) and error.name in ("torch", "transformers"):
+    if isinstance(error, ModuleNotFoundError) and error.name in ("torch", "transformers", "psutil"):
         return f"TransformersEngine needs {error.name}: pip install 'fleetlab[torch,llm]'"
     text = next(iter(str(error).strip().splitlines()), "")
     if isinstance(error, FleetError):

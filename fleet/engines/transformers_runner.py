@@ -147,8 +147,8 @@ class TransformersRunner:
     def __init__(self, engine: TransformersEngine, seed: int) -> None:
         _check_version()
         self._threads = engine.threads
-        self._set_threads()
         self._device = _device(engine.device)
+        self._claim_thread()
         with _no_progress_bars():
             model, tokenizer = _load(engine)
         dtype = None if engine.dtype is None else getattr(torch, engine.dtype)
@@ -189,7 +189,7 @@ class TransformersRunner:
 
     def run(self, plan: list[Planned]) -> tuple[list[tuple[int, tuple[int, ...]]], tuple[int, ...]]:
         """Compute so many tokens of each: the new output tokens, and which sequences got their last."""
-        self._set_threads()
+        self._claim_thread()
         states = [self._state(*planned) for planned in plan]
         try:
             for batch in self._passes([(state, item[2]) for state, item in zip(states, plan, strict=True)]):
@@ -288,9 +288,12 @@ class TransformersRunner:
             self._forward([(state, tokens)])
         scheduler.drop(_WARMUP, keep=False)
 
-    def _set_threads(self) -> None:
+    def _claim_thread(self) -> None:
+        """What torch keeps for each thread, for threads come and go."""
         if self._threads is not None:
-            torch.set_num_threads(self._threads)  # OpenMP keeps this per thread, and threads come and go
+            torch.set_num_threads(self._threads)
+        if ":" in str(self._device):
+            torch.cuda.set_device(self._device)
 
 
 # --- making it ------------------------------------------------------------------------------------------------
@@ -307,6 +310,9 @@ def _check_version() -> None:
 def _device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cpu":
+        # Without it, transformers takes the host to have no memory for a cache.
+        importlib.import_module("psutil")
     return torch.device(name)
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from msgspec import Struct
 
 from fleet.actor import FleetError
-from fleet.messages import Message
+from fleet.messages import Message, Streamed, TokensGenerated
 from fleet.runtime.channel import Channel
 from fleet.runtime.peers import NodeCounters, Peer
 from fleet.runtime.wire import NODE, SENDABLE, Batch, Codec, Envelope, Hello, TooLargeError
@@ -91,7 +91,7 @@ class Outbox:
         if peer.lost:
             self._report(to, sender, message, "unreachable")
             return
-        if peer.sealed and peer.is_full(self._options.messages, self._options.bytes):
+        if peer.sealed and self._is_full(peer, message):
             self._report(to, sender, message, "overloaded")
             return
         batch = peer.open
@@ -106,6 +106,11 @@ class Outbox:
         if not peer.dirty:
             peer.dirty = True
             self.dirty.append(peer)
+
+    def _is_full(self, peer: Peer, message: Message) -> bool:
+        """Streamed tokens get half of the line: the answer that makes up for lost ones must find room."""
+        share = 2 if isinstance(message, Streamed | TokensGenerated) else 1
+        return peer.is_full(self._options.messages // share, self._options.bytes // share)
 
     def control(self, peer: Peer, message: Message) -> None:
         """Put a message from node to node in line, alone in its batch."""

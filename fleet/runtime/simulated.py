@@ -156,6 +156,8 @@ class SimulatedRuntime:
         self.after_each: Callable[[], None] | None = None
         """Called after every entry of the heap and all it led to (the invariant checker)."""
         self._groups: dict[str, list[str]] = {}
+        self._members: dict[str, list[SimulatedContext]] = {}
+        """Of each group, those that are there; made anew when that changes."""
         self._cancelled = 0
         """Entries of the heap that were taken back, at most."""
         self._partitioned: set[str] = set()
@@ -172,6 +174,7 @@ class SimulatedRuntime:
             raise FleetError(f"two actors under one address: {address}")
         context = SimulatedContext(self, address, actor)
         self.contexts[address] = context
+        self._members.clear()
         if self._direct:
             self.near[address] = context
         actor.start(context)
@@ -182,6 +185,7 @@ class SimulatedRuntime:
         """Take an actor out; what is under way to it is lost, and counted."""
         context = self.contexts.pop(address, None)
         if context is not None:
+            self._members.clear()
             self.near.pop(address, None)
             context.inbox = Inbox({}, self._drop)
             if address in self._partitioned or address in self._drops:  # its link is gone with it
@@ -192,6 +196,7 @@ class SimulatedRuntime:
     def subscribe(self, group: str, address: str) -> None:
         """Deliver messages to the address `group` to `address` as well, in the order of subscription."""
         self._groups.setdefault(group, []).append(address)
+        self._members.clear()
 
     def stop_actor(self, address: str) -> Callable[[], None]:
         """SIGSTOP: what comes for it waits. The answer continues it (SIGCONT)."""
@@ -234,7 +239,10 @@ class SimulatedRuntime:
         """The slow path of a send: groups, unknown addresses, and anything the network may delay or lose."""
         group = self._groups.get(to)
         if group is not None:
-            members = [self.contexts[address] for address in group if address in self.contexts]
+            members = self._members.get(to)
+            if members is None:
+                members = [self.contexts[address] for address in group if address in self.contexts]
+                self._members[to] = members
             if self._direct:
                 self.ready.extend((member, message) for member in members)
                 return

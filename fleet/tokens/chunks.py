@@ -83,7 +83,9 @@ class Holding:
 
 def fits(hashed_tokens: int | None, block_tokens: int) -> bool:
     """Can hashes of so many tokens name blocks of `block_tokens`?"""
-    return bool(hashed_tokens) and (hashed_tokens % block_tokens == 0 or block_tokens % hashed_tokens == 0)
+    if not hashed_tokens:
+        return False
+    return hashed_tokens % block_tokens == 0 or block_tokens % hashed_tokens == 0
 
 
 def chunks_of(request: Request, prompt_tokens: int, block_tokens: int) -> tuple[tuple[int, ...], int]:

@@ -8,7 +8,7 @@ cannot be. It is one implementation for both runtimes, and it knows neither time
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container
 from typing import NoReturn
 
 from fleet.actor import FleetError
@@ -163,38 +163,22 @@ class StepScheduler:
         """
         cache = self.cache
         prefills: list[tuple[SequenceState, int]] = []
-        admitted: list[SequenceState] = []
+        seen: Container[int] = ()
         if step.prefill:
-            seen: set[int] = set()
-            for id, tokens in step.prefill:
-                sequence = self._named(id, now_s)
-                if id in seen or id in step.preempt:
-                    self._blame(f"named sequence {id} twice", now_s)
-                seen.add(id)
-                if not sequence.running:
-                    if cache.blocks_for(sequence, tokens) > cache.free_blocks:
-                        self._blame(f"admits sequence {id} with {tokens} tokens, for which there is no room", now_s)
-                    if sequence.swapped:
-                        moved += -(-sequence.computed_tokens // cache.block_tokens)
-                    cache.admit(sequence, now_s)
-                    sequence.running = True
-                    admitted.append(sequence)
-                if not 1 <= tokens <= sequence.remaining_tokens:
-                    self._blame(
-                        f"computes {tokens} tokens of sequence {id}, of which {sequence.remaining_tokens} remain",
-                        now_s,
-                    )
-                prefills.append((sequence, tokens))
+            prefills, admitted, swapped_in = self._admit(step, now_s)
+            moved += swapped_in
             if admitted:
                 self.waiting = [sequence for sequence in self.waiting if not sequence.running]
                 self.running += admitted
-            decodes = self._decodes(step, seen, now_s)
-        else:
-            decodes = self._decodes(step, (), now_s)
+            seen = {sequence.id for sequence, _ in prefills}
+        decodes = self._decodes(step, seen, now_s)
         if not prefills and not decodes:
             return None
+        size = cache.block_tokens
         for sequence in decodes:
-            self._extend(sequence, 1, now_s)
+            computed = sequence.computed_tokens
+            if computed % size == 0 or computed < sequence.prompt_tokens:  # else its last block has room
+                self._extend(sequence, 1, now_s)
         for sequence, tokens in prefills:
             self._extend(sequence, tokens, now_s)
         most = 1
@@ -203,25 +187,52 @@ class StepScheduler:
         self._steps += 1
         return StepWork(self._steps, prefills, decodes, most=most, moved_blocks=moved)
 
-    def _decodes(self, step: Step, prefilling: Iterable[int], now_s: float) -> list[SequenceState]:
-        if step.decode is None:
-            if prefilling:
-                return [
-                    item for item in self.running if item.remaining_tokens == 1 and item.id not in prefilling
-                ]
-            return [item for item in self.running if item.total_tokens - item.computed_tokens == 1]
-        decodes: list[SequenceState] = []
-        seen = set(prefilling)
-        for id in step.decode:
-            sequence = self._named(id, now_s)
+    def _admit(
+        self, step: Step, now_s: float
+    ) -> tuple[list[tuple[SequenceState, int]], list[SequenceState], int]:
+        """What the step prefills, those of it that waited until now, and the blocks that come from host memory."""
+        cache = self.cache
+        prefills: list[tuple[SequenceState, int]] = []
+        admitted: list[SequenceState] = []
+        moved = 0
+        seen = set(step.preempt)
+        for id, planned in step.prefill:
+            sequence, tokens = self._named(id, now_s), planned
             if id in seen:
                 self._blame(f"named sequence {id} twice", now_s)
             seen.add(id)
+            if not sequence.running:
+                if cache.blocks_for(sequence, tokens) > cache.free_blocks:
+                    self._blame(f"admits sequence {id} with {tokens} tokens: there is no room", now_s)
+                if sequence.swapped:
+                    moved += -(-sequence.computed_tokens // cache.block_tokens)
+                cache.admit(sequence, now_s)
+                sequence.running = True
+                admitted.append(sequence)
+                if (
+                    moved
+                ):  # one that came back from host memory may have brought a block that this one now finds
+                    tokens = min(tokens, sequence.remaining_tokens)
+            if not 1 <= tokens <= sequence.remaining_tokens:
+                remaining = sequence.remaining_tokens
+                self._blame(f"computes {tokens} tokens of sequence {id}, of which {remaining} remain", now_s)
+            prefills.append((sequence, tokens))
+        return prefills, admitted, moved
+
+    def _decodes(self, step: Step, prefilling: Container[int], now_s: float) -> list[SequenceState]:
+        if step.decode is None:
+            decodes = [item for item in self.running if item.total_tokens - item.computed_tokens == 1]
+            return [item for item in decodes if item.id not in prefilling] if step.prefill else decodes
+        decodes = []
+        seen: set[int] = set()
+        for id in step.decode:
+            sequence = self._named(id, now_s)
+            if id in seen or id in prefilling:
+                self._blame(f"named sequence {id} twice", now_s)
+            seen.add(id)
             if not sequence.decodes:
-                self._blame(
-                    f"decodes sequence {id}, which {'has ' + str(sequence.remaining_tokens) + ' tokens remaining' if sequence.running else 'waits'}",  # noqa: E501
-                    now_s,
-                )
+                why = f"has {sequence.remaining_tokens} tokens remaining" if sequence.running else "waits"
+                self._blame(f"decodes sequence {id}, which {why}", now_s)
             decodes.append(sequence)
         return decodes
 

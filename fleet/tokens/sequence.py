@@ -18,7 +18,10 @@ class SequenceState:
         "started_s", "swapped", "total_tokens", "work",
     )  # fmt: skip
 
-    def __init__(self, id: int, work: Work, batch: int, now_s: float) -> None:
+    def __init__(
+        self, id: int, work: Work, batch: int, now_s: float, *, prompt_tokens: int | None = None
+    ) -> None:
+        """`prompt_tokens` is what the engine counts; None: what the request says, at least 1."""
         request = work.request
         self.id = id
         self.work = work
@@ -26,8 +29,7 @@ class SequenceState:
         """The `RunBatch` it came in."""
         self.request: Request = request
         self.queued_s = now_s
-        self.prompt_tokens: int = max(1, request.prompt_tokens or 1)
-        """At least 1: there is always something to start from."""
+        self.prompt_tokens: int = prompt_tokens or max(1, request.prompt_tokens or 1)
         self.generated_tokens = len(work.resume)
         self.total_tokens = self.prompt_tokens + self.generated_tokens
         self.computed_tokens = 0

@@ -141,6 +141,7 @@ class StepDraft:
         *,
         watermark: bool = False,
         whole: bool = False,
+        after_owed: bool = True,
     ) -> int:
         """Plan the first tokens of one that waits, as many as are left, or `at_most`. Tokens planned, 0: no room.
 
@@ -148,7 +149,8 @@ class StepDraft:
             sequence: One that waits and was not preempted in this step.
             at_most: Not more tokens than this.
             watermark: Leave the cache's watermark free, unless nothing runs.
-            whole: There must be room for all of it now, beside what is owed to others.
+            whole: There must be room for all of it now.
+            after_owed: With `whole`: beside what is owed to others, who begun before it.
         """
         most = min(at_most, self.tokens_left)
         start = self._start(sequence)
@@ -159,7 +161,8 @@ class StepDraft:
         need = self._cost(sequence, start, tokens)
         demand = need
         if whole:
-            demand = self.owed_blocks + (self._cost(sequence, start, left) if tokens < left else need)
+            demand = self._cost(sequence, start, left) if tokens < left else need
+            demand += self.owed_blocks if after_owed else 0
         leaving = self.kv.watermark_blocks if watermark and self.places else 0
         if demand + leaving > self._free or demand + leaving > self.free_blocks:
             if not whole:
@@ -167,7 +170,7 @@ class StepDraft:
             return 0
         self._prefill[sequence.id] = tokens, need
         self._found_blocks += -(-(start + tokens) // self.kv.block_tokens) - need
-        if whole:
+        if whole and after_owed:
             self.owed_blocks = demand - need
         self.places += 1
         self._take(tokens, need)

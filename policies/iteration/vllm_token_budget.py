@@ -18,7 +18,8 @@ class VllmTokenBudget(IterationPolicy):
 
     Each gets all that it has remaining, or what is left of the budget: a decode one token, a prompt a chunk. When a
     running one finds no block, the one admitted last loses its place (it may be itself), and nothing is admitted in
-    that step. Admission leaves no watermark free.
+    that step. Admission leaves no watermark free. A prompt is admitted when all of it would fit now, though it is
+    computed chunk by chunk; that it may not fit any more by then is what preemption is for.
 
     Source: vLLM v1, `vllm/v1/core/sched/scheduler.py` (`Scheduler.schedule`), policy `fcfs`.
     """
@@ -27,6 +28,8 @@ class VllmTokenBudget(IterationPolicy):
     """Sequences that run at once, at most (`max_num_seqs`)."""
     max_step_tokens: Annotated[int, Meta(ge=1)] = 2048
     """Tokens of one step, at most (`max_num_batched_tokens`)."""
+    reserve_full_prompt: bool = True
+    """False: admit a prompt when its first chunk fits (`scheduler_reserve_full_isl`, True in vLLM 0.19)."""
 
     def plan(
         self, waiting: Sequence[SequenceView], running: Sequence[SequenceView], kv: KvView, now_s: float
@@ -35,6 +38,8 @@ class VllmTokenBudget(IterationPolicy):
         run_in_order(draft, running)
         if not draft.preempted:
             for sequence in waiting:
-                if draft.places >= self.max_sequences or not draft.admit(sequence):
+                if draft.places >= self.max_sequences or not draft.admit(
+                    sequence, whole=self.reserve_full_prompt, after_owed=False
+                ):
                     break
         return draft.step()

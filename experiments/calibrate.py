@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from experiments.metrics import Metric, metrics_of
 from experiments.progress import progress_bar
@@ -57,7 +57,8 @@ class CalibrationRow(Struct, frozen=True, kw_only=True):
     error: float | None
     """(simulated − live) / live."""
     noise: float | None
-    """The largest relative gap between two live runs of one seed: what no simulator can be better than."""
+    """The largest relative gap between two live runs of one seed: what no simulator can be better than. Of a candidate
+    that was run once, that of those run more often."""
     spread: float | None
     """The largest relative gap between simulations of different seeds: how much chance decides in this scenario."""
     tolerance: float | None
@@ -80,6 +81,8 @@ class Fidelity(Struct, frozen=True, kw_only=True):
     same_order: int
     """Pairs of candidates in the same order."""
     pairs: int
+    close: int = 0
+    """Pairs whose live runs differ by less than the noise of such runs: their order is chance."""
 
 
 class CalibrationReport:
@@ -90,14 +93,18 @@ class CalibrationReport:
         simulated: Mapping[str, Sequence[Run]],
         live: Mapping[str, Sequence[Run]],
         metrics: Sequence[Metric | str] = METRICS,
+        tolerances: Mapping[str, float] = TOLERANCES,
     ) -> None:
         self.simulated = {name: list(runs) for name, runs in simulated.items()}
         self.live = {name: list(runs) for name, runs in live.items()}
         chosen = metrics_of(metrics)
-        rows = [
-            _row(item, name, self.simulated[name], self.live[name]) for item in chosen for name in self.live
-        ]
-        self.rows: list[CalibrationRow] = [row for row in rows if row is not None]
+        self.rows: list[CalibrationRow] = []
+        for item in chosen:
+            rows = [
+                _row(item, name, self.simulated[name], self.live[name], tolerances.get(item.name))
+                for name in self.live
+            ]
+            self.rows += _with_noise([row for row in rows if row is not None])
         distinct = {id(run) for runs in self.live.values() for run in runs}
         ordered = len(self.live) > 1 and len(distinct) > 1
         self.fidelity: list[Fidelity] = [_fidelity(item, self.rows) for item in chosen] if ordered else []
@@ -128,8 +135,9 @@ class CalibrationReport:
         notes = []
         for item in self.fidelity:
             tau = "" if item.tau is None else f" (Kendall tau {item.tau:+.2f})"
+            close = f"; {item.close} of them differ by less than live noise" if item.close else ""
             notes.append(
-                f"{item.label}: {item.same_order} of {item.pairs} pairs of candidates in the same order{tau}"
+                f"{item.label}: {item.same_order} of {item.pairs} pairs of candidates in the same order{tau}{close}"
             )
         if all(row.noise is None for row in self.rows):
             notes.append(
@@ -181,14 +189,18 @@ def calibrate(
     *,
     speed: float = 1.0,
     seeds: Iterable[int] = (0,),
-    repeats: int = 1,
+    repeats: int | Mapping[str, int] = 1,
     faults: FaultTrace | None = None,
     simulated: Callable[[FleetSpec], FleetSpec] = lambda spec: spec,
     metrics: Sequence[Metric | str] = METRICS,
+    tolerances: Mapping[str, float] = TOLERANCES,
     progress: bool = True,
     play: Player | None = None,
 ) -> CalibrationReport:
     """Replay every candidate live, `repeats` times for each seed, and simulate it with the same seeds.
+
+    Where live runs are long, `repeats` may name the candidates that are run more than once: theirs is the noise that
+    all are held against. `tolerances` are relative errors that are aimed at, by metric.
 
     `speed` makes arrivals come that much faster, in both. `simulated` answers the spec to simulate in place of a
     live one: an engine that does real work needs one that emulates it. `play` replays (`fleet.replay` unless
@@ -202,21 +214,23 @@ def calibrate(
     in_virtual_time = trace if speed == 1.0 else trace.scale_rate(speed)
     live: dict[str, list[Run]] = {name: [] for name in candidates}
     virtual: dict[str, list[Run]] = {name: [] for name in candidates}
-    with progress_bar("live runs", len(candidates) * len(chosen) * repeats, shown=progress) as advance:
+    times = {name: repeats if isinstance(repeats, int) else repeats.get(name, 1) for name in candidates}
+    with progress_bar("live runs", sum(times.values()) * len(chosen), shown=progress) as advance:
         for seed in chosen:
             for name, spec in candidates.items():
                 virtual[name].append(simulate(in_virtual_time, simulated(spec), seed=seed, faults=faults))
-            for _ in range(repeats):
-                for (
-                    name,
-                    spec,
-                ) in candidates.items():  # in turn, so that a drift of the machine meets all alike
-                    live[name].append(play(trace, spec, speed=speed, seed=seed, faults=faults))
-                    advance()
-    return CalibrationReport(virtual, live, metrics)
+            for turn in range(max(times.values(), default=0)):
+                # In turn, so that a drift of the machine meets all alike.
+                for name, spec in candidates.items():
+                    if turn < times[name]:
+                        live[name].append(play(trace, spec, speed=speed, seed=seed, faults=faults))
+                        advance()
+    return CalibrationReport(virtual, live, metrics, tolerances)
 
 
-def _row(item: Metric, name: str, simulated: Sequence[Run], live: Sequence[Run]) -> CalibrationRow | None:
+def _row(
+    item: Metric, name: str, simulated: Sequence[Run], live: Sequence[Run], tolerance: float | None
+) -> CalibrationRow | None:
     virtual = _values(item, simulated)
     measured = _values(item, live)
     if not virtual or not measured:
@@ -232,8 +246,14 @@ def _row(item: Metric, name: str, simulated: Sequence[Run], live: Sequence[Run])
         error=(mean - live_mean) / live_mean if live_mean else None,
         noise=_noise(item, live),
         spread=_gap(virtual),
-        tolerance=TOLERANCES.get(item.name),
+        tolerance=tolerance,
     )
+
+
+def _with_noise(rows: Sequence[CalibrationRow]) -> list[CalibrationRow]:
+    """Rows of one metric, those of candidates that were run once with the noise of the others."""
+    floor = max([row.noise for row in rows if row.noise is not None], default=None)
+    return [structs.replace(row, noise=floor) if row.noise is None else row for row in rows]
 
 
 def _values(item: Metric, runs: Sequence[Run]) -> list[float]:
@@ -268,15 +288,24 @@ def _fidelity(item: Metric, rows: Sequence[CalibrationRow]) -> Fidelity:
         tau=None if math.isnan(tau) else tau,
         same_order=same,
         pairs=len(pairs),
+        close=sum(1 for one, other in pairs if _close(one, other)),
     )
+
+
+def _close(one: CalibrationRow, other: CalibrationRow) -> bool:
+    gap = _gap([one.live, other.live])
+    return gap is not None and gap < max(one.noise or 0.0, other.noise or 0.0)
 
 
 def title(report: CalibrationReport) -> str:
     """What was compared, in a line."""
     first = next(iter(report.live.values()))[0].manifest
     source, requests = first.trace["header"]["source"], first.trace["requests"]
-    runs = len(next(iter(report.live.values())))
-    return f"Simulated against live: {source} ({requests:,} requests), {runs} live run{'s' if runs != 1 else ''} each"
+    counts = sorted({len(runs) for runs in report.live.values()})
+    runs = f"{counts[0]} live run{'s' if counts[-1] != 1 else ''}"
+    if len(counts) > 1:
+        runs = f"{counts[0]} to {counts[-1]} live runs"
+    return f"Simulated against live: {source} ({requests:,} requests), {runs} each"
 
 
 def cells(row: CalibrationRow) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import msgspec
 from msgspec import Struct
@@ -21,6 +21,7 @@ from msgspec import Struct
 from fleet import FleetSpec, Run, simulate
 from fleet.engines import EmulatedLlmEngine, KvSpec, ProfiledSteps
 from fleet.engines.kernel_tables import read_kernel_tables
+from fleet.engines.profiled_steps import Skew
 from fleet.engines.specs import known_device, known_model
 from fleet.telemetry.run import Distribution, distribution
 from policies import Lru, VllmTokenBudget
@@ -90,10 +91,10 @@ def default_settings(profile: Path, *, max_sequences: int = 128, max_step_tokens
     return Settings(kv=kv, max_sequences=max_sequences, max_step_tokens=max_step_tokens)
 
 
-def fleet(profile: Path, settings: Settings) -> FleetSpec:
+def fleet(profile: Path, settings: Settings, *, skew: Skew = "as-profiled") -> FleetSpec:
     """One replica that serves as vLLM does."""
     return FleetSpec(
-        engine=EmulatedLlmEngine(latency=ProfiledSteps(profile=str(profile)), kv=settings.kv),
+        engine=EmulatedLlmEngine(latency=ProfiledSteps(profile=str(profile), skew=skew), kv=settings.kv),
         iteration=VllmTokenBudget(
             max_sequences=settings.max_sequences, max_step_tokens=settings.max_step_tokens
         ),
@@ -133,12 +134,17 @@ def table_of(run: Run, measurement: dict[str, Distribution] | None = None) -> Ta
 
 
 def study(
-    workload: Trace, profile: Path, *, run: Path | None = None, settings: Settings | None = None
+    workload: Trace,
+    profile: Path,
+    *,
+    run: Path | None = None,
+    settings: Settings | None = None,
+    skew: Skew = "as-profiled",
 ) -> Run:
     """Simulate `workload` with the settings given, else the measured run's, else the defaults."""
     if settings is None:
         settings = default_settings(profile) if run is None else settings_of(run)
-    return simulate(workload, fleet(profile, settings))
+    return simulate(workload, fleet(profile, settings, skew=skew))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -152,6 +158,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--max-num-seqs", type=int, default=128, help="without --run (default: 128)")
     parser.add_argument("--max-num-batched-tokens", type=int, default=2048, help="likewise (default: 2048)")
     parser.add_argument("--blocks", type=int, help="likewise (default: what fits into the device's memory)")
+    parser.add_argument(
+        "--skew",
+        choices=get_args(Skew),
+        default="as-profiled",
+        help="correct attention for uneven contexts (default: if the profile says so)",
+    )
     given = parser.parse_args(arguments)
     try:
         if given.run is not None:
@@ -166,7 +178,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 given.profile, max_sequences=given.max_num_seqs, max_step_tokens=given.max_num_batched_tokens
             )
         measurement = None if given.run is None else measured(given.run)
-        run = study(load_trace(given.workload), given.profile, settings=settings)
+        run = study(load_trace(given.workload), given.profile, settings=settings, skew=given.skew)
     except ValueError as error:
         parser.error(str(error))
     out = console()

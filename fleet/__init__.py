@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         TorchEngine,
     )
     from fleet.network import NetworkModel
+    from fleet.runs.client import FleetClient
     from fleet.runs.replay import replay
     from fleet.runs.serve import drive, join, serve
     from fleet.runs.simulate import simulate
@@ -51,6 +52,7 @@ _HOMES = {
         "TorchEngine",
     ),
     "fleet.network": ("NetworkModel",),
+    "fleet.runs.client": ("FleetClient",),
     "fleet.runs.replay": ("replay",),
     "fleet.runs.serve": ("drive", "join", "serve"),
     "fleet.runs.simulate": ("simulate",),
@@ -65,6 +67,7 @@ __all__ = [
     "EmulatedEngine",
     "EmulatedLlmEngine",
     "Engine",
+    "FleetClient",
     "FleetError",
     "FleetSpec",
     "KvSpec",

@@ -1,4 +1,4 @@
-"""The plots of the studies: lines over the setting, one for each candidate, a band from the least to the most of the seeds."""
+"""The plots of the studies: a line for each candidate over the setting, in a band from the least to the most of the seeds."""
 
 from __future__ import annotations
 
@@ -65,7 +65,9 @@ def _draw(axes: Axes, result: StudyResult, panel: Panel) -> None:
         high = [max(values, default=one.mean) * scale for values, one in zip(known, figures, strict=True)]
         style = line_style(index)
         axes.fill_between(at, low, high, color=style["color"], alpha=0.12, linewidth=0.0)
-        axes.plot(at, [one.mean * scale for one in figures], **style, marker="o", markersize=3.5, label=candidate)
+        axes.plot(
+            at, [one.mean * scale for one in figures], **style, marker="o", markersize=3.5, label=candidate
+        )
     if panel.log:
         log_ticks(axes, "y")
     else:

@@ -24,7 +24,9 @@ from policies import Sarathi, VllmPrefillFirst
 from traces import Trace
 
 WHOLE = "whole prompts"
-METRICS = metrics_of(("ttft_s.p50", "ttft_s.p99", "itl_max_s.p50", "itl_max_s.p99", "tpot_s.p50", "e2e_s.p50"))
+METRICS = metrics_of(
+    ("ttft_s.p50", "ttft_s.p99", "itl_max_s.p50", "itl_max_s.p99", "tpot_s.p50", "e2e_s.p50")
+)
 
 
 class Plan(Struct, frozen=True, kw_only=True):
@@ -117,9 +119,9 @@ STUDY = Study(
     title="Chunked prefill: time to first token against the longest gap, by the budget of a step",
     plans={
         "small": Plan(budgets_tokens=(128, 256, 512, 1024, 2048, 4096, 8192), rates_per_s=(0.5, 0.8),
-                      requests=200, seeds=3),
+                      requests=120, seeds=6),
         "full": Plan(budgets_tokens=(128, 256, 512, 1024, 2048, 4096, 8192), rates_per_s=(0.3, 0.6, 0.9),
-                     requests=1000, seeds=8),
+                     requests=600, seeds=10),
     },
     run=run,
     draw=draw,

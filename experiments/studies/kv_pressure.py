@@ -27,11 +27,25 @@ from traces import Slo, Trace
 
 HOST_BLOCKS = 100_000
 """Host memory for what is swapped: 210 GB, more than is ever used."""
+OUTPUT_TOKENS = 400
+"""Mean of an answer: long enough that sequences outgrow what they were admitted with."""
 SLO = Slo(ttft_s=2.0, tpot_s=0.1)
 METRICS = metrics_of(
     ("preemptions", "cached_fraction", "goodput_per_s", "ttft_s.p50", "ttft_s.p99", "itl_max_s.p99")
 )
-EVICTION: Mapping[str, EvictionPolicy] = {"lru": Lru(), "lfu": Lfu(), "gdsf": Gdsf(), "oldest first": OldestFirst()}
+EVICTION: Mapping[str, EvictionPolicy] = {
+    "lru": Lru(),
+    "lfu": Lfu(),
+    "gdsf": Gdsf(),
+    "oldest first": OldestFirst(),
+}
+CANDIDATES = (
+    *(f"recompute, {name}" for name in EVICTION),
+    "swap, lru",
+    "recompute, no sharing",
+    "swap, no sharing",
+)
+"""What becomes of a sequence that loses its place, and what is evicted; `no sharing`: no prompt finds anything."""
 
 
 class Plan(Struct, frozen=True, kw_only=True):
@@ -43,25 +57,29 @@ class Plan(Struct, frozen=True, kw_only=True):
     seeds: int
 
 
+def spec_of(name: str, blocks: int) -> FleetSpec:
+    """The fleet of a candidate, with a cache of so many blocks."""
+    way, eviction = name.split(", ")
+    return FleetSpec(
+        engine=engine(blocks=blocks, host_blocks=HOST_BLOCKS, prefix_caching=eviction in EVICTION),
+        iteration=VllmPrefillFirst(swap=way == "swap"),
+        eviction=EVICTION.get(eviction, EVICTION["lru"]),
+        slo=SLO,
+    )
+
+
 def run(plan: Plan, options: Options) -> StudyResult:
     """One comparison at each cache size."""
 
     def traffic(seed: int) -> Trace:
         if options.trace is None:
-            return at_rate(conversations(plan.requests, seed), plan.rate_per_s)
+            return at_rate(conversations(plan.requests, seed, output_tokens=OUTPUT_TOKENS), plan.rate_per_s)
         return at_rate(recorded(options.trace, plan.requests, seed), plan.rate_per_s)
 
     drawn = {seed: traffic(seed) for seed in range(plan.seeds)}
     reports: dict[float, Report] = {}
     for blocks in plan.blocks:
-        base = FleetSpec(engine=engine(blocks=blocks, host_blocks=HOST_BLOCKS), slo=SLO)
-        candidates = {
-            f"{way}, {name}": base.replace(iteration=VllmPrefillFirst(swap=way == "swap"), eviction=policy)
-            for way, name, policy in (
-                *(("recompute", name, policy) for name, policy in EVICTION.items()),
-                ("swap", "lru", Lru()),
-            )
-        }
+        candidates = {name: spec_of(name, blocks) for name in CANDIDATES}
         reports[float(blocks)] = compare(
             drawn.__getitem__, candidates, seeds=range(plan.seeds), metrics=METRICS,
             workers=options.workers, progress=options.progress,
@@ -88,9 +106,8 @@ STUDY = Study(
     name="kv_pressure",
     title="Cache pressure: preemption and eviction by cache size",
     plans={
-        "small": Plan(blocks=(2000, 4000, 8000, 16000), rate_per_s=4.0, requests=400, seeds=3),
-        "full": Plan(blocks=(1500, 2000, 3000, 4000, 6000, 8000, 12000, 16000, 24000), rate_per_s=4.0,
-                     requests=1500, seeds=8),
+        "small": Plan(blocks=(3000, 5000, 8000, 16000), rate_per_s=3.5, requests=250, seeds=5),
+        "full": Plan(blocks=(3000, 4000, 5000, 6000, 8000, 12000, 20000), rate_per_s=3.5, requests=800, seeds=8),
     },
     run=run,
     draw=draw,

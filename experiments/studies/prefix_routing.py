@@ -34,7 +34,9 @@ POLICIES: Mapping[str, RoutingPolicy] = {
     "prefix affinity": PrefixAffinity(),
     "kv cost": KvCost(),
 }
-METRICS = metrics_of(("cached_fraction", "ttft_s.mean", "ttft_s.p50", "ttft_s.p99", "tpot_s.p50", "preemptions"))
+METRICS = metrics_of(
+    ("cached_fraction", "ttft_s.mean", "ttft_s.p50", "ttft_s.p99", "tpot_s.p50", "preemptions")
+)
 MOONCAKE = Path("../shared/traces/mooncake/conversation_trace.jsonl")
 
 
@@ -59,7 +61,11 @@ def run(plan: Plan, options: Options) -> StudyResult:
         if options.trace is None and source == "chat-small":
             # Its prompts are a tenth as long: as many replicas take ten times the requests.
             return at_rate(trace, CHAT_SMALL_PER_S * plan.replicas)
-        return trace if plan.rate_per_replica_s is None else at_rate(trace, plan.rate_per_replica_s * plan.replicas)
+        return (
+            trace
+            if plan.rate_per_replica_s is None
+            else at_rate(trace, plan.rate_per_replica_s * plan.replicas)
+        )
 
     drawn = {seed: traffic(seed) for seed in range(plan.seeds)}
     reports: dict[float, Report] = {}
@@ -97,8 +103,10 @@ STUDY = Study(
     name="prefix_routing",
     title="Prefix routing: hit rate and time to first token by cache size and routing policy",
     plans={
-        "small": Plan(caches=(0.5, 1.0, 4.0), replicas=8, rate_per_replica_s=0.3, requests=600, seeds=3),
-        "full": Plan(caches=(0.5, 1.0, 2.0, 4.0, 16.0), replicas=8, rate_per_replica_s=0.3, requests=2400, seeds=5),
+        "small": Plan(caches=(0.5, 1.0, 4.0), replicas=8, rate_per_replica_s=0.3, requests=800, seeds=4),
+        "full": Plan(
+            caches=(0.5, 1.0, 2.0, 4.0, 16.0), replicas=8, rate_per_replica_s=0.3, requests=2400, seeds=5
+        ),
     },
     run=run,
     draw=draw,

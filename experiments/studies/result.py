@@ -102,7 +102,9 @@ class StudyResult(Struct, frozen=True, kw_only=True):
 
         judged = f"▲ better, ▼ worse than {self.baseline}, ≈ no difference shown"
         caption = f"{self.workload}; {len(self.seeds)} seeds; {judged} (paired, 95 %, corrected by Holm)"
-        table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, caption=caption, caption_justify="left")
+        table = Table(
+            title=title, title_justify="left", box=SIMPLE_HEAD, caption=caption, caption_justify="left"
+        )
         table.add_column(self.setting, justify="right")
         table.add_column("", no_wrap=True)
         for measure in self.measures:

@@ -63,7 +63,9 @@ def publish_all(
 ) -> None:
     """The command that runs `studies` one after another."""
     parser = argparse.ArgumentParser(prog=prog, description=about)
-    parser.add_argument("--size", choices=SIZES, default="small", help="how much is run; default: %(default)s")
+    parser.add_argument(
+        "--size", choices=SIZES, default="small", help="how much is run; default: %(default)s"
+    )
     parser.add_argument("--out", type=Path, help="folder for numbers and plots; default: print only")
     parser.add_argument("--trace", help="a trace file (or a bundled trace) to take the traffic from")
     parser.add_argument(

@@ -30,11 +30,14 @@ DOCUMENT_OUTPUT = Lengths.lognormal(230, 0.5)
 """About the summaries of papers in Agrawal et al., Sarathi-Serve, OSDI 2024, table 2: median 7,059 and 208 tokens."""
 
 
-def engine(*, blocks: int | None = None, host_blocks: int = 0) -> EmulatedLlmEngine:
+def engine(
+    *, blocks: int | None = None, host_blocks: int = 0, prefix_caching: bool = True
+) -> EmulatedLlmEngine:
     """One replica's engine, with as much cache as fits on the device unless `blocks` says otherwise."""
     kv = KvSpec(
-        blocks=blocks, block_tokens=BLOCK_TOKENS, host_blocks=host_blocks, model=MODEL, device=DEVICE
-    )
+        blocks=blocks, block_tokens=BLOCK_TOKENS, host_blocks=host_blocks, model=MODEL, device=DEVICE,
+        prefix_caching=prefix_caching,
+    )  # fmt: skip
     return EmulatedLlmEngine(latency=STEPS, kv=kv)
 
 

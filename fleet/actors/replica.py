@@ -251,7 +251,7 @@ class Replica(Actor):
             self.timed(message)
         elif self.state not in ("stopped", "failed"):
             self._report(None)
-            self.ctx.after(self._settings.report_interval_s, Tick("report"))
+            self.ctx.after(self._settings.report_interval_s, message)
 
     def _report(self, detail: str | None) -> None:
         now = self.ctx.now

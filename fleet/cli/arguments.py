@@ -270,30 +270,7 @@ def _add_across_hosts(commands: Any) -> None:
 
 
 def _add_tools(commands: Any) -> None:
-    profile = _command(
-        commands, "profile", "profiling:profile", "measure how long an engine takes, by batch size"
-    )
-    profile.add_argument(
-        "engine", metavar="SPEC|ENGINE", help="a fleet's file, or an engine's name with --set engine.…=…"
-    )
-    _set(profile)
-    profile.add_argument(
-        "--batch-sizes",
-        type=several(count),
-        default=[1, 2, 4, 8, 16, 32, 64],
-        metavar="N,…",
-        help="default 1 to 64",
-    )
-    profile.add_argument(
-        "--tokens", type=several(whole), default=[0], metavar="N,…", help="prompt lengths (0: without tokens)"
-    )
-    profile.add_argument(
-        "--repeats", type=count, default=10, metavar="N", help="measured runs of each point (default 10)"
-    )
-    profile.add_argument("--warmup", type=whole, default=2, metavar="N", help="runs before them (default 2)")
-    profile.add_argument(
-        "--out", type=Path, metavar="FILE", help="write the table that a profiled latency model reads"
-    )
+    _add_profile(commands)
 
     policies = _command(
         commands, "policies", "catalogue:policies", "list the policies: slot, parameters, source"
@@ -333,6 +310,46 @@ def _add_tools(commands: Any) -> None:
     )  # fmt: skip
     _on_bad(convert)
     _add_synthesize(verbs)
+
+
+def _add_profile(commands: Any) -> None:
+    profile = _command(
+        commands, "profile", "profiling:profile",
+        "measure how long an engine takes: its batches, or its steps where it serves token by token",
+    )  # fmt: skip
+    profile.add_argument(
+        "engine", metavar="SPEC|ENGINE", help="a fleet's file, or an engine's name with --set engine.…=…"
+    )
+    _set(profile)
+    batches = profile.add_argument_group("of engines that run batches")
+    batches.add_argument("--batch-sizes", type=several(count), metavar="N,…", help="default 1 to 64")
+    batches.add_argument(
+        "--tokens", type=several(whole), metavar="N,…", help="prompt lengths (default 0: without tokens)"
+    )
+    steps = profile.add_argument_group("of engines that serve token by token")
+    steps.add_argument(
+        "--chunks", type=several(count), metavar="N,…", help="prompt tokens in a step (default 1 to 256)"
+    )
+    steps.add_argument(
+        "--mixed-chunks",
+        type=several(count),
+        metavar="N,…",
+        help="those beside decodes (default 8, 64 and 256)",
+    )
+    steps.add_argument(
+        "--contexts", type=several(whole), metavar="N,…",
+        help="tokens computed before, of each sequence (default 0, 128 and 512)",
+    )  # fmt: skip
+    steps.add_argument(
+        "--decodes", type=several(count), metavar="N,…", help="sequences that decode (default 1 to 16)"
+    )
+    profile.add_argument(
+        "--repeats", type=count, metavar="N", help="measured runs of each point (default 10; of steps 5)"
+    )
+    profile.add_argument("--warmup", type=whole, metavar="N", help="runs before them (default 2; of steps 1)")
+    profile.add_argument(
+        "--out", type=Path, metavar="FILE", help="write the table that a profiled latency reads"
+    )
 
 
 def _on_bad(parser: Parser) -> None:

@@ -10,37 +10,33 @@ from fleet.cli import inputs, output
 from fleet.cli.values import UsageError
 
 if TYPE_CHECKING:
-    from fleet.engines import Engine
+    from rich.table import Table
+
+    from fleet.engines import BatchEngine, Engine, Profile, StepEngine, StepProfile
+
+OF_BATCHES = ("batch_sizes", "tokens")
+OF_STEPS = ("chunks", "mixed_chunks", "contexts", "decodes")
 
 
 def profile(arguments: Namespace) -> int:
-    """One engine alone, one batch at a time."""
-    from fleet.engines import ProfilePoint, profile_engine
+    """One engine alone: by batches, or by steps where it serves token by token."""
+    from fleet.engines import BatchEngine, StepEngine
 
     engine = engine_of(arguments.engine, arguments.changes)
     out: Path | None = arguments.out
     if out is not None and not out.absolute().parent.is_dir():
         raise UsageError(f"--out {out}: there is no folder {out.parent}")
-    total = len(arguments.batch_sizes) * len(arguments.tokens)
-    done: list[ProfilePoint] = []
-    with output.progress("profiling", total) as advance:
-
-        def on_point(point: ProfilePoint) -> None:
-            done.append(point)
-            advance(len(done))
-
-        measured = profile_engine(
-            engine, arguments.batch_sizes, arguments.tokens, repeats=arguments.repeats, warmup=arguments.warmup,
-            on_point=on_point,
-        )  # fmt: skip
-    table = output.table(
-        "batch size", "tokens", "min (ms)", "median (ms)", "p90 (ms)", "items a second", left=0
-    )
-    for point in measured.points:
-        times = (f"{1000 * seconds:.3f}" for seconds in (point.min_s, point.median_s, point.p90_s))
-        per_s = f"{point.batch_size / point.median_s:,.1f}" if point.median_s else "-"
-        table.add_row(str(point.batch_size), str(point.tokens or "-"), *times, per_s)
-    print(f"{type(engine).name()}, loaded in {measured.load_s:.2f} s, {measured.repeats} runs a point")
+    measured: Profile | StepProfile
+    if isinstance(engine, StepEngine):
+        _demand_none(arguments, OF_BATCHES, f"{engine.name()} serves token by token: it takes", OF_STEPS)
+        measured = _steps(engine, arguments)
+        table = _step_table(measured)
+    else:
+        assert isinstance(engine, BatchEngine)
+        _demand_none(arguments, OF_STEPS, f"{engine.name()} runs batches: it takes", OF_BATCHES)
+        measured = _batches(engine, arguments)
+        table = _batch_table(measured)
+    print(f"{engine.name()}, loaded in {measured.load_s:.2f} s, {measured.repeats} runs a point")
     output.stdout().print(table)
     if out is not None:
         measured.save(out)
@@ -54,3 +50,88 @@ def engine_of(name: str, changes: list[str]) -> Engine:
     if path.suffix in (".toml", ".json") or path.exists():
         return inputs.spec_of(path, changes).engine
     return inputs.built(inputs.changed({"engine": {"engine": name}}, changes), "profile").engine
+
+
+def _demand_none(arguments: Namespace, options: tuple[str, ...], why: str, instead: tuple[str, ...]) -> None:
+    for option in options:
+        if getattr(arguments, option) is not None:
+            raise UsageError(f"{_flag(option)}: {why} {', '.join(map(_flag, instead))}")
+
+
+def _flag(option: str) -> str:
+    return f"--{option.replace('_', '-')}"
+
+
+def _runs(arguments: Namespace, repeats: int, warmup: int) -> tuple[int, int]:
+    """How often each point is run, measured and before that: as asked, else so often."""
+    return (
+        repeats if arguments.repeats is None else arguments.repeats,
+        warmup if arguments.warmup is None else arguments.warmup,
+    )
+
+
+# --- batches -----------------------------------------------------------------------------------------------
+
+
+def _batches(engine: BatchEngine, arguments: Namespace) -> Profile:
+    from fleet.engines import ProfilePoint, profile_engine
+
+    sizes: list[int] = arguments.batch_sizes or [1, 2, 4, 8, 16, 32, 64]
+    tokens: list[int] = arguments.tokens or [0]
+    done: list[ProfilePoint] = []
+    with output.progress("profiling", len(sizes) * len(tokens)) as advance:
+
+        def on_point(point: ProfilePoint) -> None:
+            done.append(point)
+            advance(len(done))
+
+        repeats, warmup = _runs(arguments, 10, 2)
+        return profile_engine(engine, sizes, tokens, repeats=repeats, warmup=warmup, on_point=on_point)
+
+
+def _batch_table(measured: Profile) -> Table:
+    table = output.table(
+        "batch size", "tokens", "min (ms)", "median (ms)", "p90 (ms)", "items a second", left=0
+    )
+    for point in measured.points:
+        times = (f"{1000 * seconds:.3f}" for seconds in (point.min_s, point.median_s, point.p90_s))
+        per_s = f"{point.batch_size / point.median_s:,.1f}" if point.median_s else "-"
+        table.add_row(str(point.batch_size), str(point.tokens or "-"), *times, per_s)
+    return table
+
+
+# --- steps -------------------------------------------------------------------------------------------------
+
+
+def _steps(engine: StepEngine, arguments: Namespace) -> StepProfile:
+    from fleet.engines import StepGrid, StepPoint, profile_step_engine
+
+    asked = {option: tuple(given) for option in OF_STEPS if (given := getattr(arguments, option)) is not None}
+    grid = StepGrid(**asked)
+    done: list[StepPoint] = []
+    with output.progress("profiling", grid.steps()) as advance:
+
+        def on_point(point: StepPoint) -> None:
+            done.append(point)
+            advance(len(done))
+
+        repeats, warmup = _runs(arguments, 5, 1)
+        return profile_step_engine(engine, grid, repeats=repeats, warmup=warmup, on_point=on_point)
+
+
+def _step_table(measured: StepProfile) -> Table:
+    """With what `ProfiledSteps` will say of each point, and how far off that is."""
+    from fleet.engines.fitted_steps import fit_steps
+
+    table = output.table(
+        "prefill", "after", "decodes", "contexts", "median (ms)", "fitted (ms)", "error", left=0
+    )
+    for point, error in zip(measured.points, fit_steps(measured).errors, strict=True):
+        counts = [
+            point.prefill_tokens, point.prefill_context_tokens, point.decodes, point.decode_context_tokens,
+        ]  # fmt: skip
+        ms = 1000 * point.seconds
+        table.add_row(
+            *(str(n or "-") for n in counts), f"{ms:.3f}", f"{ms * (1 + error):.3f}", f"{error:+.1%}"
+        )
+    return table

@@ -14,6 +14,7 @@ from fleet.engines.roofline_steps import RooflineSteps
 from fleet.engines.specs import DEVICES, MODELS, DeviceSpec, ModelSpec
 from fleet.engines.step_latency import StepLatency, StepShape
 from fleet.engines.step_profile import StepPoint, StepProfile
+from fleet.engines.step_profiling import StepGrid, profile_step_engine
 from fleet.engines.torch_module import Collates, TorchEngine
 from fleet.engines.transformers_engine import TransformersEngine
 
@@ -39,6 +40,7 @@ __all__ = [
     "RooflineLatency",
     "RooflineSteps",
     "StepEngine",
+    "StepGrid",
     "StepLatency",
     "StepPoint",
     "StepProfile",
@@ -46,4 +48,5 @@ __all__ = [
     "TorchEngine",
     "TransformersEngine",
     "profile_engine",
+    "profile_step_engine",
 ]

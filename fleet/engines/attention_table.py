@@ -7,9 +7,7 @@ total of C tokens in n sequences, the least of its times for that total in n seq
 *sum* of the contexts, and on the longest one where that one holds up the rest; and it never falls as any of them grows.
 
 What this leaves out: of an uneven batch that the kernel does not split, the longest sequence may be begun last and end
-after the rest. `skew.csv` of the same profiles shows it: batches of 32 and more in which some contexts are four times
-the others take 5 to 15 % longer than equal ones, smaller ones hardly. How much it is for other mixes no table says. A
-term that fits `skew.csv` makes the simulation of the measured vLLM run 3.5 % slower, and so further from it.
+after the rest. `UnevenAttentionTable` adds that.
 """
 
 from __future__ import annotations
@@ -42,7 +40,7 @@ class AttentionTable:
         self._rows: dict[int, list[float]] = {}
 
     def step_us(
-        self, prefills: Sequence[tuple[int, int]], decodes: int, context_tokens: int, longest: int
+        self, prefills: Sequence[tuple[int, int]], decodes: int, context_tokens: float, longest: int
     ) -> float:
         """One kernel over chunks (tokens, context) and `decodes` sequences that have `context_tokens` in all.
 
@@ -50,7 +48,7 @@ class AttentionTable:
         makes it take longest; the others add what they take alone, less the launch.
         """
         if not prefills:
-            return self.decode_us(decodes, context_tokens, longest) if decodes else 0.0
+            return self._decode_us(decodes, context_tokens, longest) if decodes else 0.0
         if not decodes:
             first, rest = 0.0, [self._chunk_us(chunk, context) for chunk, context in prefills]
             return sum(rest, first) - (len(rest) - 1) * self._prefill[0][0]
@@ -85,7 +83,7 @@ class AttentionTable:
         a, c = a + v * (b - a), c + v * (d - c)
         return a + u * (c - a)
 
-    def _mixed_us(self, chunk: int, context: int, decodes: int, context_tokens: int, longest: int) -> float:
+    def _mixed_us(self, chunk: int, context: int, decodes: int, context_tokens: float, longest: int) -> float:
         """A chunk together with sequences that decode."""
         most = self._chunks[-1]
         beyond_us = 0.0
@@ -109,15 +107,15 @@ class AttentionTable:
 
     # --- decode ------------------------------------------------------------------------------------------------
 
-    def decode_us(self, decodes: int, context_tokens: int, longest: int) -> float:
+    def _decode_us(self, decodes: int, context_tokens: float, longest: int) -> float:
         """Decoding sequences only."""
         i, u = cell(self._totals, context_tokens)
         j, v = cell(self._lengths, longest)
         rate, line = self._rate_row(decodes), self._decode_longest
         return max(rate[i] + u * (rate[i + 1] - rate[i]), line[j] + v * (line[j + 1] - line[j]))
 
-    def span_us(self, decodes: int, context_tokens: int, longest: int, steps: int) -> float:
-        """Sum of `decode_us` over steps, at each of which every sequence has one token more than at the last."""
+    def span_us(self, decodes: int, context_tokens: float, longest: int, steps: int) -> float:
+        """Sum over steps that only decode, at each of which every sequence has one token more than at the last."""
         rate, line = self._rate_row(decodes), self._decode_longest
         total_us, step = 0.0, 0
         while step < steps:
@@ -127,7 +125,7 @@ class AttentionTable:
             rate_rise, line_rise = rate[i + 1] - rate[i], line[j + 1] - line[j]
             until = min(
                 steps - 1,
-                (self._totals[i + 1] - context_tokens) // decodes,
+                max(step, int((self._totals[i + 1] - context_tokens) // decodes)),
                 self._lengths[j + 1] - longest,
             )
             total_us += _sum_of_larger(

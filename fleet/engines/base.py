@@ -33,6 +33,9 @@ class DeviceSignals(Struct, frozen=True):
     memory_total_bytes: int | None = None
 
 
+NO_SIGNALS = DeviceSignals()
+
+
 def engine_name(class_name: str) -> str:
     """`EmulatedEngine` -> `emulated`: what it goes by in TOML, where the field says that it is an engine."""
     return kebab_case(class_name.removesuffix("Engine"))
@@ -58,7 +61,7 @@ class Engine(Component, tag_field="engine", tag=engine_name):
 
     def signals(self) -> DeviceSignals:
         """The device's counters now; called once a report interval, must not block."""
-        return DeviceSignals()
+        return NO_SIGNALS
 
 
 class BatchEngine(Engine):

@@ -56,23 +56,22 @@ class EmulatedLlmEngine(StepEngine):
     # --- steps -------------------------------------------------------------------------------------------------
 
     def run_step(self, work: StepWork) -> None:
+        for sequence, _ in work.prefills:
+            if not sequence.target_tokens:
+                sequence.target_tokens = max(sequence.generated_tokens + 1, self._target(sequence.work))
         self._work, self._shape = work, _shape(work)
         self._started_s = self._ctx.now
-        self._steps = work.most
-        if work.most > 1:
-            self._steps = min(work.most, *[self._left(sequence) for sequence in work.decodes])
+        steps = work.most
+        if steps > 1:
+            steps = min(steps, *[item.target_tokens - item.generated_tokens for item in work.decodes])
         self._first_s = self.latency.step_s(self._shape)
-        self._end_after(self._steps)
+        self._end_after(steps)
 
     def answered(self, work: Work) -> bool:
         return len(work.resume) >= max(1, self._target(work))
 
     def _target(self, work: Work) -> int:
         return self.default_output_tokens if work.output_tokens is None else work.output_tokens
-
-    def _left(self, sequence: SequenceState) -> int:
-        """Output tokens it has yet to give, at least one."""
-        return max(1, self._target(sequence.work) - sequence.generated_tokens)
 
     def _end_after(self, steps: int) -> None:
         """Let the work under way end with this step of it."""
@@ -84,17 +83,12 @@ class EmulatedLlmEngine(StepEngine):
         if steps > 1:
             total_s = self.latency.span_s(self._shape, steps)
             last_s = self.latency.step_s(self._shape.after(steps - 1))
-        ended = [
-            item.id
-            for item, tokens in work.prefills
-            if item.remaining_tokens == tokens and self._left(item) == 1
-        ]
-        ended += [item.id for item in work.decodes if self._left(item) == steps]
+        outputs = work.decodes
+        if work.prefills:
+            outputs = [item for item, tokens in work.prefills if item.remaining_tokens == tokens] + outputs
+        ended = [item.id for item in outputs if item.target_tokens - item.generated_tokens == steps]
         tokens: list[tuple[int, tuple[int, ...]]] | None = None
         if steps == 1:
-            outputs = [
-                item for item, tokens in work.prefills if item.remaining_tokens == tokens
-            ] + work.decodes
             tokens = [(item.id, (item.generated_tokens,)) for item in outputs if item.work.stream]
         delay_s = max(0.0, self._started_s + total_s - self._ctx.now)
         self._timer = self._ctx.after(

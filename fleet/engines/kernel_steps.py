@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 
+from fleet.engines.attention_skew import AttentionSkew, UnevenAttentionTable
 from fleet.engines.attention_table import AttentionTable, cell
 from fleet.engines.kernel_tables import KernelTables
 from fleet.engines.specs import MODELS, known_device, known_model
@@ -13,7 +14,13 @@ from fleet.engines.step_latency import StepShape
 class KernelSteps:
     """Steps from kernel times."""
 
-    def __init__(self, tables: KernelTables, layers: int | None, graph_tokens: tuple[int, ...]) -> None:
+    def __init__(
+        self,
+        tables: KernelTables,
+        layers: int | None,
+        graph_tokens: tuple[int, ...],
+        skew: AttentionSkew | None = None,
+    ) -> None:
         model, device = known_model(tables.model), known_device(tables.device)
         if layers is None:
             if model is None:
@@ -23,7 +30,9 @@ class KernelSteps:
             layers = model.layers
         self._tokens, self._products = tables.products_us(layers)
         self._sequences, self._outputs = tables.outputs_us()
-        self._attention = AttentionTable(tables.attention_us)
+        self._attention = (
+            UnevenAttentionTable(tables.attention_us, skew) if skew else AttentionTable(tables.attention_us)
+        )
         self._layers = layers
         self._graph_tokens = graph_tokens
         self._rest_s: dict[tuple[int, int], float] = {}

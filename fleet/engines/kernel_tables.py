@@ -6,7 +6,8 @@ The one thing to know: no table holds a step. Each holds one kernel of *one* lay
   `final_layernorm` run once a step, `layernorm` twice a layer (before attention and before the MLP), the rest once;
 - `per_sequence.csv` (layer, sequences): the output layer and the sampler, once a step;
 - `attention.csv` (prefill_chunk, kv_prefill, n_decode, kv_decode): one chunk on top of so many tokens of context, in
-  one kernel with n sequences that decode, all with the same context. Once a layer.
+  one kernel with n sequences that decode, all with the same context. Once a layer;
+- `skew.csv`, where the profile has it: the same with uneven contexts.
 
 The profiler ran one layer; that the tables are of the whole of it, not of a tensor-parallel share, follows from the
 numbers: reading all of `gate_up_proj` (235 MB) in the time given is 94 % of an RTX 4090's bandwidth and 93 % of an RTX
@@ -25,11 +26,25 @@ from pathlib import Path
 from msgspec import Struct
 
 FILES = ("attention.csv", "dense.csv", "per_sequence.csv")
+SKEW_FILE = "skew.csv"
 
 _ONCE_A_STEP = ("embedding", "final_layernorm")
 _TIMES_A_LAYER = {"layernorm": 2}
 
 Attention = dict[tuple[int, int, int, int], float]
+
+
+class UnevenBatch(Struct, frozen=True, gc=False):
+    """One line of `skew.csv`: sequences that decode with uneven contexts, and a prefill's chunk beside them or none."""
+
+    sequences: int
+    chunk_tokens: int
+    mean_us: float
+    """With all at the mean context."""
+    longest_us: float
+    """With all at the longest context."""
+    time_us: float
+    """As it is."""
 
 
 class KernelTables(Struct, frozen=True, kw_only=True):
@@ -59,18 +74,17 @@ class KernelTables(Struct, frozen=True, kw_only=True):
         return _total(self.sequence_us, dict.fromkeys(self.sequence_us, 1))
 
 
-def digest(directory: Path) -> str:
+def digest(directory: Path, *, skew: bool = False) -> str:
     """SHA-256 of the tables in `directory`. Raises `ValueError` that names a file that is not there."""
     hasher = hashlib.sha256()
-    for name in FILES:
+    for name in (*FILES, SKEW_FILE) if skew else FILES:
         hasher.update(_bytes(directory / name))
     return hasher.hexdigest()
 
 
 def read_kernel_tables(directory: Path) -> KernelTables:
     """Read a profile's directory. Raises `ValueError` that names the file and what is wrong with it."""
-    meta_path = directory / "meta.yaml"
-    meta = meta_path.read_text() if meta_path.exists() else ""
+    meta = _meta_text(directory)
     return KernelTables(
         model=_meta(meta, "model"),
         device=_meta(meta, "hardware"),
@@ -84,6 +98,30 @@ def read_kernel_tables(directory: Path) -> KernelTables:
             )
         },
     )
+
+
+def read_uneven_batches(directory: Path) -> list[UnevenBatch]:
+    """Read a profile's `skew.csv`. Raises `ValueError` that names the file and what is wrong with it."""
+    path = directory / SKEW_FILE
+    batches = [
+        UnevenBatch(int(sequences), int(chunk), mean_us, longest_us, time_us)
+        for sequences, chunk, mean_us, longest_us, time_us in _numbers(
+            path, "n", "pc", "t_mean_us", "t_max_us", "t_skew_us"
+        )
+    ]
+    if not batches:
+        raise ValueError(f"{path} has no rows")
+    return batches
+
+
+def skew_is_fitted(directory: Path) -> bool:
+    """Whether `meta.yaml` says that a correction for uneven contexts belongs to the profile."""
+    return re.search(r"^skew_fit:\s*\n\s+enabled:\s*true\b", _meta_text(directory), re.MULTILINE) is not None
+
+
+def _meta_text(directory: Path) -> str:
+    path = directory / "meta.yaml"
+    return path.read_text() if path.exists() else ""
 
 
 def _meta(text: str, key: str) -> str | None:

@@ -5,16 +5,17 @@ from __future__ import annotations
 import hashlib
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Protocol
+from typing import Annotated, Literal, Protocol
 
 from msgspec import Meta
 
-from fleet.engines.kernel_tables import digest, read_kernel_tables
+from fleet.engines.kernel_tables import digest, read_kernel_tables, read_uneven_batches, skew_is_fitted
 from fleet.engines.latency import NonNegative
 from fleet.engines.step_latency import StepLatency, StepShape
 from fleet.engines.step_profile import StepProfile
 
 Size = Annotated[int, Meta(ge=1)]
+Skew = Literal["as-profiled", "on", "off"]
 
 VLLM_GRAPH_TOKENS: tuple[int, ...] = (1, 2, 4, *range(8, 256, 8), *range(256, 513, 16))
 """Tokens for which vLLM captures CUDA graphs by default (`cudagraph_capture_sizes`): it pads a step to the next."""
@@ -45,6 +46,9 @@ class ProfiledSteps(StepLatency):
     """Added to every step."""
     graph_tokens: tuple[Size, ...] = VLLM_GRAPH_TOKENS
     """Ascending; empty: steps are not padded. For kernel times only."""
+    skew: Skew = "as-profiled"
+    """Whether attention takes longer where contexts differ (`skew.csv`); as profiled: if the profile's `meta.yaml` says
+    that its `skew_fit` is enabled. For kernel times only."""
     block_move_s: NonNegative | None = None
     """To copy a block between device and host; None: by the device's link, where device and model are known."""
     profile_sha256: str | None = None
@@ -52,11 +56,12 @@ class ProfiledSteps(StepLatency):
 
     def __post_init__(self) -> None:
         path = Path(self.profile)
-        found = digest(path) if path.is_dir() else _sha256(path)
+        skew = path.is_dir() and (self.skew == "on" or (self.skew == "as-profiled" and skew_is_fitted(path)))
+        found = digest(path, skew=skew) if path.is_dir() else _sha256(path)
         if self.profile_sha256 not in (None, found):
             raise ValueError(f"{path} has changed: its SHA-256 is {found}, not {self.profile_sha256}")
         self.profile_sha256 = found
-        self._steps = _steps(path, found, self.layers, self.graph_tokens)
+        self._steps = _steps(path, found, self.layers, self.graph_tokens, skew)
         self._move_s = self._steps.block_move_s if self.block_move_s is None else self.block_move_s
 
     def step_s(self, shape: StepShape) -> float:
@@ -90,12 +95,14 @@ def _sha256(path: Path) -> str:
 
 
 @lru_cache(maxsize=16)
-def _steps(path: Path, sha256: str, layers: int | None, graph_tokens: tuple[int, ...]) -> _Steps:
+def _steps(path: Path, sha256: str, layers: int | None, graph_tokens: tuple[int, ...], skew: bool) -> _Steps:
     """Shared by all replicas that read the same; `sha256` is part of the key."""
     if path.is_dir():
+        from fleet.engines.attention_skew import AttentionSkew
         from fleet.engines.kernel_steps import KernelSteps
 
-        return KernelSteps(read_kernel_tables(path), layers, graph_tokens)
+        uneven = AttentionSkew(read_uneven_batches(path)) if skew else None
+        return KernelSteps(read_kernel_tables(path), layers, graph_tokens, uneven)
     from fleet.engines.fitted_steps import fit_steps
 
     return fit_steps(StepProfile.load(path))

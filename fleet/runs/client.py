@@ -11,7 +11,8 @@ not fit on the way there is taken from the answer.
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
@@ -36,67 +37,56 @@ class Answer:
         """All output tokens so far."""
         self.reply: Reply | None = None
         """How it ended; None while it goes on."""
-        self._news = anyio.Event()
-
-    def tell(self) -> None:
-        """Wake whoever waits for more."""
-        self._news.set()
+        self.news = anyio.Event()
 
     async def more(self, timeout_s: float) -> None:
-        """Return when something came since the last call; raise `TimeoutError` when nothing does."""
-        with anyio.fail_after(timeout_s):
-            await self._news.wait()
-        self._news = anyio.Event()
+        """Return when something came since the last call."""
+        with anyio.move_on_after(timeout_s):
+            await self.news.wait()
+        if not self.news.is_set():
+            raise FleetError(f"nothing came of a request for {timeout_s:g} s; it was cancelled")
+        self.news = anyio.Event()
 
 
 class ClientActor(Actor):
     """Sends requests to the router, and sorts what comes back by request."""
 
-    def __init__(self, router: str = "router") -> None:
-        self._router = router
+    def __init__(self) -> None:
         self._answers: dict[str, Answer] = {}
+        """By the request's id, until its reply has come."""
 
     def handlers(self) -> dict[type[Message], Callable[[Any], None]]:
-        return {
-            Streamed: self.on_streamed,
-            Reply: self.on_reply,
-            Undeliverable: self.on_undeliverable,
-        }
+        return {Streamed: self.on_streamed, Reply: self.on_reply, Undeliverable: self.on_undeliverable}
 
-    def ask(
-        self, request: Request, payload: Payload | None, output_tokens: int | None, *, stream: bool
-    ) -> Answer:
-        """Submit a request. Raises `FleetError` when one of that id has no reply yet."""
-        if request.id in self._answers:
-            raise FleetError(f"request {request.id!r} has no reply yet; two at a time need two ids")
-        self._answers[request.id] = answer = Answer()
-        self.ctx.send(self._router, Submit(request, self.ctx.address, output_tokens, payload, stream))
+    def submit(self, message: Submit) -> Answer:
+        """Ask. Raises `FleetError` when a request of that id has no reply yet, even if nobody waits for that."""
+        if message.request.id in self._answers:
+            raise FleetError(f"request {message.request.id!r} has no reply yet; two at a time need two ids")
+        self._answers[message.request.id] = answer = Answer()
+        self.ctx.send("router", message)
         return answer
 
-    def forget(self, request_id: str) -> None:
-        """Nobody reads this answer any more: unless it has ended, it is cancelled, which frees what it holds."""
-        answer = self._answers.pop(request_id, None)
-        if answer is not None and answer.reply is None:
-            self.ctx.send(self._router, Cancel(request_id))
+    def cancel(self, request_id: str) -> None:
+        """Nobody reads this answer any more: unless it has ended, it gives up what it holds."""
+        if request_id in self._answers:
+            self.ctx.send("router", Cancel(request_id))
 
     def on_streamed(self, message: Streamed) -> None:
         answer = self._answers.get(message.request_id)
-        if answer is None:
-            return  # cancelled
         # A gap means that something was lost on the way here: from there on the answer has it.
-        if message.ids and message.start == len(answer.tokens):
+        if answer is not None and message.ids and message.start == len(answer.tokens):
             answer.tokens += message.ids
-            answer.tell()
+            answer.news.set()
 
     def on_reply(self, message: Reply) -> None:
-        answer = self._answers.get(message.request_id)
-        if answer is None or answer.reply is not None:
+        answer = self._answers.pop(message.request_id, None)
+        if answer is None:
             return
         result = message.result
         if result is not None and result.tensor is not None and message.usage is not None:
             answer.tokens += result.tensor[len(answer.tokens) :].tolist()
         answer.reply = message
-        answer.tell()
+        answer.news.set()
 
     def on_undeliverable(self, message: Undeliverable) -> None:
         """The head cannot be reached."""
@@ -104,16 +94,10 @@ class ClientActor(Actor):
             self.on_reply(Reply(message.message.request.id, "failed", detail=f"the head is {message.reason}"))
 
     def end_all(self, detail: str) -> None:
-        """Nobody will answer what was sent: the head is gone, or this client ends."""
+        """The head is gone, or this client ends: nobody waits for replies any more."""
         for request_id in list(self._answers):
+            self.cancel(request_id)
             self.on_reply(Reply(request_id, "failed", detail=detail))
-
-    def close(self) -> None:
-        """Cancel what has no reply yet."""
-        for request_id, answer in self._answers.items():
-            if answer.reply is None:
-                self.ctx.send(self._router, Cancel(request_id))
-        self.end_all("the client was closed")
 
 
 class FleetClient:
@@ -144,10 +128,11 @@ class FleetClient:
         self._actor = ClientActor()
         self._address = f"client/{name}"
         self._tasks: TaskGroup
-        self._settled = anyio.Event()
+        self._settled: anyio.Event
         self._problem: str | None = "a client is open within `async with`"
 
     async def __aenter__(self) -> Self:
+        self._settled = anyio.Event()
         self._tasks = await anyio.create_task_group().__aenter__()
         try:
             self._node.connect(self._head)
@@ -162,8 +147,6 @@ class FleetClient:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        if self._problem is None:
-            self._actor.close()
         self._fail("the client is closed")
         self._runtime.stop()
         # Not told of an error in the block: it would wrap it in a group.
@@ -185,8 +168,8 @@ class FleetClient:
         self._fail(f"the head is gone: {reason}" if self._settled.is_set() else f"no head answered: {reason}")
 
     def _fail(self, problem: str) -> None:
-        self._problem = problem
         self._actor.end_all(problem)
+        self._problem = problem
         self._settled.set()
 
     async def stream(
@@ -198,49 +181,46 @@ class FleetClient:
         `FleetError` with the outcome and its detail when the request does not complete. `output_tokens` is the
         length to write, for engines that know no end of their own.
         """
-        answer = self._ask(request, payload, output_tokens, stream=True)
         given = 0
-        try:
+        with self._asked(request, payload, output_tokens, stream=True) as answer:
             while answer.reply is None or given < len(answer.tokens):
                 tokens = tuple(answer.tokens[given:])
                 if tokens:
                     given += len(tokens)
                     yield tokens
                 else:
-                    await self._more(request, answer)
-            _demand_completed(answer.reply)
-        finally:
-            self._actor.forget(request.id)
+                    await answer.more(self._timeout_s)
+            usage = _completed(answer.reply).usage
+            if usage is not None and usage.output_tokens != given:
+                raise FleetError(
+                    f"request {request.id!r}: {given} of {usage.output_tokens} output tokens came"
+                )
 
     async def ask(
         self, request: Request, payload: Payload | None = None, *, output_tokens: int | None = None
     ) -> Reply:
         """The reply of a request that completes; `FleetError` with the outcome and its detail otherwise."""
-        answer = self._ask(request, payload, output_tokens, stream=False)
-        try:
+        with self._asked(request, payload, output_tokens, stream=False) as answer:
             while answer.reply is None:
-                await self._more(request, answer)
-            _demand_completed(answer.reply)
-            return answer.reply
-        finally:
-            self._actor.forget(request.id)
+                await answer.more(self._timeout_s)
+            return _completed(answer.reply)
 
-    def _ask(
+    @contextmanager
+    def _asked(
         self, request: Request, payload: Payload | None, output_tokens: int | None, *, stream: bool
-    ) -> Answer:
+    ) -> Iterator[Answer]:
+        """One that is cancelled with the block, if it has not ended."""
         if self._problem is not None:
             raise FleetError(self._problem)
-        return self._actor.ask(request, payload, output_tokens, stream=stream)
-
-    async def _more(self, request: Request, answer: Answer) -> None:
+        answer = self._actor.submit(Submit(request, self._address, output_tokens, payload, stream))
         try:
-            await answer.more(self._timeout_s)
-        except TimeoutError:
-            raise FleetError(
-                f"request {request.id!r}: nothing came for {self._timeout_s:g} s; it was cancelled"
-            ) from None
+            yield answer
+        finally:
+            if answer.reply is None:
+                self._actor.cancel(request.id)
 
 
-def _demand_completed(reply: Reply) -> None:
+def _completed(reply: Reply) -> Reply:
     if reply.outcome != "completed":
         raise FleetError(f"request {reply.request_id!r} {reply.outcome}: {reply.detail or 'no detail'}")
+    return reply

@@ -244,8 +244,10 @@ def drive(
     """
     if speed != 1.0:
         trace = trace.scale_rate(speed)
-    client = Driver(trace, sessions=sessions, stream=stream, security=client_security(keys, server_key),
-                    insecure=insecure, stall_timeout_s=stall_timeout_s, on_progress=on_progress, payload=payload)  # fmt: skip
+    client = Driver(
+        trace, sessions=sessions, stream=stream, security=client_security(keys, server_key), insecure=insecure,
+        stall_timeout_s=stall_timeout_s, on_progress=on_progress, payload=payload,
+    )  # fmt: skip
     run(lambda: client.main(head))
     if client.problem is not None:
         raise FleetError(client.problem)

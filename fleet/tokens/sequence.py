@@ -15,7 +15,7 @@ class SequenceState:
     __slots__ = (
         "batch", "blocks", "cached_tokens", "chunks", "computed_tokens", "first_token_s", "generated_tokens", "id",
         "itl_max_s", "last_token_s", "preemptions", "prefix_tokens", "prompt_tokens", "queued_s", "request", "running",
-        "started_s", "swapped", "total_tokens", "work",
+        "started_s", "swapped", "target_tokens", "total_tokens", "work",
     )  # fmt: skip
 
     def __init__(
@@ -36,6 +36,8 @@ class SequenceState:
         self.running = False
         self.preemptions = 0
         self.swapped = False
+        self.target_tokens = 0
+        """How many output tokens it will have, where the engine knows; the engine's own."""
         # What it holds; the cache's own.
         self.blocks = 0
         self.cached_tokens = 0

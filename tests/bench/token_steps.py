@@ -98,7 +98,9 @@ def live_steps() -> StepResult:
     return StepResult(*[(end - start) / STEPS for start, end in zip(short, long, strict=True)])
 
 
-def _play(endpoint: str, head: int | None, replica: int | None, tokens: int) -> tuple[float, float, float, float]:
+def _play(
+    endpoint: str, head: int | None, replica: int | None, tokens: int
+) -> tuple[float, float, float, float]:
     """Seconds on the clock, and of the CPU of replica, head and client."""
     ours, theirs = CONTEXT.Pipe()
     before = _cpu_s(replica), _cpu_s(head)
@@ -181,7 +183,9 @@ def live_rows() -> Iterator[Row]:
 def simulated_spec(engine: type[EmulatedLlmEngine] = EmulatedLlmEngine, **changes: Any) -> FleetSpec:
     """Eight replicas of Llama-3.1-8B on an H100 each, with a prefix cache."""
     model: dict[str, Any] = {"model": "llama-3.1-8b", "device": "h100"}
-    return FleetSpec(engine=engine(latency=RooflineSteps(**model), kv=KvSpec(**model)), replicas=8).replace(**changes)
+    return FleetSpec(engine=engine(latency=RooflineSteps(**model), kv=KvSpec(**model)), replicas=8).replace(
+        **changes
+    )
 
 
 def _cpu_of(work: Callable[[], object], rounds: int) -> float:
@@ -216,7 +220,7 @@ def trace_rows() -> Iterator[Row]:
         if not (SHARED / path).exists():
             continue
         trace = load_trace(SHARED / path)
-        trace = trace if requests is None else trace[:requests]
+        trace = trace if requests is None else trace.first(requests=requests)
         spec = simulated_spec() if routing is None else simulated_spec(routing=routing)
         cpu_s = _cpu_of(lambda trace=trace, spec=spec: simulate(trace, spec, check=False), 3)
         yield Row(

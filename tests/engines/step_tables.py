@@ -36,6 +36,31 @@ def attention_us(chunk: int, context: int, decodes: int, length: int) -> float:
     return 8.0 + 1e-3 * pairs + max(0.02 * length if decodes else 0.0, 0.004 * decodes * length)
 
 
+SKEWS = {(2, 0): 0.5, (8, 0): 0.25, (32, 0): 0.125, (2, 64): 0.75, (8, 64): 0.25}
+"""By sequences and chunk: how far an uneven batch is from its mean to its longest."""
+
+
+def uneven_us(chunk: int, sequences: int, many: int, longest: int) -> tuple[int, float, float, float]:
+    """Of a batch with so `many` contexts four times the others: mean; time at mean, at longest, and as it is."""
+    mean = (many * longest + (sequences - many) * longest // 4) // sequences
+    mean_us, longest_us = (attention_us(chunk, 0, sequences, length) for length in (mean, longest))
+    return mean, mean_us, longest_us, mean_us + SKEWS[sequences, chunk] * (longest_us - mean_us)
+
+
+def write_skew(directory: Path, *, noise: float = 0.0) -> None:
+    """`skew.csv`, its times of three runs as in the published ones."""
+    rng = random.Random(1)
+    rows = [["n", "pc", "kv_big", "kv_mean", "t_mean_us", "t_max_us", "t_skew_us"]]
+    for sequences, chunk in SKEWS:
+        for many in range(1, sequences):
+            for longest in (512, 4096):
+                mean, *times_us = uneven_us(chunk, sequences, many, longest)
+                off = [3 * time_us * (1.0 + noise * (2.0 * rng.random() - 1.0)) for time_us in times_us]
+                rows.append([sequences, chunk, longest, mean, *off])
+    with (directory / "skew.csv").open("w", newline="") as file:
+        csv.writer(file).writerows(rows)
+
+
 def write_tables(directory: Path, *, noise: float = 0.0, model: str = "meta-llama/Llama-3.1-8B") -> Path:
     """All that `ProfiledSteps` reads, each time off by up to `noise`; beside a chunk no more than 8 sequences."""
     rng = random.Random(0)
@@ -60,6 +85,7 @@ def write_tables(directory: Path, *, noise: float = 0.0, model: str = "meta-llam
     ]  # fmt: skip
     header = ["prefill_chunk", "kv_prefill", "n_decode", "kv_decode", "time_us"]
     write("attention.csv", header, [[*point, off(attention_us(*point))] for point in points])
+    write_skew(directory, noise=noise)
     (directory / "meta.yaml").write_text(
         f"model: {model}\nhardware: RTX4090\nengine_effective:\n  block_size: 16\n"
     )

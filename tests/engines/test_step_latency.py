@@ -29,6 +29,7 @@ SLOW = DeviceSpec(1e12, 1e10, memory_bytes=1 << 30, host_bytes_per_s=1e9, peer_b
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
     """One of each kind, and tables that fall here and there as measured ones do."""
+    tables = str(write_tables(tmp_path_factory.mktemp("tables"), noise=0.2))
     return {
         "affine": AffineSteps(
             base_s=0.01,
@@ -39,11 +40,12 @@ def models(tmp_path_factory):
         ),
         "roofline": RooflineSteps(device="h100", model="llama-3.1-8b", overhead_s=0.001),
         "roofline on two": RooflineSteps(device="a100", model="llama-3.1-70b", tensor_parallel=2),
-        "tables": ProfiledSteps(profile=str(write_tables(tmp_path_factory.mktemp("tables"), noise=0.2))),
+        "tables": ProfiledSteps(profile=tables),
+        "tables with skew": ProfiledSteps(profile=tables, skew="on"),
     }
 
 
-KINDS = ("affine", "roofline", "roofline on two", "tables")
+KINDS = ("affine", "roofline", "roofline on two", "tables", "tables with skew")
 
 
 # --- all of them -------------------------------------------------------------------------------------------

@@ -8,18 +8,22 @@ import signal
 import time
 from collections.abc import Iterator
 from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import anyio
+import numpy as np
 import pytest
 import zmq
 
 from fleet import EmulatedLlmEngine, FleetError, FleetSpec, Run, drive, replay, simulate
+from fleet.actors.load_generator import LoadGenerator
 from fleet.engines import KvSpec
 from fleet.engines.affine_steps import AffineSteps
-from fleet.messages import Reply, Streamed, Submit
+from fleet.messages import Payload, Reply, Streamed, Submit, Tick, Usage
 from fleet.runs.client import FleetClient
 from fleet.runtime.wire import NODE, Batch, Codec, Hello
+from fleet.telemetry.sink import Telemetry
 from policies import NoRetry, RoundRobin
 from tests.live.fleet_processes import CONTEXT, HeadProcess, end_all, joined
 from tests.live.harness import children
@@ -200,6 +204,11 @@ def test_a_client_streams_asks_and_is_told_what_went_wrong() -> None:
             reply = await client.ask(Request("whole", 0.0, prompt_tokens=20), output_tokens=7)
             assert reply.usage is not None
             assert reply.usage.output_tokens == 7
+            stream = client.stream(Request("twice", 0.0, prompt_tokens=20), output_tokens=7)
+            assert await anext(stream) == (0,)
+            with pytest.raises(FleetError, match="'twice' has no reply yet"):
+                await client.ask(Request("twice", 0.0))
+            assert [token async for tokens in stream for token in tokens] == list(range(1, 7))
             with pytest.raises(FleetError, match=r"'long' failed: refused: .* the cache has 500"):
                 await client.ask(Request("long", 0.0, prompt_tokens=10_000))
         with pytest.raises(FleetError, match="the client is closed"):
@@ -208,7 +217,7 @@ def test_a_client_streams_asks_and_is_told_what_went_wrong() -> None:
     with head_of(TWO) as head:
         anyio.run(main, head.endpoint)
         report = head.stop()
-    assert report.outcomes == {"completed": 6, "failed": 1}
+    assert report.outcomes == {"completed": 7, "failed": 1}
 
 
 def test_a_client_without_a_head_is_told_so() -> None:
@@ -246,10 +255,13 @@ def test_leaving_a_stream_cancels_it_and_frees_its_blocks() -> None:
         assert head.stop().outcomes == {"cancelled": 1, "completed": 1}
 
 
-def _read_for_ever(endpoint: str) -> None:
+def _read_for_ever(endpoint: str, pipe: Connection) -> None:
     async def main() -> None:
         async with FleetClient(endpoint) as client:
-            await read(client, "endless", 1_000_000)
+            async for tokens in client.stream(
+                Request("endless", 0.0, prompt_tokens=20), output_tokens=1_000_000
+            ):
+                pipe.send(tokens)
 
     anyio.run(main)
 
@@ -257,29 +269,16 @@ def _read_for_ever(endpoint: str) -> None:
 def test_the_request_of_a_client_that_vanishes_is_cancelled_and_its_blocks_are_freed() -> None:
     async def main(endpoint: str) -> None:
         async with FleetClient(endpoint, timeout_s=30.0) as client:
-            vanishing = CONTEXT.Process(target=_read_for_ever, args=(endpoint,))
-            vanishing.start()
-            with anyio.fail_after(30.0):
-                # Refused as long as its id is taken: so the other one is under way.
-                while not await _is_pending(client, "endless"):  # noqa: ASYNC110  # another process tells nobody
-                    await anyio.sleep(0.05)
-            vanishing.kill()
-            await anyio.to_thread.run_sync(vanishing.join)
             assert await read(client, "large", 790) == list(range(790))
 
     with head_of(one(engine=engine(base_s=0.001, blocks=102))) as head:
+        pipe, theirs = CONTEXT.Pipe()
+        vanishing = CONTEXT.Process(target=_read_for_ever, args=(head.endpoint, theirs))
+        vanishing.start()
+        assert pipe.poll(30.0)
+        end_all(vanishing)
         anyio.run(main, head.endpoint)
-        outcomes = head.stop().outcomes
-    assert outcomes["cancelled"] >= 1
-    assert outcomes.get("failed", 0) == 0
-
-
-async def _is_pending(client: FleetClient, id: str) -> bool:
-    try:
-        await read(client, id, 1_000_000, at_most=1)
-    except FleetError as error:
-        return "is pending already" in str(error)
-    return False
+        assert head.stop().outcomes == {"cancelled": 1, "completed": 1}
 
 
 def test_a_killed_replica_is_resumed_not_begun_anew(tmp_path: Path) -> None:
@@ -380,3 +379,38 @@ def test_a_driver_streams_and_its_records_tell_of_tokens() -> None:
     for row in run.records.to_pylist():
         assert 0.0 < row["ttft_s"] < row["e2e_s"]
         assert 0.005 <= row["tpot_s"] <= row["itl_max_s"] < row["e2e_s"]
+
+
+class Context:
+    """Enough of one for a load generator."""
+
+    now, address = 1.0, "client/trace"
+
+    def send(self, to: str, message: object) -> None:
+        pass
+
+    def after(self, delay_s: float, message: object) -> None:
+        pass
+
+
+def test_tokens_that_were_lost_on_the_way_are_in_the_answer_and_an_answer_without_them_is_an_error() -> None:
+    for result, counted in ((Payload(tensor=np.arange(4, dtype=np.int32)), 2), (None, None)):
+        telemetry, done = Telemetry(), []
+        client = LoadGenerator(
+            every(0.0, 1, output_tokens=4),
+            telemetry=telemetry,
+            on_done=lambda done=done: done.append(1),
+            stream=True,
+        )
+        client.start(Context())
+        client.on_tick(Tick("arrive"))
+        client.on_streamed(Streamed("r0", 0, (0, 1)))
+        client.on_streamed(Streamed("r0", 3, (3,)))
+        reply = Reply("r0", "completed", result=result, usage=Usage(4))
+        if counted is None:
+            with pytest.raises(FleetError, match="completed with 4 output tokens.* 2 were streamed"):
+                client.on_reply(reply)
+        else:
+            client.on_reply(reply)
+            assert telemetry.counters["tokens_from_answers"] == counted
+            assert done

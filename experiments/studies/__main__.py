@@ -1,0 +1,25 @@
+"""``python -m experiments.studies``: all studies, one after another."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from experiments.studies import (
+    chunked_prefill,
+    continuous_batching,
+    goodput_frontier,
+    kv_pressure,
+    prefix_routing,
+)
+from experiments.studies.study import Study, publish_all
+
+STUDIES: tuple[Study[Any], ...] = (  # Any: each has a plan of its own
+    continuous_batching.STUDY,
+    chunked_prefill.STUDY,
+    prefix_routing.STUDY,
+    kv_pressure.STUDY,
+    goodput_frontier.STUDY,
+)
+
+if __name__ == "__main__":
+    publish_all(STUDIES, None, prog="python -m experiments.studies", about=__doc__)

@@ -1,4 +1,4 @@
-"""The plots of the studies: a line for each candidate over the setting, in a band from the least to the most of the seeds."""
+"""The plots of the studies: a line for each candidate over the setting, in a band that spans its seeds."""
 
 from __future__ import annotations
 

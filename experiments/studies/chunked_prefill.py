@@ -85,8 +85,8 @@ def draw(result: StudyResult) -> str:
         left.plot(sizes, values, color=colour, marker="o", markersize=3.5, linewidth=1.5, label=label)
         left.axhline(result.mean(busiest, WHOLE, measure), color=colour, linestyle=":", linewidth=1.2)
     left.plot([], [], color="#000000", linestyle=":", linewidth=1.2, label=WHOLE)
-    for axis in ("x", "y"):
-        log_ticks(left, axis)
+    log_ticks(left, "x")
+    log_ticks(left, "y")
     left.set_xticks(sizes, [str(size) for size in sizes])
     left.minorticks_off()
     left.set_xlabel(f"budget of a step (tokens), at {busiest:g} requests/s")
@@ -105,8 +105,8 @@ def draw(result: StudyResult) -> str:
         whole = (result.mean(rate, WHOLE, "ttft_s.p99"), result.mean(rate, WHOLE, "itl_max_s.p99"))
         right.plot(*whole, color=colour, marker="x", linestyle="none")
     right.plot([], [], color="#000000", marker="x", linestyle="none", label=WHOLE)
-    for axis in ("x", "y"):
-        log_ticks(right, axis)
+    log_ticks(right, "x")
+    log_ticks(right, "y")
     right.set_xlabel("TTFT p99 (s)")
     right.set_ylabel("longest token gap, p99 (s)")
     right.legend(frameon=False, fontsize=8)
@@ -121,7 +121,7 @@ STUDY = Study(
         "small": Plan(budgets_tokens=(128, 256, 512, 1024, 2048, 4096, 8192), rates_per_s=(0.5, 0.8),
                       requests=120, seeds=6),
         "full": Plan(budgets_tokens=(128, 256, 512, 1024, 2048, 4096, 8192), rates_per_s=(0.3, 0.6, 0.9),
-                     requests=600, seeds=10),
+                     requests=300, seeds=8),
     },
     run=run,
     draw=draw,

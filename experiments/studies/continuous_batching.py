@@ -87,7 +87,7 @@ STUDY = Study(
     title="Continuous batching: static batch, Orca, mixed steps against load",
     plans={
         "small": Plan(rates_per_s=(1.0, 3.0, 5.0, 7.0), requests=250, seeds=6),
-        "full": Plan(rates_per_s=(0.5, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0), requests=1000, seeds=10),
+        "full": Plan(rates_per_s=(1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0), requests=500, seeds=8),
     },
     run=run,
     draw=draw,

@@ -61,7 +61,12 @@ _ROUTING: Mapping[str, RoutingPolicy] = {
 }
 BY_ITERATION = tuple(f"{name}, least tokens" for name in _ITERATION)
 BY_ROUTING = tuple(f"vllm token budget, {name}" for name in _ROUTING)
+_LEAST = 1.0 / 64.0
+"""Of the rate to start from: neither far less nor far more than it is looked for."""
 CANDIDATES = tuple(dict.fromkeys((*BY_ITERATION, *BY_ROUTING)))
+FEW = tuple(
+    name for name in CANDIDATES if name not in ("orca, least tokens", "vllm token budget, least outstanding")
+)
 
 
 class Plan(Struct, frozen=True, kw_only=True):
@@ -87,17 +92,19 @@ def spec_of(candidate: str, replicas: int) -> FleetSpec:
     )
 
 
-def highest_rate(attains: Callable[[float], bool], low: float, high: float, tolerance: float) -> float:
-    """A rate that attains, such that one at most `tolerance` (relative) above it does not; 0.0 if `low` does not.
+def highest_rate(attains: Callable[[float], bool], start: float, tolerance: float) -> float:
+    """A rate that attains, such that one at most `tolerance` (relative) above it does not; 0.0 if hardly any does.
 
-    By bisection, which takes for granted that what a rate attains a lower one does too. `high` is doubled until it
-    fails, six times at most.
+    By bisection between two rates a factor of two apart, found from `start`. It takes for granted that what a rate
+    attains a lower one does too.
     """
-    if not attains(low):
-        return 0.0
-    for _ in range(6):
-        if not attains(high):
-            break
+    low = start
+    while not attains(low):
+        low /= 2.0
+        if low < start * _LEAST:
+            return 0.0
+    high = 2.0 * low
+    while low >= start and high <= start / _LEAST and attains(high):
         low, high = high, 2.0 * high
     while high > (1.0 + tolerance) * low:
         middle = (low * high) ** 0.5
@@ -124,7 +131,7 @@ class Job(Struct, frozen=True, kw_only=True):
             attainment = simulate(trace, self.spec, seed=self.seed, check=False).summary.slo_attainment
             return attainment is not None and attainment >= ATTAINMENT
 
-        return highest_rate(attains, 0.05, 4.0, self.tolerance)
+        return highest_rate(attains, 8.0, self.tolerance)
 
 
 def run(plan: Plan, options: Options) -> StudyResult:
@@ -142,13 +149,19 @@ def run(plan: Plan, options: Options) -> StudyResult:
             )
             traces[replicas, seed] = trace
             for name in plan.candidates:
+                if replicas == 1 and name not in BY_ITERATION:
+                    continue  # a router has no choice
                 jobs[replicas, name, seed] = Job(
                     trace=trace, spec=spec_of(name, replicas), seed=seed, tolerance=plan.tolerance
                 )
     rates = _run_all(jobs, options)
     figures: list[Figure] = []
     for replicas in plan.replicas:
-        values = {name: [rates[replicas, name, seed] for seed in seeds] for name in plan.candidates}
+        values = {
+            name: [rates[replicas, name, seed] for seed in seeds]
+            for name in plan.candidates
+            if (replicas, name, 0) in rates
+        }
         figures += paired_figures(float(replicas), MEASURE.name, values, BASELINE)
     return StudyResult(
         study="goodput_frontier",
@@ -199,8 +212,8 @@ STUDY = Study(
     name="goodput_frontier",
     title="Goodput frontier: the highest rate at which 90 % of requests meet TTFT and TPOT objectives",
     plans={
-        "small": Plan(replicas=(1, 4), requests_per_replica=120, seeds=4, tolerance=0.05),
-        "full": Plan(replicas=(1, 2, 4, 8), requests_per_replica=300, seeds=8, tolerance=0.02),
+        "small": Plan(replicas=(1, 3), requests_per_replica=200, seeds=3, tolerance=0.1, candidates=FEW),
+        "full": Plan(replicas=(1, 2, 4), requests_per_replica=300, seeds=4, tolerance=0.05),
     },
     run=run,
     draw=draw,

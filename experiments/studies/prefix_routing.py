@@ -38,6 +38,8 @@ METRICS = metrics_of(
     ("cached_fraction", "ttft_s.mean", "ttft_s.p50", "ttft_s.p99", "tpot_s.p50", "preemptions")
 )
 MOONCAKE = Path("../shared/traces/mooncake/conversation_trace.jsonl")
+MOONCAKE_PER_S, CHAT_SMALL_PER_S = 0.3, 4.0
+"""Requests a second and replica that load it well: the prompts of one are ten times as long as those of the other."""
 
 
 class Plan(Struct, frozen=True, kw_only=True):
@@ -46,26 +48,24 @@ class Plan(Struct, frozen=True, kw_only=True):
     caches: tuple[float, ...]
     """Of what fits on the device beside the model."""
     replicas: int
-    rate_per_replica_s: float | None
-    """Of requests; None: as recorded."""
     requests: int
     seeds: int
 
 
+def _source(options: Options) -> tuple[str, float | None]:
+    """The trace, and at how many requests a second and replica it is played; None: as it was recorded."""
+    if options.trace is not None:
+        return options.trace, None
+    return (str(MOONCAKE), MOONCAKE_PER_S) if MOONCAKE.exists() else ("chat-small", CHAT_SMALL_PER_S)
+
+
 def run(plan: Plan, options: Options) -> StudyResult:
     """One comparison at each cache size; a seed is another part of the trace."""
-    source = options.trace or (str(MOONCAKE) if MOONCAKE.exists() else "chat-small")
+    source, rate_per_s = _source(options)
 
     def traffic(seed: int) -> Trace:
         trace = recorded(source, plan.requests, seed)
-        if options.trace is None and source == "chat-small":
-            # Its prompts are a tenth as long: as many replicas take ten times the requests.
-            return at_rate(trace, CHAT_SMALL_PER_S * plan.replicas)
-        return (
-            trace
-            if plan.rate_per_replica_s is None
-            else at_rate(trace, plan.rate_per_replica_s * plan.replicas)
-        )
+        return trace if rate_per_s is None else at_rate(trace, rate_per_s * plan.replicas)
 
     drawn = {seed: traffic(seed) for seed in range(plan.seeds)}
     reports: dict[float, Report] = {}
@@ -81,10 +81,6 @@ def run(plan: Plan, options: Options) -> StudyResult:
         "prefix_routing", "cache (1,000 tokens)", reports, METRICS,
         workload=f"{plan.replicas} A100s, parts of {plan.requests} requests of {drawn[0].header.source}",
     )  # fmt: skip
-
-
-CHAT_SMALL_PER_S = 4.0
-"""Requests a second for each replica."""
 
 
 def draw(result: StudyResult) -> str:
@@ -103,10 +99,8 @@ STUDY = Study(
     name="prefix_routing",
     title="Prefix routing: hit rate and time to first token by cache size and routing policy",
     plans={
-        "small": Plan(caches=(0.5, 1.0, 4.0), replicas=8, rate_per_replica_s=0.3, requests=800, seeds=4),
-        "full": Plan(
-            caches=(0.5, 1.0, 2.0, 4.0, 16.0), replicas=8, rate_per_replica_s=0.3, requests=2400, seeds=5
-        ),
+        "small": Plan(caches=(0.5, 1.0, 4.0), replicas=8, requests=800, seeds=4),
+        "full": Plan(caches=(0.5, 1.0, 2.0, 4.0, 16.0), replicas=8, requests=2400, seeds=5),
     },
     run=run,
     draw=draw,

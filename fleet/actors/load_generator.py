@@ -159,7 +159,9 @@ class LoadGenerator(Actor):
             if message.start > received:
                 self._telemetry.counters["tokens_out_of_order"] += 1
                 return
-            self._received[id] = max(received, message.start + len(message.ids))
+            if message.start < received:
+                raise FleetError(f"output tokens {message.start} to {received - 1} of {id!r} came twice")
+            self._received[id] = received + len(message.ids)
             self._first_token_s.setdefault(id, self.ctx.now)
 
     def on_reply(self, message: Reply) -> None:

@@ -134,6 +134,14 @@ def test_the_profiles_own_word_decides_unless_told_otherwise(tmp_path, skew_fit,
     assert model(directory).step_s(UNEVEN) == {"on": on, "off": off}[same]
 
 
+@pytest.mark.parametrize(("name", "same", "other"), [("rtx4090", "off", "on"), ("rtxpro6000", "on", "off")])
+def test_of_the_published_profiles_one_asks_for_it(shared_trace, name, same, other):
+    path = shared_trace(f"llmservingsim/{name}-llama-3.1-8b/profile")
+    as_profiled, alike, unlike = (model(path, skew).step_s(UNEVEN) for skew in ("as-profiled", same, other))
+
+    assert as_profiled == alike != unlike
+
+
 def test_what_it_is_fitted_to_belongs_to_the_profile_that_is_pinned(tmp_path):
     directory = write_tables(tmp_path)
     on, off = model(directory, "on"), model(directory, "off")

@@ -236,6 +236,29 @@ def test_a_fit_finds_a_formula_of_its_own_form_again():
     )
 
 
+def test_a_fit_finds_what_one_masked_product_over_all_keys_takes():
+    def masked_s(chunk, context, decodes, total):
+        tokens = chunk + decodes
+        return measured_s(chunk, context, decodes, total) + 3e-7 * tokens * (tokens + context + total)
+
+    fitted = fit_steps(made_profile(masked_s))
+
+    assert max(map(abs, fitted.errors)) < 1e-6
+    assert fitted.step_s(make_shape([(128, 256), (20, 10)], [300] * 3)) > fitted.step_s(
+        make_shape([(128, 256)], [300] * 3)
+    ) + fitted.step_s(make_shape([(20, 10)])) - fitted.step_s(make_shape([(1, 0)]))
+
+
+def test_spans_of_a_fit_are_the_sum_of_their_steps():
+    fitted = fit_steps(made_profile(lambda *point: measured_s(*point) + 1e-6 * point[2] * point[3]))
+    shape = make_shape(lengths=[100, 40, 900])
+
+    assert fitted.cross_s > 0.0
+    assert fitted.span_s(shape, 200) == pytest.approx(
+        sum(fitted.step_s(shape.after(step)) for step in range(200)), rel=1e-9
+    )
+
+
 def test_a_fit_to_noise_has_no_negative_part_and_never_falls():
     fitted = fit_steps(made_profile(lambda *point: 0.01 + hash(point) % 97 / 1000))
     sizes = [fitted.step_s(make_shape([(tokens, 0)])) for tokens in range(1, 400)]

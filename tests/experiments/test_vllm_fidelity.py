@@ -60,6 +60,10 @@ def test_without_a_measurement_it_predicts_with_what_fits_the_device(shared_trac
     assert 30_000 < default_settings(profile).kv.total_blocks() < 40_000
     assert run.summary.completed == 300
     assert run.summary.preemptions == 0
+    # As committed in docs/measurements.md.
+    assert [getattr(run.summary, name).mean for name in METRICS] == pytest.approx(
+        [6.651, 0.031844, 27.344], rel=1e-3
+    )
     assert "TTFT mean (s)" in text
     assert "measured" not in text
 

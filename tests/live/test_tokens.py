@@ -16,20 +16,21 @@ import numpy as np
 import pytest
 import zmq
 
-from fleet import EmulatedLlmEngine, FleetError, FleetSpec, Run, drive, replay, simulate
+from fleet import EmulatedLlmEngine, FleetError, FleetSpec, Run, drive, load_run, replay, simulate
 from fleet.actors.load_generator import LoadGenerator
+from fleet.cli import main
 from fleet.engines import KvSpec
 from fleet.engines.affine_steps import AffineSteps
 from fleet.messages import Payload, Reply, Streamed, Submit, Tick, Usage
 from fleet.runs.client import FleetClient
 from fleet.runtime.wire import NODE, Batch, Codec, Hello
 from fleet.telemetry.sink import Telemetry
-from policies import NoRetry, RoundRobin
+from policies import ExponentialBackoff, NoRetry, RoundRobin
 from tests.live.fleet_processes import CONTEXT, HeadProcess, end_all, joined
 from tests.live.harness import children
 from tests.live.recording import RecordingLru, RecordingTokenBudget, events
 from tests.live.test_replay import Recording, books_balance
-from traces import Fault, FaultTrace, Request, Trace, TraceEntry
+from traces import Fault, FaultTrace, Request, Trace, TraceEntry, save_trace
 
 pytestmark = [pytest.mark.live, pytest.mark.timeout(120)]
 
@@ -148,6 +149,24 @@ def test_streams_of_a_killed_replica_go_on_elsewhere_without_a_gap() -> None:
     assert run.manifest.counters["retries"] >= 1
 
 
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault(at_s=0.4, kind="hang", replica="replica/0"),
+        Fault(at_s=0.4, kind="drop", probability=0.3, for_s=1.0),
+        Fault(at_s=0.4, kind="partition", for_s=0.3),
+        Fault(at_s=0.4, kind="slow", factor=5.0, for_s=0.5),
+    ],
+    ids=lambda fault: fault.kind,
+)
+def test_streams_are_whole_when_a_replica_stands_still_or_its_messages_are_lost(fault: Fault) -> None:
+    trace = every(0.02, 30)
+    spec = TWO.replace(lease_s=1.0, retry=ExponentialBackoff(max_attempts=10))
+    run = replay(trace, spec, stream=True, faults=FaultTrace(faults=(fault,)))
+    assert books_balance(run, len(trace))
+    assert generated(run) == [40] * 30
+
+
 def test_a_request_that_expires_gives_its_blocks_back() -> None:
     trace = every(0.05, 4, output_tokens=100_000, deadline_s=0.6).merge(every(0.5, 5))
     run = replay(trace, TWO.replace(engine=engine(blocks=20_000)), stream=True)
@@ -190,7 +209,7 @@ async def read(client: FleetClient, id: str, output_tokens: int, *, at_most: int
 
 
 def test_a_client_streams_asks_and_is_told_what_went_wrong() -> None:
-    async def main(endpoint: str) -> None:
+    async def use(endpoint: str) -> None:
         async with FleetClient(endpoint, timeout_s=30.0) as client:
             streams: dict[str, list[int]] = {}
 
@@ -215,22 +234,22 @@ def test_a_client_streams_asks_and_is_told_what_went_wrong() -> None:
             await client.ask(Request("late", 0.0))
 
     with head_of(TWO) as head:
-        anyio.run(main, head.endpoint)
+        anyio.run(use, head.endpoint)
         report = head.stop()
     assert report.outcomes == {"completed": 7, "failed": 1}
 
 
 def test_a_client_without_a_head_is_told_so() -> None:
-    async def main() -> None:
+    async def use() -> None:
         async with FleetClient("tcp://127.0.0.1:9", timeout_s=0.5):
             pytest.fail("nobody is there")
 
     with pytest.raises(FleetError, match="no head answered"):
-        anyio.run(main)
+        anyio.run(use)
 
 
 def test_a_client_whose_head_is_killed_in_the_middle_of_a_stream_gets_one_clear_error() -> None:
-    async def main(head: HeadProcess) -> None:
+    async def use(head: HeadProcess) -> None:
         async with FleetClient(head.endpoint, timeout_s=30.0) as client:
             async for _ in client.stream(Request("r", 0.0, prompt_tokens=20), output_tokens=100_000):
                 head.process.kill()
@@ -239,35 +258,35 @@ def test_a_client_whose_head_is_killed_in_the_middle_of_a_stream_gets_one_clear_
         head_of(one(engine=engine(blocks=20_000))) as head,
         pytest.raises(FleetError, match="'r' failed: the head is gone"),
     ):
-        anyio.run(main, head)
+        anyio.run(use, head)
 
 
 def test_leaving_a_stream_cancels_it_and_frees_its_blocks() -> None:
     """The next one needs nearly the whole cache, and the one before it would write for ever."""
 
-    async def main(endpoint: str) -> None:
+    async def use(endpoint: str) -> None:
         async with FleetClient(endpoint, timeout_s=30.0) as client:
             assert len(await read(client, "endless", 1_000_000, at_most=10)) >= 10
             assert await read(client, "large", 790) == list(range(790))
 
     with head_of(one(engine=engine(base_s=0.001, blocks=102))) as head:
-        anyio.run(main, head.endpoint)
+        anyio.run(use, head.endpoint)
         assert head.stop().outcomes == {"cancelled": 1, "completed": 1}
 
 
 def _read_for_ever(endpoint: str, pipe: Connection) -> None:
-    async def main() -> None:
+    async def use() -> None:
         async with FleetClient(endpoint) as client:
             async for tokens in client.stream(
                 Request("endless", 0.0, prompt_tokens=20), output_tokens=1_000_000
             ):
                 pipe.send(tokens)
 
-    anyio.run(main)
+    anyio.run(use)
 
 
 def test_the_request_of_a_client_that_vanishes_is_cancelled_and_its_blocks_are_freed() -> None:
-    async def main(endpoint: str) -> None:
+    async def use(endpoint: str) -> None:
         async with FleetClient(endpoint, timeout_s=30.0) as client:
             assert await read(client, "large", 790) == list(range(790))
 
@@ -277,14 +296,14 @@ def test_the_request_of_a_client_that_vanishes_is_cancelled_and_its_blocks_are_f
         vanishing.start()
         assert pipe.poll(30.0)
         end_all(vanishing)
-        anyio.run(main, head.endpoint)
+        anyio.run(use, head.endpoint)
         assert head.stop().outcomes == {"cancelled": 1, "completed": 1}
 
 
 def test_a_killed_replica_is_resumed_not_begun_anew(tmp_path: Path) -> None:
     steps = tmp_path / "steps"
 
-    async def main(endpoint: str, replicas: list) -> None:
+    async def use(endpoint: str, replicas: list) -> None:
         async with FleetClient(endpoint, timeout_s=30.0) as client:
             tokens: list[int] = []
             async for some in client.stream(Request("r", 0.0, prompt_tokens=20), output_tokens=200):
@@ -296,7 +315,7 @@ def test_a_killed_replica_is_resumed_not_begun_anew(tmp_path: Path) -> None:
 
     with head_of(one(iteration=RecordingTokenBudget(path=str(steps))), local_replicas=0) as head:
         replicas = joined(head.endpoint)
-        anyio.run(main, head.endpoint, replicas)
+        anyio.run(use, head.endpoint, replicas)
         assert head.stop().outcomes == {"completed": 1}
         end_all(*replicas)
     begun = [waiting[0][2] for waiting, *_ in events(steps) if isinstance(waiting, list) and waiting]
@@ -305,7 +324,7 @@ def test_a_killed_replica_is_resumed_not_begun_anew(tmp_path: Path) -> None:
 
 
 def test_without_retry_a_killed_replica_ends_the_stream_with_one_clear_error() -> None:
-    async def main(endpoint: str, replica) -> None:
+    async def use(endpoint: str, replica) -> None:
         async with FleetClient(endpoint, timeout_s=30.0) as client:
             async for _ in client.stream(Request("r", 0.0, prompt_tokens=20), output_tokens=100_000):
                 os.kill(replica.pid, signal.SIGKILL)
@@ -314,7 +333,7 @@ def test_without_retry_a_killed_replica_ends_the_stream_with_one_clear_error() -
     with head_of(spec, local_replicas=0) as head:
         replicas = joined(head.endpoint)
         with pytest.raises(FleetError, match="'r' failed: replica-lost"):
-            anyio.run(main, head.endpoint, replicas[0])
+            anyio.run(use, head.endpoint, replicas[0])
         end_all(*replicas)
 
 
@@ -381,6 +400,32 @@ def test_a_driver_streams_and_its_records_tell_of_tokens() -> None:
         assert 0.005 <= row["tpot_s"] <= row["itl_max_s"] < row["e2e_s"]
 
 
+SPEC = """
+replicas = 2
+
+[engine]
+engine = "emulated-llm"
+latency = { latency = "affine", base_s = 0.005 }
+kv = { blocks = 500, block_tokens = 8 }
+"""
+
+
+@pytest.mark.parametrize("command", ["simulate", "replay", "drive"])
+def test_the_command_line_streams(command: str, tmp_path: Path) -> None:
+    spec, trace, out = tmp_path / "llm.toml", tmp_path / "short.jsonl", tmp_path / "out"
+    spec.write_text(SPEC)
+    save_trace(every(0.05, 5), trace)
+    if command == "drive":
+        with head_of(TWO) as head:
+            status = main(["drive", str(trace), head.endpoint, "--stream", "--out", str(out)])
+    else:
+        status = main([command, str(trace), str(spec), "--stream", "--out", str(out)])
+    assert status == 0
+    run = load_run(out)
+    assert run.manifest.options["stream"] is True
+    assert generated(run) == [40] * 5
+
+
 class Context:
     """Enough of one for a load generator."""
 
@@ -408,9 +453,18 @@ def test_tokens_that_were_lost_on_the_way_are_in_the_answer_and_an_answer_withou
         client.on_streamed(Streamed("r0", 3, (3,)))
         reply = Reply("r0", "completed", result=result, usage=Usage(4))
         if counted is None:
-            with pytest.raises(FleetError, match="completed with 4 output tokens.* 2 were streamed"):
+            with pytest.raises(FleetError, match=r"completed with 4 output tokens.* 2 were streamed"):
                 client.on_reply(reply)
         else:
             client.on_reply(reply)
             assert telemetry.counters["tokens_from_answers"] == counted
             assert done
+
+
+def test_a_token_that_comes_twice_is_an_error() -> None:
+    client = LoadGenerator(every(0.0, 1), telemetry=Telemetry(), on_done=list, stream=True)
+    client.start(Context())
+    client.on_tick(Tick("arrive"))
+    client.on_streamed(Streamed("r0", 0, (0, 1)))
+    with pytest.raises(FleetError, match="tokens 1 to 1 of 'r0' came twice"):
+        client.on_streamed(Streamed("r0", 1, (1, 2)))

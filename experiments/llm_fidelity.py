@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING
@@ -33,9 +33,11 @@ from fleet.engines import (
 )
 from fleet.engines.fitted_steps import fit_steps
 from policies import (
+    IterationPolicy,
     LeastTokens,
     PrefixAffinity,
     RoundRobin,
+    RoutingPolicy,
     StaticBatch,
     VllmPrefillFirst,
     VllmTokenBudget,
@@ -55,6 +57,18 @@ MAX_SEQUENCES = 8
 ENGINE = TransformersEngine(threads=1, blocks=BLOCKS, block_tokens=BLOCK_TOKENS, watermark=WATERMARK)
 
 
+PLANS: dict[str, IterationPolicy] = {
+    "mixed steps": VllmTokenBudget(max_sequences=MAX_SEQUENCES, max_step_tokens=16),
+    "prefill first": VllmPrefillFirst(max_sequences=MAX_SEQUENCES, max_step_tokens=128),
+    "static batch": StaticBatch(max_sequences=MAX_SEQUENCES),
+}
+ROUTES: dict[str, RoutingPolicy] = {
+    "round robin": RoundRobin(),
+    "least tokens": LeastTokens(default_output_tokens=12),
+    "prefix affinity": PrefixAffinity(),
+}
+
+
 class Size(Struct, frozen=True, kw_only=True):
     """How much is measured and played."""
 
@@ -66,6 +80,8 @@ class Size(Struct, frozen=True, kw_only=True):
     """Of the combination that is played more than once."""
     load: float = 0.6
     """Of the rate at which all requests at once would be served."""
+    plans: tuple[str, ...] = tuple(PLANS)
+    routes: tuple[str, ...] = tuple(ROUTES)
 
 
 SIZES = {
@@ -74,8 +90,10 @@ SIZES = {
             chunks=(1, 8, 32, 64), contexts=(0, 96), decodes=(1, 2, 4, MAX_SEQUENCES), mixed_chunks=(16,)
         ),
         profile_repeats=3,
-        live_s=2.0,
+        live_s=8.0,
         repeats=2,
+        plans=("mixed steps", "static batch"),
+        routes=("round robin", "prefix affinity"),
     ),
     "full": Size(
         grid=StepGrid(
@@ -83,34 +101,26 @@ SIZES = {
             mixed_chunks=(8, 32, 96),
         ),
         profile_repeats=5,
-        live_s=24.0,
+        live_s=20.0,
         repeats=3,
     ),
 }  # fmt: skip
 
 
-def candidates(engine: StepEngine) -> dict[str, FleetSpec]:
-    """Three ways to plan steps with each of three ways to route, on the same two replicas."""
+def candidates(
+    engine: StepEngine, plans: Sequence[str] = tuple(PLANS), routes: Sequence[str] = tuple(ROUTES)
+) -> dict[str, FleetSpec]:
+    """Every way to plan steps with every way to route, on the same two replicas."""
     base = FleetSpec(
         engine=engine,
         replicas=REPLICAS,
         # One way between two processes of one machine, encoding included, as `make bench` finds it.
         network=NetworkModel(delay_s=0.0003),
     )
-    iterations = {
-        "mixed steps": VllmTokenBudget(max_sequences=MAX_SEQUENCES, max_step_tokens=64),
-        "prefill first": VllmPrefillFirst(max_sequences=MAX_SEQUENCES, max_step_tokens=128),
-        "static batch": StaticBatch(max_sequences=MAX_SEQUENCES),
-    }
-    routings = {
-        "round robin": RoundRobin(),
-        "least tokens": LeastTokens(default_output_tokens=12),
-        "prefix affinity": PrefixAffinity(balance_abs_threshold=6),
-    }
     return {
-        f"{plan}, {route}": base.replace(iteration=iteration, routing=routing)
-        for plan, iteration in iterations.items()
-        for route, routing in routings.items()
+        f"{plan}, {route}": base.replace(iteration=PLANS[plan], routing=ROUTES[route])
+        for plan in plans
+        for route in routes
     }
 
 
@@ -123,10 +133,10 @@ def small_chats(requests: int | None = None) -> Trace:
 
 def at_load(spec: FleetSpec, *, load: float, seconds: float) -> Trace:
     """As many of the chats as come in `seconds` at `load` of what such a fleet can serve, in their own rhythm."""
-    capacity_per_s = simulate(small_chats(200).scale_rate(1e6), spec).summary.throughput_per_s
+    capacity_per_s = simulate(small_chats(200).scale_time(1e-6), spec).summary.throughput_per_s
     rate_per_s = load * capacity_per_s
     chosen = small_chats(max(8, round(rate_per_s * seconds)))
-    return chosen.scale_rate(rate_per_s * chosen.duration_s / len(chosen))
+    return chosen.scale_time(len(chosen) / rate_per_s / chosen.duration_s)
 
 
 # --- measuring ---------------------------------------------------------------------------------------------
@@ -170,11 +180,10 @@ def held_against_live(
     engine: StepEngine = ENGINE,
     play: Player | None = None,
     progress: bool = True,
-    only: Callable[[str], bool] = lambda name: True,
 ) -> CalibrationReport:
     """Every combination once in both runtimes; the first one `size.repeats` times live."""
     stand_in = emulated(profile)
-    specs = {name: spec for name, spec in candidates(engine).items() if only(name)}
+    specs = candidates(engine, size.plans, size.routes)
     first = next(iter(specs))
     trace = at_load(specs[first].replace(engine=stand_in), load=size.load, seconds=size.live_s)
     return calibrate(
@@ -199,7 +208,9 @@ def verdicts(report: CalibrationReport) -> list[str]:
         tau = "none" if item.tau is None else f"{item.tau:+.2f}"
         line = f"{item.label}: Kendall's tau {tau} over {len(report.live)} combinations, aim {AIM_TAU}"
         if item.close:
-            line += f"; {item.close} of {item.pairs} pairs are closer than live noise, and their order is chance"
+            line += (
+                f"; {item.close} of {item.pairs} pairs are closer than live noise, and their order is chance"
+            )
         lines.append(line)
     return lines
 
@@ -242,8 +253,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from experiments.text import console
 
     parser = argparse.ArgumentParser(prog="python -m experiments.llm_fidelity", description=__doc__)
-    parser.add_argument("--out", type=Path, metavar="DIR", help="keep the profile, the report and all records here")
-    parser.add_argument("--size", choices=tuple(SIZES), default="full", help="small: two minutes; full: ten")
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="keep the profile, the report and all records here"
+    )
+    parser.add_argument(
+        "--size",
+        choices=tuple(SIZES),
+        default="full",
+        help="small: four combinations in two minutes; full (the default): nine in ten",
+    )
     given = parser.parse_args(arguments)
     run(given.out, SIZES[given.size], console())
 

@@ -13,10 +13,10 @@ from __future__ import annotations
 from msgspec import Struct
 
 from experiments.compare import compare
-from experiments.metrics import metrics_of
-from experiments.plots import PALETTE, WIDTH, legend_above, log_ticks, new_figure, svg_text
+from experiments.plots import PALETTE, WIDTH, legend_above, log_ticks, new_figure
 from experiments.report import Report
-from experiments.studies.result import StudyResult, result_of
+from experiments.studies.charts import compact_svg
+from experiments.studies.result import StudyResult, measured, result_of
 from experiments.studies.study import Options, Study
 from experiments.studies.workloads import at_rate, documents, engine, recorded
 from fleet import FleetSpec
@@ -24,9 +24,7 @@ from policies import Sarathi, VllmPrefillFirst
 from traces import Trace
 
 WHOLE = "whole prompts"
-METRICS = metrics_of(
-    ("ttft_s.p50", "ttft_s.p99", "itl_max_s.p50", "itl_max_s.p99", "tpot_s.p50", "e2e_s.p50")
-)
+METRICS = measured("ttft_s.p50", "ttft_s.p99", "itl_max_s.p99", described=("tpot_s.p50", "e2e_s.p50"))
 
 
 class Plan(Struct, frozen=True, kw_only=True):
@@ -111,7 +109,7 @@ def draw(result: StudyResult) -> str:
     right.set_ylabel("longest token gap, p99 (s)")
     right.legend(frameon=False, fontsize=8)
     legend_above(figure, left)
-    return svg_text(figure, result.study)
+    return compact_svg(figure, result.study)
 
 
 STUDY = Study(

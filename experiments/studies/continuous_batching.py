@@ -16,10 +16,9 @@ from collections.abc import Mapping
 from msgspec import Struct
 
 from experiments.compare import compare
-from experiments.metrics import metrics_of
 from experiments.report import Report
 from experiments.studies.charts import Panel, lines
-from experiments.studies.result import StudyResult, result_of
+from experiments.studies.result import StudyResult, measured, result_of
 from experiments.studies.study import Options, Study
 from experiments.studies.workloads import at_rate, chat, engine, recorded
 from fleet import FleetSpec
@@ -35,7 +34,9 @@ POLICIES: Mapping[str, IterationPolicy] = {
     "sarathi": Sarathi(max_sequences=MAX_SEQUENCES),
 }
 SLO = Slo(ttft_s=1.0, tpot_s=0.05)
-METRICS = metrics_of(("throughput_per_s", "goodput_per_s", "e2e_s.p50", "ttft_s.p99", "itl_max_s.p99"))
+METRICS = measured(
+    "goodput_per_s", "e2e_s.p50", "itl_max_s.p99", described=("throughput_per_s", "ttft_s.p99")
+)
 
 
 class Plan(Struct, frozen=True, kw_only=True):

@@ -59,8 +59,9 @@ _ROUTING: Mapping[str, RoutingPolicy] = {
     "prefix affinity": PrefixAffinity(),
     "kv cost": KvCost(),
 }
-BY_ITERATION = tuple(f"{name}, least tokens" for name in _ITERATION)
-BY_ROUTING = tuple(f"vllm token budget, {name}" for name in _ROUTING)
+BY_ITERATION = {f"{name}, least tokens": name for name in _ITERATION}
+BY_ROUTING = {f"vllm token budget, {name}": name for name in _ROUTING}
+"""What their panels call them."""
 _LEAST = 1.0 / 64.0
 """Of the rate to start from: neither far less nor far more than it is looked for."""
 CANDIDATES = tuple(dict.fromkeys((*BY_ITERATION, *BY_ROUTING)))
@@ -202,8 +203,8 @@ def draw(result: StudyResult) -> str:
     """Goodput a replica against fleet size: by iteration policy, and by router."""
     label = "goodput (requests/s a replica)"
     panels = (
-        Panel(measure=MEASURE.name, label=label, candidates=BY_ITERATION),
-        Panel(measure=MEASURE.name, label=label, candidates=BY_ROUTING),
+        Panel(measure=MEASURE.name, label=label, names=BY_ITERATION),
+        Panel(measure=MEASURE.name, label=label, names=BY_ROUTING),
     )
     return lines(result, panels, "replicas", x_log=True, x_ticks=result.settings)
 

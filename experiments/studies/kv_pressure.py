@@ -15,10 +15,9 @@ from collections.abc import Mapping
 from msgspec import Struct
 
 from experiments.compare import compare
-from experiments.metrics import metrics_of
 from experiments.report import Report
 from experiments.studies.charts import Panel, lines
-from experiments.studies.result import StudyResult, result_of
+from experiments.studies.result import StudyResult, measured, result_of
 from experiments.studies.study import Options, Study
 from experiments.studies.workloads import at_rate, conversations, engine, recorded
 from fleet import FleetSpec
@@ -30,8 +29,8 @@ HOST_BLOCKS = 100_000
 OUTPUT_TOKENS = 400
 """Mean of an answer: long enough that sequences outgrow what they were admitted with."""
 SLO = Slo(ttft_s=2.0, tpot_s=0.1)
-METRICS = metrics_of(
-    ("preemptions", "cached_fraction", "goodput_per_s", "ttft_s.p50", "ttft_s.p99", "itl_max_s.p99")
+METRICS = measured(
+    "preemptions", "cached_fraction", "goodput_per_s", "ttft_s.p99", described=("ttft_s.p50", "itl_max_s.p99")
 )
 EVICTION: Mapping[str, EvictionPolicy] = {
     "lru": Lru(),

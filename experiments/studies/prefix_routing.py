@@ -17,10 +17,9 @@ from pathlib import Path
 from msgspec import Struct
 
 from experiments.compare import compare
-from experiments.metrics import metrics_of
 from experiments.report import Report
 from experiments.studies.charts import Panel, lines
-from experiments.studies.result import StudyResult, result_of
+from experiments.studies.result import StudyResult, measured, result_of
 from experiments.studies.study import Options, Study
 from experiments.studies.workloads import BLOCK_TOKENS, at_rate, device_blocks, engine, recorded
 from fleet import FleetSpec
@@ -33,9 +32,10 @@ POLICIES: Mapping[str, RoutingPolicy] = {
     "session affinity": SessionAffinity(),
     "prefix affinity": PrefixAffinity(),
     "kv cost": KvCost(),
+    "kv cost, cache first": KvCost(overlap_weight=4.0, ttl_s=None),
 }
-METRICS = metrics_of(
-    ("cached_fraction", "ttft_s.mean", "ttft_s.p50", "ttft_s.p99", "tpot_s.p50", "preemptions")
+METRICS = measured(
+    "cached_fraction", "ttft_s.mean", "ttft_s.p99", described=("ttft_s.p50", "tpot_s.p50", "preemptions")
 )
 MOONCAKE = Path("../shared/traces/mooncake/conversation_trace.jsonl")
 MOONCAKE_PER_S, CHAT_SMALL_PER_S = 0.3, 4.0

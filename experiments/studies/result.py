@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from experiments.metrics import Better, Metric
+from experiments.metrics import Better, Metric, metrics_of
 from experiments.paired import Difference, Verdict, holm, paired_difference, verdict
 from experiments.report import LEVEL, Report
 from experiments.text import plain_number
@@ -127,6 +127,14 @@ def _cell(figure: Figure | None, measure: Measure) -> str:
     if figure is None:
         return "–"
     return f"{plain_number(figure.mean * measure.scale, digits=3)} {SIGNS.get(figure.verdict, ' ')}"
+
+
+def measured(*names: str, described: Sequence[str] = ()) -> tuple[Metric, ...]:
+    """Metrics to judge, then those to show only: the correction is for what was asked."""
+    return (
+        *metrics_of(names),
+        *(replace(metric, better="neither") for metric in metrics_of(described)),
+    )
 
 
 def figures_of(reports: Mapping[float, Report], metrics: Sequence[Metric]) -> tuple[Figure, ...]:

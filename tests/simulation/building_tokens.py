@@ -42,7 +42,9 @@ def asks(id, arrived_s=0.0, prompt_tokens=4, output_tokens=4, **request):
 def replicas(made: Simulation) -> dict[str, TokenReplica]:
     """Those that are there now, by address."""
     contexts = made.runtime.contexts.items()
-    return {address: context.actor for address, context in contexts if isinstance(context.actor, TokenReplica)}
+    return {
+        address: context.actor for address, context in contexts if isinstance(context.actor, TokenReplica)
+    }
 
 
 def demand_all_given_back(made: Simulation) -> None:

@@ -25,6 +25,7 @@ from tests.simulation.building_tokens import (
     Reader,
     asks,
     demand_all_given_back,
+    llm,
     play_out,
     read,
     replicas,
@@ -132,7 +133,8 @@ PHASES = {
         waits_at_the_replica,
     ),
     "in the middle of its prompt": (
-        {"iteration": VllmTokenBudget(max_step_tokens=8)}, [("other", 3.0)], ("victim", 0.0, 24), 1.5, is_half_prefilled,
+        {"iteration": VllmTokenBudget(max_step_tokens=8)}, [("other", 3.0)], ("victim", 0.0, 24), 1.5,
+        is_half_prefilled,
     ),
     "decoding, many steps in one event": (
         {}, [("other", 0.0, 4, 30)], ("victim", 0.0, 4, 40), 7.5, decodes_in_a_macro_step,
@@ -271,7 +273,9 @@ def test_while_a_replica_is_slow_each_of_its_steps_takes_so_many_times_as_long(s
 def test_a_lossy_network_loses_no_token_of_a_stream_and_repeats_none(seed):
     reader = Reader(*((0.3 * number, submit(f"r{number}", 4, 6)) for number in range(4)))
     drop = Fault(at_s=0.2, kind="drop", replica="replica/0", probability=0.4, for_s=2.0)
-    spec = serving(replicas=2, retry=ExponentialBackoff(max_attempts=20, budget_ratio=None), failed_grace_s=60.0)
+    spec = serving(
+        replicas=2, retry=ExponentialBackoff(max_attempts=20, budget_ratio=None), failed_grace_s=60.0
+    )
 
     made = read(reader, spec, faults=faults(drop), seed=seed)
 
@@ -340,9 +344,7 @@ class FaultyEngine(EmulatedLlmEngine):
 
 
 def faulty(raises_at=0, stalls_at=0, **changes):
-    engine = serving(ONE_S, cls=FaultyEngine).engine
-    engine = FaultyEngine(latency=engine.latency, kv=engine.kv, raises_at=raises_at, stalls_at=stalls_at)
-    return serving(engine=engine, **changes)
+    return serving(engine=llm(ONE_S, cls=FaultyEngine, raises_at=raises_at, stalls_at=stalls_at), **changes)
 
 
 SHARED = {"blocks": (1, 2, 3), "block_tokens": 4}
@@ -350,7 +352,10 @@ SHARED = {"blocks": (1, 2, 3), "block_tokens": 4}
 
 def test_a_step_that_raises_fails_those_that_are_part_of_it_and_the_engine_goes_on():
     trace = trace_of(
-        asks("a", 0.0, 12, 9, **SHARED), asks("b", 0.5, 4, 9), asks("waits", 0.6, 4, 3), asks("next", 6.0, 12, 2, **SHARED)
+        asks("a", 0.0, 12, 9, **SHARED),
+        asks("b", 0.5, 4, 9),
+        asks("waits", 0.6, 4, 3),
+        asks("next", 6.0, 12, 2, **SHARED),
     )
 
     run = play_out(trace, faulty(raises_at=3, iteration=VllmTokenBudget(max_sequences=2), retry=NoRetry()))
@@ -418,7 +423,9 @@ def test_a_deep_probe_takes_part_in_a_step_and_leaves_nothing_behind():
 def test_a_replica_that_fails_to_load_is_replaced_by_one_that_does():
     failing = faults(CRASH, Fault(at_s=0.0, kind="fail-load"))
 
-    run = play_out(trace_of(asks("r", 0.0, 4, 5), asks("late", 3.0, 4, 2)), serving(ONE_S, retry=RETRY), faults=failing)
+    run = play_out(
+        trace_of(asks("r", 0.0, 4, 5), asks("late", 3.0, 4, 2)), serving(ONE_S, retry=RETRY), faults=failing
+    )
 
     assert set(column(run, "outcome").values()) == {"completed"}
     assert [state for _, state in states(run, "replica/1")][-1] == "failed"
@@ -482,9 +489,12 @@ class Breaks(IterationPolicy):
 
 
 def test_a_policy_that_misbehaves_ends_the_run_with_an_error_that_names_it_and_when():
-    with pytest.raises(PolicyError, match=r"names-nobody named sequence 77, which is not here .* at 0\.250000 s"):
+    with pytest.raises(
+        PolicyError, match=r"names-nobody named sequence 77, which is not here .* at 0\.250000 s"
+    ):
         play(arrivals(0.25), serving(iteration=NamesNobody()))
     with pytest.raises(
-        PolicyError, match=r"breaks raised ZeroDivisionError: division by zero \(asked about 1 waiting and 0 running"
+        PolicyError,
+        match=r"breaks raised ZeroDivisionError: division by zero \(asked about 1 waiting and 0 running",
     ):
         play(arrivals(0.25), serving(iteration=Breaks()))

@@ -28,6 +28,7 @@ from tests.simulation.building_tokens import (
     PROMPT_S,
     STEP_S,
     asks,
+    llm,
     play_out,
     serving,
 )
@@ -84,13 +85,13 @@ def test_an_answer_of_one_token_ends_with_its_prefill_and_has_no_gaps():
 def test_a_prompt_longer_than_the_step_is_prefilled_in_chunks(policy, chunk, steps):
     run = play_out(trace_of(asks("r", prompt_tokens=10)), serving(iteration=policy(max_step_tokens=chunk)))
 
-    in_prompts = 9 if chunk in (1, 9) else 10  # to compute one last token of what is there is what a decode does
+    # To compute the one token that is left of what is there is what a decode does.
+    in_prompts = 9 if chunk in (1, 9) else 10
     assert column(run, "ttft_s")["r"] == close(prefill_s(in_prompts, steps=steps, decodes=10 - in_prompts))
 
 
 def test_a_request_without_a_length_gives_the_engines_default_and_without_a_prompt_one_token_is_computed():
-    run = play_out(trace_of(entry("r")), serving(engine=serving().engine.__class__(
-        latency=serving().engine.latency, kv=serving().engine.kv, default_output_tokens=3)))  # fmt: skip
+    run = play_out(trace_of(entry("r")), serving(engine=llm(default_output_tokens=3)))
 
     assert column(run, "generated_tokens")["r"] == 3
     assert column(run, "ttft_s")["r"] == close(prefill_s(1))
@@ -193,7 +194,10 @@ def test_a_prefix_hit_shortens_ttft_by_exactly_the_cached_tokens(prompt_tokens):
     hashes = tuple(range(100, 100 + -(-prompt_tokens // 4)))
     cached = (prompt_tokens - 1) // 4 * 4  # full blocks, and the last token is always computed
     trace = trace_of(
-        *(asks(id, at_s, prompt_tokens, 1, blocks=hashes, block_tokens=4) for id, at_s in (("a", 0.0), ("b", 1.0)))
+        *(
+            asks(id, at_s, prompt_tokens, 1, blocks=hashes, block_tokens=4)
+            for id, at_s in (("a", 0.0), ("b", 1.0))
+        )
     )
 
     run = play_out(trace, serving())
@@ -246,7 +250,7 @@ def test_kv_utilization_in_the_time_series_is_used_blocks_over_all():
     at = dict(zip(run.series["time_s"].to_pylist(), run.series["kv_utilization"].to_pylist(), strict=True))
     assert at[0.75] == at[1.5] == 10 / 20, "39 tokens of prompt, then a decode"
     assert at[3.0] == 11 / 20, "as of 2.8 s, when the second decode runs: 41 tokens"
-    assert at[7.5] == 12 / 20, "as of 7.2 s: 46 tokens. All decodes are one event, and none of that is to be seen"
+    assert at[7.5] == 12 / 20, "as of 7.2 s: 46 tokens, in the middle of one event"
 
 
 def test_the_second_turn_of_a_session_finds_what_its_first_left_where_it_goes_back_to():
@@ -259,7 +263,8 @@ def test_the_second_turn_of_a_session_finds_what_its_first_left_where_it_goes_ba
             asks(then, 5.0 + 0.1 * number, 18, 2, turn=1, parent=first, blocks=hashes, think_s=1.0, **shared),
         )
 
-    trace = trace_of(*sorted((one for number in range(3) for one in turns(number)), key=lambda one: one.request.arrived_s))
+    entries = [one for number in range(3) for one in turns(number)]
+    trace = trace_of(*sorted(entries, key=lambda one: one.request.arrived_s))
 
     for sessions in (False, True):
         sticky, round_robin = (
@@ -326,7 +331,9 @@ def test_utilization_is_the_time_in_steps_over_the_time_of_the_run():
 
 
 def test_streaming_shows_more_and_changes_nothing():
-    trace = poisson(3.0, 10.0, seed=4, prompt_tokens=Lengths.uniform(1, 60), output_tokens=Lengths.uniform(1, 30))
+    trace = poisson(
+        3.0, 10.0, seed=4, prompt_tokens=Lengths.uniform(1, 60), output_tokens=Lengths.uniform(1, 30)
+    )
     spec = serving(replicas=2, blocks=60, queueing=ShortestPrompt())
 
     quiet, streamed = (play(trace, spec, stream=stream) for stream in (False, True))

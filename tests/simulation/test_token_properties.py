@@ -38,16 +38,19 @@ from traces import Request, Trace, TraceEntry
 DEFAULT_OUTPUT_TOKENS = 7
 SMALL_TOKENS = {
     **SMALL,
-    "max_sequences": st.integers(1, 6),
-    "max_step_tokens": st.sampled_from([1, 5, 16, 64]),
-    "max_prefill_tokens": st.sampled_from([1, 16, 64]),
+    "max_queue_depth": st.integers(5, 12),
+    "max_in_flight": maybe(st.integers(5, 12)),
+    "max_sequences": st.integers(1, 8),
+    "max_step_tokens": st.sampled_from([64, 16, 5]),
+    "displaces": st.booleans(),
     "reserve_tokens": st.sampled_from([1, 20, 200]),
     "quantum_tokens": st.integers(1, 4),
     "levels": st.integers(1, 4),
     "starvation_s": maybe(st.sampled_from([0.1, 2.0])),
     "swap": st.booleans(),
     "max_sessions": st.integers(1, 3),
-    "max_blocks": st.integers(1, 8),
+    "max_tree_blocks": st.integers(1, 8),
+    "balance_abs_threshold": st.integers(0, 4),
 }
 """Parameters that make something happen among a few short sequences."""
 
@@ -58,7 +61,7 @@ def policies(slot):
 
 latencies = st.builds(
     AffineSteps,
-    base_s=st.sampled_from([0.01, 0.05, 0.2]),
+    base_s=st.sampled_from([0.03, 0.01, 0.1]),
     per_prefill_token_s=st.sampled_from([0.0, 0.003]),
     per_decode_s=st.sampled_from([0.0, 0.01]),
     per_context_token_s=st.sampled_from([0.0, 0.0001]),
@@ -66,11 +69,11 @@ latencies = st.builds(
 )
 caches = st.builds(
     KvSpec,
-    blocks=st.sampled_from([4, 8, 15, 30, 300]),
-    block_tokens=st.sampled_from([1, 4, 8]),
+    blocks=st.sampled_from([20, 15, 12, 30, 300]),
+    block_tokens=st.sampled_from([4, 4, 8, 2]),
     watermark=st.sampled_from([0.0, 0.01, 0.3]),
-    prefix_caching=st.booleans() | st.just(True),
-    host_blocks=st.sampled_from([0, 5, 100]),
+    prefix_caching=st.sampled_from([True, True, True, False]),
+    host_blocks=st.sampled_from([100, 5, 0]),
 )
 
 
@@ -89,14 +92,14 @@ def specs(draw):
         max_replicas=high,
         binding=draw(st.sampled_from(["early", "late"])),
         routing=draw(policies("routing") | composed),
-        max_inflight_batches=draw(st.sampled_from([1, 2, 1024])),
-        queue_capacity=draw(st.sampled_from([3, 100_000])),
-        deadline_s=draw(maybe(st.sampled_from([0.3, 5.0]))),
+        max_inflight_batches=draw(st.sampled_from([None, None, None, 2])),
+        queue_capacity=draw(st.sampled_from([100_000, 100_000, 3])),
+        deadline_s=draw(st.sampled_from([None, None, None, 2.0])),
         control_interval_s=draw(periods),
         report_interval_s=draw(periods),
         probe_interval_s=draw(periods),
-        probe_timeout_s=draw(st.sampled_from([0.05, 0.5])),
-        deep_probe_interval_s=draw(maybe(st.just(0.5))),
+        probe_timeout_s=draw(st.sampled_from([0.5, 2.0])),
+        deep_probe_interval_s=draw(st.sampled_from([None, None, 0.5])),
         failed_grace_s=draw(st.sampled_from([0.0, 1.0])),
         provision_s=draw(st.sampled_from([0.0, 0.3])),
         network=draw(networks),
@@ -104,29 +107,38 @@ def specs(draw):
     )
 
 
+rarely = st.sampled_from([False] * 5 + [True])
+
+
+@st.composite
+def requests(draw, number, rows):
+    """One of three families of prompts; some follow an earlier one."""
+    parent = draw(st.sampled_from(rows)).request if rows and draw(rarely) else None
+    at_s = draw(st.sampled_from([0.0, 0.5, 1.0]) | st.floats(0.0, 3.0))
+    prompt_tokens = draw(st.integers(1, 35)) if not draw(rarely) else draw(maybe(st.integers(0, 120)))
+    family, hashed = draw(st.integers(0, 2)), draw(st.sampled_from([4, 4, 8, None]))
+    hashes = None if hashed is None else range(family * 100, family * 100 - (-(prompt_tokens or 1) // hashed))
+    return Request(
+        f"r{number}",
+        at_s if parent is None else parent.arrived_s + at_s,
+        prompt_tokens=prompt_tokens,
+        blocks=None if hashes is None else tuple(hashes),
+        block_tokens=hashed,
+        session=f"s{family}" if parent is None else parent.session,
+        parent=None if parent is None else parent.id,
+        priority=draw(maybe(st.integers(-1, 1))),
+        deadline_s=draw(st.sampled_from([0.0, 0.7, 3.0])) if draw(rarely) else None,
+    )
+
+
 @st.composite
 def traces(draw):
-    """Up to 20 requests of three families of prompts; some follow an earlier one and begin as it did."""
+    """Up to 20 requests, many of them at once."""
     rows = []
     for number in range(draw(st.integers(0, 20))):
-        follows = draw(st.integers(0, 5)) == 0 and rows
-        parent = draw(st.sampled_from(rows)).request if follows else None
-        at_s = draw(st.sampled_from([0.0, 0.5, 1.0]) | st.floats(0.0, 4.0))
-        prompt_tokens = draw(maybe(st.integers(0, 60)))
-        family = draw(st.integers(0, 2))
-        hashed = draw(maybe(st.sampled_from([4, 8])))
-        request = Request(
-            f"r{number}",
-            at_s if parent is None else parent.arrived_s + at_s,
-            prompt_tokens=prompt_tokens,
-            blocks=None if hashed is None else tuple(family * 100 + n for n in range(-(-(prompt_tokens or 1) // hashed))),
-            block_tokens=hashed,
-            session=f"s{family}" if parent is None else parent.session,
-            parent=None if parent is None else parent.id,
-            priority=draw(maybe(st.integers(-1, 1))),
-            deadline_s=draw(maybe(st.sampled_from([0.0, 0.7, 3.0]))),
-        )
-        rows.append(TraceEntry(request, draw(maybe(st.integers(0, 40))), think_s=draw(maybe(st.just(0.5)))))
+        output_tokens = draw(maybe(st.integers(0, 2))) if draw(rarely) else draw(st.integers(1, 40))
+        request = draw(requests(number, rows))
+        rows.append(TraceEntry(request, output_tokens, think_s=draw(maybe(st.just(0.5)))))
     return Trace.from_entries(rows)
 
 
@@ -150,7 +162,7 @@ def tokens_agree(run, *, undisturbed):
 
 @law(70)
 @given(traces(), specs(), fault_traces, cancels, st.booleans(), st.booleans(), st.integers(0, 3))
-def test_every_request_ends_once_and_every_block_is_given_back_whatever_the_fleet_and_its_faults(
+def test_every_request_ends_once_and_every_block_is_given_back_whatever_the_fleet_and_its_faults(  # noqa: PLR0917  # hypothesis gives them in order
     trace, spec, failing, cancelled, sessions, stream, seed
 ):
     simulated = simulation(
@@ -182,8 +194,9 @@ def test_without_faults_only_what_cannot_fit_fails(trace, spec, sessions, stream
     tokens_agree(run, undisturbed=True)
     room_tokens = spec.engine.kv.blocks * spec.engine.kv.block_tokens
     for row in run.records.to_pylist():
-        output_tokens = DEFAULT_OUTPUT_TOKENS if row.get("output_tokens") is None else row.get("output_tokens")
-        longest = max(1, row.get("prompt_tokens") or 1) + max(1, output_tokens) - 1  # the last one is not computed
+        output_tokens = row.get("output_tokens")
+        output_tokens = DEFAULT_OUTPUT_TOKENS if output_tokens is None else max(1, output_tokens)
+        longest = max(1, row.get("prompt_tokens") or 1) + output_tokens - 1  # the last one is not computed
         if row["outcome"] == "failed":
             assert longest > room_tokens
             assert row["detail"].startswith("refused: its ")
@@ -194,7 +207,9 @@ def test_without_faults_only_what_cannot_fit_fails(trace, spec, sessions, stream
 
 @law(20)
 @given(traces(), specs(), fault_traces, st.booleans(), st.booleans())
-def test_the_same_inputs_give_the_same_digest_and_checking_changes_nothing(trace, spec, failing, sessions, stream):
+def test_the_same_inputs_give_the_same_digest_and_checking_changes_nothing(
+    trace, spec, failing, sessions, stream
+):
     options = {"faults": failing, "sessions": sessions, "stream": stream, "stall_timeout_s": STALL_S}
 
     first = simulate(trace, spec, **options)
@@ -252,4 +267,8 @@ def test_two_processes_give_the_same_digests_for_every_policy_whatever_their_has
     one, other = in_fresh_process("1"), in_fresh_process("4242")
 
     assert one == other
-    assert len(set(one)) == len(one) == max(len(shipped(slot)) for slot in ("iteration", "eviction", "routing")) - 1
+    assert (
+        len(set(one))
+        == len(one)
+        == max(len(shipped(slot)) for slot in ("iteration", "eviction", "routing")) - 1
+    )

@@ -12,11 +12,12 @@ INSTALLED := $(VENV)/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
 .DELETE_ON_ERROR:
-.PHONY: help venv demo demo-llm test lint types imports bench clean
+.PHONY: help venv demo demo-llm studies test lint types imports bench clean
 
 help:
 	@echo 'make demo    compare policies on a small trace, then replay it on real processes (under two minutes)'
 	@echo 'make demo-llm  a language model in two processes: its answers as they come, then policies (under five minutes)'
+	@echo 'make studies the studies of docs/findings.md at reduced size, into studies-out (under five minutes)'
 	@echo 'make test    lint, types, import contracts, all tests (under ten minutes)'
 	@echo 'make bench   speed, as ratios against references measured beside it'
 	@echo 'make lint | types | imports | venv | clean'
@@ -42,6 +43,9 @@ demo: $(INSTALLED)
 
 demo-llm: $(INSTALLED)
 	@$(BIN)/python -m experiments.demo_llm
+
+studies: $(INSTALLED)
+	@$(BIN)/python -m experiments.studies --size small --out studies-out
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check

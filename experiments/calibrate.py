@@ -135,7 +135,7 @@ class CalibrationReport:
         notes = []
         for item in self.fidelity:
             tau = "" if item.tau is None else f" (Kendall tau {item.tau:+.2f})"
-            close = f"; {item.close} of them differ by less than live noise" if item.close else ""
+            close = f"; {item.close} closer than live noise" if item.close else ""
             notes.append(
                 f"{item.label}: {item.same_order} of {item.pairs} pairs of candidates in the same order{tau}{close}"
             )
@@ -144,7 +144,7 @@ class CalibrationReport:
                 "One live run each, so the noise of live runs is unknown: ask for repeats=2 or more."
             )
         fewest = min(run.summary.completed for runs in self.live.values() for run in runs)
-        if fewest < FEW_FOR_P99:
+        if fewest < FEW_FOR_P99 and any(row.metric.endswith("p99") for row in self.rows):
             notes.append(
                 f"With {fewest:,} requests, p99 is decided by the {max(1, fewest // 100)} slowest of them."
             )

@@ -87,6 +87,7 @@ from policies.routing.softmax_picker import SoftmaxPicker
 from policies.routing.weighted_random import WeightedRandom
 from policies.scaling.fixed import Fixed
 from policies.scaling.queue_depth import QueueDepth
+from policies.scaling.target_kv_utilization import TargetKvUtilization
 from policies.scaling.target_utilization import TargetUtilization
 from policies.views import (
     Completion,
@@ -189,6 +190,7 @@ __all__ = [
     "SoftmaxPicker",
     "StaticBatch",
     "Step",
+    "TargetKvUtilization",
     "TargetUtilization",
     "TokenSignals",
     "Verdict",

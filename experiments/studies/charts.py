@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _DECIMALS = re.compile(r"(\d+\.\d\d)\d+")
-_FONTS = re.compile(r"font: ([\d.]+px)[^;\"]*")
+_FONTS = re.compile(r"font-family: [^;\"]*")
+_INDENT = re.compile(r"\n\s+")
 
 
 class Panel(Struct, frozen=True, kw_only=True):
@@ -62,7 +63,8 @@ def lines(
 
 def compact_svg(figure: Figure, name: str) -> str:
     """As `svg_text`, with no more digits and fonts than the eye can tell: half the bytes, to be kept with a page."""
-    return _FONTS.sub(r"font: \1 sans-serif", _DECIMALS.sub(r"\1", svg_text(figure, name)))
+    text = _FONTS.sub("font-family: sans-serif", svg_text(figure, name))
+    return _INDENT.sub("\n", _DECIMALS.sub(r"\1", text))
 
 
 def _draw(axes: Axes, result: StudyResult, panel: Panel) -> None:
@@ -74,7 +76,7 @@ def _draw(axes: Axes, result: StudyResult, panel: Panel) -> None:
         low = [min(values, default=one.mean) * scale for values, one in zip(known, figures, strict=True)]
         high = [max(values, default=one.mean) * scale for values, one in zip(known, figures, strict=True)]
         style = line_style(index)
-        axes.fill_between(at, low, high, color=style["color"], alpha=0.12, linewidth=0.0)
+        axes.fill_between(at, low, high, color=style["color"], alpha=0.08, linewidth=0.0)
         shown = [one.mean * scale for one in figures]
         axes.plot(at, shown, **style, marker="o", markersize=3.5, label=names[candidate])
     if panel.log:

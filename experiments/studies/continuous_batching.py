@@ -62,7 +62,7 @@ def run(plan: Plan, options: Options) -> StudyResult:
     for rate in plan.rates_per_s:
         scaled = {seed: at_rate(trace, rate) for seed, trace in drawn.items()}
         reports[rate] = compare(
-            scaled.__getitem__, candidates, seeds=range(plan.seeds), metrics=METRICS,
+            scaled.__getitem__, candidates, baseline="orca", seeds=range(plan.seeds), metrics=METRICS,
             workers=options.workers, progress=options.progress,
         )  # fmt: skip
     return result_of(

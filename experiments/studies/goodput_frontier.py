@@ -214,7 +214,7 @@ STUDY = Study(
     title="Goodput frontier: the highest rate at which 90 % of requests meet TTFT and TPOT objectives",
     plans={
         "small": Plan(replicas=(1, 3), requests_per_replica=200, seeds=3, tolerance=0.1, candidates=FEW),
-        "full": Plan(replicas=(1, 2, 4), requests_per_replica=300, seeds=4, tolerance=0.05),
+        "full": Plan(replicas=(1, 2, 4), requests_per_replica=300, seeds=8, tolerance=0.05),
     },
     run=run,
     draw=draw,

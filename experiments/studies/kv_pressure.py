@@ -94,7 +94,7 @@ def draw(result: StudyResult) -> str:
     """Preemptions, hits, goodput and the worst waiting against the cache's size."""
     panels = (
         Panel(measure="preemptions", label="preemptions"),
-        Panel(measure="cached_fraction", label="prompt tokens found in the cache (%)"),
+        Panel(measure="cached_fraction", label="prefix hits (% of prompt tokens)"),
         Panel(measure="goodput_per_s", label="requests/s within objectives"),
         Panel(measure="ttft_s.p99", label="TTFT p99 (s)", log=True, scale=1.0),
     )

@@ -86,7 +86,7 @@ def run(plan: Plan, options: Options) -> StudyResult:
 def draw(result: StudyResult) -> str:
     """Hit rate and time to first token against the cache's size."""
     panels = (
-        Panel(measure="cached_fraction", label="prompt tokens found in a cache (%)"),
+        Panel(measure="cached_fraction", label="prefix hits (% of prompt tokens)"),
         Panel(measure="ttft_s.mean", label="TTFT, mean (s)", log=True, scale=1.0),
         Panel(measure="ttft_s.p50", label="TTFT p50 (s)", log=True, scale=1.0),
         Panel(measure="ttft_s.p99", label="TTFT p99 (s)", log=True, scale=1.0),

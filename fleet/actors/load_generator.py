@@ -49,6 +49,8 @@ class LoadGenerator(Actor):
         self._stream = stream
         self._first_token_s: dict[str, float] = {}
         """When each request without a reply got its first output token."""
+        self._gaps: dict[str, tuple[float, float | None]] = {}
+        """When each streamed request got its last tokens, and the longest gap before."""
         self._received: dict[str, int] = {}
         """Streamed output tokens of each request without a reply."""
         self._sent: dict[str, tuple[int, float]] = {}
@@ -163,6 +165,10 @@ class LoadGenerator(Actor):
                 raise FleetError(f"output tokens {message.start} to {received - 1} of {id!r} came twice")
             self._received[id] = received + len(message.ids)
             self._first_token_s.setdefault(id, self.ctx.now)
+            last_s, longest_s = self._gaps.get(id, (None, None))
+            if last_s is not None:
+                longest_s = max(longest_s or 0.0, self.ctx.now - last_s)
+            self._gaps[id] = (self.ctx.now, longest_s)
 
     def on_reply(self, message: Reply) -> None:
         sent = self._sent.pop(message.request_id, None)
@@ -176,6 +182,10 @@ class LoadGenerator(Actor):
         row, arrived_s = sent
         first_s = self._first_token_s.pop(message.request_id, None)
         self._demand_all(message)
+        if self._stream and message.usage is not None:
+            # A replica does not see the gap between an attempt that failed and the one that went on after it.
+            _, itl_max_s = self._gaps.pop(message.request_id, (0.0, None))
+            message = replace(message, usage=replace(message.usage, itl_max_s=itl_max_s))
         self._telemetry.request_ended(row, arrived_s, self.ctx.now, message, first_s)
         if self._following:
             for row_and_entry in self._followers.pop(message.request_id, ()):

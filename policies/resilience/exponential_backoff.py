@@ -13,6 +13,7 @@ from policies.views import Completion, Failure
 from traces.schema import Request
 
 _LAST_ATTEMPT = GiveUp("attempts exhausted")
+_REFUSED = GiveUp("refused: replicas of one kind refuse alike")
 _NO_BUDGET = GiveUp("retry budget exhausted")
 
 
@@ -25,6 +26,8 @@ class ExponentialBackoff(RetryPolicy):
     The budget is a token bucket: it starts with `budget_tokens`, which it also holds at most; each completed
     request adds `budget_ratio`, each retry takes one. So retries stay below `budget_ratio` of what completes,
     however long everything fails.
+
+    What a replica refuses as too large for it is not tried again: the others are of the same kind.
 
     Source: Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015; Beyer et al., "Site
     Reliability Engineering", 2016, chapters 21 and 22 (retry budgets); Finagle's `RetryBudget`.
@@ -49,6 +52,8 @@ class ExponentialBackoff(RetryPolicy):
         self.tokens = self.budget_tokens
 
     def after_failure(self, request: Request, failure: Failure, now_s: float) -> Retry | GiveUp:
+        if failure.kind == "refused":
+            return _REFUSED
         if failure.attempt >= self.max_attempts:
             return _LAST_ATTEMPT
         if self.budget_ratio is not None:

@@ -52,9 +52,13 @@ class TargetUtilization(ScalingPolicy):
             self.asked = decided
         return Scale(decided)
 
+    def current(self, pool: PoolView) -> float | None:
+        """The utilisation that is held at `target`; None: not known."""
+        return pool.busy_fraction if pool.gpu_utilization is None else pool.gpu_utilization
+
     def _recommend(self, pool: PoolView, asked: int) -> int:
         """What the formula says now, within the pool's bounds."""
-        current = pool.busy_fraction if pool.gpu_utilization is None else pool.gpu_utilization
+        current = self.current(pool)
         if current is None or pool.ready == 0:
             return asked
         ratio = current / self.target

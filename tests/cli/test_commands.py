@@ -354,6 +354,36 @@ def test_profile_takes_an_engine_by_name(fleet: Fleet) -> None:
     assert "10.000" in fleet("profile", "emulated", *flags, "--batch-sizes", "1").out
 
 
+LLM = (
+    "emulated-llm", "--set", "engine.latency=affine", "--set", "engine.latency.base_s=0.01",
+    "--set", "engine.latency.per_prefill_token_s=0.001", "--set", "engine.kv.blocks=400",
+)  # fmt: skip
+
+
+def test_profile_measures_the_steps_of_an_engine_that_serves_token_by_token(
+    fleet: Fleet, tmp_path: Path
+) -> None:
+    grid = ("--chunks", "1,30", "--contexts", "0,32", "--decodes", "1,2", "--mixed-chunks", "8")
+    ended = fleet("profile", *LLM, *grid, "--repeats", "3", "--out", "p.json")
+    assert ended.status == 0
+    assert "40.000" in ended.out, "0.010 + 30 x 0.001 s"
+    assert "emulated-llm, loaded in" in ended.out
+    (tmp_path / "measured.toml").write_text(
+        'engine = { engine = "emulated-llm", latency = { latency = "profiled", profile = "p.json" }, '
+        "kv = { blocks = 400 } }"
+    )
+    assert fleet("simulate", "chat-small", "measured.toml", "--first", 5).status == 0
+
+
+def test_profile_says_which_options_an_engine_takes(fleet: Fleet) -> None:
+    assert "emulated-llm serves token by token: it takes --chunks" in (
+        fleet("profile", *LLM, "--batch-sizes", "1").line
+    )
+    assert "emulated runs batches: it takes --batch-sizes" in (
+        fleet("profile", "small.toml", "--decodes", "1").line
+    )
+
+
 def test_keys_writes_a_private_file_once_and_prints_the_public_key(fleet: Fleet, tmp_path: Path) -> None:
     from fleet.runtime.security import read_keys
 

@@ -71,6 +71,30 @@ def test_noise_is_the_gap_between_live_runs_of_one_seed(trace: Trace, base: Flee
     assert replace(report.rows[0], error=0.9 * report.rows[0].noise).within is True
 
 
+def test_one_candidate_run_more_often_is_the_noise_of_all(trace: Trace, specs: dict[str, FleetSpec]) -> None:
+    delays = iter([0.0] * len(specs) + [0.5])
+
+    def drifting(trace: Trace, spec: FleetSpec, *, speed: float, seed: int, faults: FaultTrace | None) -> Run:
+        slower = spec.replace(network=NetworkModel(delay_s=next(delays)))
+        return faithful(trace, slower, speed=speed, seed=seed, faults=faults)
+
+    first = next(iter(specs))
+    report = calibrate(trace, specs, repeats={first: 2}, play=drifting, progress=False, metrics=["e2e_s.p50"])
+    assert [len(runs) for runs in report.live.values()] == [2] + [1] * (len(specs) - 1)
+    assert {row.noise for row in report.rows} == {report.rows[0].noise}
+    assert report.fidelity[0].close == report.fidelity[0].pairs
+    assert "6 closer than live noise" in str(report)
+    assert "1 to 2 live runs each" in str(report)
+
+
+def test_tolerances_are_those_that_are_given(trace: Trace, base: FleetSpec) -> None:
+    report = calibrate(
+        trace, {"one": base}, play=faithful, progress=False, metrics=["e2e_s.p50", "queue_s.p50"],
+        tolerances={"queue_s.p50": 0.3},
+    )  # fmt: skip
+    assert [row.tolerance for row in report.rows] == [None, 0.3]
+
+
 def test_a_calibration_is_kept_whole(trace: Trace, specs: dict[str, FleetSpec], tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     report = calibrate(trace, {name: specs[name] for name in ("p2c", "least")}, play=faithful, progress=False)

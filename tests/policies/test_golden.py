@@ -51,6 +51,7 @@ EXPECTED: dict[str, tuple[float, ...]] = {
     "SessionAffinity": (839, 0, 0, 78.2, 194.9, 30.6),
     "ShortestPrompt": (839, 0, 0, 79.0, 208.1, 30.7),
     "SoftmaxPicker": (839, 0, 0, 78.9, 203.4, 30.6),
+    "TargetKvUtilization": (839, 0, 0, 78.2, 194.9, 30.6),
     "TargetUtilization": (839, 0, 0, 44.4, 127.8, 47.7),
     "WeightedRandom": (839, 0, 0, 90.5, 240.4, 30.7),
     "Window": (839, 0, 0, 90.2, 172.9, 30.7),

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies import ExponentialBackoff, GiveUp, NoRetry, Retry
+from policies import ExponentialBackoff, Failure, GiveUp, NoRetry, Retry
 from tests.policies.makers import completion, failure, request, reset
 
 
@@ -79,3 +79,9 @@ class TestBudget:
             elif isinstance(policy.after_failure(request(), failure(1), 0.0), Retry):
                 retries += 1
             assert retries <= tokens + ratio * completions + 1e-6
+
+
+def test_what_a_replica_refuses_is_not_tried_elsewhere() -> None:
+    policy = reset(ExponentialBackoff())
+    refused = Failure(kind="refused", attempt=1, replica="replica/0")
+    assert isinstance(policy.after_failure(request(), refused, 0.0), GiveUp)

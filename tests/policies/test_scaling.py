@@ -4,7 +4,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies import Fixed, PolicyError, QueueDepth, Scale, ScalingPolicy, TargetUtilization, build
+from policies import (
+    Fixed,
+    PolicyError,
+    QueueDepth,
+    ReplicaView,
+    Scale,
+    ScalingPolicy,
+    TargetKvUtilization,
+    TargetUtilization,
+    build,
+)
+from policies.views import TokenSignals
 from tests.policies.makers import pool, reset
 
 
@@ -135,3 +146,20 @@ class TestTargetUtilization:
         busy = [(0.0, 0.5), (4.0, 1.0), (9.0, 1.0), (10.5, 1.0)]
         asked = [policy.desired(pool(2, busy_fraction=value), now_s).replicas for now_s, value in busy]
         assert asked == [2, 2, 2, 4]
+
+
+def test_scaling_to_the_cache_counts_what_waits_for_it() -> None:
+    """Two replicas, one full with as much again waiting, one half full: 2.5 caches are wanted, 4 replicas at 0.7."""
+    full = TokenSignals(
+        waiting=3, running=5, waiting_tokens=1600, used_blocks=100, total_blocks=100, block_tokens=16
+    )
+    half = TokenSignals(running=2, used_blocks=50, total_blocks=100, block_tokens=16)
+    views = tuple(ReplicaView(id=f"replica/{n}", tokens=signals) for n, signals in enumerate((full, half)))
+
+    policy = reset(TargetKvUtilization(target=0.7))
+
+    assert policy.desired(pool(2, busy_fraction=1.0, replicas=views), 0.0).replicas == 4
+
+
+def test_scaling_to_the_cache_waits_for_the_first_report() -> None:
+    assert reset(TargetKvUtilization()).desired(pool(2, busy_fraction=1.0), 0.0).replicas == 2

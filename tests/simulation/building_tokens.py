@@ -60,11 +60,9 @@ def demand_all_given_back(made: Simulation) -> None:
         replica.scheduler.check()
         assert not replica.holds(), replica.ctx.address
         assert all(one.batch < 0 for one in replica.scheduler.by_id.values()), "those left are deep probes"
-        if replica.scheduler.by_id:
-            continue
-        work = replica.scheduler.work
-        if work is None:
-            assert replica.scheduler.cache.used_blocks == 0, replica.ctx.address
+        cache = replica.scheduler.cache
+        if not replica.scheduler.by_id and replica.scheduler.work is None:
+            assert (cache.used_blocks, cache.host_used_blocks) == (0, 0), replica.ctx.address
 
 
 def play_out(trace, spec, **options):

@@ -7,7 +7,7 @@ import pytest
 
 from fleet import NetworkModel
 from fleet.engines import EmulatedLlmEngine
-from fleet.messages import Cancel, StepRan
+from fleet.messages import Cancel, StepRan, Work
 from policies import (
     ExponentialBackoff,
     FastServe,
@@ -32,7 +32,7 @@ from tests.simulation.building_tokens import (
     serving,
     submit,
 )
-from traces import Fault
+from traces import Fault, Request
 
 RETRY = ExponentialBackoff(base_s=0.2, jitter="none")
 
@@ -52,11 +52,11 @@ def test_a_prompt_longer_than_the_cache_ends_with_one_clear_error_and_the_others
     assert column(run, "ended_s")["large"] == pytest.approx(0.3)
 
 
-def test_a_prompt_that_no_replica_can_take_is_not_tried_for_ever():
+def test_a_prompt_that_no_replica_can_take_is_not_tried_again():
     run = play_out(trace_of(asks("large", 0.0, 21)), serving(blocks=5, replicas=2, retry=RETRY))
 
     assert column(run, "outcome") == {"large": "failed"}
-    assert column(run, "attempts") == {"large": RETRY.max_attempts}
+    assert column(run, "attempts") == {"large": 1}
 
 
 def test_an_answer_that_outgrows_the_whole_cache_ends_there_and_its_client_has_what_there_was():
@@ -299,6 +299,15 @@ def test_when_only_the_end_of_a_stream_is_lost_no_token_is_added_to_it():
         assert reply.usage.output_tokens == 5
         found += reply.attempts == 2 and reply.service_s == 0.0  # nothing was left to run
     assert found, "the scenario does not do what it says"
+
+
+@pytest.mark.parametrize(("asked_for", "whole"), [(None, 3), (5, 5), (1, 1), (0, 1)])
+def test_an_engine_knows_when_what_it_is_to_resume_is_the_whole_answer(asked_for, whole):
+    engine = llm(default_output_tokens=3)
+
+    for had in range(7):
+        work = Work(Request("r", 0.0), 2, asked_for, resume=tuple(range(had)))
+        assert engine.answered(work) == (had >= whole)
 
 
 @pytest.mark.parametrize("seed", range(8))

@@ -10,7 +10,7 @@ from concurrent.futures.process import BrokenProcessPool
 from itertools import product
 from typing import NamedTuple
 
-from experiments.metrics import DEFAULT_METRICS, Metric, metrics_of
+from experiments.metrics import Metric, metrics_of
 from experiments.paired import Interval
 from experiments.progress import progress_bar
 from experiments.report import Report
@@ -41,7 +41,7 @@ def compare(
     seeds: Iterable[int] = range(10),
     faults: FaultSource = None,
     baseline: str | None = None,
-    metrics: Sequence[Metric | str] = DEFAULT_METRICS,
+    metrics: Sequence[Metric | str] | None = None,
     workers: int | None = None,
     progress: bool = True,
     sessions: bool = False,
@@ -52,14 +52,15 @@ def compare(
     A seed changes the policies' chance, the engines' noise and the network's. `trace` may also be a function of
     the seed: then arrivals are resampled too, which is the way to study a synthetic workload (``compare(lambda
     seed: poisson(rate_per_s=200, duration_s=60, seed=seed), ...)``); so may `faults`. The baseline is the first
-    candidate unless named. `interval` is Student's ``t`` or the ``bca`` bootstrap; docs/statistics.md tells
+    candidate unless named. `metrics` are names such as ``"ttft_s.p99"`` (`experiments.metrics.FIGURES`), or
+    values of your own; unless given they are those that the runs have. `interval` is Student's ``t`` or the ``bca`` bootstrap; docs/statistics.md tells
     them apart.
 
     `workers` processes share the work, one by default. They are spawned and import your script again: guard it
     with ``if __name__ == "__main__":``, and define policies in a module of their own. What cannot be sent to
     another process runs in this one.
 
-    Raises `ValueError` for an unknown baseline, no candidates or no seeds, and what `simulate` raises.
+    Raises `ValueError` for an unknown baseline or metric, no candidates or no seeds, and what `simulate` raises.
     """
     chosen = list(seeds)
     first = baseline if baseline is not None else next(iter(candidates), None)
@@ -69,6 +70,7 @@ def compare(
         raise ValueError(f"baseline={first!r} is not a candidate; expected one of {', '.join(candidates)}")
     if len(set(chosen)) != len(chosen):
         raise ValueError(f"a seed is given twice: {chosen}; a run counted twice is no replication")
+    measured = None if metrics is None else metrics_of(metrics)  # a wrong name fails before the work
     traces = {seed: trace if isinstance(trace, Trace) else trace(seed) for seed in chosen}
     planned = {seed: faults(seed) if callable(faults) else faults for seed in chosen}
     jobs = [
@@ -78,7 +80,7 @@ def compare(
     with progress_bar("runs", len(jobs), shown=progress) as advance:
         done = _run_all(jobs, workers or 1, advance)
     runs = {name: [done[name, seed] for seed in chosen] for name in candidates}
-    return Report(runs, seeds=chosen, baseline=first, metrics=metrics_of(metrics), interval=interval)
+    return Report(runs, seeds=chosen, baseline=first, metrics=measured, interval=interval)
 
 
 def _run_all(jobs: list[Job], workers: int, advance: Callable[[], None]) -> dict[tuple[str, int], Run]:

@@ -12,7 +12,7 @@ import argparse
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import mean
+from statistics import mean, median
 from typing import TYPE_CHECKING
 
 from msgspec import Struct, structs
@@ -107,6 +107,10 @@ SIZES = {
 }  # fmt: skip
 
 
+AGAIN = StepGrid(chunks=(8, 32), contexts=(0,), decodes=(1, 4), mixed_chunks=())
+"""Steps of every grid, measured again after the live runs."""
+
+
 def candidates(
     engine: StepEngine, plans: Sequence[str] = tuple(PLANS), routes: Sequence[str] = tuple(ROUTES)
 ) -> dict[str, FleetSpec]:
@@ -162,6 +166,22 @@ def measured_together(
 
 def _mean_point(points: Sequence[StepPoint]) -> StepPoint:
     return structs.replace(points[0], seconds=mean([point.seconds for point in points]))
+
+
+def drift(before: StepProfile, after: StepProfile) -> float:
+    """By how much longer the same steps took later on: the median over those that were measured both times."""
+    ratios = []
+    for point in after.points:
+        alike = [one for one in before.points if _kind(one) == _kind(point)]
+        if alike:
+            context = point.decode_context_tokens
+            nearest = min(alike, key=lambda one: abs(one.decode_context_tokens - context))
+            ratios.append(point.seconds / nearest.seconds)
+    return median(ratios) - 1.0
+
+
+def _kind(point: StepPoint) -> tuple[int, int, int]:
+    return point.prefill_tokens, point.prefill_context_tokens, point.decodes
 
 
 def emulated(profile: Path) -> EmulatedLlmEngine:
@@ -239,9 +259,15 @@ def run(folder: Path | None, size: Size, screen: Console) -> CalibrationReport:
         profile.save(path)
         screen.print(describe(profile))
         report = held_against_live(path, size)
+    with screen.status("measuring some of the steps again"):
+        drifted = drift(profile, measured_together(ENGINE, AGAIN, size.profile_repeats))
     screen.print(report)
     for line in verdicts(report):
         screen.print(f"- {line}")
+    screen.print(
+        f"- the same steps took {1 + drifted:.2f} times as long after the live runs as before them; "
+        "so much of the errors is the machine's own"
+    )
     if folder is not None:
         report.save(folder)
         screen.print(f"saved in {folder}")

@@ -1,15 +1,17 @@
-"""What a study measures: figures of a run's summary, each with its unit and which way is better."""
+"""What a study measures: figures of a run's summary, each with its unit, which way is better, and what it is of."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Literal
 
 from msgspec import Struct
 
-from fleet.telemetry.run import Distribution, Summary
+from fleet.telemetry.run import Distribution, ReplicaRange, Summary
 
 Better = Literal["lower", "higher", "neither"]
+Applies = Literal["any", "tokens", "objectives"]
+"""The runs that a figure says something of: all of them, those that serve token by token, those with objectives."""
 
 
 class Metric(Struct, frozen=True, kw_only=True):
@@ -26,6 +28,7 @@ class Metric(Struct, frozen=True, kw_only=True):
     unit: str = ""
     scale: float = 1.0
     """Printed value over measured value: 1000 prints seconds as milliseconds."""
+    applies: Applies = "any"
 
     @property
     def label(self) -> str:
@@ -34,23 +37,80 @@ class Metric(Struct, frozen=True, kw_only=True):
         return f"{words} ({self.unit})" if self.unit else words
 
 
+class Figure(Struct, frozen=True):
+    """One line of `FIGURES`: a field of the summary, or its `parts`, each of which is a metric."""
+
+    name: str
+    better: Better
+    unit: str = ""
+    scale: float = 1.0
+    applies: Applies = "any"
+    parts: tuple[str, ...] = ()
+    read: Callable[[Summary], float] | None = None
+    """For what is no field of the summary."""
+
+
+LOST = "not_completed"
+"""Requests that did not complete, whatever became of them."""
+_DISTRIBUTION = Distribution.__struct_fields__
+
+FIGURES: tuple[Figure, ...] = (
+    Figure("ttft_s", "lower", "ms", 1000.0, "tokens", parts=_DISTRIBUTION),
+    Figure("tpot_s", "lower", "ms", 1000.0, "tokens", parts=_DISTRIBUTION),
+    Figure("itl_max_s", "lower", "ms", 1000.0, "tokens", parts=_DISTRIBUTION),
+    Figure("e2e_s", "lower", "ms", 1000.0, parts=_DISTRIBUTION),
+    Figure("queue_s", "lower", "ms", 1000.0, parts=_DISTRIBUTION),
+    Figure("output_tokens_per_s", "higher", "1/s", 1.0, "tokens"),
+    Figure("cached_fraction", "higher", "%", 100.0, "tokens"),
+    Figure("preemptions", "lower", "", 1.0, "tokens"),
+    Figure("slo_attainment", "higher", "%", 100.0, "objectives"),
+    Figure("goodput_per_s", "higher", "1/s", 1.0, "objectives"),
+    Figure("throughput_per_s", "higher", "1/s"),
+    Figure("submitted", "neither"),
+    Figure("completed", "higher"),
+    Figure(LOST, "lower", read=lambda summary: float(summary.submitted - summary.completed)),
+    Figure("rejected", "lower"),
+    Figure("shed", "lower"),
+    Figure("expired", "lower"),
+    Figure("failed", "lower"),
+    Figure("cancelled", "neither"),
+    Figure("in_flight", "lower"),
+    Figure("gpu_seconds", "lower", "s"),
+    Figure("utilization", "neither", "%", 100.0),
+    Figure("replicas", "neither", parts=ReplicaRange.__struct_fields__),
+    Figure("batch_size_mean", "neither"),
+    Figure("attempts_mean", "neither"),
+    Figure("duration_s", "neither", "s"),
+)
+"""Every figure there is. A new one of `Summary` needs a line here, and a test says so."""
+
+_BY_NAME = {
+    f"{figure.name}.{part}" if part else figure.name: figure
+    for figure in FIGURES
+    for part in figure.parts or ("",)
+}
+
+
 def metric(name: str) -> Metric:
-    """The metric of a path within `Summary`, such as ``"e2e_s.p99"``. Raises `ValueError` for any other name."""
-    head, _, tail = name.partition(".")
-    known = name == LOST or head in Summary.__struct_fields__
-    if head in _LATENCIES:
-        known = tail in Distribution.__struct_fields__
-    elif head == "replicas":
-        known = tail in ("min", "max")
-    elif tail:
-        known = False
-    if not known:
-        raise ValueError(
-            f"{name!r} is no figure of a run's summary; expected a path such as 'e2e_s.p99' or 'goodput_per_s'"
-        )
-    unit, scale = ("ms", 1000.0) if head in _LATENCIES else _UNITS.get(head, ("", 1.0))
-    better: Better = "lower" if head in _LATENCIES else _BETTER.get(head, "neither")
-    return Metric(name=name, read=_reader(name), better=better, unit=unit, scale=scale)
+    """The metric of this name, such as ``"e2e_s.p99"``. Raises `ValueError` that lists the names there are."""
+    figure = _BY_NAME.get(name)
+    if figure is None:
+        raise ValueError(f"{name!r} is no figure of a run's summary; there are {known_names()}")
+    return Metric(
+        name=name, read=figure.read or _reader(name), better=figure.better, unit=figure.unit, scale=figure.scale,
+        applies=figure.applies,
+    )  # fmt: skip
+
+
+def known_names() -> str:
+    """All names in a line, those of distributions taken together: ``ttft_s, tpot_s, ... (each with .mean, ...)``."""
+    grouped: dict[tuple[str, ...], list[str]] = {}
+    for figure in FIGURES:
+        grouped.setdefault(figure.parts, []).append(figure.name)
+    return "; ".join(
+        ", ".join(names) + (f" (each with .{', .'.join(parts)})" if parts else "")
+        for parts, names in grouped.items()
+    )
 
 
 def metrics_of(chosen: Sequence[Metric | str]) -> tuple[Metric, ...]:
@@ -60,8 +120,6 @@ def metrics_of(chosen: Sequence[Metric | str]) -> tuple[Metric, ...]:
 
 def _reader(name: str) -> Callable[[Summary], float | None]:
     def read(summary: Summary) -> float | None:
-        if name == LOST:
-            return float(summary.submitted - summary.completed)
         value: object = summary
         for part in name.split("."):
             value = getattr(value, part)
@@ -70,35 +128,7 @@ def _reader(name: str) -> Callable[[Summary], float | None]:
     return read
 
 
-LOST = "not_completed"
-"""Requests that did not complete, whatever became of them."""
-_LATENCIES = ("e2e_s", "queue_s", "ttft_s", "tpot_s", "itl_max_s")
-_UNITS = {
-    "throughput_per_s": ("1/s", 1.0),
-    "goodput_per_s": ("1/s", 1.0),
-    "slo_attainment": ("%", 100.0),
-    "utilization": ("%", 100.0),
-    "cached_fraction": ("%", 100.0),
-    "output_tokens_per_s": ("1/s", 1.0),
-    "gpu_seconds": ("s", 1.0),
-    "duration_s": ("s", 1.0),
-}
-_BETTER: dict[str, Better] = {
-    "completed": "higher",
-    LOST: "lower",
-    "throughput_per_s": "higher",
-    "goodput_per_s": "higher",
-    "slo_attainment": "higher",
-    "cached_fraction": "higher",
-    "output_tokens_per_s": "higher",
-    "preemptions": "lower",
-    "gpu_seconds": "lower",
-    "rejected": "lower",
-    "shed": "lower",
-    "expired": "lower",
-    "failed": "lower",
-    "in_flight": "lower",
-}
+# --- what is shown unless told otherwise -------------------------------------------------------------------
 
 DEFAULT_METRICS: tuple[Metric, ...] = metrics_of(
     (
@@ -112,4 +142,38 @@ DEFAULT_METRICS: tuple[Metric, ...] = metrics_of(
         "utilization",
     )
 )
-"""What `compare` reports unless told otherwise; a figure that no run has is left out of its table."""
+"""What `compare` reports of whole requests; a figure that no run has is left out of its table."""
+
+TOKEN_METRICS: tuple[Metric, ...] = metrics_of(
+    (
+        "ttft_s.p50",
+        "ttft_s.p99",
+        "tpot_s.p50",
+        "tpot_s.p99",
+        "itl_max_s.p99",
+        "e2e_s.p50",
+        "e2e_s.p99",
+        "output_tokens_per_s",
+        "cached_fraction",
+        "preemptions",
+        "slo_attainment",
+        "goodput_per_s",
+        LOST,
+        "gpu_seconds",
+    )
+)
+"""What `compare` reports where any of the runs serves token by token."""
+
+
+def serves_tokens(summary: Summary) -> bool:
+    """Whether this run was served token by token, and so has figures of tokens."""
+    return summary.output_tokens_per_s is not None
+
+
+def default_metrics(summaries: Iterable[Summary]) -> tuple[Metric, ...]:
+    """What to report of these runs: of tokens where there are any, and then of objectives only where there are any."""
+    found = list(summaries)
+    if not any(map(serves_tokens, found)):
+        return DEFAULT_METRICS
+    judged = any(summary.slo_attainment is not None for summary in found)
+    return tuple(item for item in TOKEN_METRICS if judged or item.applies != "objectives")

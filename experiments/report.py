@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from msgspec import Struct
 from msgspec.structs import replace
 
-from experiments.metrics import Better, Metric
+from experiments.metrics import Better, Metric, default_metrics
 from experiments.paired import Difference, Interval, Verdict, holm, paired_difference, ratio, verdict
 from experiments.text import as_text, decimals, plain_number, signed_number
 from fleet import Run
@@ -57,7 +57,7 @@ class Report:
         *,
         seeds: Sequence[int],
         baseline: str,
-        metrics: Sequence[Metric],
+        metrics: Sequence[Metric] | None = None,
         interval: Interval = "t",
     ) -> None:
         self.runs = {name: list(of_one) for name, of_one in runs.items()}
@@ -66,6 +66,8 @@ class Report:
         self.interval: Interval = interval
         self.fingerprints = {name: [fingerprint(run) for run in of_one] for name, of_one in self.runs.items()}
         """Of each run: its digest apart from the seed's number. Two equal ones are the same run."""
+        if metrics is None:
+            metrics = default_metrics(run.summary for of_one in self.runs.values() for run in of_one)
         self.rows: list[Row] = _judged([row for metric in metrics for row in self._rows_of(metric)])
 
     def row(self, metric: str, candidate: str) -> Row:

@@ -105,6 +105,7 @@ def draw(result: StudyResult) -> str:
     right.plot([], [], color="#000000", marker="x", linestyle="none", label=WHOLE)
     log_ticks(right, "x")
     log_ticks(right, "y")
+    right.margins(x=0.1)
     right.set_xlabel("TTFT p99 (s)")
     right.set_ylabel("longest token gap, p99 (s)")
     right.legend(frameon=False, fontsize=8)

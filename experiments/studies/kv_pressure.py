@@ -106,7 +106,7 @@ STUDY = Study(
     title="Cache pressure: preemption and eviction by cache size",
     plans={
         "small": Plan(blocks=(3000, 5000, 8000, 16000), rate_per_s=3.5, requests=250, seeds=5),
-        "full": Plan(blocks=(3000, 4000, 5000, 6000, 8000, 12000, 20000), rate_per_s=3.5, requests=500, seeds=6),
+        "full": Plan(blocks=(3000, 4000, 6000, 8000, 16000), rate_per_s=3.5, requests=400, seeds=6),
     },
     run=run,
     draw=draw,

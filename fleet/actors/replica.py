@@ -151,6 +151,10 @@ class Replica(Actor):
         """What it reports when it serves token by token."""
         return None
 
+    def proves_itself(self, probe: Probe) -> bool:
+        """What runs anyway will show whether the engine works, and answer this deep probe; else a canary must."""
+        return False
+
     def timed(self, message: Tick) -> None:
         """A timer of the subclass's own ran out."""
 
@@ -276,6 +280,8 @@ class Replica(Actor):
 
     def on_probe(self, message: Probe) -> None:
         if message.level == "deep" and self.state in ("ready", "warm"):
+            if self.proves_itself(message):
+                return
             self._probes[-message.probe] = message
             canary = Work(Request(f"probe/{message.probe}", self.ctx.now, prompt_tokens=8), 1, 1)
             self.on_run_batch(RunBatch(-message.probe, [canary], message.reply_to))

@@ -26,6 +26,8 @@ from fleet.messages import (
     InjectSlowness,
     Message,
     Payload,
+    Probe,
+    ProbeAnswered,
     RunBatch,
     StepRan,
     Tick,
@@ -38,7 +40,7 @@ from fleet.tokens.scheduler import StepScheduler
 from fleet.tokens.sequence import SequenceState, StepWork
 from policies.base import IterationPolicy, overrides
 from policies.decisions import Wait
-from policies.views import Completion, FailureKind, TokenSignals
+from policies.views import Completion, FailureKind, ProbeStatus, TokenSignals
 
 
 class Held(Struct):
@@ -77,6 +79,8 @@ class TokenReplica(Replica):
         self._ids = 0
         self._step_s = 0.0
         """When the steps under way began."""
+        self._asked: list[Probe] = []
+        """Deep probes that the end of the step under way answers."""
         self._ran: StepRan | None = None
         """Held back by an injected slowness."""
         self._waiting: Timer | None = None
@@ -219,6 +223,10 @@ class TokenReplica(Replica):
             self.ctx.after((self._slowness - 1.0) * message.last_step_s, Tick("slow", number=message.number))
             return
         self._ran = None
+        asked, self._asked = self._asked, []
+        for probe in asked:
+            status: ProbeStatus = "ok" if message.error is None else "failed"
+            self.ctx.send(probe.reply_to, ProbeAnswered(self.ctx.address, probe.probe, status, message.error))
         now = self.ctx.now
         self._answered_busy_s += now - self._step_s
         if message.error is not None:
@@ -284,6 +292,14 @@ class TokenReplica(Replica):
     def on_inject_slowness(self, message: InjectSlowness) -> None:
         super().on_inject_slowness(message)
         self.settle()
+
+    def proves_itself(self, probe: Probe) -> bool:
+        """A canary would wait behind all that waits, and fail where there is much to do. That a step ends is proof."""
+        if self._open.work is None:
+            return False
+        self._asked.append(probe)
+        self._engine.interrupt()
+        return True
 
     def settle(self) -> None:
         if self.scheduler is not None and self.scheduler.work is not None:

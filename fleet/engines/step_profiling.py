@@ -10,6 +10,7 @@ prefix cache does not compute again what it computed for the context before.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from statistics import median
 from typing import Annotated
 
@@ -108,7 +109,7 @@ class _Stepper:
         """A prompt's last chunk, alone."""
         for chunk in self._grid.chunks:
             if self._room(context + chunk):
-                yield self._measured(lambda chunk=chunk: self._one_chunk(context, chunk, []))  # type: ignore[misc]
+                yield self._measured(partial(self._one_chunk, context, chunk, ()))
 
     def _decodes(self, context: int) -> Iterator[StepPoint]:
         """As many sequences as fit, of which more and more decode: alone, then with a whole prompt beside them."""
@@ -120,12 +121,10 @@ class _Stepper:
         for count in sizes:
             while len(running) < count:
                 running.append(self._prefilled(context, place=len(running) + 1))
-            yield self._measured(lambda some=tuple(running): self._step([], some))  # type: ignore[misc]
+            yield self._measured(partial(self._step, [], tuple(running)))
             for chunk in self._grid.mixed_chunks:
                 if self._room(chunk):
-                    yield self._measured(
-                        lambda chunk=chunk, some=tuple(running): self._one_chunk(0, chunk, some)
-                    )  # type: ignore[misc]
+                    yield self._measured(partial(self._one_chunk, 0, chunk, tuple(running)))
         for sequence in running:
             self._let_go(sequence)
 

@@ -1,4 +1,4 @@
-"""A directory of kernel times made from a formula, and shapes of steps, for tests."""
+"""Kernel times, and prompt and token times, made from formulas, and shapes of steps, for tests."""
 
 import csv
 import random
@@ -90,6 +90,50 @@ def write_tables(directory: Path, *, noise: float = 0.0, model: str = "meta-llam
         f"model: {model}\nhardware: RTX4090\nengine_effective:\n  block_size: 16\n"
     )
     return directory
+
+
+def prompt_ms(tokens: int) -> float:
+    return max(50.0, 0.125 * tokens)
+
+
+def token_ms(prompt: int, sequences: int) -> float:
+    """Weights, sequences, and the walk over the longest context."""
+    return 30.0 + 0.5 * sequences + prompt / 1024
+
+
+RUN_PROMPTS = (128, 512, 2048, 8192)
+RUN_BATCHES = (1, 4, 16, 64)
+RUN_HEADER = (
+    "model", "hardware", "prompt_size", "batch_size", "token_size", "peak_power", "average_power", "prompt_time",
+    "token_time", "e2e_time", "tensor_parallel",
+)  # fmt: skip
+
+
+def run_row(
+    prompt: int,
+    sequences: int,
+    *,
+    factor: float = 1.0,
+    output: int = 128,
+    device: str = "fast",
+    ways: int = 8,
+) -> list[object]:
+    """A line of a table of prompt and token times: a run that took so many times what the formulas say."""
+    first_ms, next_ms = factor * prompt_ms(prompt * sequences), factor * token_ms(prompt, sequences)
+    whole_ms = first_ms + (output - 1) * next_ms
+    return ["llama", device, prompt, sequences, output, 0.0, 0.0, first_ms, next_ms, whole_ms, ways]
+
+
+def write_runs(path: Path, rows: list[list[object]] | None = None, *, noise: float = 0.0) -> Path:
+    """A table in the form of Splitwise's: these rows, or its cross of prompts alone and batches, five runs of each."""
+    if rows is None:
+        rng = random.Random(0)
+        sizes = [(prompt, 1) for prompt in RUN_PROMPTS] + [(512, sequences) for sequences in RUN_BATCHES]
+        factors = [[1.0 + noise * (2.0 * rng.random() - 1.0)] * 3 + [0.5, 3.0] for _ in sizes]
+        rows = [run_row(*size, factor=off) for size, offs in zip(sizes, factors, strict=True) for off in offs]
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([RUN_HEADER, *rows])
+    return path
 
 
 def make_shape(prefills=(), lengths=(), outputs=None, moved_blocks=0) -> StepShape:

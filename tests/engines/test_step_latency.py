@@ -20,7 +20,7 @@ from fleet.engines import (
     StepShape,
 )
 from policies.registry import build
-from tests.engines.step_tables import length_lists, make_shape, prefill_lists, write_tables
+from tests.engines.step_tables import length_lists, make_shape, prefill_lists, write_runs, write_tables
 
 TINY = ModelSpec(layers=2, hidden=64, heads=4, kv_heads=2, head_dim=16, intermediate=128, vocabulary=1000)
 SLOW = DeviceSpec(1e12, 1e10, memory_bytes=1 << 30, host_bytes_per_s=1e9, peer_bytes_per_s=2e9)
@@ -30,6 +30,7 @@ SLOW = DeviceSpec(1e12, 1e10, memory_bytes=1 << 30, host_bytes_per_s=1e9, peer_b
 def models(tmp_path_factory):
     """One of each kind, and tables that fall here and there as measured ones do."""
     tables = str(write_tables(tmp_path_factory.mktemp("tables"), noise=0.2))
+    runs = str(write_runs(tmp_path_factory.mktemp("runs") / "runs.csv", noise=0.2))
     return {
         "affine": AffineSteps(
             base_s=0.01,
@@ -42,10 +43,11 @@ def models(tmp_path_factory):
         "roofline on two": RooflineSteps(device="a100", model="llama-3.1-70b", tensor_parallel=2),
         "tables": ProfiledSteps(profile=tables),
         "tables with skew": ProfiledSteps(profile=tables, skew="on"),
+        "prompts and tokens": ProfiledSteps(profile=runs, block_move_s=1e-4),
     }
 
 
-KINDS = ("affine", "roofline", "roofline on two", "tables", "tables with skew")
+KINDS = ("affine", "roofline", "roofline on two", "tables", "tables with skew", "prompts and tokens")
 
 
 # --- all of them -------------------------------------------------------------------------------------------

@@ -400,7 +400,7 @@ def test_a_sequence_that_was_cancelled_during_a_step_that_raises_is_out_once():
 def test_the_deep_probe_finds_an_engine_that_stalls_and_its_replica_is_replaced():
     reader = Reader((0.0, submit("r", 4, 8)), (0.0, submit("other", 4, 3)))
     spec = faulty(
-        stalls_at=3, replicas=2, retry=RETRY, deep_probe_interval_s=1.0, probe_interval_s=40.0, probe_timeout_s=5.0,
+        stalls_at=3, replicas=2, retry=RETRY, deep_probe_interval_s=1.0, probe_interval_s=0.5, probe_timeout_s=5.0,
         failed_grace_s=0.5,
     )  # fmt: skip
 

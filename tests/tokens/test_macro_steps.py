@@ -70,7 +70,7 @@ def fault_traces(draw):
 def spec(engine_class, *, latency, iteration, kv, routing, network):
     return FleetSpec(
         engine=engine_class(latency=latency, kv=kv), iteration=iteration, routing=routing, replicas=2, network=network,
-        report_interval_s=0.3, control_interval_s=0.7, provision_s=0.05,
+        report_interval_s=0.3, control_interval_s=0.7, provision_s=0.05, deep_probe_interval_s=0.451,
     )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-# `make demo`, `make demo-llm` and `make test` need Python 3.11 or newer and make; they set up everything else in .venv themselves.
+# What is here needs Python 3.11 or newer and make; everything else it sets up in .venv itself.
 
 PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 	"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$python" && break; done)
@@ -15,11 +15,11 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c const
 .PHONY: help venv demo demo-llm studies test lint types imports bench clean
 
 help:
-	@echo 'make demo    compare policies on a small trace, then replay it on real processes (under two minutes)'
+	@echo 'make demo      compare policies on a small trace, then replay it on real processes (under two minutes)'
 	@echo 'make demo-llm  a language model in two processes: its answers as they come, then policies (under five minutes)'
-	@echo 'make studies the studies of docs/findings.md at reduced size, into studies-out (under five minutes)'
-	@echo 'make test    lint, types, import contracts, all tests (under ten minutes)'
-	@echo 'make bench   speed, as ratios against references measured beside it'
+	@echo 'make studies   the studies of docs/findings.md at reduced size, into studies-out (under five minutes)'
+	@echo 'make test      lint, types, import contracts, all tests (under ten minutes)'
+	@echo 'make bench     speed, as ratios against references measured beside it'
 	@echo 'make lint | types | imports | venv | clean'
 
 venv: $(INSTALLED)

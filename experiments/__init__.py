@@ -2,12 +2,13 @@
 
 from experiments.calibrate import CalibrationReport, calibrate
 from experiments.compare import compare
-from experiments.metrics import DEFAULT_METRICS, Metric, metric
+from experiments.metrics import DEFAULT_METRICS, TOKEN_METRICS, Metric, metric
 from experiments.report import Report, Row
 from experiments.sweep import frontier, grid, sweep
 
 __all__ = [
     "DEFAULT_METRICS",
+    "TOKEN_METRICS",
     "CalibrationReport",
     "Metric",
     "Report",

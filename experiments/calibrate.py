@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from msgspec import Struct, structs
 
-from experiments.metrics import Metric, metrics_of
+from experiments.metrics import Metric, metrics_of, serves_tokens
 from experiments.progress import progress_bar
 from experiments.text import as_text, plain_number
 from fleet import FleetSpec, Run, simulate
@@ -28,6 +28,10 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 METRICS = ("e2e_s.p50", "e2e_s.p99", "throughput_per_s")
+TOKEN_METRICS = (
+    "ttft_s.p50", "ttft_s.p99", "tpot_s.p50", "tpot_s.p99", "itl_max_s.p99", *METRICS, "output_tokens_per_s",
+)  # fmt: skip
+"""In place of `METRICS` where live runs serve token by token."""
 TOLERANCES = {"e2e_s.mean": 0.05, "e2e_s.p50": 0.05, "e2e_s.p99": 0.10, "throughput_per_s": 0.01}
 """Relative errors that a replay on an emulated engine is meant to keep."""
 
@@ -92,11 +96,14 @@ class CalibrationReport:
         self,
         simulated: Mapping[str, Sequence[Run]],
         live: Mapping[str, Sequence[Run]],
-        metrics: Sequence[Metric | str] = METRICS,
+        metrics: Sequence[Metric | str] | None = None,
         tolerances: Mapping[str, float] = TOLERANCES,
     ) -> None:
         self.simulated = {name: list(runs) for name, runs in simulated.items()}
         self.live = {name: list(runs) for name, runs in live.items()}
+        if metrics is None:
+            tokens = any(serves_tokens(run.summary) for runs in self.live.values() for run in runs)
+            metrics = TOKEN_METRICS if tokens else METRICS
         chosen = metrics_of(metrics)
         self.rows: list[CalibrationRow] = []
         for item in chosen:
@@ -192,7 +199,7 @@ def calibrate(
     repeats: int | Mapping[str, int] = 1,
     faults: FaultTrace | None = None,
     simulated: Callable[[FleetSpec], FleetSpec] = lambda spec: spec,
-    metrics: Sequence[Metric | str] = METRICS,
+    metrics: Sequence[Metric | str] | None = None,
     tolerances: Mapping[str, float] = TOLERANCES,
     progress: bool = True,
     play: Player | None = None,
@@ -200,7 +207,8 @@ def calibrate(
     """Replay every candidate live, `repeats` times for each seed, and simulate it with the same seeds.
 
     Where live runs are long, `repeats` may name the candidates that are run more than once: theirs is the noise that
-    all are held against. `tolerances` are relative errors that are aimed at, by metric.
+    all are held against. `tolerances` are relative errors that are aimed at, by metric; `metrics` follow from what was
+    served, whole requests or tokens, unless given.
 
     `speed` makes arrivals come that much faster, in both. `simulated` answers the spec to simulate in place of a
     live one: an engine that does real work needs one that emulates it. `play` replays (`fleet.replay` unless

@@ -52,9 +52,9 @@ def compare(
     A seed changes the policies' chance, the engines' noise and the network's. `trace` may also be a function of
     the seed: then arrivals are resampled too, which is the way to study a synthetic workload (``compare(lambda
     seed: poisson(rate_per_s=200, duration_s=60, seed=seed), ...)``); so may `faults`. The baseline is the first
-    candidate unless named. `metrics` are names such as ``"ttft_s.p99"`` (`experiments.metrics.FIGURES`), or
-    values of your own; unless given they are those that the runs have. `interval` is Student's ``t`` or the ``bca`` bootstrap; docs/statistics.md tells
-    them apart.
+    candidate unless named. `interval` is Student's ``t`` or the ``bca`` bootstrap; docs/statistics.md tells
+    them apart. `metrics` are names such as ``"ttft_s.p99"`` (`experiments.metrics.FIGURES`) or values of your own;
+    unless given they follow from the runs: `TOKEN_METRICS` where any serves token by token, else `DEFAULT_METRICS`.
 
     `workers` processes share the work, one by default. They are spawned and import your script again: guard it
     with ``if __name__ == "__main__":``, and define policies in a module of their own. What cannot be sent to

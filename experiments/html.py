@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from experiments import plots
+from experiments.metrics import serves_tokens
 from experiments.plots import Runs
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def render(report: Report) -> str:
         _table(report),
         *(f'<p class="note">{escape(note)}</p>' for note in report.notes),
         "<h2>Latency</h2>",
-        *_latency_plot(report.runs),
+        *_latency_plots(report.runs),
         *_timelines(report),
         "<h2>What the candidates differ in</h2>",
         _differences({name: runs[0].manifest.spec for name, runs in report.runs.items()}),
@@ -75,7 +76,7 @@ def calibration_page(report: CalibrationReport) -> str:
         table(headings, [(row.label, row.candidate, *cells(row)) for row in report.rows], numbers_from=2),
         *(f'<p class="note">{escape(note)}</p>' for note in report.notes),
         "<h2>Latency</h2>",
-        *_latency_plot(runs),
+        *_latency_plots(runs),
     ]
     return page(heading, parts)
 
@@ -111,7 +112,7 @@ def _table(report: Report) -> str:
 
     lines = []
     last = None
-    for row in report.rows:
+    for row in report.shown:
         *numbers, judged = cells(row)
         lines.append(
             f'<tr class="{"first" if row.metric != last else ""}"><td>{escape(row.label if row.metric != last else "")}'
@@ -130,14 +131,25 @@ def _table(report: Report) -> str:
 NO_PLOTS = '<p class="note">No plots: matplotlib is not installed (pip install "fleetlab[report]").</p>'
 
 
-def _latency_plot(runs: Runs) -> list[str]:
+TOKEN_LATENCIES = (
+    ("ttft_s", "time to first token", "From the intended arrival to the first output token (TTFT)."),
+    ("tpot_s", "time per output token", "Mean gap between two output tokens of a request (TPOT)."),
+)
+
+
+def _latency_plots(runs: Runs) -> list[str]:
     if find_spec("matplotlib") is None:
         return [NO_PLOTS]
     caption = (
-        "Latency of completed requests, all runs of a line together: that share of requests was answered within that "
-        "time. The scale is stretched towards the slowest."
+        "End-to-end latency of completed requests, all runs of a line together: that share of requests was answered "
+        "within that time. The scale is stretched towards the slowest."
     )
-    return [_figure(plots.latency_cdf(runs), caption)]
+    figures = [_figure(plots.latency_cdf(runs), caption)]
+    if any(serves_tokens(run.summary) for of_one in runs.values() for run in of_one):
+        figures += [
+            _figure(plots.latency_cdf(runs, column, label), said) for column, label, said in TOKEN_LATENCIES
+        ]
+    return figures
 
 
 def _timelines(report: Report) -> list[str]:

@@ -33,49 +33,59 @@ Runs = Mapping[str, Sequence[Run]]
 Floats = np.ndarray[tuple[int], np.dtype[np.float64]]
 
 
-def latency_cdf(runs: Runs) -> str:
-    """Share of completed requests answered within a latency; all seeds of a candidate together.
+def latency_cdf(runs: Runs, column: str = "e2e_s", label: str = "end-to-end latency") -> str:
+    """Share of completed requests with at most that much of a latency; all seeds of a candidate together.
 
-    The share's axis is by nines, as latency is talked of: p90, p99 and p99.9 are equally far apart.
+    `column` is one of the records, in seconds. The share's axis is by nines, as latency is talked of: p90, p99 and
+    p99.9 are equally far apart.
     """
     figure, axes = new_figure(WIDTH, 4.4)
     most = 1
     for index, (name, of_one) in enumerate(runs.items()):
-        e2e_s = np.concatenate([run.records["e2e_s"].drop_null().to_numpy() for run in of_one])
-        if len(e2e_s) == 0:
+        values_s = np.concatenate([run.records[column].drop_null().to_numpy() for run in of_one])
+        if len(values_s) == 0:
             continue
-        most = max(most, len(e2e_s))
-        nines = np.linspace(0.0, np.log10(len(e2e_s)), CURVE_POINTS)
-        latency_s = np.quantile(e2e_s, 1.0 - 10.0**-nines)
+        most = max(most, len(values_s))
+        nines = np.linspace(0.0, np.log10(len(values_s)), CURVE_POINTS)
+        latency_s = np.quantile(values_s, 1.0 - 10.0**-nines)
         axes.plot(np.maximum(latency_s * 1000.0, 1e-3), nines, **line_style(index), label=name)
     log_ticks(axes)
     shown = [(share, label) for share, label in PERCENTILES if 1.0 - share >= 1.0 / most] or [PERCENTILES[0]]
     axes.set_yticks([-np.log10(1.0 - share) for share, _ in shown], [label for _, label in shown])
-    axes.set_xlabel("end-to-end latency (ms, logarithmic)")
+    axes.set_xlabel(f"{label} (ms, logarithmic)")
     axes.set_ylabel("completed requests")
     axes.set_ylim(bottom=0.0)
     legend_above(figure, axes)
-    return svg_text(figure, "cdf")
+    return svg_text(figure, f"cdf-{column}")
 
 
 def timelines(runs: Runs, seed: int) -> str:
-    """Queue depth, requests in flight and utilization over time, one line a candidate, in the first seed's run."""
-    figure, panels = new_figure(WIDTH, 6.6, rows=3)
-    measures = (
-        ("queue_depth", "waiting requests"),
+    """Queue depth, requests in flight and utilization over time, one line a candidate, in the first seed's run.
+
+    Where there is a key-value cache, how full it is stands below them.
+    """
+    cache = any(_is_there(of_one[0].series, "kv_utilization") for of_one in runs.values())
+    measures = [
+        ("queue_depth", "waiting at the head" if cache else "waiting requests"),
         ("in_flight", "requests in flight"),
         ("busy_fraction", "replicas' busy fraction"),
-    )
+    ]
+    if cache:
+        measures.append(("kv_utilization", "used cache blocks"))
+    figure, panels = new_figure(WIDTH, 2.2 * len(measures), rows=len(measures))
     for axes, (column, label) in zip(panels, measures, strict=True):
         for index, (name, of_one) in enumerate(runs.items()):
+            if column not in of_one[0].series.column_names:
+                continue
             time_s, values = _series(of_one[0].series, column)
             axes.plot(time_s, values, **line_style(index), label=name)
         axes.set_ylabel(label)
         axes.set_ylim(bottom=0.0)
-    for axes in panels[:-1]:
+    for axes in panels[:2]:
         axes.set_ylim(top=max(1.0, axes.get_ylim()[1]))
         axes.yaxis.get_major_locator().set_params(integer=True)
-    panels[-1].set_ylim(0.0, 1.05)
+    for axes in panels[2:]:
+        axes.set_ylim(0.0, 1.05)
     panels[-1].set_xlabel(f"time (s), run with seed {seed}")
     legend_above(figure, panels[0])
     return svg_text(figure, "timelines")
@@ -107,6 +117,11 @@ def replica_states(runs: Runs, seed: int) -> str:
     panels[-1].set_xlabel(f"time (s), run with seed {seed}")
     panels[0].legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=4, fontsize=8)
     return svg_text(figure, "replicas")
+
+
+def _is_there(table: pa.Table, column: str) -> bool:
+    """Whether the column has any value."""
+    return column in table.column_names and table[column].null_count < len(table)
 
 
 def _series(table: pa.Table, column: str) -> tuple[Floats, Floats]:

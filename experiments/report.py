@@ -34,6 +34,8 @@ class Row(Struct, frozen=True, kw_only=True):
     candidate: str
     mean: float
     """Over the runs."""
+    largest: float
+    """Of the runs, apart from its sign."""
     runs: int
     distinct_runs: int
     difference: Difference | None
@@ -76,6 +78,18 @@ class Report:
             if (row.metric, row.candidate) == (metric, candidate):
                 return row
         raise KeyError(f"no row for metric {metric!r} and candidate {candidate!r}")
+
+    @property
+    def shown(self) -> list[Row]:
+        """The rows of the table: a figure that is 0 in every run is named in a note instead."""
+        left_out = self.zeros
+        return [row for row in self.rows if row.label not in left_out]
+
+    @property
+    def zeros(self) -> list[str]:
+        """Labels of the figures that are 0 in every run."""
+        labels = dict.fromkeys(row.label for row in self.rows)
+        return [label for label in labels if not any(row.largest for row in self.rows if row.label == label)]
 
     @property
     def deterministic(self) -> list[str]:
@@ -136,12 +150,13 @@ class Report:
                     better=metric.better,
                     candidate=name,
                     mean=mean,
+                    largest=max(map(abs, present)),
                     runs=len(present),
                     distinct_runs=len(set(self.fingerprints[name])),
                     difference=difference,
                     ratio=ratio(mean, sum(base_present) / len(base_present)) if difference else None,
                     p_adjusted=None,
-                    verdict=None,
+                    verdict=None if name == self.baseline else "not judged",
                 )
             )
         return rows
@@ -160,7 +175,7 @@ class Report:
             table.add_column(heading, justify="right", no_wrap=True)
         table.add_column("verdict", no_wrap=True)
         last = None
-        for row in self.rows:
+        for row in self.shown:
             if row.metric != last:
                 if last is not None:
                     table.add_section()
@@ -227,7 +242,7 @@ def cells(row: Row) -> tuple[str, str, str, str, str]:
     mean = plain_number(row.mean * row.scale)
     difference = row.difference
     if difference is None:
-        return mean, "", "", "", "baseline"
+        return mean, "", "", "", "baseline" if row.verdict is None else "baseline has none"
     shown = difference.mean * row.scale
     # Three digits of the difference, but none far beyond those of the mean: they would be noise.
     places = min(decimals(shown, 3), decimals(row.mean * row.scale, 4) + 1)
@@ -294,6 +309,8 @@ def _sentence(report: Report, candidate: str) -> str:
     for row in report.rows:
         if row.candidate != candidate or row.difference is None or not row.difference.mean:
             continue
+        if row.ratio is not None and f"{row.ratio:.3f}" == "1.000":
+            continue  # as good as equal, whatever the test says; the table has it
         judged = row.verdict
         if judged == "exact" and row.better != "neither":
             judged = "better" if (row.difference.mean < 0) == (row.better == "lower") else "worse"
@@ -306,14 +323,19 @@ def _sentence(report: Report, candidate: str) -> str:
 
 def _notes(report: Report) -> list[str]:
     notes = []
-    for name in report.deterministic:
+    if report.zeros:
+        notes.append(f"0 in every run: {', '.join(label.partition(' (')[0] for label in report.zeros)}.")
+    if report.deterministic:
         notes.append(
-            f"{name}: deterministic: 1 distinct run out of {len(report.seeds)}; the seed changes nothing in it"
+            f"1 distinct run out of {len(report.seeds)}, because the seed changes nothing in them: "
+            f"{', '.join(report.deterministic)}."
         )
     if any(row.difference is not None and row.difference.deterministic for row in report.rows):
+        jitter = ", or an engine with jitter," if _can_jitter(report) else ""
         notes.append(
-            "A deterministic difference holds for this trace and says nothing of others: resample the arrivals "
-            "(a trace for each seed) or give the engine jitter to get an interval."
+            "A deterministic difference holds for this trace and says nothing of others. A trace for each seed"
+            f"{jitter} gives an interval: one synthesized with the seed, or another stretch of a recorded one "
+            "(lambda seed: trace.slice(60 * seed, 60 * (seed + 1)); fleet compare: --stretch-s 60)."
         )
     if len(report.seeds) == 1:
         notes.append("One seed: differences without intervals, and no verdicts. Give more seeds.")
@@ -339,6 +361,18 @@ def _notes(report: Report) -> list[str]:
             named = ", ".join(f"{row.label} of {row.candidate}" for row in unsure)
             notes.append(f"Zero is outside the interval, but not after the correction: {named}.")
     return notes
+
+
+def _can_jitter(report: Report) -> bool:
+    """Whether any engine of the report has a parameter that makes it noisy; not all have one."""
+    engines = (runs[0].manifest.spec.get("engine", {}) for runs in report.runs.values())
+    return any(_names_jitter(engine) for engine in engines)
+
+
+def _names_jitter(value: object) -> bool:
+    return isinstance(value, dict) and any(
+        "jitter" in key or _names_jitter(item) for key, item in value.items()
+    )
 
 
 def _unique(values: Sequence[Any]) -> list[Any]:  # Any: JSON values

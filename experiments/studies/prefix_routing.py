@@ -99,7 +99,7 @@ STUDY = Study(
     name="prefix_routing",
     title="Prefix routing: hit rate and time to first token by cache size and routing policy",
     plans={
-        "small": Plan(caches=(0.5, 1.0, 4.0), replicas=8, requests=600, seeds=4),
+        "small": Plan(caches=(0.5, 1.0, 4.0), replicas=8, requests=600, seeds=3),
         "full": Plan(caches=(0.5, 1.0, 2.0, 4.0, 16.0), replicas=8, requests=2400, seeds=5),
     },
     run=run,

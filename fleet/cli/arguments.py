@@ -214,6 +214,14 @@ def _add_runs(commands: Any) -> None:
     compare.add_argument(
         "--seeds", type=count, default=10, metavar="N", help="runs of each candidate (default 10)"
     )
+    compare.add_argument(
+        "--stretch-s", type=positive, metavar="S",
+        help="another S seconds of the trace for each seed: the first S for seed 0, the next for seed 1, ...",
+    )  # fmt: skip
+    compare.add_argument(
+        "--metrics", metavar="NAME,NAME,...",
+        help="figures to compare, as in --metrics ttft_s.p99,goodput_per_s (default: those that the runs have)",
+    )  # fmt: skip
     compare.add_argument("--baseline", metavar="NAME", help="the candidate that the others are held against")
     compare.add_argument(
         "--workers", type=count, default=1, metavar="N", help="processes that share the work (default 1)"

@@ -13,7 +13,10 @@ from fleet.cli import inputs, output
 from fleet.cli.values import UsageError, meant
 
 if TYPE_CHECKING:
+    from experiments import Metric
+    from experiments.compare import TraceSource
     from fleet import FleetSpec
+    from traces import Trace
 
 
 def compare(arguments: Namespace) -> int:
@@ -24,20 +27,49 @@ def compare(arguments: Namespace) -> int:
     if arguments.baseline is not None and arguments.baseline not in candidates:
         hint = meant(arguments.baseline, list(candidates)) or f"; there are {', '.join(candidates)}"
         raise UsageError(f"compare: --baseline {arguments.baseline} is no candidate{hint}")
+    metrics = metrics_of(arguments.metrics)
     trace, faults, out = (
         inputs.trace_of(arguments),
         inputs.faults_of(arguments),
         inputs.writable(arguments.out),
     )
     report = compare_them(
-        trace, candidates, seeds=range(arguments.seeds), faults=faults, baseline=arguments.baseline,
-        workers=arguments.workers, sessions=arguments.sessions is not None,
+        stretches_of(trace, arguments.stretch_s, arguments.seeds), candidates, seeds=range(arguments.seeds),
+        faults=faults, baseline=arguments.baseline, metrics=metrics, workers=arguments.workers,
+        sessions=arguments.sessions is not None,
     )  # fmt: skip
     output.stdout().print(report)
     if out is not None:
         report.save(out)
         output.note(f"saved in {out}")
     return 0
+
+
+def metrics_of(names: str | None) -> list[Metric] | None:
+    """The figures that were named, in that order; None leaves the choice to `compare`."""
+    from experiments import metric
+
+    if names is None:
+        return None
+    try:
+        return [metric(name) for name in dict.fromkeys(inputs.alternatives(names))]
+    except ValueError as error:
+        raise UsageError(f"compare: --metrics: {error}") from None
+
+
+def stretches_of(trace: Trace, stretch_s: float | None, seeds: int) -> TraceSource:
+    """The trace for every seed, or `stretch_s` seconds of it for each, one after another."""
+    if stretch_s is None:
+        return trace
+    if (seeds - 1) * stretch_s >= trace.duration_s:
+        raise UsageError(
+            f"compare: {seeds} stretches of {stretch_s:g} s are more than the {trace.duration_s:,.0f} s of the trace; "
+            "give fewer --seeds or a shorter --stretch-s"
+        )
+    stretches = [trace.slice(seed * stretch_s, (seed + 1) * stretch_s) for seed in range(seeds)]
+    for seed, stretch in enumerate(stretches):
+        inputs.plausible(stretch, f"compare: --stretch-s {stretch_s:g}, seed {seed}")
+    return stretches.__getitem__
 
 
 def candidates_of(paths: Sequence[Path], changes: Sequence[str], vary: Sequence[str]) -> dict[str, FleetSpec]:

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from fleet.telemetry.run import Distribution
 
 PLAIN_WIDTH = 120
-LATENCIES = {"e2e_s": "end to end", "queue_s": "queue wait", "ttft_s": "TTFT", "tpot_s": "TPOT"}
+LATENCIES = {
+    "e2e_s": "end to end", "queue_s": "queue wait", "ttft_s": "TTFT", "tpot_s": "TPOT", "itl_max_s": "longest ITL",
+}  # fmt: skip
 
 
 def stdout() -> Console:
@@ -96,13 +98,26 @@ def _facts(run: Run) -> Iterator[tuple[str, str]]:
     yield "throughput", f"{s.throughput_per_s:,.1f} a second completed"
     if s.slo_attainment is not None:
         yield "objectives", f"{s.slo_attainment:.1%} met, goodput {s.goodput_per_s:,.1f} a second"
+    if s.output_tokens_per_s is not None:
+        yield "tokens", _tokens(run)
     if run.replicas.num_rows:  # a client's own run has none
         yield "replicas", _replicas(run)
     if s.batch_size_mean is not None and s.attempts_mean is not None:
-        yield "work", f"{s.batch_size_mean:.2f} requests a batch, {s.attempts_mean:.3f} attempts a request"
+        attempts = f"{s.attempts_mean:.3f} attempts a request"
+        # A sequence has no one batch, so there is none to describe.
+        batches = "" if s.output_tokens_per_s is not None else f"{s.batch_size_mean:.2f} requests a batch, "
+        yield "work", f"{batches}{attempts}"
     if run.manifest.counters:
         yield "counters", counted(run.manifest.counters, all_of_them=True)
     yield "digest", run.digest[:16]
+
+
+def _tokens(run: Run) -> str:
+    s = run.summary
+    parts = [f"{s.output_tokens_per_s or 0.0:,.1f} a second given out"]
+    if s.cached_fraction is not None:
+        parts.append(f"{s.cached_fraction:.1%} of prompt tokens found cached")
+    return ", ".join([*parts, f"{s.preemptions:,} preemption{'' if s.preemptions == 1 else 's'}"])
 
 
 def _replicas(run: Run) -> str:

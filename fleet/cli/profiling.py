@@ -108,15 +108,15 @@ def _steps(engine: StepEngine, arguments: Namespace) -> StepProfile:
 
     asked = {option: tuple(given) for option in OF_STEPS if (given := getattr(arguments, option)) is not None}
     grid = StepGrid(**asked)
+    repeats, warmup = _runs(arguments, 5, 1)
     done: list[StepPoint] = []
-    with output.progress("profiling", grid.steps()) as advance:
+    with output.progress("profiling", grid.steps() * (warmup + repeats)) as advance:
 
-        def on_point(point: StepPoint) -> None:
-            done.append(point)
+        def on_run(run: StepPoint) -> None:
+            done.append(run)
             advance(len(done))
 
-        repeats, warmup = _runs(arguments, 5, 1)
-        return profile_step_engine(engine, grid, repeats=repeats, warmup=warmup, on_point=on_point)
+        return profile_step_engine(engine, grid, repeats=repeats, warmup=warmup, on_run=on_run)
 
 
 def _step_table(measured: StepProfile) -> Table:

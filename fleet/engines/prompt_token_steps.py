@@ -14,10 +14,10 @@ from fleet.engines.step_latency import StepShape
 class PromptTokenSteps:
     """Steps from runs of equal prompts; `prompt_token_table` says what these are.
 
-    - A step that only prefills takes the prompt time of so many tokens *in all*, of one prompt or of several. Where both
-      were measured the median lies between them (they differ by up to 17 % on the H100, by up to 34 % on the A100).
-      The table has no chunk that follows on others: tokens computed before cost nothing here. By the operations that
-      is 2 % too little for each 1,000 of them with a model of the shape of Llama 2 70B.
+    - A step that only prefills takes the prompt time of so many tokens *in all*, of one prompt or of several. Where
+      both were measured the median lies between them (they differ by up to 17 % on the H100, by up to 42 % on the
+      A100). The table has no chunk that follows on others: tokens computed before cost nothing here. By the operations
+      that is 2 % too little for each 1,000 of them with a model of the shape of Llama 2 70B.
     - A step that only decodes takes the token time of so many sequences, which were measured with prompts of one size,
       and what the *longest* context adds to it: the token time of one sequence after a prompt as long, less that after
       one of the size that the batches had. The longest rather than the sum, because what a long prompt adds does not

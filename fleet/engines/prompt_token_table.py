@@ -147,14 +147,14 @@ def _read(path: Path) -> dict[Served, list[Run]]:
     for row in reader:
         try:
             served = Served(row["model"].strip(), row["hardware"].strip(), _whole(row["tensor_parallel"]))
-            sizes = [_whole(row[name]) for name in _SIZES]
-            times_s = [_positive(row[name]) / 1000.0 for name in _TIMES]
+            prompt_tokens, sequences, output_tokens = [_whole(row[name]) for name in _SIZES]
+            prompt_s, token_s = [_positive(row[name]) / 1000.0 for name in _TIMES]
             whole_s = _positive(row[_WHOLE_RUN]) / 1000.0 if _WHOLE_RUN in header else None
         except (AttributeError, TypeError):  # a short row's missing values are None
             raise ValueError(f"{path}, line {reader.line_num}: a value is missing") from None
         except ValueError as error:
             raise ValueError(f"{path}, line {reader.line_num}: {error}") from None
-        runs[served].append(Run(*sizes, *times_s, whole_s))
+        runs[served].append(Run(prompt_tokens, sequences, output_tokens, prompt_s, token_s, whole_s))
     if not runs:
         raise ValueError(f"{path} has no rows")
     return runs

@@ -1,21 +1,21 @@
 """Measure an engine step by step: the table that `fleet profile` writes of it and `ProfiledSteps` reads.
 
-The engine runs alone, with real sequences in its own cache, as a replica would drive it. One kind of step at a time is
-repeated: a prompt's chunk alone, after a context, sequences that decode, and both together.
+The engine runs alone, with real sequences in its own cache, as a replica would drive it: a prompt's chunk alone, after
+a context, sequences that decode, and both together. All kinds of steps are run once, then all of them again, and so on:
+so a machine that is busy for a second spoils one run of many kinds, and not all runs of one.
 
-Contexts are measured from the shortest on. Prompts of one place share their leading blocks, so that an engine with a
-prefix cache does not compute again what it computed for the context before.
+Prompts of one place share their leading blocks, so that an engine with a prefix cache does not compute again what it
+computed before.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from statistics import median
 from typing import Annotated
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, structs
 
 from fleet.actor import FleetError
 from fleet.engines.base import StepEngine
@@ -59,21 +59,25 @@ def profile_step_engine(
     *,
     repeats: int = 5,
     warmup: int = 1,
-    on_point: Callable[[StepPoint], None] = lambda point: None,
+    on_run: Callable[[StepPoint], None] = lambda run: None,
 ) -> StepProfile:
     """Run a fresh `engine` through every kind of step of `grid`, `repeats` times after `warmup`.
 
-    `on_point` is told of every point as it is done. Raises `FleetError` when the engine fails to load or to run, or
-    when not one point fits into its cache.
+    `on_run` is told of every single one. Raises `FleetError` when the engine fails to load or to run, or when not one
+    kind of step fits into its cache.
     """
     bench = Bench(engine)
-    points: list[StepPoint] = []
+    rounds: list[list[StepPoint]] = []
     try:
-        for point in _Stepper(bench, grid, repeats, warmup).points():
-            points.append(point)
-            on_point(point)
+        stepper = _Stepper(bench, grid)
+        for _ in range(warmup + repeats):
+            rounds.append([])
+            for run in stepper.round():
+                rounds[-1].append(run)
+                on_run(run)
     finally:
         bench.engine.unload()
+    points = [_median(runs) for runs in zip(*rounds[warmup:], strict=True)]
     if not points:
         raise FleetError("the engine's cache is too small for any of the steps to measure")
     return StepProfile(
@@ -86,19 +90,24 @@ def profile_step_engine(
     )
 
 
+def _median(runs: Sequence[StepPoint]) -> StepPoint:
+    """Of runs of one kind of step."""
+    return structs.replace(runs[0], seconds=median([run.seconds for run in runs]))
+
+
 class _Stepper:
     """Runs single steps of a loaded engine, and keeps its cache's account as a replica's scheduler does."""
 
-    def __init__(self, bench: Bench[StepEngine], grid: StepGrid, repeats: int, warmup: int) -> None:
-        self._bench, self._engine = bench, bench.engine
-        self._grid, self._repeats, self._warmup = grid, repeats, warmup
+    def __init__(self, bench: Bench[StepEngine], grid: StepGrid) -> None:
+        self._bench, self._engine, self._grid = bench, bench.engine, grid
         eviction = Lru()
         eviction.reset(bench.rng)
         self._cache = bench.engine.open_cache(eviction)
         self._made = 0
         self._steps = 0
 
-    def points(self) -> Iterator[StepPoint]:
+    def round(self) -> Iterator[StepPoint]:
+        """Every kind of step once."""
         for context in sorted(set(self._grid.contexts)):
             yield from self._chunks(context)
             yield from self._decodes(max(1, context))
@@ -109,35 +118,24 @@ class _Stepper:
         """A prompt's last chunk, alone."""
         for chunk in self._grid.chunks:
             if self._room(context + chunk):
-                yield self._measured(partial(self._one_chunk, context, chunk, ()))
+                yield self._one_chunk(context, chunk, ())
 
     def _decodes(self, context: int) -> Iterator[StepPoint]:
         """As many sequences as fit, of which more and more decode: alone, then with a whole prompt beside them."""
         # Each takes a token in each of its steps.
-        steps = (self._repeats + self._warmup) * (1 + len(self._grid.mixed_chunks)) * len(self._grid.decodes)
+        steps = (1 + len(self._grid.mixed_chunks)) * len(self._grid.decodes)
         length = context + steps + 1
         sizes = [count for count in sorted(set(self._grid.decodes)) if self._room(*[length] * count)]
         running: list[SequenceState] = []
         for count in sizes:
             while len(running) < count:
                 running.append(self._prefilled(context, place=len(running) + 1))
-            yield self._measured(partial(self._step, [], tuple(running)))
+            yield self._step([], running)
             for chunk in self._grid.mixed_chunks:
                 if self._room(chunk):
-                    yield self._measured(partial(self._one_chunk, 0, chunk, tuple(running)))
+                    yield self._one_chunk(0, chunk, running)
         for sequence in running:
             self._let_go(sequence)
-
-    def _measured(self, step: Callable[[], StepPoint]) -> StepPoint:
-        """The point of the middle: contexts grow from one decode to the next."""
-        found = [step() for _ in range(self._warmup + self._repeats)][self._warmup :]
-        return StepPoint(
-            prefill_tokens=found[0].prefill_tokens,
-            prefill_context_tokens=found[0].prefill_context_tokens,
-            decodes=found[0].decodes,
-            decode_context_tokens=round(median([point.decode_context_tokens for point in found])),
-            seconds=median([point.seconds for point in found]),
-        )
 
     # --- sequences ---------------------------------------------------------------------------------------------
 
@@ -168,7 +166,7 @@ class _Stepper:
 
     def _compute(self, sequence: SequenceState, tokens: int) -> None:
         """Compute it up to so many tokens, in chunks no larger than those that are measured."""
-        most = max(self._grid.chunks)
+        most = max(self._grid.chunks, default=64)
         self._admit(sequence)
         while sequence.computed_tokens < tokens:
             self._step([(sequence, min(most, tokens - sequence.computed_tokens))], ())

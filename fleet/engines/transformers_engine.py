@@ -110,6 +110,11 @@ class TransformersEngine(StepEngine):
         """
         return self._loaded("prompt_tokens").prompt_tokens(work)
 
+    def answered(self, work: Work) -> bool:
+        if super().answered(work):
+            return True
+        return bool(work.resume) and self._loaded("answered").tokens.answered(work)
+
     def run_step(self, work: StepWork) -> None:
         """Run it once, whatever `work.most` says: tokens go out as they come."""
         runner = self._loaded(f"step {work.number}")

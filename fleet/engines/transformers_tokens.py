@@ -69,6 +69,14 @@ class SequenceTokens:
             raise FleetError(_too_short(work, expected, found))
         return max(1, expected)
 
+    def answered(self, work: Work) -> bool:
+        """Do the tokens it resumes end its answer, where only they can tell? (Nothing recorded its length.)"""
+        if not work.resume or work.output_tokens is not None:
+            return False
+        prompt_tokens = self.prompt_tokens(work)
+        ended = prompt_tokens + len(work.resume) >= self._longest(work, prompt_tokens)
+        return ended or work.resume[-1] in self._end_ids
+
     def ids(self, sequence: SequenceState) -> list[int]:
         """Its prompt and what it generated so far: not to be changed."""
         return self._of(sequence).ids

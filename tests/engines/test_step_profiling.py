@@ -100,11 +100,21 @@ def test_all_that_was_taken_of_the_cache_is_given_back():
     assert cache.used_blocks == 0
 
 
-def test_every_point_is_told_as_it_is_done():
-    told = []
-    profile = profile_step_engine(engine(), GRID, repeats=1, on_point=told.append)
+def test_every_run_is_told_and_the_median_of_those_after_the_warm_up_is_kept():
+    class SlowsDown(EmulatedLlmEngine):
+        """Step after step."""
 
-    assert tuple(told) == profile.points
+        def run_step(self, work):
+            seconds = 0.001 * work.number
+            self._ctx.after(0.0, StepRan(work.number, 1, seconds, seconds, seconds))
+
+    told = []
+    grid = StepGrid(chunks=(1, 8), contexts=(0,), decodes=(), mixed_chunks=())
+    slow = SlowsDown(latency=AFFINE, kv=KvSpec(blocks=64))
+    points = profile_step_engine(slow, grid, repeats=3, warmup=1, on_run=told.append).points
+
+    assert [run.seconds for run in told] == [pytest.approx(0.001 * step) for step in range(1, 9)]
+    assert [point.seconds for point in points] == [pytest.approx(0.005), pytest.approx(0.006)]
 
 
 def test_a_step_that_fails_ends_the_measurement_with_what_went_wrong():

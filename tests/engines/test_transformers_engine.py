@@ -182,6 +182,20 @@ def test_without_one_it_ends_with_the_end_token(ctx, model):
 
 
 @pytest.mark.parametrize(
+    ("resume", "output_tokens", "expected"),
+    [((), None, False), ((9, 4), None, False), ((9, 8), None, True), ((9,) * 7, None, True), ((9, 8), 5, False),
+     ((9, 4), 2, True)],
+)  # fmt: skip
+def test_tokens_of_an_earlier_attempt_may_be_the_whole_answer(ctx, resume, output_tokens, expected):
+    """By its end token, by the most tokens allowed, or by its recorded length."""
+    engine = loaded(ctx, kwargs={"eos_token_id": 8}, max_output_tokens=7)
+
+    assert (
+        engine.answered(Work(Request("r", 0.0, prompt_tokens=6), 2, output_tokens, resume=resume)) == expected
+    )
+
+
+@pytest.mark.parametrize(
     ("extra", "expected"), [(None, 7), ({"max_output_tokens": 3}, 3), ({"max_output_tokens": 30}, 7)]
 )
 def test_at_the_latest_it_ends_after_the_most_tokens_that_engine_and_request_allow(ctx, extra, expected):

@@ -123,6 +123,6 @@ def test_what_is_measured_covers_what_is_played(size):
     from experiments.llm_fidelity import BLOCKS, MAX_SEQUENCES
 
     assert max(size.grid.decodes) == MAX_SEQUENCES
-    runs = (size.profile_repeats + 1) * len(size.grid.decodes) * (1 + len(size.grid.mixed_chunks))
+    runs = len(size.grid.decodes) * (1 + len(size.grid.mixed_chunks))
     needed = MAX_SEQUENCES * (max(size.grid.contexts) + runs + 1) + max(size.grid.mixed_chunks)
     assert needed <= BLOCKS * BLOCK_TOKENS

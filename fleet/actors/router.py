@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterable
 from itertools import count, repeat
 from typing import Any
 
-from msgspec import Struct
 from msgspec.structs import force_setattr, replace
 
-from fleet.actor import Actor, Context, Timer
+from fleet.actor import Actor, Context
+from fleet.actors.pending import Pending
 from fleet.actors.roster import Roster
 from fleet.blame import blaming, blaming_hook, reset
 from fleet.messages import (
@@ -47,35 +47,6 @@ from traces.schema import Request
 
 MOST_HOLDS = 100_000
 """Of one request: a policy that holds it more often only looks busy."""
-
-
-class Pending(Struct):
-    """A request that has not ended."""
-
-    request: Request
-    reply_to: str
-    output_tokens: int | None
-    payload: Payload | None
-    attempt: int = 0
-    """How many there were. A hold is none, and neither is one that was moved before it ran."""
-    ticket: int = 0
-    """Of the current attempt."""
-    replica: str | None = None
-    placed: bool = False
-    """An attempt is with the batcher; False while it is held here."""
-    running: bool = False
-    """The attempt was dispatched to a replica."""
-    exclude: tuple[str, ...] = ()
-    deadline: Timer | None = None
-    timer: Timer | None = None
-    """Ends a hold or a back-off."""
-    holds: int = 0
-    """How often the routing policy said `Hold`."""
-    stream: bool = False
-    tokens: list[int] | None = None
-    """Output tokens that the client has, when it streams: a new attempt goes on after them."""
-    first_token: bool = False
-    """The current attempt has given one."""
 
 
 class Router(Actor):
@@ -165,7 +136,7 @@ class Router(Actor):
             request = self._degraded(request, decision, now)
         pending = Pending(request, message.reply_to, message.output_tokens, message.payload)
         if message.stream:
-            pending.stream, pending.tokens = True, []
+            pending.tokens = []
         self.pending[request.id] = pending
         deadline_s = request.deadline_s if request.deadline_s is not None else self._default_deadline_s
         if deadline_s is not None:
@@ -206,8 +177,8 @@ class Router(Actor):
         pending.ticket = ticket = self._next_ticket()
         pending.first_token = False
         work = Work(
-            pending.request, attempt, pending.output_tokens, pending.payload, ticket, pending.stream,
-            tuple(pending.tokens) if pending.tokens else (),
+            pending.request, attempt, pending.output_tokens, pending.payload, ticket, pending.tokens is not None,
+            pending.resume,
         )  # fmt: skip
         self.ctx.send(self._batcher, Enqueue(work, replica))
 
@@ -315,14 +286,11 @@ class Router(Actor):
             if not pending.first_token:
                 pending.first_token = True
                 self._tell_first_token(pending.request, message.replica)
-            tokens, ids = pending.tokens, item.ids
-            if tokens is None:
-                self.ctx.send(pending.reply_to, Streamed(item.request_id, item.start, ids))
-            elif item.start == len(tokens) and ids:
-                tokens += ids
-                self.ctx.send(pending.reply_to, Streamed(item.request_id, item.start, ids))
-            else:
+            streamed = pending.pass_on(item.start, item.ids)
+            if streamed is None:
                 self._telemetry.counters["tokens_out_of_order"] += 1
+            else:
+                self.ctx.send(pending.reply_to, streamed)
 
     def _tell_first_token(self, request: Request, replica: str) -> None:
         now = self.ctx.now
@@ -331,14 +299,6 @@ class Router(Actor):
                 on_first_token(request, replica, now)
             except Exception as error:
                 raise blaming_hook(on_first_token, error, request.id, now) from error
-
-    def _stream_rest(self, pending: Pending, result: Payload | None) -> None:
-        """Before the answer, what of it the client has not got yet because a message was lost."""
-        had = pending.tokens
-        if had is None or result is None or result.tensor is None or len(result.tensor) <= len(had):
-            return
-        rest = tuple(int(token) for token in result.tensor[len(had) :])
-        self.ctx.send(pending.reply_to, Streamed(pending.request.id, len(had), rest))
 
     def on_attempts_ended(self, message: AttemptsEnded) -> None:
         work = message.work
@@ -360,8 +320,8 @@ class Router(Actor):
                 continue
             if observed:
                 self._observe(pending, None, service_s, usage)
-            if pending.stream:
-                self._stream_rest(pending, result)
+            if pending.tokens is not None and (rest := pending.rest_of(result)) is not None:
+                self.ctx.send(pending.reply_to, rest)
             end(pending, "completed", size, service_s, cold, None, result, usage)
 
     def _attempts_failed(self, message: AttemptsEnded) -> None:
@@ -525,9 +485,8 @@ class Router(Actor):
             return
         if message.reason == "unreachable":
             self._abandon(pending, "cancelled", "its client is gone")
-        elif pending.tokens is not None:
-            # It reads more slowly than tokens come. From here on it gets the rest in one piece, with the answer.
-            del pending.tokens[lost.start :]
+        else:
+            pending.take_back(lost)
 
     # --- replicas ----------------------------------------------------------------------------------------------
 

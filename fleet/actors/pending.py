@@ -1,0 +1,65 @@
+"""A request that has not ended, as its router keeps it, and what its client has of the answer."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from fleet.actor import Timer
+from fleet.messages import Payload, Streamed
+from traces.schema import Request
+
+
+class Pending(Struct):
+    """A request that has not ended."""
+
+    request: Request
+    reply_to: str
+    output_tokens: int | None
+    payload: Payload | None
+    attempt: int = 0
+    """How many there were. A hold is none, and neither is one that was moved before it ran."""
+    ticket: int = 0
+    """Of the current attempt."""
+    replica: str | None = None
+    placed: bool = False
+    """An attempt is with the batcher; False while it is held here."""
+    running: bool = False
+    """The attempt was dispatched to a replica."""
+    exclude: tuple[str, ...] = ()
+    deadline: Timer | None = None
+    timer: Timer | None = None
+    """Ends a hold or a back-off."""
+    holds: int = 0
+    """How often the routing policy said `Hold`."""
+    tokens: list[int] | None = None
+    """Output tokens that the client has: a new attempt goes on after them. None: it does not stream them."""
+    first_token: bool = False
+    """The current attempt has given one."""
+
+    @property
+    def resume(self) -> tuple[int, ...]:
+        """What the next attempt goes on after."""
+        return tuple(self.tokens) if self.tokens else ()
+
+    def pass_on(self, start: int, ids: tuple[int, ...]) -> Streamed | None:
+        """What the client is told of output tokens from number `start` on; None: nothing, for some before are missing.
+
+        One that does not stream is told of the first, and when it came.
+        """
+        if self.tokens is not None:
+            if start != len(self.tokens) or not ids:
+                return None
+            self.tokens += ids
+        return Streamed(self.request.id, start, ids)
+
+    def rest_of(self, result: Payload | None) -> Streamed | None:
+        """What of its answer the client has not got yet, because a message was lost or it reads too slowly."""
+        had = self.tokens
+        if had is None or result is None or result.tensor is None or len(result.tensor) <= len(had):
+            return None
+        return Streamed(self.request.id, len(had), tuple(int(token) for token in result.tensor[len(had) :]))
+
+    def take_back(self, lost: Streamed) -> None:
+        """The client did not get these: from there on it gets the rest in one piece, with the answer."""
+        if self.tokens is not None:
+            del self.tokens[lost.start :]

@@ -209,9 +209,8 @@ class StepScheduler:
                 cache.admit(sequence, now_s)
                 sequence.running = True
                 admitted.append(sequence)
-                if (
-                    moved
-                ):  # one that came back from host memory may have brought a block that this one now finds
+                if moved:
+                    # One that came back from host memory may have brought blocks that this one finds now.
                     tokens = min(tokens, sequence.remaining_tokens)
             if not 1 <= tokens <= sequence.remaining_tokens:
                 remaining = sequence.remaining_tokens

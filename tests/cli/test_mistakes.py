@@ -105,6 +105,24 @@ MISTAKES = {
         ),
         "--baseline rando is no candidate; did you mean random?",
     ),
+    "an unknown metric": (
+        ("compare", "demo-surge", "small.toml", "--vary", "replicas=1,2", "--metrics", "e2e_s.p99,p50"),
+        "compare: --metrics: 'p50' is no figure of a run's summary; there are ttft_s, tpot_s,",
+    ),
+    "more stretches than there is trace": (
+        (
+            "compare",
+            "demo-surge",
+            "small.toml",
+            "--vary",
+            "replicas=1,2",
+            "--stretch-s",
+            "20",
+            "--seeds",
+            "4",
+        ),
+        "4 stretches of 20 s are more than the",
+    ),
     "no endpoint": (("join", "127.0.0.1:5555"), "must be an endpoint such as tcp://127.0.0.1:5555"),
     "no port": (("join", "tcp://127.0.0.1:99999"), "must be an endpoint"),
     "a public endpoint without keys": (

@@ -8,6 +8,7 @@ from msgspec.structs import replace
 
 from experiments import calibrate
 from fleet import AffineLatency, EmulatedEngine, FleetSpec, NetworkModel, Run, simulate
+from tests.experiments.conftest import CHATS
 from traces import FaultTrace, Trace
 
 
@@ -103,3 +104,26 @@ def test_a_calibration_is_kept_whole(trace: Trace, specs: dict[str, FleetSpec], 
     assert len(kept["rows"]) == len(report.rows)
     assert "p2c, live" in (tmp_path / "calibration.html").read_text()
     assert (tmp_path / "calibration.parquet").exists()
+
+
+def test_runs_with_tokens_are_held_by_their_tokens_too(llm: FleetSpec, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    fleets = {f"{count} replicas": llm.replace(replicas=count) for count in (1, 2)}
+    report = calibrate(CHATS, fleets, play=faithful, progress=False)
+    metrics = list(dict.fromkeys(row.metric for row in report.rows))
+    assert metrics == [
+        "ttft_s.p50", "ttft_s.p99", "tpot_s.p50", "tpot_s.p99", "itl_max_s.p99", "e2e_s.p50", "e2e_s.p99",
+        "throughput_per_s", "output_tokens_per_s",
+    ]  # fmt: skip
+    assert {item.metric: item.tau for item in report.fidelity} == dict.fromkeys(metrics, 1.0)
+    assert "ttft p99 (ms): 1 of 1 pairs of candidates in the same order (Kendall tau +1.00)" in " ".join(
+        report.notes
+    )
+    page = (report.save(tmp_path) / "calibration.html").read_text()
+    assert "time to first token (ms" in page
+    assert "time per output token (ms" in page
+
+
+def test_whole_requests_are_held_by_latency_and_throughput(trace: Trace, base: FleetSpec) -> None:
+    report = calibrate(trace, {"one": base}, play=faithful, progress=False)
+    assert [row.metric for row in report.rows] == ["e2e_s.p50", "e2e_s.p99", "throughput_per_s"]

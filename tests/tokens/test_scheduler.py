@@ -403,3 +403,27 @@ def test_to_preempt_one_after_the_other_is_no_mistake_as_long_as_it_ends():
     ]
 
     assert bench.step().prefills == [(bench.scheduler.by_id[1], 4)]
+
+
+def test_what_comes_back_from_host_memory_may_be_found_by_one_that_is_admitted_with_it():
+    """Planned as 9 tokens to compute; by the time it is admitted, 8 of them are there again."""
+    shared = {"blocks": (1, 2), "block_tokens": 4}
+    bench = Bench(
+        prefill((1, 8)),
+        Step(preempt=(1,), prefill=((2, 20),), swap=True),
+        prefill((1, 1), (3, 9), preempt=(2,)),
+        blocks=6,
+        host_blocks=6,
+    )  # fmt: skip
+    swapped = bench.add(1, 8, **shared)
+    bench.run()
+    bench.add(2, 20)
+    bench.run()  # takes five of six blocks, so that what was kept on the device goes, but for one block
+    late = bench.add(3, 9, **shared)
+    assert swapped.swapped
+    assert bench.cache.cached_tokens(late) <= 4
+
+    work = bench.step()
+
+    assert work.prefills == [(swapped, 1), (late, 1)]
+    assert late.cached_tokens == 8

@@ -1,0 +1,72 @@
+"""What the commands print of fleets that serve token by token, and do not print of others."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Fleet
+
+LLM = """replicas = 2
+slo = { ttft_s = 0.2 }
+routing = { policy = "prefix-affinity" }
+
+[engine]
+engine = "emulated-llm"
+latency = { latency = "affine", base_s = 0.005, per_prefill_token_s = 0.0001, per_decode_s = 0.0002 }
+kv = { blocks = 400 }
+"""
+PRINTED = """\
+chat-small on llm.toml, simulated, seed 0
+"""
+
+
+@pytest.fixture
+def llm(tmp_path: Path) -> str:
+    (tmp_path / "llm.toml").write_text(LLM)
+    return "llm.toml"
+
+
+def test_a_run_with_tokens_is_printed_with_them(fleet: Fleet, llm: str) -> None:
+    printed = fleet("simulate", "chat-small", llm, "--first-s", 60).out
+    lines = [line.rstrip() for line in printed.splitlines() if not line.startswith("digest")]
+    assert "\n".join(lines) + "\n" == PRINTED
+
+
+def test_the_json_of_a_run_is_whole(fleet: Fleet, llm: str) -> None:
+    summary = json.loads(fleet("simulate", "chat-small", llm, "--first-s", 60, "--json").out)["summary"]
+    assert summary["preemptions"] > 0
+    assert 0.0 < summary["cached_fraction"] < 1.0
+    assert summary["output_tokens_per_s"] > 0.0
+    assert all(summary[name]["p99"] > 0.0 for name in ("ttft_s", "tpot_s", "itl_max_s", "e2e_s", "queue_s"))
+
+
+def test_a_run_of_whole_requests_says_nothing_of_tokens(fleet: Fleet) -> None:
+    printed = fleet("simulate", "demo-surge", "small.toml", "--first-s", 5).out
+    assert "requests a batch" in printed
+    assert not any(word in printed for word in ("tokens", "preempt", "cached", "TTFT", "TPOT", "ITL"))
+
+
+# --- compare -----------------------------------------------------------------------------------------------
+
+
+def test_compare_takes_the_figures_that_are_named_in_their_order(fleet: Fleet, llm: str) -> None:
+    vary = ("--vary", "iteration=orca,sarathi", "--seeds", 2, "--first", 30)
+    named = fleet("compare", "chat-small", llm, *vary, "--metrics", "tpot_s.p99, ttft_s.p50,tpot_s.p99").out
+    headings = [line.strip() for line in named.splitlines() if line.strip().endswith("(ms)")]
+    assert headings == ["tpot p99 (ms)", "ttft p50 (ms)"]
+    chosen = fleet("compare", "chat-small", llm, *vary).out
+    assert all(words in chosen for words in ("ttft p99 (ms)", "output tokens (1/s)", "slo attainment (%)"))
+
+
+def test_each_seed_gets_its_own_stretch_of_the_trace(fleet: Fleet, llm: str, tmp_path: Path) -> None:
+    vary = ("--vary", "routing=round-robin,prefix-affinity", "--seeds", 3)
+    ended = fleet("compare", "chat-small", llm, *vary, "--stretch-s", 20, "--out", "report")
+    assert ended.status == 0
+    assert "on 3 traces like" in ended.out
+    assert "deterministic" not in ended.out
+    steps = [
+        trace["header"]["transforms"][-1]
+        for trace in json.loads((tmp_path / "report/manifest.json").read_text())["traces"]
+    ]
+    assert [step["parameters"]["start_s"] for step in steps] == [0.0, 20.0, 40.0]

@@ -114,11 +114,12 @@ def _table(report: Report) -> str:
     last = None
     for row in report.shown:
         *numbers, judged = cells(row)
+        begins = row.metric != last
         lines.append(
-            f'<tr class="{"first" if row.metric != last else ""}"><td>{escape(row.label if row.metric != last else "")}'
-            f'</td><td class="name">{escape(row.candidate)}</td>'
+            f'<tr class="{"first" if begins else ""}"><td class="name">{escape(row.label) if begins else ""}</td>'
+            f'<td class="name">{escape(row.candidate)}</td>'
             + "".join(f'<td class="number">{escape(number)}</td>' for number in numbers)
-            + f'<td class="{escape(judged)}">{escape(judged)}</td></tr>'
+            + f'<td class="name {escape(judged)}">{escape(judged)}</td></tr>'
         )
         last = row.metric
     headings = ("mean", "difference to baseline", "95 % interval", "ratio")

@@ -114,7 +114,7 @@ def _facts(run: Run) -> Iterator[tuple[str, str]]:
 
 def _tokens(run: Run) -> str:
     s = run.summary
-    parts = [f"{s.output_tokens_per_s or 0.0:,.1f} a second given out"]
+    parts = [f"{s.output_tokens_per_s or 0.0:,.1f} output tokens a second"]
     if s.cached_fraction is not None:
         parts.append(f"{s.cached_fraction:.1%} of prompt tokens found cached")
     return ", ".join([*parts, f"{s.preemptions:,} preemption{'' if s.preemptions == 1 else 's'}"])

@@ -103,7 +103,7 @@ class StepEngine(Engine):
         """Run `work`, up to `work.most` times over; then `StepRan(work.number, ...)` arrives."""
 
     def answered(self, work: Work) -> bool:
-        """Are the tokens that this attempt resumes its whole answer? Then there is nothing left to run."""
+        """True when the tokens that this attempt resumes are its whole answer: then there is nothing left to run."""
         return work.output_tokens is not None and 0 < work.output_tokens <= len(work.resume)
 
     def interrupt(self) -> None:

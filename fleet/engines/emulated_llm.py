@@ -56,16 +56,26 @@ class EmulatedLlmEngine(StepEngine):
     # --- steps -------------------------------------------------------------------------------------------------
 
     def run_step(self, work: StepWork) -> None:
-        for sequence, _ in work.prefills:
+        prefills: list[tuple[int, int]] = []
+        outputs: list[SequenceState] = []
+        for sequence, tokens in work.prefills:
             if not sequence.target_tokens:
                 sequence.target_tokens = max(sequence.generated_tokens + 1, self._target(sequence.work))
-        self._work, self._shape = work, _shape(work)
-        self._started_s = self._ctx.now
+            prefills.append((tokens, sequence.computed_tokens))
+            if sequence.total_tokens - sequence.computed_tokens == tokens:
+                outputs.append(sequence)
+        outputs += work.decodes
+        contexts = [sequence.computed_tokens for sequence in work.decodes]
+        self._work, self._outputs, self._started_s = work, outputs, self._ctx.now
+        self._shape = StepShape(
+            tuple(prefills), len(contexts), sum(contexts), max(contexts) if contexts else 0, len(outputs),
+            work.moved_blocks,
+        )  # fmt: skip
+        self._first_s = self.latency.step_s(self._shape)
         steps = work.most
         if steps > 1:
             steps = min(steps, *[item.target_tokens - item.generated_tokens for item in work.decodes])
-        self._first_s = self.latency.step_s(self._shape)
-        self._end_after(steps)
+        self._end_after(work, steps)
 
     def answered(self, work: Work) -> bool:
         return len(work.resume) >= max(1, self._target(work))
@@ -73,30 +83,21 @@ class EmulatedLlmEngine(StepEngine):
     def _target(self, work: Work) -> int:
         return self.default_output_tokens if work.output_tokens is None else work.output_tokens
 
-    def _end_after(self, steps: int) -> None:
+    def _end_after(self, work: StepWork, steps: int) -> None:
         """Let the work under way end with this step of it."""
-        work = self._work
-        if work is None:
-            return
         self._steps = steps
         total_s = last_s = self._first_s
         if steps > 1:
             total_s = self.latency.span_s(self._shape, steps)
             last_s = self.latency.step_s(self._shape.after(steps - 1))
-        outputs = work.decodes
-        if work.prefills:
-            outputs = [item for item, tokens in work.prefills if item.remaining_tokens == tokens] + outputs
-        ended = [item.id for item in outputs if item.target_tokens - item.generated_tokens == steps]
+        ended = [item.id for item in self._outputs if item.target_tokens - item.generated_tokens == steps]
         tokens: list[tuple[int, tuple[int, ...]]] | None = None
-        if steps == 1:
-            tokens = [(item.id, (item.generated_tokens,)) for item in outputs if item.work.stream]
-        delay_s = max(0.0, self._started_s + total_s - self._ctx.now)
-        self._timer = self._ctx.after(
-            delay_s,
-            StepRan(
-                work.number, steps, total_s, self._first_s, last_s, tuple(sorted(ended)), None, tokens or None
-            ),
+        if steps == 1:  # those that are streamed are given one at a time
+            tokens = [(item.id, (item.generated_tokens,)) for item in self._outputs if item.work.stream]
+        ran = StepRan(
+            work.number, steps, total_s, self._first_s, last_s, tuple(sorted(ended)), None, tokens or None
         )
+        self._timer = self._ctx.after(max(0.0, self._started_s + total_s - self._ctx.now), ran)
 
     def interrupt(self) -> None:
         if self._work is None or self._steps == 1 or self._timer is None:
@@ -104,7 +105,7 @@ class EmulatedLlmEngine(StepEngine):
         steps = self.steps_done() + 1
         if steps < self._steps:
             self._timer.cancel()
-            self._end_after(steps)
+            self._end_after(self._work, steps)
 
     def steps_done(self) -> int:
         elapsed_s = self._ctx.now - self._started_s
@@ -134,14 +135,3 @@ class EmulatedLlmEngine(StepEngine):
     def unload(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-
-
-def _shape(work: StepWork) -> StepShape:
-    contexts = [sequence.computed_tokens for sequence in work.decodes]
-    prefills = tuple([(tokens, sequence.computed_tokens) for sequence, tokens in work.prefills])
-    outputs = len(contexts)
-    for sequence, tokens in work.prefills:
-        outputs += sequence.remaining_tokens == tokens
-    return StepShape(
-        prefills, len(contexts), sum(contexts), max(contexts, default=0), outputs, work.moved_blocks
-    )

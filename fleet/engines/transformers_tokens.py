@@ -70,7 +70,7 @@ class SequenceTokens:
         return max(1, expected)
 
     def answered(self, work: Work) -> bool:
-        """Do the tokens it resumes end its answer, where only they can tell? (Nothing recorded its length.)"""
+        """True when the tokens it resumes end its answer, where only they can tell: nothing recorded its length."""
         if not work.resume or work.output_tokens is not None:
             return False
         prompt_tokens = self.prompt_tokens(work)

@@ -236,18 +236,10 @@ class StepScheduler:
         return decodes
 
     def _extend(self, sequence: SequenceState, tokens: int, now_s: float) -> None:
-        cache = self.cache
-        blocks = -(-(sequence.computed_tokens + tokens) // cache.block_tokens) - sequence.blocks
-        if (
-            blocks > 0
-            and blocks > cache.free_blocks
-            and cache.blocks_for(sequence, tokens) > cache.free_blocks
-        ):
-            self._blame(
-                f"computes {tokens} tokens of sequence {sequence.id}, which takes {blocks} blocks more than it has",
-                now_s,
-            )
-        cache.extend(sequence, tokens, now_s)
+        try:
+            self.cache.extend(sequence, tokens, now_s)
+        except FleetError as error:
+            self._blame(f"computes {tokens} tokens of sequence {sequence.id}: {error}", now_s)
 
     # --- what came of it ---------------------------------------------------------------------------------------
 

@@ -13,11 +13,25 @@ routing = { policy = "prefix-affinity" }
 
 [engine]
 engine = "emulated-llm"
-latency = { latency = "affine", base_s = 0.005, per_prefill_token_s = 0.0001, per_decode_s = 0.0002 }
-kv = { blocks = 400 }
+latency = { latency = "affine", base_s = 0.015, per_prefill_token_s = 0.0003, per_decode_s = 0.002 }
+kv = { blocks = 200 }
 """
 PRINTED = """\
 chat-small on llm.toml, simulated, seed 0
+requests    131 submitted, 130 completed, 1 failed
+duration    101.23 s
+throughput  1.3 a second completed
+objectives  26.0% met, goodput 0.3 a second
+tokens      248.3 output tokens a second, 47.5% of prompt tokens found cached, 54 preemptions
+replicas    2 ready, 81.5% busy while ready, 202.5 device seconds
+work        1.000 attempts a request
+
+latency (ms)     mean      p50      p90      p95      p99      max
+end to end    14721.5  11714.1  27133.3  33778.3  39076.6  44493.2
+queue wait     8788.0   6599.0  20740.7  23131.1  34432.5  34651.2
+TTFT           9022.4   7067.8  21367.1  23489.4  34662.1  35170.4
+TPOT             30.9     29.5     39.4     49.7     66.0     84.8
+longest ITL     538.6    269.6   1638.5   2213.5   3475.0   7729.2
 """
 
 

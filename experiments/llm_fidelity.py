@@ -65,7 +65,8 @@ PLANS: dict[str, IterationPolicy] = {
 ROUTES: dict[str, RoutingPolicy] = {
     "round robin": RoundRobin(),
     "least tokens": LeastTokens(default_output_tokens=12),
-    "prefix affinity": PrefixAffinity(),
+    # A replica that has all the work has the machine to itself, and is then faster than it was measured.
+    "prefix affinity": PrefixAffinity(balance_abs_threshold=3),
 }
 
 
@@ -90,7 +91,7 @@ SIZES = {
             chunks=(1, 8, 32, 64), contexts=(0, 96), decodes=(1, 2, 4, MAX_SEQUENCES), mixed_chunks=(16,)
         ),
         profile_repeats=3,
-        live_s=8.0,
+        live_s=6.0,
         repeats=2,
         plans=("mixed steps", "static batch"),
         routes=("round robin", "prefix affinity"),

@@ -181,7 +181,7 @@ def live_rows() -> Iterator[Row]:
 
 
 def simulated_spec(engine: type[EmulatedLlmEngine] = EmulatedLlmEngine, **changes: Any) -> FleetSpec:
-    """Eight replicas of Llama-3.1-8B on an H100 each, with a prefix cache, and steps as large as vLLM's default there."""
+    """Eight replicas of Llama-3.1-8B on an H100 each, with a prefix cache, and steps as large as vLLM takes there."""
     model: dict[str, Any] = {"model": "llama-3.1-8b", "device": "h100"}
     spec = FleetSpec(engine=engine(latency=RooflineSteps(**model), kv=KvSpec(**model)), replicas=8)
     return spec.replace(**{"iteration": VllmTokenBudget(max_step_tokens=8192), **changes})

@@ -201,9 +201,7 @@ def test_all_that_a_step_admits_find_their_prefix_before_any_of_them_takes_a_blo
         bench.step()
         assert bench.cache.evictions == 0
     else:  # what it found is not evicted for the other one's sake, though that one comes first
-        with pytest.raises(
-            PolicyError, match="computes 4 tokens of sequence 2: 1 blocks for 4 tokens"
-        ):
+        with pytest.raises(PolicyError, match="computes 4 tokens of sequence 2: 1 blocks for 4 tokens"):
             bench.scheduler.plan(NOW_S)
 
     assert finds.cached_tokens == 12
@@ -354,9 +352,7 @@ def test_blocks_that_are_not_free_are_an_error_where_a_running_one_needs_them():
     bench.add(2)
     bench.run()
 
-    with pytest.raises(
-        PolicyError, match="computes 1 tokens of sequence 2: 1 blocks for 1 tokens"
-    ):
+    with pytest.raises(PolicyError, match="computes 1 tokens of sequence 2: 1 blocks for 1 tokens"):
         bench.scheduler.plan(NOW_S)
 
 

@@ -16,7 +16,9 @@ import pytest
 from tests.cli.conftest import SMALL
 from tests.conftest import ROOT
 
-FLEET = [sys.executable, "-c", "import sys; from fleet.cli import main; sys.exit(main())"]
+# A shell starts what it runs in the background with SIGINT ignored, which is inherited: so these begin by heeding it.
+HEED = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)"
+FLEET = [sys.executable, "-c", f"{HEED}; from fleet.cli import main; sys.exit(main())"]
 SERVED = (
     'engine = { engine = "emulated", latency = { latency = "affine", base_s = 0.002, per_item_s = 0.001 } }\n'
 )

@@ -190,7 +190,7 @@ def finish_run(
     A client that drives a
     fleet it did not build may have no `spec`.
     """
-    records = _records(telemetry.ended.take(), trace, spec, unfinished)
+    records = _records(telemetry.ended.take(), telemetry.served.take(), trace, spec, unfinished)
     replicas = telemetry.replicas.take()
     tables = {
         "records": records,
@@ -228,7 +228,11 @@ def _versions() -> dict[str, str]:
 
 
 def _records(
-    ended: pa.Table, trace: Trace, spec: FleetSpec | None, unfinished: list[tuple[int, float]]
+    ended: pa.Table,
+    served: pa.Table,
+    trace: Trace,
+    spec: FleetSpec | None,
+    unfinished: list[tuple[int, float]],
 ) -> pa.Table:
     """One row a request, in the order of the trace."""
     if unfinished:
@@ -243,14 +247,20 @@ def _records(
     source = trace.table if len(ended) == len(trace) else trace.table.take(ended["row"])
     completed = pc.equal(pc.fill_null(ended["outcome"], ""), "completed")
     e2e = pc.if_else(completed, pc.subtract(ended["ended_s"], ended["arrived_s"]), None)
-    first_token = pc.subtract(ended["first_token_s"], ended["arrived_s"])
-    ttft = pc.if_else(completed, pc.coalesce(first_token, e2e), None)
-    gaps = pc.subtract(ended["generated_tokens"], 1)
-    tpot = pc.if_else(
-        pc.and_(completed, pc.greater(gaps, 0)),
-        pc.divide(pc.subtract(e2e, ttft), pc.cast(gaps, pa.float64())),
-        None,
-    )
+    tokens = _token_columns(served, ended["row"])
+    gaps = tokens["generated_tokens"]
+    ttft, tpot = (
+        e2e,
+        tokens["itl_max_s"],
+    )  # whole requests: the first output is the answer, and there are no gaps
+    if len(served):
+        first_token = pc.subtract(tokens["first_token_s"], ended["arrived_s"])
+        ttft = pc.if_else(completed, pc.coalesce(first_token, e2e), None)
+        gaps = pc.subtract(gaps, 1)
+        decode_s = pc.subtract(e2e, ttft)
+        tpot = pc.if_else(
+            pc.and_(completed, pc.greater(gaps, 0)), pc.divide(decode_s, pc.cast(gaps, pa.float64())), None
+        )
     columns: dict[str, Any] = {
         "id": source["id"],
         "arrived_s": ended["arrived_s"],
@@ -266,19 +276,28 @@ def _records(
         "service_s": ended["service_s"],
         "ttft_s": ttft,
         "tpot_s": tpot,
-        "itl_max_s": ended["itl_max_s"],
+        "itl_max_s": tokens["itl_max_s"],
         "e2e_s": e2e,
         "cold": ended["cold"],
         "slo_met": _slo_met({"e2e_s": e2e, "ttft_s": ttft, "tpot_s": tpot}, gaps, source, spec),
-        "generated_tokens": ended["generated_tokens"],
-        "cached_tokens": ended["cached_tokens"],
-        "preemptions": ended["preemptions"],
+        "generated_tokens": tokens["generated_tokens"],
+        "cached_tokens": tokens["cached_tokens"],
+        "preemptions": tokens["preemptions"],
         "detail": ended["detail"],
     }
     for name in KEPT:
         if name in source.column_names:
             columns[name] = source[name]
     return pa.table(columns).combine_chunks()
+
+
+def _token_columns(served: pa.Table, rows: Any) -> dict[str, Any]:  # Any: Arrow arrays, here and below
+    """The columns of `served` for these rows of the trace, null where there is nothing."""
+    if not len(served):  # columns of nothing but nulls take memory all the same, so those of one type are one
+        nulls = {kind: pa.nulls(len(rows), kind) for kind in set(served.schema.types)}
+        return {field.name: nulls[field.type] for field in served.schema}
+    aligned = served.take(pc.index_in(rows, served["row"]))
+    return {name: aligned[name] for name in served.column_names}
 
 
 def _slo_met(

@@ -81,8 +81,11 @@ def _array(cells: list[Any], kind: pa.DataType) -> pa.Array:
 ENDED = pa.schema([
     ("row", pa.int64()), ("arrived_s", pa.float64()), ("ended_s", pa.float64()), ("outcome", pa.string()),
     ("replica", pa.string()), ("attempts", pa.int32()), ("batch_size", pa.int32()), ("service_s", pa.float64()),
-    ("cold", pa.bool_()), ("detail", pa.string()), ("first_token_s", pa.float64()), ("generated_tokens", pa.int64()),
-    ("itl_max_s", pa.float64()), ("cached_tokens", pa.int64()), ("preemptions", pa.int32()),
+    ("cold", pa.bool_()), ("detail", pa.string()),
+])  # fmt: skip
+SERVED = pa.schema([
+    ("row", pa.int64()), ("first_token_s", pa.float64()), ("generated_tokens", pa.int64()), ("itl_max_s", pa.float64()),
+    ("cached_tokens", pa.int64()), ("preemptions", pa.int32()),
 ])  # fmt: skip
 DECISIONS = pa.schema([
     ("time_s", pa.float64()), ("slot", pa.string()), ("subject", pa.string()), ("decision", pa.string()),
@@ -121,6 +124,8 @@ class Telemetry:
         """`keep_rows` bounds each table, for a head that serves and serves; None keeps all, as a run's result needs."""
         self._bounded = keep_rows is not None
         self.ended = Columns(ENDED, keep_rows)
+        self.served = Columns(SERVED, keep_rows)
+        """What more there is to say of those that were served token by token."""
         self.decisions = Columns(DECISIONS, keep_rows)
         self.dispatches = Columns(DISPATCHES, keep_rows)
         self.series = Columns(SERIES, keep_rows)
@@ -135,16 +140,22 @@ class Telemetry:
         self, row: int, arrived_s: float, now_s: float, reply: Reply, first_token_s: float | None = None
     ) -> None:
         """A client got its one final reply, and its first output token before, if it was served token by token."""
-        usage = reply.usage
-        tokens = (
-            (None, None, None, None, None)
-            if usage is None
-            else (first_token_s, usage.output_tokens, usage.itl_max_s, usage.cached_tokens, usage.preemptions)
-        )
         self.ended.append(
             (row, arrived_s, now_s, reply.outcome, reply.replica, reply.attempts, reply.batch_size, reply.service_s,
-             reply.cold, reply.detail, *tokens)
+             reply.cold, reply.detail)
         )  # fmt: skip
+        usage = reply.usage
+        if usage is not None:
+            self.served.append(
+                (
+                    row,
+                    first_token_s,
+                    usage.output_tokens,
+                    usage.itl_max_s,
+                    usage.cached_tokens,
+                    usage.preemptions,
+                )
+            )
 
     def routed(self, now_s: float, request_id: str, route: Route, signal_age_s: float) -> None:
         """The routing policy chose; the short form of `decided` for the decision made most often."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from fleet.actor import Actor, Context, FleetError
@@ -19,6 +20,20 @@ from traces.schema import Request, TraceEntry
 
 PROGRESS_EVERY = 100
 """Replies between two calls of `progress`."""
+
+
+class Sent(Struct):
+    """A request without a reply, and what came of it so far."""
+
+    row: int
+    arrived_s: float
+    """As intended."""
+    first_token_s: float | None = None
+    last_tokens_s: float | None = None
+    itl_max_s: float | None = None
+    """The longest gap between streamed tokens."""
+    received: int = 0
+    """Streamed tokens."""
 
 
 class LoadGenerator(Actor):
@@ -47,14 +62,8 @@ class LoadGenerator(Actor):
         self._payload = payload
         self._next: tuple[int, TraceEntry] | None = None
         self._stream = stream
-        self._first_token_s: dict[str, float] = {}
-        """When each request without a reply got its first output token."""
-        self._gaps: dict[str, tuple[float, float | None]] = {}
-        """When each streamed request got its last tokens, and the longest gap before."""
-        self._received: dict[str, int] = {}
-        """Streamed output tokens of each request without a reply."""
-        self._sent: dict[str, tuple[int, float]] = {}
-        """Row and intended arrival of each request without a reply."""
+        self._sent: dict[str, Sent] = {}
+        """Those without a reply."""
         self._followers: dict[str, list[tuple[int, TraceEntry]]] = {}
         """Sessions: what waits for a reply, by its parent's id."""
         self._following = 0
@@ -137,7 +146,7 @@ class LoadGenerator(Actor):
             raise FleetError(
                 f"two requests with the id {request.id!r} are under way (row {row} of the trace)"
             )
-        self._sent[request.id] = (row, request.arrived_s)
+        self._sent[request.id] = Sent(row, request.arrived_s)
         self.submitted += 1
         payload = None if self._payload is None else self._payload(request)
         self.ctx.send(
@@ -151,24 +160,24 @@ class LoadGenerator(Actor):
         completes is what counts.
         """
         self._heard += 1
-        id = message.request_id
-        if id not in self._sent:
+        sent, now = self._sent.get(message.request_id), self.ctx.now
+        if sent is None:
             self._telemetry.counters["late_tokens"] += 1
         elif not self._stream:
-            self._first_token_s[id] = self.ctx.now
+            sent.first_token_s = now
+        elif message.start > sent.received:
+            self._telemetry.counters["tokens_out_of_order"] += 1
+        elif message.start < sent.received:
+            raise FleetError(
+                f"output tokens {message.start} to {sent.received - 1} of {message.request_id!r} came twice"
+            )
         else:
-            received = self._received.get(id, 0)
-            if message.start > received:
-                self._telemetry.counters["tokens_out_of_order"] += 1
-                return
-            if message.start < received:
-                raise FleetError(f"output tokens {message.start} to {received - 1} of {id!r} came twice")
-            self._received[id] = received + len(message.ids)
-            self._first_token_s.setdefault(id, self.ctx.now)
-            last_s, longest_s = self._gaps.get(id, (None, None))
-            if last_s is not None:
-                longest_s = max(longest_s or 0.0, self.ctx.now - last_s)
-            self._gaps[id] = (self.ctx.now, longest_s)
+            sent.received += len(message.ids)
+            if sent.last_tokens_s is None:
+                sent.first_token_s = now
+            else:
+                sent.itl_max_s = max(sent.itl_max_s or 0.0, now - sent.last_tokens_s)
+            sent.last_tokens_s = now
 
     def on_reply(self, message: Reply) -> None:
         sent = self._sent.pop(message.request_id, None)
@@ -179,14 +188,11 @@ class LoadGenerator(Actor):
             raise FleetError(f"a second reply to {message.request_id!r}: {message.outcome}")
         self.replied += 1
         self._heard += 1
-        row, arrived_s = sent
-        first_s = self._first_token_s.pop(message.request_id, None)
-        self._demand_all(message)
+        self._demand_all(sent, message)
         if self._stream and message.usage is not None:
             # A replica does not see the gap between an attempt that failed and the one that went on after it.
-            _, itl_max_s = self._gaps.pop(message.request_id, (0.0, None))
-            message = replace(message, usage=replace(message.usage, itl_max_s=itl_max_s))
-        self._telemetry.request_ended(row, arrived_s, self.ctx.now, message, first_s)
+            message = replace(message, usage=replace(message.usage, itl_max_s=sent.itl_max_s))
+        self._telemetry.request_ended(sent.row, sent.arrived_s, self.ctx.now, message, sent.first_token_s)
         if self._following:
             for row_and_entry in self._followers.pop(message.request_id, ()):
                 self._scheduled[row_and_entry[0]] = row_and_entry
@@ -197,12 +203,11 @@ class LoadGenerator(Actor):
         if self._next is None and not self._sent:
             self._finish()
 
-    def _demand_all(self, reply: Reply) -> None:
+    def _demand_all(self, sent: Sent, reply: Reply) -> None:
         """A completed stream has every token of its answer. What was lost on the way here is in the answer itself."""
-        received = self._received.pop(reply.request_id, 0)
         if not self._stream or reply.outcome != "completed" or reply.usage is None:
             return
-        expected = reply.usage.output_tokens
+        expected, received = reply.usage.output_tokens, sent.received
         result = reply.result
         if received < expected and result is not None and result.tensor is not None:
             self._telemetry.counters["tokens_from_answers"] += expected - received
@@ -224,7 +229,7 @@ class LoadGenerator(Actor):
 
     def unfinished(self) -> list[tuple[int, float]]:
         """Row and intended arrival of every request sent that has no reply."""
-        return list(self._sent.values())
+        return [(sent.row, sent.arrived_s) for sent in self._sent.values()]
 
     def _check_progress(self) -> None:
         if self._sent and self._heard == self._heard_before and self._next is None:

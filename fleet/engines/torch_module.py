@@ -6,20 +6,19 @@ that the actor lives on is never blocked by it. Importing this module loads no t
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
-from msgspec import Meta, Struct
+from msgspec import Meta
 
-from fleet.actor import Context, FleetError
+from fleet.actor import Context
 from fleet.engines.base import BatchEngine, DeviceSignals
-from fleet.messages import LoadFinished, Payload, RunFinished, Work
+from fleet.engines.worker import Worker
+from fleet.messages import RunFinished, Work
 
 if TYPE_CHECKING:
     import torch
 
-    from fleet.engines.nvml import DeviceSampler
     from fleet.engines.torch_runner import TorchRunner
 
 Count = Annotated[int, Meta(ge=1)]
@@ -34,14 +33,6 @@ class Collates(Protocol):
         A request without a payload should get a made-up input that depends on the request alone: traces carry
         no content, and nor do warm-up batches and deep probes. Called on the worker thread.
         """
-
-
-class _Ran(Struct, frozen=True):
-    """What came of a batch, on its way from the worker thread."""
-
-    service_s: float
-    error: str | None = None
-    results: list[Payload | None] | None = None
 
 
 class TorchEngine(BatchEngine):
@@ -78,78 +69,25 @@ class TorchEngine(BatchEngine):
     """False: results stay on the device and are dropped."""
 
     def __post_init__(self) -> None:
-        self._runner: TorchRunner | None = None
-        self._sampler: DeviceSampler | None = None
-        self._running: int | None = None
-        self._unloaded = False
+        self._worker: Worker[TorchRunner] = Worker("TorchEngine", {"torch": "fleetlab[torch]"})
 
     def load(self, ctx: Context) -> None:
-        self._ctx = ctx
-        ctx.in_thread(self._load, LoadFinished)
+        self._worker.load(ctx, self.module, self._build)
+
+    def _build(self) -> TorchRunner:
+        from fleet.engines.torch_runner import TorchRunner
+
+        return TorchRunner(self)
 
     def run(self, batch: int, work: Sequence[Work]) -> None:
-        runner = self._runner
-        if runner is None:
-            raise FleetError(f"batch {batch} was given to an engine that is not loaded")
-        if self._running is not None:
-            raise FleetError(f"batch {batch} was given to an engine that still runs batch {self._running}")
-        self._running = batch
-        self._ctx.in_thread(
-            lambda: self._run(runner, work),
-            lambda ran: RunFinished(batch, ran.service_s, ran.error, ran.results),
-        )
+        self._worker.run(
+            batch, "batch", str(len(work)),
+            lambda runner: runner.run(work),
+            lambda service_s, results, error: RunFinished(batch, service_s, error, results),
+        )  # fmt: skip
 
     def unload(self) -> None:
-        self._unloaded = True
-        self._runner = None
-        if self._sampler is not None:
-            self._sampler.close()
+        self._worker.unload()
 
     def signals(self) -> DeviceSignals:
-        return DeviceSignals() if self._sampler is None else self._sampler.latest
-
-    # --- on the worker thread -----------------------------------------------------------------------------
-
-    def _load(self) -> str | None:
-        """Build the runner; one line of error, or None."""
-        try:
-            from fleet.engines.torch_runner import TorchRunner
-
-            runner = TorchRunner(self)
-            sampler = runner.sampler()
-        except Exception as error:
-            line = _one_line(error)
-            return line if isinstance(error, (FleetError, ModuleNotFoundError)) else f"{self.module}: {line}"
-        if self._unloaded:
-            if sampler is not None:
-                sampler.close()
-            return "unloaded before the load was done"
-        self._runner, self._sampler = runner, sampler
-        return None
-
-    def _run(self, runner: TorchRunner, work: Sequence[Work]) -> _Ran:
-        started = time.perf_counter()
-        try:
-            results = runner.run(work)
-            return _Ran(time.perf_counter() - started, results=results)
-        except Exception as error:
-            line = f"batch of {len(work)}: {_one_line(error)}"
-            if type(error).__name__ == "AcceleratorError":
-                # The device's context is lost: every later batch would fail too, and at once, which looks like
-                # speed to a router. So the process ends, and with it the replica.
-                raise FleetError(line) from error
-            return _Ran(time.perf_counter() - started, error=line)
-        finally:
-            self._running = None  # before the message is out: the next batch may come at once
-
-
-def _one_line(error: Exception) -> str:
-    """One line that says what went wrong, and what to do where that is known."""
-    if isinstance(error, ModuleNotFoundError) and error.name == "torch":
-        return "TorchEngine needs torch: pip install 'fleetlab[torch]'"
-    text = next(iter(str(error).strip().splitlines()), "")
-    if isinstance(error, FleetError):
-        return text
-    if type(error).__name__ == "OutOfMemoryError":
-        return f"out of device memory: {text}"
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+        return self._worker.signals()

@@ -7,32 +7,24 @@ continuous batching runs it on a worker thread, and its paged cache is presented
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from msgspec import Meta, Struct
+from msgspec import Meta
 
-from fleet.actor import Context, FleetError
+from fleet.actor import Context
 from fleet.engines.base import DeviceSignals, StepEngine
-from fleet.messages import LoadFinished, StepRan, Work
+from fleet.engines.worker import Worker
+from fleet.messages import StepRan, Work
 from fleet.tokens.kv_cache import KvCache
 from fleet.tokens.sequence import SequenceState, StepWork
 from policies.base import EvictionPolicy
 
 if TYPE_CHECKING:
-    from fleet.engines.nvml import DeviceSampler
-    from fleet.engines.transformers_runner import Planned, TransformersRunner
+    from fleet.engines.transformers_runner import TransformersRunner
 
 Count = Annotated[int, Meta(ge=1)]
-
-
-class _Ran(Struct, frozen=True):
-    """What came of a step, on its way from the worker thread."""
-
-    service_s: float
-    ended: tuple[int, ...] = ()
-    error: str | None = None
-    tokens: list[tuple[int, tuple[int, ...]]] | None = None
+Stepped = tuple[list[tuple[int, tuple[int, ...]]], tuple[int, ...]]
+"""New output tokens by sequence, and the sequences that got their last."""
 
 
 class TransformersEngine(StepEngine):
@@ -80,22 +72,25 @@ class TransformersEngine(StepEngine):
 
     def __post_init__(self) -> None:
         self._seed = 0
-        self._runner: TransformersRunner | None = None
-        self._sampler: DeviceSampler | None = None
-        self._running: int | None = None
-        self._unloaded = False
+        self._worker: Worker[TransformersRunner] = Worker(
+            "TransformersEngine", dict.fromkeys(("torch", "transformers", "psutil"), "fleetlab[torch,llm]")
+        )
 
     def reset(self, seed: int) -> None:
         self._seed = seed
 
     def load(self, ctx: Context) -> None:
-        self._ctx = ctx
-        ctx.in_thread(self._load, LoadFinished)
+        self._worker.load(ctx, self.model, self._build)
+
+    def _build(self) -> TransformersRunner:
+        from fleet.engines.transformers_runner import TransformersRunner
+
+        return TransformersRunner(self, self._seed)
 
     def open_cache(self, eviction: EvictionPolicy) -> KvCache:
         from fleet.engines.transformers_cache import TransformersKvCache
 
-        runner = self._loaded("open_cache")
+        runner = self._worker.demand("a cache to open")
         runner.empty()
         watermark_blocks = int(runner.total_blocks * self.watermark)
         return TransformersKvCache(
@@ -108,91 +103,34 @@ class TransformersEngine(StepEngine):
         Raises:
             FleetError: In one line, why such a prompt cannot be served.
         """
-        return self._loaded("prompt_tokens").prompt_tokens(work)
+        return self._worker.demand("a prompt").prompt_tokens(work)
 
     def answered(self, work: Work) -> bool:
         if super().answered(work):
             return True
-        return bool(work.resume) and self._loaded("answered").tokens.answered(work)
+        return bool(work.resume) and self._worker.demand("an answer to go on with").tokens.answered(work)
 
     def run_step(self, work: StepWork) -> None:
         """Run it once, whatever `work.most` says: tokens go out as they come."""
-        runner = self._loaded(f"step {work.number}")
-        if self._running is not None:
-            raise FleetError(
-                f"step {work.number} was given to an engine that still runs step {self._running}"
-            )
-        self._running = number = work.number
+        number = work.number
         plan = [(item.id, item.computed_tokens, tokens) for item, tokens in work.prefills]
         plan += [(item.id, item.computed_tokens, 1) for item in work.decodes]
-        self._ctx.in_thread(
-            lambda: self._run(runner, plan),
-            lambda ran: StepRan(
-                number, 1, ran.service_s, ran.service_s, ran.service_s, ran.ended, ran.error, ran.tokens
-            ),
-        )
+
+        def answer(service_s: float, ran: Stepped | None, error: str | None) -> StepRan:
+            tokens, ended = (None, ()) if ran is None else ran
+            return StepRan(number, 1, service_s, service_s, service_s, ended, error, tokens)
+
+        self._worker.run(number, "step", f"{len(plan)} sequences", lambda runner: runner.run(plan), answer)
 
     def forget(self, sequence: SequenceState) -> None:
         # Its blocks went back when the cache was told. Its tokens stay where it only lost its place, while it still
         # counts as running: it comes back, to go on after them.
-        if self._runner is not None and not sequence.running:
-            self._runner.tokens.forget(sequence.id)
+        runner = self._worker.runner
+        if runner is not None and not sequence.running:
+            runner.tokens.forget(sequence.id)
 
     def unload(self) -> None:
-        self._unloaded = True
-        self._runner = None
-        if self._sampler is not None:
-            self._sampler.close()
+        self._worker.unload()
 
     def signals(self) -> DeviceSignals:
-        return DeviceSignals() if self._sampler is None else self._sampler.latest
-
-    def _loaded(self, what: str) -> TransformersRunner:
-        if self._runner is None:
-            raise FleetError(f"{what}: the engine is not loaded")
-        return self._runner
-
-    # --- on the worker thread -----------------------------------------------------------------------------
-
-    def _load(self) -> str | None:
-        """Build the runner; one line of error, or None."""
-        try:
-            from fleet.engines.transformers_runner import TransformersRunner
-
-            runner = TransformersRunner(self, self._seed)
-            sampler = runner.sampler()
-        except Exception as error:
-            line = _one_line(error)
-            return line if isinstance(error, (FleetError, ModuleNotFoundError)) else f"{self.model}: {line}"
-        if self._unloaded:
-            if sampler is not None:
-                sampler.close()
-            return "unloaded before the load was done"
-        self._runner, self._sampler = runner, sampler
-        return None
-
-    def _run(self, runner: TransformersRunner, plan: list[Planned]) -> _Ran:
-        started = time.perf_counter()
-        try:
-            tokens, ended = runner.run(plan)
-            return _Ran(time.perf_counter() - started, ended, None, tokens)
-        except Exception as error:
-            line = f"step of {len(plan)} sequences: {_one_line(error)}"
-            if type(error).__name__ == "AcceleratorError":
-                # The device's context is lost, and every later step would fail too: so the process ends.
-                raise FleetError(line) from error
-            return _Ran(time.perf_counter() - started, error=line)
-        finally:
-            self._running = None  # before the message is out: the next step may come at once
-
-
-def _one_line(error: Exception) -> str:
-    """One line that says what went wrong, and what to do where that is known."""
-    if isinstance(error, ModuleNotFoundError) and error.name in ("torch", "transformers", "psutil"):
-        return f"TransformersEngine needs {error.name}: pip install 'fleetlab[torch,llm]'"
-    text = next(iter(str(error).strip().splitlines()), "")
-    if isinstance(error, FleetError):
-        return text
-    if type(error).__name__ == "OutOfMemoryError":
-        return f"out of device memory: {text}"
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+        return self._worker.signals()

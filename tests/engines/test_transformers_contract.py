@@ -139,7 +139,7 @@ def test_gguf_files_are_read_with_the_functions_we_know():
 
 
 def test_the_parts_of_a_loaded_engine_are_where_we_look_for_them(replica):
-    runner = replica.engine._runner
+    runner = replica.engine._worker.runner
     scheduler, allocator = runner.scheduler, runner.scheduler.allocator
     parts = {
         scheduler: ("active_requests", "cache", "max_requests_per_batch"),
@@ -298,7 +298,7 @@ def test_a_failed_sequence_leaves_what_others_hold_and_nothing_else_in_both(repl
     first = twins.submit(1, 2, 3, tokens=18, output_tokens=4)
     twins.step(prefill=[(first, 18)])
     second = twins.submit(1, 2, 4, tokens=19, output_tokens=4)
-    monkeypatch.setattr(replica.engine._runner, "run", lambda plan: 1 / 0)
+    monkeypatch.setattr(replica.engine._worker.runner, "run", lambda plan: 1 / 0)
     assert "ZeroDivisionError" in replica.step(prefill=[(second, 3)]).error
     twins.account.policy.step = replica.policy.step
     twins.account.scheduler.plan(0.0)
@@ -318,7 +318,7 @@ def test_the_real_one_shares_the_blocks_of_answers_too(replica):
     while first.id in replica.scheduler.by_id:
         twins.step(decode=[first])
     follow_up = replica.submit(
-        [*replica.engine._runner.tokens._prompt(first.work), *replica.answers[first.id]]
+        [*replica.engine._worker.runner.tokens._prompt(first.work), *replica.answers[first.id]]
     )
 
     assert replica.cache.cached_tokens(follow_up) == 16

@@ -273,8 +273,8 @@ def test_cancelled_at_any_phase_it_leaves_nothing_behind(replica):
     replica.scheduler.check()
 
     assert replica.cache.used_blocks == 0
-    assert len(replica.engine._runner.tokens) == 0
-    assert replica.engine._runner.scheduler.active_requests == {}
+    assert len(replica.engine._worker.runner.tokens) == 0
+    assert replica.engine._worker.runner.scheduler.active_requests == {}
 
 
 def test_one_cancelled_while_it_waits_after_a_preemption_is_forgotten_too(replica):
@@ -287,15 +287,17 @@ def test_one_cancelled_while_it_waits_after_a_preemption_is_forgotten_too(replic
     replica.scheduler.remove(first, 0.0)
     replica.run_to_end(second)
 
-    assert len(replica.engine._runner.tokens) == 0
+    assert len(replica.engine._worker.runner.tokens) == 0
 
 
 @pytest.fixture
 def held_step(replica, monkeypatch):
     """Steps wait for the event that this gives."""
     go = threading.Event()
-    forward = replica.engine._runner._forward
-    monkeypatch.setattr(replica.engine._runner, "_forward", lambda batch: (go.wait(60), forward(batch)))
+    forward = replica.engine._worker.runner._forward
+    monkeypatch.setattr(
+        replica.engine._worker.runner, "_forward", lambda batch: (go.wait(60), forward(batch))
+    )
     yield go
     go.set()
 
@@ -325,7 +327,7 @@ def test_the_loop_goes_on_while_a_step_runs(replica, held_step):
 
 
 def test_a_step_that_raises_fails_alone(replica, model, monkeypatch):
-    runner = replica.engine._runner
+    runner = replica.engine._worker.runner
     kept = replica.submit(prompt(8, seed=1), output_tokens=6)
     lost = replica.submit(prompt(8), output_tokens=6)
     replica.step(prefill=[(kept, 8)])
@@ -393,7 +395,7 @@ def test_an_unloaded_engine_runs_nothing_and_says_so(replica):
     sequence = replica.submit(prompt(8), output_tokens=6)
     replica.engine.unload()
 
-    with pytest.raises(FleetError, match="step 1: the engine is not loaded"):
+    with pytest.raises(FleetError, match="step 1 was given to an engine that is not loaded"):
         replica.step(prefill=[(sequence, 8)])
     replica.engine.forget(sequence)
 
@@ -445,7 +447,7 @@ def test_smollm2_says_what_it_says_by_itself(ctx):
     engine = loaded(
         ctx, model="smollm2-135m", blocks=16, block_tokens=16, max_step_tokens=32, max_output_tokens=12
     )
-    runner, replica = engine._runner, StepwiseReplica(engine, ctx)
+    runner, replica = engine._worker.runner, StepwiseReplica(engine, ctx)
     texts = ["What is the capital of France?", "Name three colours."]
     lengths = [
         engine.prompt_tokens(Work(Request("r", 0.0), 1, payload=Payload(data=text.encode())))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from policies.base import Policy, PolicyError
 
@@ -18,10 +18,17 @@ def blaming(policy: Policy, error: Exception, subject: str, now_s: float) -> Pol
     )
 
 
-def blaming_hook(hook: Callable[..., None], error: Exception, subject: str, now_s: float) -> PolicyError:
-    """The same for an observation hook, which is a bound method of its policy."""
-    policy: Policy = hook.__self__  # type: ignore[attr-defined]  # hooks are bound methods
-    return blaming(policy, error, f"{subject}, in {hook.__name__}", now_s)
+def tell(hooks: Iterable[Callable[..., None]], subject: str, now_s: float, *arguments: object) -> None:
+    """Call observation hooks, bound methods of policies, with these arguments and the time.
+
+    What one of them raises is its policy's own.
+    """
+    for hook in hooks:
+        try:
+            hook(*arguments, now_s)
+        except Exception as error:
+            policy: Policy = hook.__self__  # type: ignore[attr-defined]  # hooks are bound methods
+            raise blaming(policy, error, f"{subject}, in {hook.__name__}", now_s) from error
 
 
 def reset(policy: Policy, rng: random.Random) -> None:

@@ -16,7 +16,7 @@ from msgspec.structs import force_setattr, replace
 from fleet.actor import Actor, Context
 from fleet.actors.pending import Pending
 from fleet.actors.roster import Roster
-from fleet.blame import blaming, blaming_hook, reset
+from fleet.blame import blaming, reset, tell
 from fleet.messages import (
     AttemptsEnded,
     Cancel,
@@ -40,13 +40,18 @@ from fleet.messages import (
     Work,
 )
 from fleet.telemetry.sink import Telemetry
-from policies.base import AdmissionPolicy, PolicyError, RetryPolicy, RoutingPolicy, overrides
+from policies.base import AdmissionPolicy, Policy, PolicyError, RetryPolicy, RoutingPolicy, overrides
 from policies.decisions import Admit, Degrade, Hold, Reject, Retry, Route
 from policies.views import Completion, Failure, FailureKind, FleetView, ReplicaView
 from traces.schema import Request
 
 MOST_HOLDS = 100_000
 """Of one request: a policy that holds it more often only looks busy."""
+
+
+def _hooks(name: str, *policies: Policy) -> list[Callable[..., None]]:
+    """The hooks of that name that somebody overrides; the others are never called, and cost nothing."""
+    return [getattr(policy, name) for policy in policies if overrides(policy, name)]
 
 
 class Router(Actor):
@@ -79,14 +84,10 @@ class Router(Actor):
         self._next_ticket = count(1).__next__
         self.submitted = 0
         self.ended: Counter[Outcome] = Counter()
-        policies = (admission, routing, retry)
-        self._on_completed = [policy.on_completed for policy in policies if overrides(policy, "on_completed")]
-        self._on_dispatched = [
-            policy.on_dispatched for policy in policies if overrides(policy, "on_dispatched")
-        ]
-        self._on_first_token = [
-            policy.on_first_token for policy in policies if overrides(policy, "on_first_token")
-        ]
+        self._on_completed = _hooks("on_completed", admission, routing, retry)
+        self._on_dispatched = _hooks("on_dispatched", admission, routing, retry)
+        self._on_first_token = _hooks("on_first_token", admission, routing, retry)
+        self._on_replicas = _hooks("on_replicas", routing)
 
     def start(self, ctx: Context) -> None:
         super().start(ctx)
@@ -171,7 +172,7 @@ class Router(Actor):
             replica = self._choose(pending, now)
             if replica is None:
                 return
-            self._tell_dispatched(pending.request, replica, now)
+            tell(self._on_dispatched, pending.request.id, now, pending.request, replica)
         pending.replica, pending.placed = replica, True
         pending.attempt = attempt = pending.attempt + 1
         pending.ticket = ticket = self._next_ticket()
@@ -264,14 +265,7 @@ class Router(Actor):
     def _bound_late(self, pending: Pending, replica: str) -> None:
         if replica in pending.exclude:  # whoever is free takes the batch
             self._telemetry.counters["excludes_ignored"] += 1
-        self._tell_dispatched(pending.request, replica, self.ctx.now)
-
-    def _tell_dispatched(self, request: Request, replica: str, now: float) -> None:
-        for on_dispatched in self._on_dispatched:
-            try:
-                on_dispatched(request, replica, now)
-            except Exception as error:
-                raise blaming_hook(on_dispatched, error, request.id, now) from error
+        tell(self._on_dispatched, pending.request.id, self.ctx.now, pending.request, replica)
 
     def on_tokens_generated(self, message: TokensGenerated) -> None:
         """Pass output tokens on.
@@ -285,20 +279,12 @@ class Router(Actor):
                 continue
             if not pending.first_token:
                 pending.first_token = True
-                self._tell_first_token(pending.request, message.replica)
+                tell(self._on_first_token, item.request_id, self.ctx.now, pending.request, message.replica)
             streamed = pending.pass_on(item.start, item.ids)
             if streamed is None:
                 self._telemetry.counters["tokens_out_of_order"] += 1
             else:
                 self.ctx.send(pending.reply_to, streamed)
-
-    def _tell_first_token(self, request: Request, replica: str) -> None:
-        now = self.ctx.now
-        for on_first_token in self._on_first_token:
-            try:
-                on_first_token(request, replica, now)
-            except Exception as error:
-                raise blaming_hook(on_first_token, error, request.id, now) from error
 
     def on_attempts_ended(self, message: AttemptsEnded) -> None:
         work = message.work
@@ -390,11 +376,7 @@ class Router(Actor):
             service_s=service_s, e2e_s=now - request.arrived_s,
             output_tokens=None if usage is None else usage.output_tokens,
         )  # fmt: skip
-        for on_completed in self._on_completed:
-            try:
-                on_completed(completion, now)
-            except Exception as error:
-                raise blaming_hook(on_completed, error, request.id, now) from error
+        tell(self._on_completed, request.id, now, completion)
 
     def _end(  # noqa: PLR0917  # called for every request, and keywords cost
         self,
@@ -419,21 +401,10 @@ class Router(Actor):
         if self._held:
             self._held.pop(request_id, None)
         self.ended[outcome] += 1
-        self.ctx.send(
-            pending.reply_to,
-            Reply(
-                request_id,
-                outcome,
-                pending.attempt,
-                pending.replica,
-                batch_size,
-                service_s,
-                cold,
-                detail,
-                result,
-                usage,
-            ),
-        )
+        reply = Reply(
+            request_id, outcome, pending.attempt, pending.replica, batch_size, service_s, cold, detail, result, usage
+        )  # fmt: skip
+        self.ctx.send(pending.reply_to, reply)
 
     def _unset(self, pending: Pending) -> None:
         if pending.timer is not None:
@@ -504,11 +475,7 @@ class Router(Actor):
 
     def _replicas_changed(self) -> None:
         candidates = self._roster.candidates
-        if overrides(self._routing, "on_replicas"):
-            try:
-                self._routing.on_replicas(candidates, self.ctx.now)
-            except Exception as error:
-                raise blaming_hook(self._routing.on_replicas, error, "the replicas", self.ctx.now) from error
+        tell(self._on_replicas, "the replicas", self.ctx.now, candidates)
         if candidates and self._held:
             self._release()
 

@@ -18,7 +18,7 @@ from msgspec import Struct
 
 from fleet.actor import FleetError, Timer
 from fleet.actors.replica import Replica, ReplicaSettings
-from fleet.blame import blaming_hook, reset
+from fleet.blame import reset, tell
 from fleet.engines.base import StepEngine
 from fleet.messages import (
     BatchFinished,
@@ -317,10 +317,7 @@ class TokenReplica(Replica):
             service_s=None if sequence.started_s is None else now - sequence.started_s,
             e2e_s=now - sequence.queued_s, output_tokens=sequence.generated_tokens,
         )  # fmt: skip
-        try:
-            self._policy.on_completed(completion, now)
-        except Exception as error:
-            raise blaming_hook(self._policy.on_completed, error, work.request.id, now) from error
+        tell((self._policy.on_completed,), work.request.id, now, completion)
 
     def _answer(self, sequence: SequenceState, *, error: str | None = None, refused: bool = False) -> None:
         held = self._held[sequence.batch]

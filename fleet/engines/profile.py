@@ -6,7 +6,6 @@ The engine runs alone, one batch at a time; `step_profiling` measures those that
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from statistics import median, quantiles
 from typing import Annotated, Literal
 
@@ -16,6 +15,7 @@ from msgspec import Meta, Struct
 from fleet.actor import FleetError
 from fleet.engines.base import BatchEngine
 from fleet.engines.bench import Bench, machine, versions
+from fleet.engines.measured import Measured
 from fleet.messages import Payload, RunFinished, Work
 from traces.schema import Request
 
@@ -32,33 +32,13 @@ class ProfilePoint(Struct, frozen=True, forbid_unknown_fields=True):
     p90_s: NonNegative
 
 
-class Profile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Profile(Measured, frozen=True, kw_only=True):
     """A measured engine."""
 
+    what = "a profile as `fleet profile` writes it"
+
     format: Literal["fleetlab-profile/1"] = "fleetlab-profile/1"
-    engine: dict[str, object]
-    """The engine's name and parameters."""
-    repeats: Annotated[int, Meta(ge=1)]
-    """Measured runs per point, after the ones that warm it up."""
-    load_s: NonNegative
-    """From `load` to `LoadFinished`."""
-    machine: dict[str, str]
-    versions: dict[str, str]
     points: Annotated[tuple[ProfilePoint, ...], Meta(min_length=1)]
-
-    def save(self, path: str | Path) -> None:
-        """Write it as JSON."""
-        Path(path).write_bytes(msgspec.json.format(msgspec.json.encode(self)) + b"\n")
-
-    @classmethod
-    def load(cls, path: str | Path) -> Profile:
-        """Read what `save` wrote. Raises `ValueError` that names the file and what is wrong with it."""
-        try:
-            return msgspec.json.decode(Path(path).read_bytes(), type=cls)
-        except OSError as error:
-            raise ValueError(f"cannot read the profile {path}: {error.strerror}") from None
-        except msgspec.DecodeError as error:  # ValidationError is one too
-            raise ValueError(f"{path} is not a profile as `fleet profile` writes it: {error}") from None
 
 
 def profile_engine(

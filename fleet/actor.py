@@ -47,6 +47,12 @@ class Context(Protocol):
     def after(self, delay_s: float, message: Message) -> Timer:
         """Deliver `message` to this actor after `delay_s`."""
 
+    def every(self, period_s: float, message: Message) -> None:
+        """Deliver `message` to this actor after `period_s`: like `after`, for what comes again and again.
+
+        Virtual time may pass periods over, in which nothing happens anywhere and nothing would: see `Actor.at_rest`.
+        """
+
     def in_thread(self, work: Callable[[], T], then: Callable[[T], Message]) -> None:
         """Run `work` on a thread and deliver `then(result)` to this actor; live runtime only."""
 
@@ -71,6 +77,17 @@ class Actor:
         What it has simulated as one event, and would be caught in the middle of in real time, ends with its part that
         is under way.
         """
+
+    def at_rest(self, message: Message) -> bool:
+        """Virtual time only: would `message`, which is to come again and again (`Context.every`), change nothing?
+
+        True when it changed nothing when it came last, and so would not the next time, nor any time after, unless
+        something else happens first.
+        """
+        return False
+
+    def passed_over(self, message: Message, due_s: float, periods: int) -> None:
+        """Virtual time only: `message` did not come so many times, the first of which was due at `due_s`."""
 
     def receive(self, message: Message) -> None:
         """Dispatch by type; a message that this actor does not understand is an error of the sender."""

@@ -149,6 +149,17 @@ def overrides(policy: Policy, hook: str) -> bool:
     return getattr(type(policy), hook) is not getattr(Policy, hook)
 
 
+def is_settled(policy: PeriodicPolicy, decision: str) -> bool:
+    """What `policy.settled()` says, if it was written for this `decision` method, or after it: a subclass that decides
+    otherwise must say for itself."""
+    for cls in type(policy).__mro__:
+        if "settled" in vars(cls):
+            return policy.settled()
+        if decision in vars(cls):
+            return False
+    return False
+
+
 class AdmissionPolicy(Policy):
     """Let a request in, refuse it, or let it in for less."""
 
@@ -247,7 +258,19 @@ class EvictionPolicy(Policy):
         """How many candidates there are."""
 
 
-class ScalingPolicy(Policy):
+class PeriodicPolicy(Policy):
+    """Base of the slots that are asked again and again, whether anything happened or not."""
+
+    def settled(self) -> bool:
+        """True: shown again what it was shown last, at whatever later time, it says the same and stays as it is.
+
+        Virtual time then passes over idle periods, in which it would be shown just that. False is always right: then it
+        is asked in every period.
+        """
+        return False
+
+
+class ScalingPolicy(PeriodicPolicy):
     """Say how many replicas a pool should have. Asked every `control_interval_s`."""
 
     slot = "scaling"
@@ -256,7 +279,7 @@ class ScalingPolicy(Policy):
     def desired(self, pool: PoolView, now_s: float) -> Scale: ...
 
 
-class WarmPoolPolicy(Policy):
+class WarmPoolPolicy(PeriodicPolicy):
     """Say how many loaded spares a pool should keep beside its ready replicas."""
 
     slot = "warm_pool"
@@ -265,7 +288,7 @@ class WarmPoolPolicy(Policy):
     def desired(self, pool: PoolView, now_s: float) -> Warm: ...
 
 
-class HealthPolicy(Policy):
+class HealthPolicy(PeriodicPolicy):
     """Turn probe outcomes into trust. One instance sees the probes of every replica."""
 
     slot = "health"

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from fleet.actor import Actor, Context
 from fleet.actors.roster import Reports
@@ -31,7 +32,7 @@ from fleet.messages import (
     replica_number,
 )
 from fleet.telemetry.sink import Telemetry
-from policies.base import Policy, PolicyError, ScalingPolicy, WarmPoolPolicy
+from policies.base import Policy, PolicyError, ScalingPolicy, WarmPoolPolicy, is_settled
 from policies.decisions import Scale, Warm
 from policies.views import PoolView, ReplicaState, ReplicaView, Trust
 
@@ -94,6 +95,9 @@ class Autoscaler(Actor):
         self._failed_starts = 0
         self._not_before_s = 0.0
         self._desired: tuple[int, int] | None = None
+        self._seen: PoolView | None = None
+        self._at_rest = False
+        """Nothing has changed since the last time, and nothing is under way: so it will be until something happens."""
 
     def start(self, ctx: Context) -> None:
         super().start(ctx)
@@ -172,7 +176,7 @@ class Autoscaler(Actor):
 
     def on_tick(self, message: Tick) -> None:
         self.ctx.send(self._router, ReportQueue(self.ctx.address))
-        self.ctx.after(self._interval_s, Tick("control"))
+        self.ctx.every(self._interval_s, message)
 
     def on_queue_report(self, message: QueueReport) -> None:
         now = self.ctx.now
@@ -204,6 +208,26 @@ class Autoscaler(Actor):
                 now, "warm_pool", pool.name, "Warm", value=warm.replicas, reason=warm.reason
             )
         self._reconcile(desired, warm.replicas, now)
+        self._at_rest = self._nothing_changes(pool)
+
+    def _nothing_changes(self, pool: PoolView) -> bool:
+        """Shown the same as the last time, both policies would say the same, and all is as it was wanted."""
+        if not is_settled(self._scaling, "desired") or not is_settled(self._warm_pool, "desired"):
+            return False
+        seen, self._seen = self._seen, replace(pool, as_of_s=0.0, replicas=())
+        return seen == self._seen and all(
+            known.trust == "healthy" and known.state == known.requested for known in self._known.values()
+        )
+
+    def at_rest(self, message: Message) -> bool:
+        return self._at_rest
+
+    def passed_over(self, message: Message, due_s: float, periods: int) -> None:
+        """The control loop would have seen the same each time: the series says so."""
+        seen = self._seen
+        if seen is not None:
+            for number in range(periods):
+                self._telemetry.pool_sampled(due_s + number * self._interval_s, seen)
 
     def _pool_view(self, queue: QueueReport, now: float) -> PoolView:
         counting = [known for known in self._known.values() if known.counts]

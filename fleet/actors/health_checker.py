@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from fleet.actor import Actor, Context
+from msgspec import Struct
+
+from fleet.actor import Actor, Context, Timer
 from fleet.actors.roster import Reports
 from fleet.blame import blaming, reset
 from fleet.messages import (
@@ -23,9 +25,18 @@ from fleet.messages import (
     Undeliverable,
 )
 from fleet.telemetry.sink import Telemetry
-from policies.base import HealthPolicy, PolicyError
+from policies.base import HealthPolicy, PolicyError, is_settled
 from policies.decisions import Verdict
 from policies.views import ProbeLevel, ProbeOutcome, ProbeStatus
+
+
+class Asked(Struct):
+    """A probe without an answer."""
+
+    replica: str
+    level: ProbeLevel
+    sent_s: float
+    timeout: Timer
 
 
 class HealthChecker(Actor):
@@ -48,8 +59,10 @@ class HealthChecker(Actor):
         self._probed: dict[str, ProbeLevel] = {}
         """Replicas worth probing, and what to ask them."""
         self._reports = Reports()
-        self._open: dict[int, tuple[str, ProbeLevel, float]] = {}
+        self._open: dict[int, Asked] = {}
         self._last_probe = 0
+        self._all_well = False
+        """Since the last round of probes began every answer was a good one, and the replicas are the same."""
 
     def start(self, ctx: Context) -> None:
         super().start(ctx)
@@ -75,13 +88,17 @@ class HealthChecker(Actor):
             self._forget(message.replica)
         elif message.state in ("ready", "warm", "draining"):
             # One that drains takes no traffic, so it is not asked whether it is ready; it has batches to lose.
-            self._probed[message.replica] = "live" if message.state == "draining" else "ready"
+            level: ProbeLevel = "live" if message.state == "draining" else "ready"
+            if self._probed.get(message.replica) != level:
+                self._probed[message.replica] = level
+                self._all_well = False
 
     def on_replica_exited(self, message: ReplicaExited) -> None:
         self._forget(message.replica)
 
     def _forget(self, replica: str) -> None:
         self._probed.pop(replica, None)
+        self._all_well = False
         self._reports.ended(replica)
 
     def on_trust_changed(self, message: TrustChanged) -> None:
@@ -94,6 +111,7 @@ class HealthChecker(Actor):
                 self._observe(entry, "timeout", f"no answer in {self._timeout_s} s", None)
             return
         deep = message.what == "deep"
+        self._all_well = True
         for replica, level in sorted(self._probed.items()):
             if not deep:
                 self._probe(replica, level)
@@ -101,12 +119,18 @@ class HealthChecker(Actor):
                 self._probe(replica, "deep")
         interval_s = self._deep_interval_s if deep else self._interval_s
         if interval_s is not None:
-            self.ctx.after(interval_s, Tick(message.what))
+            self.ctx.every(interval_s, message)
+
+    def at_rest(self, message: Message) -> bool:
+        """A deep probe makes an engine work."""
+        return (
+            self._all_well and not self._open and message.what != "deep" and is_settled(self._health, "observe")
+        )
 
     def _probe(self, replica: str, level: ProbeLevel) -> None:
         self._last_probe += 1
-        self._open[self._last_probe] = (replica, level, self.ctx.now)
-        self.ctx.after(self._timeout_s, Tick("timeout", number=self._last_probe))
+        timeout = self.ctx.after(self._timeout_s, Tick("timeout", number=self._last_probe))
+        self._open[self._last_probe] = Asked(replica, level, self.ctx.now, timeout)
         self.ctx.send(replica, Probe(self._last_probe, level, self.ctx.address))
 
     def on_probe_answered(self, message: ProbeAnswered) -> None:
@@ -114,23 +138,27 @@ class HealthChecker(Actor):
         if entry is None:
             self._telemetry.counters["late_probe_answers"] += 1
             return
-        self._observe(entry, message.status, message.detail, self.ctx.now - entry[2])
+        entry.timeout.cancel()
+        self._observe(entry, message.status, message.detail, self.ctx.now - entry.sent_s)
 
     def on_undeliverable(self, message: Undeliverable) -> None:
         if isinstance(message.message, Probe):
             entry = self._open.pop(message.message.probe, None)
             if entry is not None:
+                entry.timeout.cancel()
                 self._observe(entry, "failed", f"{message.to} is {message.reason}", None)
 
     def _observe(
         self,
-        entry: tuple[str, ProbeLevel, float],
+        entry: Asked,
         status: ProbeStatus,
         detail: str | None,
         round_trip_s: float | None,
     ) -> None:
-        replica, level, sent_s = entry
+        replica, level, sent_s = entry.replica, entry.level, entry.sent_s
         now = self.ctx.now
+        if status != "ok":
+            self._all_well = False
         if self._reports.has_ended(replica) or (level != "live" and self._probed.get(replica) == "live"):
             return  # it ended, or began to drain after it was asked
         outcome = ProbeOutcome(

@@ -101,6 +101,7 @@ class Replica(Actor):
         """Engine seconds since the last report, without what runs now."""
         self._reported_s = 0.0
         self._reports = 0
+        self._reported_idle = False
 
     def start(self, ctx: Context) -> None:
         super().start(ctx)
@@ -255,7 +256,11 @@ class Replica(Actor):
             self.timed(message)
         elif self.state not in ("stopped", "failed"):
             self._report(None)
-            self.ctx.after(self._settings.report_interval_s, message)
+            self.ctx.every(self._settings.report_interval_s, message)
+
+    def at_rest(self, message: Message) -> bool:
+        """Its next report would say what its last one said: nothing to do since then, nothing now."""
+        return self._reported_idle and self.state in ("warm", "ready") and not self.batches()
 
     def _report(self, detail: str | None) -> None:
         now = self.ctx.now
@@ -277,6 +282,7 @@ class Replica(Actor):
                 tuple([batch for batch in batches if batch > 0]), self.token_signals(),
             ),
         )  # fmt: skip
+        self._reported_idle = busy == 0.0 and not batches
 
     def on_probe(self, message: Probe) -> None:
         if message.level == "deep" and self.state in ("ready", "warm"):

@@ -110,6 +110,9 @@ class LiveContext:
             self._runtime.alarm.at(time.monotonic() + delay_s, timer)
         return timer
 
+    def every(self, period_s: float, message: Message) -> None:
+        self.after(period_s, message)
+
     def in_thread(self, work: Callable[[], T], then: Callable[[T], Message]) -> None:
         if self._worker is None:
             self._worker = Worker(self.address)

@@ -7,6 +7,7 @@ memory. Nothing here is serialised, and nothing sleeps.
 
 from __future__ import annotations
 
+import math
 import random
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -27,6 +28,10 @@ OWN = (Tick, LoadFinished, RunFinished, StepRan)
 """Timers of an actor and of its engine: they end with it, and are no loss."""
 
 _COMPACT_AT = 1_024
+
+_LAST_ROUNDS = 3.0
+"""Of the longest period: before something happens at last, so much idle time is played out, so that whoever is told of
+the world by periodic messages has heard the newest."""
 
 
 Handler = Callable[[Any], None]
@@ -53,13 +58,20 @@ class Inbox(dict[type[Message], Handler]):
 class SimulatedTimer(Struct):
     """A heap entry that can be taken back: its context is cleared, and the kernel skips it."""
 
-    context: SimulatedContext | FanOut | None
+    context: SimulatedContext | FanOut | Oneself | None
     message: Message
 
     def cancel(self) -> None:
         context, self.context = self.context, None
         if context is not None:
             context.runtime.note_cancelled()
+
+
+class Recurring(SimulatedTimer):
+    """What comes again every `period_s`; nobody takes it back."""
+
+    period_s: float
+    actor: Actor
 
 
 class SimulatedContext:
@@ -113,6 +125,10 @@ class SimulatedContext:
         heappush(self._heap, (self.now + delay_s, self._number(), timer))
         return timer
 
+    def every(self, period_s: float, message: Message) -> None:
+        heappush(self._heap, (self.now + period_s, self._number(), Recurring(self, message, period_s, self.actor)))
+        self.runtime.look_for_rest()
+
     def in_thread(self, work: Callable[[], T], then: Callable[[T], Message]) -> None:
         raise FleetError(
             f"{self.address} uses an engine that needs real threads; virtual time runs an EmulatedEngine "
@@ -133,6 +149,17 @@ class FanOut:
 
     def _hand_out(self, message: Message) -> None:
         self.runtime.ready.extend((member, message) for member in self._members)
+
+
+class Oneself:
+    """Where the kernel sends a message to itself, to be called when all that is due at an instant is done."""
+
+    __slots__ = ("inbox", "now", "runtime")
+
+    def __init__(self, runtime: SimulatedRuntime, handler: Handler) -> None:
+        self.runtime = runtime
+        self.now = runtime.now
+        self.inbox = Inbox({}, handler)
 
 
 class SimulatedRuntime:
@@ -165,6 +192,12 @@ class SimulatedRuntime:
         self._arrivals: dict[tuple[str, str], float] = {}
         self._network_rng = rng_for(seed, "network")
         self._direct = self.network.perfect
+        self._horizon_s: float | None = None
+        self._look_from_s = 0.0
+        """Before that there is nothing to gain from looking whether idle time can be passed over."""
+        self._quiet_until_s: float | None = None
+        """As the last look found: nothing happens before."""
+        self._oneself = Oneself(self, self._pass_over)
 
     # --- hosting -----------------------------------------------------------------------------------------------
 
@@ -295,6 +328,45 @@ class SimulatedRuntime:
             heapify(self.heap)
             self._cancelled = 0
 
+    def look_for_rest(self) -> None:
+        """When all that is due now is done, see whether anything would happen in the next periods."""
+        if self.now >= self._look_from_s:
+            self._look_from_s = math.inf  # until it was seen to
+            heappush(self.heap, (self.now, self.number(), SimulatedTimer(self._oneself, Tick("rest"))))
+
+    def _pass_over(self, message: Message) -> None:
+        """Pass over the periods that change nothing, up to the last ones before something happens.
+
+        Something happens at the first entry of the heap that is not a period of an actor at rest. In a world without
+        one, time goes on period by period, as it does where a network may lose or delay what is sent in a period.
+        """
+        resting, others, longest_s = [], [], 0.0
+        for index, (due_s, _, timer) in enumerate(self.heap):
+            if isinstance(timer, Recurring):
+                longest_s = max(longest_s, timer.period_s)
+                if timer.actor.at_rest(timer.message):
+                    resting.append((index, timer))
+                    continue
+            if timer.context is not None:
+                others.append(due_s)
+        happens_s = min(others, default=self.now)
+        if self._horizon_s is not None:
+            happens_s = min(happens_s, self._horizon_s)
+        until_s = happens_s - _LAST_ROUNDS * longest_s
+        quiet = until_s > self.now and self._direct
+        # What happened before this look may show in the next period: only when all had one since is it known.
+        known, self._quiet_until_s = quiet and self._quiet_until_s == happens_s, happens_s if quiet else None
+        self._look_from_s = self.now + longest_s if quiet and not known else max(happens_s, self.now + longest_s)
+        if not known:
+            return
+        for index, timer in resting:
+            due_s, number, _ = self.heap[index]
+            periods = math.ceil((until_s - due_s) / timer.period_s)
+            if periods > 0:
+                timer.actor.passed_over(timer.message, due_s, periods)
+                self.heap[index] = (due_s + periods * timer.period_s, number, timer)
+        heapify(self.heap)
+
     def stop(self) -> None:
         """Let `run` return once what is ready has been delivered."""
         self.stopped = True
@@ -306,6 +378,7 @@ class SimulatedRuntime:
         is left to happen.
         """
         heap, ready, next_ready, check = self.heap, self.ready, self.ready.popleft, self.after_each
+        self._horizon_s = until_s
         now, delivered = self.now, 0
         while True:
             while ready:

@@ -16,3 +16,6 @@ class AlwaysTrust(HealthPolicy):
 
     def observe(self, probe: ProbeOutcome, now_s: float) -> None:
         return None
+
+    def settled(self) -> bool:
+        return True

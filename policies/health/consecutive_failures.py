@@ -44,6 +44,9 @@ class ConsecutiveFailures(HealthPolicy):
             record = self.records[probe.replica] = _Record()
         return self._failed(probe, record)
 
+    def settled(self) -> bool:
+        return not self.records
+
     def _succeeded(self, probe: ProbeOutcome, record: _Record) -> Verdict | None:
         replica = probe.replica
         record.failed.pop(probe.level, None)

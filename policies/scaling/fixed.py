@@ -28,3 +28,6 @@ class Fixed(ScalingPolicy):
         if self.kept is None and pool.requested:  # before the first report there is nothing to count
             self.kept = pool.ready + pool.starting
         return Scale(pool.min_replicas if self.kept is None else self.kept)
+
+    def settled(self) -> bool:
+        return self.kept is not None

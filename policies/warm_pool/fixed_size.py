@@ -22,3 +22,6 @@ class FixedSize(WarmPoolPolicy):
 
     def desired(self, pool: PoolView, now_s: float) -> Warm:
         return Warm(self.size)
+
+    def settled(self) -> bool:
+        return True

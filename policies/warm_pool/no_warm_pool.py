@@ -17,3 +17,6 @@ class NoWarmPool(WarmPoolPolicy):
 
     def desired(self, pool: PoolView, now_s: float) -> Warm:
         return _NONE
+
+    def settled(self) -> bool:
+        return True

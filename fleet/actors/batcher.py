@@ -387,9 +387,9 @@ class Batcher(Actor):
             self._offer(view)
             return
         take_signals(view, message, self.ctx.now)
-        unknown = tuple(number for number in self._batches[replica] if number not in message.holds)
+        unknown = self._batches[replica].keys() - message.holds
         if unknown:  # on its way, or answered, or lost; messages keep their order, so the replica can tell
-            self.ctx.send(replica, ConfirmBatches(unknown, self.ctx.address))
+            self.ctx.send(replica, ConfirmBatches(tuple(sorted(unknown)), self.ctx.address))
         if view.state != message.state:
             force_setattr(view, "state", message.state)
             self._offer(view)

@@ -231,7 +231,7 @@ class Replica(Actor):
         return tuple(batch for batch in self.batches() if batch > 0)
 
     def on_confirm_batches(self, message: ConfirmBatches) -> None:
-        holds = self.holds()
+        holds = set(self.holds())
         missing = tuple(batch for batch in message.batches if batch not in holds)
         if missing:
             self.ctx.send(message.reply_to, BatchesMissing(self.ctx.address, missing))

@@ -10,7 +10,7 @@ import sys
 
 from rich.console import Console
 
-from tests.bench import live_fleet, simulation, token_steps
+from tests.bench import live_fleet, overload, simulation, token_steps
 from tests.bench.table import show
 
 
@@ -20,6 +20,7 @@ def main() -> int:
     tables = {
         "Simulation (CPU time)": simulation.speed_rows,
         "Growth of a simulation": simulation.growth_rows,
+        "A simulation under overload (CPU time)": overload.rows,
         "Simulation of language models (CPU time)": token_steps.simulated_rows,
         "Live: client, head and two replicas, a process each": live_fleet.rows,
         "Live: a decode step, streamed": token_steps.live_rows,

@@ -150,8 +150,10 @@ def overrides(policy: Policy, hook: str) -> bool:
 
 
 def is_settled(policy: PeriodicPolicy, decision: str) -> bool:
-    """What `policy.settled()` says, if it was written for this `decision` method, or after it: a subclass that decides
-    otherwise must say for itself."""
+    """What `policy.settled()` says, if it was written for this `decision` method.
+
+    A subclass that decides otherwise must say for itself.
+    """
     for cls in type(policy).__mro__:
         if "settled" in vars(cls):
             return policy.settled()

@@ -124,7 +124,10 @@ class HealthChecker(Actor):
     def at_rest(self, message: Message) -> bool:
         """A deep probe makes an engine work."""
         return (
-            self._all_well and not self._open and message.what != "deep" and is_settled(self._health, "observe")
+            self._all_well
+            and not self._open
+            and message == Tick("ready")
+            and is_settled(self._health, "observe")
         )
 
     def _probe(self, replica: str, level: ProbeLevel) -> None:

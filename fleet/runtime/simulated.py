@@ -126,7 +126,9 @@ class SimulatedContext:
         return timer
 
     def every(self, period_s: float, message: Message) -> None:
-        heappush(self._heap, (self.now + period_s, self._number(), Recurring(self, message, period_s, self.actor)))
+        heappush(
+            self._heap, (self.now + period_s, self._number(), Recurring(self, message, period_s, self.actor))
+        )
         self.runtime.look_for_rest()
 
     def in_thread(self, work: Callable[[], T], then: Callable[[T], Message]) -> None:
@@ -356,7 +358,9 @@ class SimulatedRuntime:
         quiet = until_s > self.now and self._direct
         # What happened before this look may show in the next period: only when all had one since is it known.
         known, self._quiet_until_s = quiet and self._quiet_until_s == happens_s, happens_s if quiet else None
-        self._look_from_s = self.now + longest_s if quiet and not known else max(happens_s, self.now + longest_s)
+        self._look_from_s = (
+            self.now + longest_s if quiet and not known else max(happens_s, self.now + longest_s)
+        )
         if not known:
             return
         for index, timer in resting:

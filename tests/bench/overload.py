@@ -80,7 +80,9 @@ def rows(requests: int = 20_000, llm_requests: int = 8_000, rounds: int = 3) -> 
         best = _us(traces, spec, rounds)
         growth = best[OVER] / best[NORMAL]
         measured = f"{best[NORMAL]:.1f} and {best[OVER]:.1f} µs, × {growth:.2f}"
-        yield Row(f"{name}: at {NORMAL} and {OVER:g} of capacity", measured, f"≤ × {GROWTH:g}", growth <= GROWTH)
+        yield Row(
+            f"{name}: at {NORMAL} and {OVER:g} of capacity", measured, f"≤ × {GROWTH:g}", growth <= GROWTH
+        )
 
 
 if __name__ == "__main__":

@@ -7,16 +7,15 @@ from hypothesis import strategies as st
 from fleet import NetworkModel
 from fleet.runtime.simulated import SimulatedContext
 from policies import AlwaysTrust, Fixed, FixedSize, QueueDepth, Scale, TargetUtilization
-from tests.simulation.building import arrivals, column, faults, fleet, play, simulation
+from tests.simulation.building import arrivals, column, faults, fleet, play, simulation, trace_of
 from tests.simulation.building_tokens import asks, serving
-from tests.simulation.building import trace_of
 from traces import Fault
 
 DAY_S = 86_400.0
 
 
 def events(trace, spec, **options) -> int:
-    made = simulation(trace, spec, **options)
+    made = simulation(trace, spec, stall_timeout_s=30 * DAY_S, **options)
     made.run()
     return made.runtime.delivered
 
@@ -24,7 +23,9 @@ def events(trace, spec, **options) -> int:
 def played_out(monkeypatch, *args, **options):
     """The same, with every period of every actor."""
     with monkeypatch.context() as patch:
-        patch.setattr(SimulatedContext, "every", lambda self, period_s, message: self.after(period_s, message))
+        patch.setattr(
+            SimulatedContext, "every", lambda self, period_s, message: self.after(period_s, message)
+        )
         return play(*args, **options)
 
 
@@ -47,11 +48,17 @@ def test_a_horizon_after_the_last_request_is_reached_at_once():
 
 SPECS = {
     "batches": lambda: fleet(0.1, replicas=2),
-    "a warm pool": lambda: fleet(0.1, replicas=1, warm_pool=FixedSize(size=1), min_replicas=1, max_replicas=2),
+    "a warm pool": lambda: fleet(
+        0.1, replicas=1, warm_pool=FixedSize(size=1), min_replicas=1, max_replicas=2
+    ),
     "no trust lost": lambda: fleet(0.1, health=AlwaysTrust()),
     "tokens": lambda: serving(replicas=2),
-    "queue depth": lambda: fleet(0.5, replicas=2, min_replicas=1, max_replicas=4, scaling=QueueDepth(up_at=1, down_at=0.5)),
-    "utilization": lambda: fleet(0.5, min_replicas=1, max_replicas=4, scaling=TargetUtilization(down_stabilization_s=9.0)),
+    "queue depth": lambda: fleet(
+        0.5, replicas=2, min_replicas=1, max_replicas=4, scaling=QueueDepth(up_at=1, down_at=0.5)
+    ),
+    "utilization": lambda: fleet(
+        0.5, min_replicas=1, max_replicas=4, scaling=TargetUtilization(down_stabilization_s=9.0)
+    ),
     "late binding": lambda: fleet(0.1, replicas=2, binding="late"),
     "a slow network": lambda: fleet(0.1, network=NetworkModel(delay_s=0.01)),
     "deep probes": lambda: fleet(0.1, deep_probe_interval_s=7.0),
@@ -67,7 +74,9 @@ FAULTS = {
 @pytest.mark.parametrize("struck", FAULTS)
 @pytest.mark.parametrize("spec", SPECS)
 def test_a_run_is_the_same_as_one_that_plays_all_idle_time_out(spec, struck, monkeypatch):
-    trace = trace_of(*(asks(f"r{number}", at_s) for number, at_s in enumerate((0.0, 0.3, 150.1, 151.0, 400.0))))
+    trace = trace_of(
+        *(asks(f"r{number}", at_s) for number, at_s in enumerate((0.0, 0.3, 150.1, 151.0, 400.0)))
+    )
     given_faults = faults(*FAULTS[struck])
 
     quick = play(trace, SPECS[spec](), faults=given_faults)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from html import escape
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -17,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from msgspec import Struct, structs
 
+from experiments import html
 from experiments.metrics import Metric, metrics_of, serves_tokens
 from experiments.progress import progress_bar
 from experiments.text import as_text, plain_number
@@ -168,8 +170,6 @@ class CalibrationReport:
 
     def save(self, directory: str | Path) -> Path:
         """Write calibration.html, calibration.json and calibration.parquet (all records); answers the directory."""
-        from experiments.html import calibration_page
-
         target = Path(directory)
         target.mkdir(parents=True, exist_ok=True)
         tables = []
@@ -186,7 +186,7 @@ class CalibrationReport:
         }
         text = msgspec.json.format(msgspec.json.encode(document, order="sorted"))
         (target / "calibration.json").write_bytes(text + b"\n")
-        (target / "calibration.html").write_text(calibration_page(self), encoding="utf-8")
+        (target / "calibration.html").write_text(_page(self), encoding="utf-8")
         return target
 
 
@@ -326,6 +326,23 @@ def cells(row: CalibrationRow) -> tuple[str, ...]:
         "" if row.spread is None else f"{row.spread:.1%}",
         "" if row.tolerance is None else f"± {row.tolerance:.0%}",
     )
+
+
+def _page(report: CalibrationReport) -> str:
+    heading = escape(title(report))
+    runs = {}
+    for name in report.live:
+        runs[f"{name}, simulated"] = report.simulated[name]
+        runs[f"{name}, live"] = report.live[name]
+    rows = [(row.label, row.candidate, *cells(row)) for row in report.rows]
+    parts = [
+        f"<h1>{heading}</h1>",
+        html.table(("metric", "candidate", *HEADINGS), rows, numbers_from=2),
+        *(f'<p class="note">{escape(note)}</p>' for note in report.notes),
+        "<h2>Latency</h2>",
+        *html.latency_plots(runs),
+    ]
+    return html.page(heading, parts)
 
 
 def _marked(run: Run, columns: dict[str, str | int]) -> pa.Table:

@@ -32,7 +32,9 @@ PEAK_PER_S, PEAK_S = 90.0, 30.0
 LOAD = 0.6
 """Of the measured capacity, at the peak."""
 
-ENGINE = TorchEngine(module="fleet.engines.minilm:SentenceEmbedder", num_threads=1, return_outputs=False)
+ENGINE = TorchEngine(
+    module="fleet.engines.torch.minilm:SentenceEmbedder", num_threads=1, return_outputs=False
+)
 Points = tuple[tuple[int, int, float], ...]
 
 

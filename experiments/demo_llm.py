@@ -119,7 +119,7 @@ def answer_questions(screen: Console) -> None:
     """Load the model in every replica, and show its answers as they are written."""
     from rich.live import Live
 
-    from fleet.engines.smollm2 import load_tokenizer
+    from fleet.engines.transformers.smollm2 import load_tokenizer
 
     spec = FleetSpec(engine=ENGINE, replicas=REPLICAS, routing=RoundRobin())
     began_s = time.perf_counter()

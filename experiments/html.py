@@ -1,21 +1,17 @@
-"""A report as one HTML file that needs no network: table, plots, method, and what the candidates differ in."""
+"""What reports are made of as HTML files that need no network: tables, plots, differences, facts to check."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from html import escape
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
 from experiments import plots
 from experiments.metrics import serves_tokens
 from experiments.plots import Runs
-
-if TYPE_CHECKING:
-    from experiments.calibrate import CalibrationReport
-    from experiments.report import Report
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff; max-width: 60rem; margin: 2rem auto;
@@ -31,54 +27,6 @@ figure { margin: 1rem 0 } figure svg { max-width: 100%; height: auto }
 figcaption, .note { color: #555; font-size: .88rem }
 code { font-size: .85rem; overflow-wrap: anywhere }
 """
-
-METHOD = """Every candidate was run on the same trace with the same seeds and the same faults, and compared seed by seed
-with the baseline. One run is one observation. Latency counts from the intended arrival, and is of completed requests
-only; read it beside “not completed”. Rows marked exact come from runs that chance does not touch: they hold for this
-input, and carry no interval because repeating the same run is no replication."""
-
-
-def render(report: Report) -> str:
-    """The page as text."""
-    from experiments.report import title
-
-    heading = escape(title(report))
-    parts = [
-        f"<h1>{heading}</h1>",
-        *_in_short(report),
-        _table(report),
-        *(f'<p class="note">{escape(note)}</p>' for note in report.notes),
-        "<h2>Latency</h2>",
-        *_latency_plots(report.runs),
-        *_timelines(report),
-        "<h2>What the candidates differ in</h2>",
-        _differences({name: runs[0].manifest.spec for name, runs in report.runs.items()}),
-        "<h2>Method</h2>",
-        f"<p>{METHOD}</p>",
-        "<h2>To check it</h2>",
-        _facts(report),
-    ]
-    return page(heading, parts)
-
-
-def calibration_page(report: CalibrationReport) -> str:
-    """The page of a calibration as text."""
-    from experiments.calibrate import HEADINGS, cells, title
-
-    heading = escape(title(report))
-    headings = ("metric", "candidate", *HEADINGS)
-    runs = {}
-    for name in report.live:
-        runs[f"{name}, simulated"] = report.simulated[name]
-        runs[f"{name}, live"] = report.live[name]
-    parts = [
-        f"<h1>{heading}</h1>",
-        table(headings, [(row.label, row.candidate, *cells(row)) for row in report.rows], numbers_from=2),
-        *(f'<p class="note">{escape(note)}</p>' for note in report.notes),
-        "<h2>Latency</h2>",
-        *_latency_plots(runs),
-    ]
-    return page(heading, parts)
 
 
 def page(heading: str, parts: Iterable[str]) -> str:
@@ -102,33 +50,6 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[str]], *, numbers_fro
     return f'<div class="scroll"><table><tr>{line("th", headings)}</tr>{body}</table></div>'
 
 
-def _in_short(report: Report) -> list[str]:
-    items = "".join(f"<li>{escape(sentence)}</li>" for sentence in report.in_short)
-    return [f"<ul>{items}</ul>"] if items else []
-
-
-def _table(report: Report) -> str:
-    from experiments.report import cells
-
-    lines = []
-    last = None
-    for row in report.shown:
-        *numbers, judged = cells(row)
-        begins = row.metric != last
-        lines.append(
-            f'<tr class="{"first" if begins else ""}"><td class="name">{escape(row.label) if begins else ""}</td>'
-            f'<td class="name">{escape(row.candidate)}</td>'
-            + "".join(f'<td class="number">{escape(number)}</td>' for number in numbers)
-            + f'<td class="name {escape(judged)}">{escape(judged)}</td></tr>'
-        )
-        last = row.metric
-    headings = ("mean", "difference to baseline", "95 % interval", "ratio")
-    head = "<th>metric</th><th>candidate</th>" + "".join(
-        f'<th class="number">{escape(h)}</th>' for h in headings
-    )
-    return f'<div class="scroll"><table><tr>{head}<th>verdict</th></tr>{"".join(lines)}</table></div>'
-
-
 NO_PLOTS = '<p class="note">No plots: matplotlib is not installed (pip install "fleetlab[report]").</p>'
 
 
@@ -138,7 +59,8 @@ TOKEN_LATENCIES = (
 )
 
 
-def _latency_plots(runs: Runs) -> list[str]:
+def latency_plots(runs: Runs) -> list[str]:
+    """Distributions of latencies as figures, or a note where nothing can plot."""
     if find_spec("matplotlib") is None:
         return [NO_PLOTS]
     caption = (
@@ -153,17 +75,17 @@ def _latency_plots(runs: Runs) -> list[str]:
     return figures
 
 
-def _timelines(report: Report) -> list[str]:
+def timelines(runs: Runs, seed: int) -> list[str]:
+    """What the first runs, those of `seed`, were over time; nothing where nothing can plot."""
     if find_spec("matplotlib") is None:
         return []
-    seed = report.seeds[0]
     parts = [
         "<h2>Over time</h2>",
-        _figure(plots.timelines(report.runs, seed), "What the control loop saw at each of its intervals."),
+        _figure(plots.timelines(runs, seed), "What the control loop saw at each of its intervals."),
     ]
-    if plots.replicas_change(report.runs):
+    if plots.replicas_change(runs):
         caption = "Replicas by state; starting is provisioning and loading."
-        return [*parts, _figure(plots.replica_states(report.runs, seed), caption)]
+        return [*parts, _figure(plots.replica_states(runs, seed), caption)]
     return [*parts, '<p class="note">The replicas were ready throughout, the same number of them.</p>']
 
 
@@ -171,7 +93,7 @@ def _figure(svg: str, caption: str) -> str:
     return f"<figure>{svg}<figcaption>{escape(caption)}</figcaption></figure>"
 
 
-def _differences(specs: dict[str, dict[str, Any]]) -> str:  # Any: JSON values
+def differences(specs: dict[str, dict[str, Any]]) -> str:  # Any: JSON values
     """The fields in which the specs are not all equal."""
     flat = {name: dict(flatten(spec)) for name, spec in specs.items()}
     paths = list(dict.fromkeys(path for fields in flat.values() for path in fields))
@@ -194,21 +116,9 @@ def flatten(value: object, path: str = "") -> Iterable[tuple[str, str]]:
         yield path, msgspec.json.encode(value).decode()
 
 
-def _facts(report: Report) -> str:
-    manifest = report.manifest()
-    rows = [
-        ("seeds", ", ".join(str(seed) for seed in report.seeds)),
-        ("trace SHA-256", "\n".join(trace["sha256"] for trace in manifest["traces"])),
-        ("faults", msgspec.json.encode(manifest["faults"]).decode()),
-        ("runtime", manifest["runtime"]),
-        ("versions", ", ".join(f"{name} {version}" for name, version in manifest["versions"].items())),
-    ]
-    rows += [
-        (f"digests of {name}", " ".join(digest[:16] for digest in digests))
-        for name, digests in manifest["digests"].items()
-    ]
+def facts(rows: Iterable[tuple[str, str]], note: str) -> str:
+    """Names and what they are, to be checked; `note` below."""
     body = "".join(
         f"<tr><td>{escape(name)}</td><td><code>{escape(value)}</code></td></tr>" for name, value in rows
     )
-    note = "The whole specs are in manifest.json, the records of every request in records.parquet."
     return f'<div class="scroll"><table>{body}</table></div><p class="note">{note}</p>'

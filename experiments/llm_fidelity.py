@@ -31,7 +31,7 @@ from fleet.engines import (
     TransformersEngine,
     profile_step_engine,
 )
-from fleet.engines.fitted_steps import fit_steps
+from fleet.engines.latency.steps.fitted import fit_steps
 from policies import (
     IterationPolicy,
     LeastTokens,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ import pyarrow.parquet as pq
 from msgspec import Struct
 from msgspec.structs import replace
 
+from experiments import html
 from experiments.metrics import Better, Metric, default_metrics
 from experiments.paired import Difference, Interval, Verdict, holm, paired_difference, ratio, verdict
 from experiments.text import as_text, decimals, plain_number, signed_number
@@ -198,14 +200,12 @@ class Report:
 
     def save(self, directory: str | Path) -> Path:
         """Write report.html, records.parquet (all runs) and manifest.json; answers the directory."""
-        from experiments.html import render
-
         target = Path(directory)
         target.mkdir(parents=True, exist_ok=True)
         pq.write_table(self.records(), target / "records.parquet", compression="zstd")
         manifest = msgspec.json.format(msgspec.json.encode(self.manifest(), order="sorted"))
         (target / "manifest.json").write_bytes(manifest + b"\n")
-        (target / "report.html").write_text(render(self), encoding="utf-8")
+        (target / "report.html").write_text(_page(self), encoding="utf-8")
         return target
 
     def records(self) -> pa.Table:
@@ -380,3 +380,69 @@ def _unique(values: Sequence[Any]) -> list[Any]:  # Any: JSON values
     for value in values:
         seen.setdefault(msgspec.json.encode(value, order="sorted"), value)
     return list(seen.values())
+
+
+# --- the page ----------------------------------------------------------------------------------------------
+
+METHOD = """Every candidate was run on the same trace with the same seeds and the same faults, and compared seed by seed
+with the baseline. One run is one observation. Latency counts from the intended arrival, and is of completed requests
+only; read it beside “not completed”. Rows marked exact come from runs that chance does not touch: they hold for this
+input, and carry no interval because repeating the same run is no replication."""
+
+
+def _page(report: Report) -> str:
+    heading = escape(title(report))
+    in_short = "".join(f"<li>{escape(sentence)}</li>" for sentence in report.in_short)
+    parts = [
+        f"<h1>{heading}</h1>",
+        *([f"<ul>{in_short}</ul>"] if in_short else []),
+        _html_table(report),
+        *(f'<p class="note">{escape(note)}</p>' for note in report.notes),
+        "<h2>Latency</h2>",
+        *html.latency_plots(report.runs),
+        *html.timelines(report.runs, report.seeds[0]),
+        "<h2>What the candidates differ in</h2>",
+        html.differences({name: runs[0].manifest.spec for name, runs in report.runs.items()}),
+        "<h2>Method</h2>",
+        f"<p>{METHOD}</p>",
+        "<h2>To check it</h2>",
+        _facts(report.manifest()),
+    ]
+    return html.page(heading, parts)
+
+
+def _html_table(report: Report) -> str:
+    lines = []
+    last = None
+    for row in report.shown:
+        *numbers, judged = cells(row)
+        begins = row.metric != last
+        lines.append(
+            f'<tr class="{"first" if begins else ""}"><td class="name">{escape(row.label) if begins else ""}</td>'
+            f'<td class="name">{escape(row.candidate)}</td>'
+            + "".join(f'<td class="number">{escape(number)}</td>' for number in numbers)
+            + f'<td class="name {escape(judged)}">{escape(judged)}</td></tr>'
+        )
+        last = row.metric
+    headings = ("mean", "difference to baseline", "95 % interval", "ratio")
+    head = "<th>metric</th><th>candidate</th>" + "".join(
+        f'<th class="number">{escape(h)}</th>' for h in headings
+    )
+    return f'<div class="scroll"><table><tr>{head}<th>verdict</th></tr>{"".join(lines)}</table></div>'
+
+
+def _facts(manifest: dict[str, Any]) -> str:  # Any: JSON values
+    rows = [
+        ("seeds", ", ".join(str(seed) for seed in manifest["seeds"])),
+        ("trace SHA-256", "\n".join(trace["sha256"] for trace in manifest["traces"])),
+        ("faults", msgspec.json.encode(manifest["faults"]).decode()),
+        ("runtime", manifest["runtime"]),
+        ("versions", ", ".join(f"{name} {version}" for name, version in manifest["versions"].items())),
+    ]
+    rows += [
+        (f"digests of {name}", " ".join(digest[:16] for digest in digests))
+        for name, digests in manifest["digests"].items()
+    ]
+    return html.facts(
+        rows, "The whole specs are in manifest.json, the records of every request in records.parquet."
+    )

@@ -20,9 +20,9 @@ from msgspec import Struct
 
 from fleet import FleetSpec, Run, simulate
 from fleet.engines import EmulatedLlmEngine, KvSpec, ProfiledSteps
-from fleet.engines.kernel_tables import read_kernel_tables
-from fleet.engines.profiled_steps import Skew
-from fleet.engines.specs import known_device, known_model
+from fleet.engines.devices.specs import known_device, known_model
+from fleet.engines.latency.steps.profiled import Skew
+from fleet.engines.latency.tables.kernels import read_kernel_tables
 from fleet.telemetry.run import Distribution, distribution
 from policies import Lru, VllmTokenBudget
 from traces import Trace, load_trace

@@ -6,9 +6,12 @@ import importlib.metadata
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Set
+from graphlib import CycleError, TopologicalSorter
+from itertools import pairwise
 from pathlib import Path
 
+import grimp  # what import-linter reads imports with
 import pytest
 
 from tests.conftest import ROOT
@@ -68,7 +71,30 @@ def test_importing_policies_loads_no_event_loop_no_transport_and_no_arrays() -> 
 def test_importing_fleet_loads_no_torch() -> None:
     loaded = modules_loaded_by("fleet")
     assert "fleet" in loaded
-    assert not loaded & {"torch", "transformers", "matplotlib", "ray", "experiments"}
+    assert not loaded & {"torch", "transformers", "matplotlib", "experiments"}
+
+
+def circle(imports: Mapping[str, Set[str]]) -> list[str]:
+    """Modules that import each other in a circle, the first one again at the end; empty where there is none."""
+    try:
+        TopologicalSorter(imports).prepare()
+    except CycleError as error:
+        return list(reversed(error.args[1]))
+    return []
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    # Imports within functions and for type checkers alone count: who reads one module must read the other.
+    graph = grimp.build_graph(*PACKAGES, cache_dir=None)
+    found = circle({module: graph.find_modules_directly_imported_by(module) for module in graph.modules})
+    assert not found, " imports ".join(found)
+
+
+def test_a_circle_of_imports_is_found_and_told_in_the_order_of_importing() -> None:
+    found = circle({"a": {"b"}, "b": {"c", "d"}, "c": {"a"}, "d": set()})
+    assert sorted(found[:-1]) == ["a", "b", "c"]
+    assert found[0] == found[-1]
+    assert ("b", "c") in pairwise(found)
 
 
 @pytest.mark.parametrize("path", POLICY_FILES, ids=lambda path: path.relative_to(ROOT).as_posix())

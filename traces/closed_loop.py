@@ -14,16 +14,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from traces.errors import TraceError
-from traces.transforms import arrivals, derived, with_column
+from traces.transforms import AnyTrace, Rows, arrivals, derived, with_column
 
 if TYPE_CHECKING:
     from traces.schema import Request, TraceEntry
-    from traces.trace import Trace
 
 Ints = npt.NDArray[np.int64]
 
 
-def sessions(trace: Trace, *, infer: bool = False) -> Trace:
+def sessions(trace: AnyTrace, *, infer: bool = False) -> AnyTrace:
     """Every request that shares a `session` with an earlier one gets a `parent`, a `turn` and `think_s`.
 
     The turns of a session stand in the order of `turn` where each has one, else of arrival. A recorded `parent` that
@@ -120,7 +119,7 @@ def _where(rows: npt.NDArray[np.bool_], values: pa.Array, table: pa.Table, name:
 # --- sessions that are not on record ------------------------------------------------------------------------
 
 
-def _inferred(trace: Trace) -> pa.Table:
+def _inferred(trace: Rows) -> pa.Table:
     """The table with `session`, `turn` and `parent` of the requests that continue one or are continued."""
     table = trace.table
     if "session" in table.column_names:
@@ -155,7 +154,7 @@ class _Said(NamedTuple):
     """Of its prompt and its answer."""
 
 
-def _continued(trace: Trace) -> tuple[list[int | None], list[int]]:
+def _continued(trace: Rows) -> tuple[list[int | None], list[int]]:
     """For each row the earlier row that it continues, and the first row of its session."""
     parents: list[int | None] = []
     roots: list[int] = []

@@ -7,18 +7,13 @@ not change, and neither does how many blocks a cache holds or hits.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from traces.errors import TraceError
-from traces.transforms import derived, positive, with_column
-
-if TYPE_CHECKING:
-    from traces.trace import Trace
+from traces.transforms import AnyTrace, derived, positive, with_column
 
 Ints = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
@@ -28,13 +23,13 @@ LARGEST = 2.0**53
 
 
 def scale_lengths(
-    trace: Trace,
+    trace: AnyTrace,
     factor: float = 1.0,
     *,
     max_prompt_tokens: int | None = None,
     max_output_tokens: int | None = None,
     output_factor: float | None = None,
-) -> Trace:
+) -> AnyTrace:
     """Prompts, blocks and outputs `factor` times as long, rounded to whole tokens; at least 1 where there was one.
 
     `block_tokens` becomes the nearest whole number from 1 on, so a prompt with blocks is scaled by what blocks of

@@ -7,8 +7,8 @@ observed are durations of the service, not times on the users' clock: no transfo
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
+from typing import Protocol, Self, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -16,13 +16,34 @@ import pyarrow.compute as pc
 
 from traces.columns import COLUMNS, SCHEMA
 from traces.errors import TraceError
-from traces.schema import Header, Provenance, Scalar, Transform
-
-if TYPE_CHECKING:
-    from traces.trace import Trace
+from traces.schema import Header, Provenance, Scalar, TraceEntry, Transform
 
 
-def first(trace: Trace, *, seconds: float | None = None, requests: int | None = None) -> Trace:
+class Rows(Protocol):
+    """What a transform needs of a trace: its columns, where they come from, and how to make another."""
+
+    def __init__(self, table: pa.Table, header: Header) -> None: ...
+
+    @property
+    def table(self) -> pa.Table: ...
+
+    @property
+    def header(self) -> Header: ...
+
+    @property
+    def sha256(self) -> str: ...
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[TraceEntry]: ...
+
+    def derived(self, table: pa.Table, step: Transform) -> Self: ...
+
+
+AnyTrace = TypeVar("AnyTrace", bound=Rows)
+
+
+def first(trace: AnyTrace, *, seconds: float | None = None, requests: int | None = None) -> AnyTrace:
     """The requests that arrive before `seconds`, at most `requests` of them; at least one must be given."""
     if seconds is None and requests is None:
         raise TraceError("first() needs a limit", remedy="first(seconds=600) or first(requests=1000)")
@@ -35,7 +56,7 @@ def first(trace: Trace, *, seconds: float | None = None, requests: int | None = 
     return derived(trace, trace.table.slice(0, rows), "first", seconds=seconds, requests=requests)
 
 
-def slice(trace: Trace, start_s: float, end_s: float, *, rebase: bool = True) -> Trace:
+def slice(trace: AnyTrace, start_s: float, end_s: float, *, rebase: bool = True) -> AnyTrace:
     """The requests with ``start_s <= arrived_s < end_s``; `rebase` moves `start_s` to time 0."""
     if not start_s <= end_s:
         raise TraceError(f"slice from {start_s} s to {end_s} s is backwards", remedy="give start_s <= end_s")
@@ -46,7 +67,7 @@ def slice(trace: Trace, start_s: float, end_s: float, *, rebase: bool = True) ->
     return derived(trace, table, "slice", start_s=start_s, end_s=end_s, rebase=rebase)
 
 
-def scale_rate(trace: Trace, factor: float) -> Trace:
+def scale_rate(trace: AnyTrace, factor: float) -> AnyTrace:
     """`factor` times as many arrivals a second.
 
     Arrivals are divided by `factor`. A request of a closed-loop session (one with `think_s`) keeps its
@@ -62,7 +83,7 @@ def scale_rate(trace: Trace, factor: float) -> Trace:
     return derived(trace, with_column(trace.table, "arrived_s", scaled), "scale_rate", factor=factor)
 
 
-def _session_start(trace: Trace) -> np.ndarray:
+def _session_start(trace: Rows) -> np.ndarray:
     """For each row the arrival of its session's first row; its own where it has no session."""
     arrived = arrivals(trace)
     codes = trace.table["session"].combine_chunks().dictionary_encode()
@@ -72,7 +93,7 @@ def _session_start(trace: Trace) -> np.ndarray:
     return np.where(group >= 0, starts[group], arrived) if len(starts) else arrived
 
 
-def scale_time(trace: Trace, factor: float) -> Trace:
+def scale_time(trace: AnyTrace, factor: float) -> AnyTrace:
     """The users' clock `factor` times as slow: arrivals and think times are multiplied by it."""
     positive("scale_time", factor)
     table = with_column(trace.table, "arrived_s", arrivals(trace) * factor)
@@ -81,7 +102,7 @@ def scale_time(trace: Trace, factor: float) -> Trace:
     return derived(trace, table, "scale_time", factor=factor)
 
 
-def filter(trace: Trace, where: pc.Expression) -> Trace:
+def filter(trace: AnyTrace, where: pc.Expression) -> AnyTrace:
     """The rows for which a pyarrow expression over `traces.columns.COLUMNS` holds (null counts as no)."""
     table = trace.table
     for name in COLUMNS:
@@ -96,8 +117,8 @@ def filter(trace: Trace, where: pc.Expression) -> Trace:
 
 
 def with_slo(
-    trace: Trace, *, e2e_s: float | None = None, ttft_s: float | None = None, tpot_s: float | None = None
-) -> Trace:
+    trace: AnyTrace, *, e2e_s: float | None = None, ttft_s: float | None = None, tpot_s: float | None = None
+) -> AnyTrace:
     """Every request with this service-level objective; a bound not given is absent afterwards."""
     table = trace.table
     for name, value in (("slo_e2e_s", e2e_s), ("slo_ttft_s", ttft_s), ("slo_tpot_s", tpot_s)):
@@ -105,13 +126,13 @@ def with_slo(
     return derived(trace, table, "with_slo", e2e_s=e2e_s, ttft_s=ttft_s, tpot_s=tpot_s)
 
 
-def with_deadline(trace: Trace, seconds: float) -> Trace:
+def with_deadline(trace: AnyTrace, seconds: float) -> AnyTrace:
     """Every request with a deadline `seconds` after its arrival."""
     table = with_column(trace.table, "deadline_s", np.full(len(trace), float(seconds)))
     return derived(trace, table, "with_deadline", seconds=seconds)
 
 
-def dequantise(trace: Trace, *, tick_s: float, seed: int) -> Trace:
+def dequantise(trace: AnyTrace, *, tick_s: float, seed: int) -> AnyTrace:
     """Requests of one instant spread uniformly over the `tick_s` seconds that follow it, in their order.
 
     For clocks that tick coarsely: without it requests that came over three seconds arrive as one batch. Each
@@ -128,7 +149,7 @@ def dequantise(trace: Trace, *, tick_s: float, seed: int) -> Trace:
     )
 
 
-def upsample(trace: Trace, factor: float, *, seed: int) -> Trace:
+def upsample(trace: AnyTrace, factor: float, *, seed: int) -> AnyTrace:
     """`factor` times the requests in the same time and the same shape; below 1, a random part of them.
 
     Each session, and each request outside one, is taken floor(factor) times and once more with the
@@ -156,7 +177,7 @@ def upsample(trace: Trace, factor: float, *, seed: int) -> Trace:
     return derived(trace, joined, "upsample", seed, factor=factor)
 
 
-def _groups(trace: Trace) -> np.ndarray:
+def _groups(trace: Rows) -> np.ndarray:
     """One number a session, and one for each request outside a session."""
     rows = np.arange(len(trace))
     if "session" not in trace.table.column_names:
@@ -166,7 +187,7 @@ def _groups(trace: Trace) -> np.ndarray:
     return np.where(group >= 0, group, len(codes.dictionary) + rows)
 
 
-def merge(*traces: Trace, share_blocks: bool | None = None) -> Trace:
+def merge(*traces: AnyTrace, share_blocks: bool | None = None) -> AnyTrace:
     """Several traces on one time axis; at one instant, those of the earlier argument come first.
 
     Where an id or a session occurs in two of them, the ids, parents and sessions of every trace are prefixed
@@ -187,7 +208,7 @@ def merge(*traces: Trace, share_blocks: bool | None = None) -> Trace:
     return type(traces[0])(table, _merged_header(traces, step))
 
 
-def _merged_header(traces: Sequence[Trace], step: Transform) -> Header:
+def _merged_header(traces: Sequence[Rows], step: Transform) -> Header:
     headers = [trace.header for trace in traces]
     kinds: set[Provenance] = {header.provenance for header in headers}
     return Header(
@@ -233,7 +254,7 @@ def _blocks_apart(tables: list[pa.Table]) -> list[pa.Table]:
     return numbered
 
 
-def arrivals(trace: Trace) -> np.ndarray:
+def arrivals(trace: Rows) -> np.ndarray:
     """`arrived_s` of every row."""
     return np.asarray(trace.table["arrived_s"].to_numpy())
 
@@ -247,8 +268,8 @@ def with_column(table: pa.Table, name: str, values: pa.Array | pa.ChunkedArray |
 
 
 def derived(
-    trace: Trace, table: pa.Table, name: str, seed: int | None = None, /, **parameters: Scalar
-) -> Trace:
+    trace: AnyTrace, table: pa.Table, name: str, seed: int | None = None, /, **parameters: Scalar
+) -> AnyTrace:
     """What a transform returns: these rows, and its name, parameters (those that are not None) and seed on record."""
     given: dict[str, Scalar] = {key: value for key, value in parameters.items() if value is not None}
     return trace.derived(table, Transform(name, given, seed))

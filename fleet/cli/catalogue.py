@@ -37,7 +37,7 @@ def policies(arguments: Namespace) -> int:
 
 def _chosen(only: str, listed: list[ComponentInfo]) -> list[ComponentInfo]:
     from fleet.engines import Engine, LatencyModel
-    from fleet.engines.step_latency import StepLatency
+    from fleet.engines.latency.steps.base import StepLatency
     from policies import describe
 
     known = [*listed, *describe(Engine), *describe(LatencyModel), *describe(StepLatency)]

@@ -121,7 +121,7 @@ def _steps(engine: StepEngine, arguments: Namespace) -> StepProfile:
 
 def _step_table(measured: StepProfile) -> Table:
     """With what `ProfiledSteps` will say of each point, and how far off that is."""
-    from fleet.engines.fitted_steps import fit_steps
+    from fleet.engines.latency.steps.fitted import fit_steps
 
     table = output.table(
         "prefill", "after", "decodes", "contexts", "median (ms)", "fitted (ms)", "error", left=0

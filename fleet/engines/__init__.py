@@ -1,22 +1,25 @@
 """What executes a batch: emulated, or a real model. Importing this loads no torch."""
 
-from fleet.engines.affine_steps import AffineSteps
-from fleet.engines.base import BatchEngine, DeviceSignals, Engine, StepEngine
-from fleet.engines.emulated import EmulatedEngine
-from fleet.engines.emulated_llm import EmulatedLlmEngine
-from fleet.engines.kv_spec import KvSpec
-from fleet.engines.latency import AffineLatency, LatencyModel
-from fleet.engines.profile import Profile, ProfilePoint, profile_engine
-from fleet.engines.profiled import ProfiledLatency
-from fleet.engines.profiled_steps import ProfiledSteps
-from fleet.engines.roofline import RooflineLatency
-from fleet.engines.roofline_steps import RooflineSteps
-from fleet.engines.specs import DEVICES, MODELS, DeviceSpec, ModelSpec
-from fleet.engines.step_latency import StepLatency, StepShape
-from fleet.engines.step_profile import StepPoint, StepProfile
-from fleet.engines.step_profiling import StepGrid, profile_step_engine
-from fleet.engines.torch_module import Collates, TorchEngine
-from fleet.engines.transformers_engine import TransformersEngine
+from fleet.engines.base import BatchEngine, Engine, StepEngine
+from fleet.engines.devices.kv_spec import KvSpec
+from fleet.engines.devices.signals import DeviceSignals
+from fleet.engines.devices.specs import DEVICES, MODELS, DeviceSpec, ModelSpec
+from fleet.engines.emulated.batches import EmulatedEngine
+from fleet.engines.emulated.steps import EmulatedLlmEngine
+from fleet.engines.latency.batches.affine import AffineLatency
+from fleet.engines.latency.batches.base import LatencyModel
+from fleet.engines.latency.batches.profiled import ProfiledLatency
+from fleet.engines.latency.batches.roofline import RooflineLatency
+from fleet.engines.latency.steps.affine import AffineSteps
+from fleet.engines.latency.steps.base import StepLatency, StepShape
+from fleet.engines.latency.steps.profiled import ProfiledSteps
+from fleet.engines.latency.steps.roofline import RooflineSteps
+from fleet.engines.latency.tables.batch_profile import Profile, ProfilePoint
+from fleet.engines.latency.tables.step_profile import StepPoint, StepProfile
+from fleet.engines.profiling.batches import profile_engine
+from fleet.engines.profiling.steps import StepGrid, profile_step_engine
+from fleet.engines.torch.engine import Collates, TorchEngine
+from fleet.engines.transformers.engine import TransformersEngine
 
 __all__ = [
     "DEVICES",

@@ -13,9 +13,8 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
-from msgspec import Struct
-
 from fleet.actor import Context
+from fleet.engines.devices.signals import NO_SIGNALS, DeviceSignals
 from fleet.messages import Work
 from policies.base import Component, kebab_case
 
@@ -23,17 +22,6 @@ if TYPE_CHECKING:
     from fleet.tokens.kv_cache import KvCache
     from fleet.tokens.sequence import SequenceState, StepWork
     from policies.base import EvictionPolicy
-
-
-class DeviceSignals(Struct, frozen=True):
-    """What the device's own counters say; None where there are none."""
-
-    gpu_utilization: float | None = None
-    memory_used_bytes: int | None = None
-    memory_total_bytes: int | None = None
-
-
-NO_SIGNALS = DeviceSignals()
 
 
 def engine_name(class_name: str) -> str:

@@ -11,11 +11,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from fleet.actor import Context, FleetError
-from fleet.engines.base import NO_SIGNALS, DeviceSignals
+from fleet.engines.devices.signals import NO_SIGNALS, DeviceSignals
 from fleet.messages import LoadFinished, Message
 
 if TYPE_CHECKING:
-    from fleet.engines.nvml import DeviceSampler
+    from fleet.engines.devices.nvml import DeviceSampler
 
 
 class Runner(Protocol):

@@ -8,20 +8,20 @@ share of a run stays small however long the queues are. `audit` reads the finish
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn, Protocol
 
 import numpy as np
 import pyarrow.compute as pc
 
 from fleet.actor import FleetError
+from fleet.actors.load_generator import LoadGenerator
 from fleet.actors.replica import TRANSITIONS, Replica
 from fleet.actors.token_replica import TokenReplica
+from fleet.runs.assembly import Head
+from fleet.runtime.simulated import SimulatedRuntime
 from fleet.spec import FleetSpec
 from fleet.telemetry.run import Run
 from policies.views import ReplicaView
-
-if TYPE_CHECKING:
-    from fleet.runs.simulate import Simulation
 
 FULL_EVERY = 1_000
 """Events between two full checks, at least."""
@@ -43,10 +43,19 @@ def _fail(number: int, detail: str) -> NoReturn:
     raise InvariantViolation(f"invariant {number} ({NAMES[number]}): {detail}")
 
 
+class Checked(Protocol):
+    """What the checker looks at: the parts of a `Simulation`."""
+
+    spec: FleetSpec
+    runtime: SimulatedRuntime
+    head: Head
+    client: LoadGenerator
+
+
 class InvariantChecker:
     """Checks one simulation; `check` is called after every event and all that it led to at that instant."""
 
-    def __init__(self, simulation: Simulation) -> None:
+    def __init__(self, simulation: Checked) -> None:
         self._simulation = simulation
         self._now = 0.0
         self._until_full = FULL_EVERY

@@ -19,8 +19,8 @@ from msgspec import Struct
 
 from fleet import EmulatedLlmEngine, FleetSpec, simulate
 from fleet.engines import KvSpec
-from fleet.engines.affine_steps import AffineSteps
-from fleet.engines.roofline_steps import RooflineSteps
+from fleet.engines.latency.steps.affine import AffineSteps
+from fleet.engines.latency.steps.roofline import RooflineSteps
 from fleet.runs.serve import Driver, join, serve
 from fleet.runtime.live import run
 from policies import KvCost, VllmTokenBudget

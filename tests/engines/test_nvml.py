@@ -8,7 +8,7 @@ import types
 import pytest
 
 from fleet.engines import DeviceSignals
-from fleet.engines.nvml import DeviceSampler
+from fleet.engines.devices.nvml import DeviceSampler
 
 
 class FakeError(Exception):

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fleet.actor import FleetError
-from fleet.engines.prompts import FIRST_ID, prompt_ids
+from fleet.engines.transformers.prompts import FIRST_ID, prompt_ids
 from traces import Request
 
 VOCABULARY = 49_152
@@ -101,7 +101,7 @@ def test_ids_are_spread_evenly_over_the_vocabulary():
 
 def test_the_tokens_are_the_same_in_every_process():
     code = (
-        "from fleet.engines.prompts import prompt_ids; from traces import Request;"
+        "from fleet.engines.transformers.prompts import prompt_ids; from traces import Request;"
         "print(prompt_ids(Request('r', 0.0, 9, (7,), 8), 49152))"
     )
     printed = {

@@ -5,9 +5,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fleet.engines import ProfiledSteps, StepPoint, StepProfile
-from fleet.engines.attention_table import AttentionTable
-from fleet.engines.fitted_steps import fit_steps
-from fleet.engines.kernel_tables import read_kernel_tables
+from fleet.engines.latency.steps.fitted import fit_steps
+from fleet.engines.latency.tables.attention_table import AttentionTable
+from fleet.engines.latency.tables.kernels import read_kernel_tables
 from tests.engines.step_tables import (
     CHUNKS,
     CONTEXTS,

@@ -303,7 +303,7 @@ def test_a_batch_that_runs_out_of_memory_gives_it_back_before_the_next(ctx, monk
 
 @pytest.mark.parametrize("module", ["Fails", "RunsOut", "Pair"])
 def test_a_failed_batch_is_waited_for_before_its_staging_is_used_again(monkeypatch, module):
-    from fleet.engines.torch_runner import TorchRunner
+    from fleet.engines.torch.runner import TorchRunner
 
     runner = TorchRunner(TorchEngine(module=f"{HERE}:{module}", device="cpu"))
     waited = []

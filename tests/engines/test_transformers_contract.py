@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fleet.engines.transformers_engine import TransformersEngine
+from fleet.engines.transformers.engine import TransformersEngine
 from fleet.messages import LoadFinished, Work
 from fleet.tokens.paged_cache import PagedKvCache
 from fleet.tokens.scheduler import StepScheduler
@@ -26,7 +26,7 @@ pytest.importorskip("torch")
 ROOT = Path(__file__).parents[2]
 BLOCKS, BLOCK_TOKENS = 12, 8
 CHANGED = (
-    "transformers' continuous batching is not what fleet/engines/transformers_runner.py relies on: read its changes, "
+    "transformers' continuous batching is not what fleet/engines/transformers/runner.py relies on: read its changes, "
     "adapt the runner and this list, then renew the pin"
 )
 
@@ -35,7 +35,7 @@ CHANGED = (
 
 
 def test_the_version_installed_is_the_one_that_is_pinned_and_known():
-    from fleet.engines.transformers_runner import TRANSFORMERS
+    from fleet.engines.transformers.runner import TRANSFORMERS
 
     [pinned] = re.findall(r"^transformers==(\S+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
     assert transformers.__version__ == pinned

@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fleet.actor import FleetError
-from fleet.engines.base import DeviceSignals
-from fleet.engines.transformers_engine import TransformersEngine
+from fleet.engines import DeviceSignals
+from fleet.engines.transformers.engine import TransformersEngine
 from fleet.messages import LoadFinished, Payload, Work
 from fleet.tokens.sequence import StepWork
 from tests.engines.contexts import ThreadContext
@@ -413,7 +413,7 @@ def test_a_saved_model_is_served_from_its_folder(ctx, model, tmp_path):
 
 def test_naming_the_engine_loads_neither_torch_nor_transformers():
     code = (
-        "import sys, fleet.engines.transformers_engine as e; e.TransformersEngine();"
+        "import sys, fleet.engines.transformers.engine as e; e.TransformersEngine();"
         "sys.exit(any(name in sys.modules for name in ('torch', 'transformers')))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
@@ -438,7 +438,7 @@ def test_a_gpu_gives_the_same_answers(ctx, model):
 @pytest.mark.slow
 def test_smollm2_says_what_it_says_by_itself(ctx):
     """Two chats in one batch, their prompts in chunks beside each other's decodes, against `model.generate`."""
-    from fleet.engines import smollm2
+    from fleet.engines.transformers import smollm2
 
     try:
         smollm2.smollm2_file()

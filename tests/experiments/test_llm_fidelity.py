@@ -21,7 +21,7 @@ from experiments.llm_fidelity import (
 )
 from fleet import simulate
 from fleet.engines import AffineSteps, EmulatedLlmEngine, KvSpec, StepGrid
-from fleet.engines.fitted_steps import fit_steps
+from fleet.engines.latency.steps.fitted import fit_steps
 
 GRID = StepGrid(chunks=(1, 8, 64), contexts=(0, 64), decodes=(1, 4, 8), mixed_chunks=(8,))
 SMALL = Size(grid=GRID, profile_repeats=3, live_s=6.0, repeats=2)

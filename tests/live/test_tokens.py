@@ -20,7 +20,7 @@ from fleet import EmulatedLlmEngine, FleetError, FleetSpec, Run, drive, load_run
 from fleet.actors.load_generator import LoadGenerator
 from fleet.cli import main
 from fleet.engines import KvSpec
-from fleet.engines.affine_steps import AffineSteps
+from fleet.engines.latency.steps.affine import AffineSteps
 from fleet.messages import Payload, Reply, Streamed, Submit, Tick, Usage
 from fleet.runs.client import FleetClient
 from fleet.runtime.wire import NODE, Batch, Codec, Hello

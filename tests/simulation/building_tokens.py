@@ -10,7 +10,7 @@ from fleet import FleetSpec
 from fleet.actor import Actor
 from fleet.actors.token_replica import TokenReplica
 from fleet.engines import EmulatedLlmEngine, KvSpec
-from fleet.engines.affine_steps import AffineSteps
+from fleet.engines.latency.steps.affine import AffineSteps
 from fleet.messages import Message, Reply, Streamed, Submit, Tick
 from fleet.runs.simulate import Simulation
 from tests.simulation.building import entry, simulation, trace_of

@@ -5,7 +5,7 @@ import pytest
 from fleet import EmulatedEngine, FleetError, NetworkModel
 from fleet.actor import Actor
 from fleet.actors.roster import REMEMBERED, Reports
-from fleet.engines.latency import AffineLatency
+from fleet.engines import AffineLatency
 from fleet.messages import (
     Drain,
     LoadFinished,

@@ -8,7 +8,7 @@ import random
 import pytest
 
 from fleet import AffineLatency, EmulatedEngine, FleetSpec
-from fleet.engines.affine_steps import AffineSteps
+from fleet.engines.latency.steps.affine import AffineSteps
 from policies import (
     FastServe,
     NoBatching,

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from fleet import FleetSpec, NetworkModel, simulate
 from fleet.engines import EmulatedLlmEngine, KvSpec
-from fleet.engines.affine_steps import AffineSteps
+from fleet.engines.latency.steps.affine import AffineSteps
 from fleet.messages import Cancel
 from policies import NoRetry
 from policies.base import SLOTS
@@ -222,7 +222,7 @@ SCENARIO = """
 from itertools import cycle, islice
 from fleet import FleetSpec, NetworkModel, simulate
 from fleet.engines import EmulatedLlmEngine, KvSpec
-from fleet.engines.affine_steps import AffineSteps
+from fleet.engines.latency.steps.affine import AffineSteps
 from policies.base import SLOTS
 from policies.registry import classes
 from traces import Fault, FaultTrace, Lengths, sessions

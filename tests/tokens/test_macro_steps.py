@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 
 from fleet import FleetSpec, NetworkModel, simulate
 from fleet.engines import EmulatedLlmEngine, KvSpec
-from fleet.engines.affine_steps import AffineSteps
-from fleet.engines.roofline_steps import RooflineSteps
+from fleet.engines.latency.steps.affine import AffineSteps
+from fleet.engines.latency.steps.roofline import RooflineSteps
 from policies import IterationPolicy, LeastOutstanding, RoundRobin
 from policies.registry import classes
 from traces import Fault, FaultTrace, Request, Trace, TraceEntry

@@ -1,0 +1,1 @@
+"""Engines that take the time a model would, and do nothing else."""

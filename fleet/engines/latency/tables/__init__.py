@@ -1,0 +1,1 @@
+"""What was measured, by us or by others: read, checked, and interpolated."""

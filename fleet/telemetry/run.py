@@ -30,7 +30,7 @@ OCCUPYING = ("provisioning", "loading", "warm", "ready", "draining")
 KEPT = ("session", "turn", "tenant", "user", "model", "kind", "priority", "prompt_tokens", "output_tokens")
 """Columns of the trace that go into the records."""
 
-DESCRIBED = ["batch_size", "attempts", "queue_s", "ttft_s", "tpot_s", "itl_max_s", "e2e_s"]
+DESCRIBED = ["batch_size", "queue_s", "ttft_s", "tpot_s", "itl_max_s", "e2e_s"]
 """Columns of the records that the summary describes, of completed requests."""
 
 
@@ -68,16 +68,18 @@ class Summary(Struct, frozen=True, kw_only=True):
     throughput_per_s: float
     """Completed requests per second of the run."""
     goodput_per_s: float
-    """Completed within their objectives; all completed where there are none."""
+    """Completed within their objectives, per second of the run; a request without an objective need only complete."""
     slo_attainment: float | None
-    """Of the submitted requests that have an objective, the fraction that met it."""
+    """Of the submitted requests that have an objective, whatever became of them, the fraction that met it."""
     utilization: float | None
     """Engine seconds over seconds in which replicas were ready."""
     gpu_seconds: float
     """Seconds in which replicas held a device, in any state."""
     replicas: ReplicaRange
     batch_size_mean: float | None
+    """Of the batches that completed requests were in, a request being one observation."""
     attempts_mean: float | None
+    """Of all requests that had any, well or badly ended."""
     output_tokens_per_s: float | None
     """Of completed requests; None when whole requests are answered."""
     cached_fraction: float | None
@@ -248,15 +250,11 @@ def _records(
     completed = pc.equal(pc.fill_null(ended["outcome"], ""), "completed")
     e2e = pc.if_else(completed, pc.subtract(ended["ended_s"], ended["arrived_s"]), None)
     tokens = _token_columns(served, ended["row"])
-    gaps = tokens["generated_tokens"]
-    ttft, tpot = (
-        e2e,
-        tokens["itl_max_s"],
-    )  # whole requests: the first output is the answer, and there are no gaps
+    ttft, tpot = e2e, tokens["itl_max_s"]  # whole requests: the first output is the answer; there are no gaps
     if len(served):
         first_token = pc.subtract(tokens["first_token_s"], ended["arrived_s"])
         ttft = pc.if_else(completed, pc.coalesce(first_token, e2e), None)
-        gaps = pc.subtract(gaps, 1)
+        gaps = pc.subtract(tokens["generated_tokens"], 1)
         decode_s = pc.subtract(e2e, ttft)
         tpot = pc.if_else(
             pc.and_(completed, pc.greater(gaps, 0)), pc.divide(decode_s, pc.cast(gaps, pa.float64())), None
@@ -279,7 +277,7 @@ def _records(
         "itl_max_s": tokens["itl_max_s"],
         "e2e_s": e2e,
         "cold": ended["cold"],
-        "slo_met": _slo_met({"e2e_s": e2e, "ttft_s": ttft, "tpot_s": tpot}, gaps, source, spec),
+        "slo_met": _slo_met({"e2e_s": e2e, "ttft_s": ttft, "tpot_s": tpot}, completed, source, spec),
         "generated_tokens": tokens["generated_tokens"],
         "cached_tokens": tokens["cached_tokens"],
         "preemptions": tokens["preemptions"],
@@ -301,12 +299,14 @@ def _token_columns(served: pa.Table, rows: Any) -> dict[str, Any]:  # Any: Arrow
 
 
 def _slo_met(
-    measured: dict[str, Any], gaps: Any, source: pa.Table, spec: FleetSpec | None
+    measured: dict[str, Any], completed: Any, source: pa.Table, spec: FleetSpec | None
 ) -> Any:  # Any: Arrow arrays, whose stubs are partial
     """True or false for requests with an objective, null for the others.
 
-    An engine that answers whole requests has its first output at the end, so a TTFT objective is held against E2E, and
-    a TPOT objective is not held against it. An answer of one token has no gap that could be too long.
+    Only a completed request can have met one: whoever is refused, expires, fails, is cancelled or has no answer when the
+    run ends got nothing in time. An engine that answers whole requests has its first output at the end, so a TTFT
+    objective is held against E2E. An answer of one token, of none, or in one piece has no gap between two tokens, so
+    a TPOT objective asks nothing of it but to complete.
     """
     rows = len(source)
     met: Any = pa.nulls(rows, pa.bool_())
@@ -316,9 +316,7 @@ def _slo_met(
         bound: Any = source[column] if column in source.column_names else pa.nulls(rows, pa.float64())
         if default is not None:
             bound = pc.fill_null(bound, default)
-        if name == "tpot_s":
-            bound = pc.if_else(pc.equal(pc.fill_null(gaps, 0), 0), None, bound)
-        within = pc.fill_null(pc.less_equal(values, bound), False)
+        within = pc.and_(completed, pc.fill_null(pc.less_equal(values, bound), name == "tpot_s"))
         this = pc.if_else(pc.is_valid(bound), within, None)
         met = pc.if_else(pc.is_null(met), this, pc.if_else(pc.is_null(this), met, pc.and_(met, this)))
     return met
@@ -335,6 +333,9 @@ def summarise(
     completed = counts["completed"]
     judged = records["slo_met"].drop_null()
     met = pc.sum(judged).as_py() or 0
+    missed_though_completed = pc.sum(
+        pc.and_(pc.equal(records["outcome"], "completed"), pc.invert(pc.fill_null(records["slo_met"], True)))
+    ).as_py()
     per_s = 1.0 / duration_s if duration_s > 0.0 else 0.0
     changes = list(zip(*(replicas[name].to_pylist() for name in ("time_s", "replica", "state")), strict=True))
     spent = transitions(changes, duration_s)
@@ -343,6 +344,7 @@ def summarise(
     e2e_s, ttft_s, tpot_s, itl_max_s, queue_s = (
         distribution(done[name]) for name in ("e2e_s", "ttft_s", "tpot_s", "itl_max_s", "queue_s")
     )
+    attempts = records["attempts"].drop_null()
     generated, cached_fraction, preemptions = _token_totals(records)
     return Summary(
         submitted=len(records),
@@ -355,13 +357,13 @@ def summarise(
         in_flight=records["outcome"].null_count,
         duration_s=duration_s,
         throughput_per_s=completed * per_s,
-        goodput_per_s=(met if len(judged) else completed) * per_s,
+        goodput_per_s=(completed - (missed_though_completed or 0)) * per_s,
         slo_attainment=met / len(judged) if len(judged) else None,
         utilization=min(1.0, busy_s / ready_s) if ready_s > 0.0 else None,
         gpu_seconds=sum(spent.get(state, 0.0) for state in OCCUPYING),
         replicas=_ready_range(changes, initial_replicas),
         batch_size_mean=pc.mean(done["batch_size"]).as_py(),
-        attempts_mean=pc.mean(done["attempts"]).as_py(),
+        attempts_mean=pc.mean(attempts.filter(pc.greater(attempts, 0))).as_py(),
         output_tokens_per_s=None if generated is None else generated * per_s,
         cached_fraction=cached_fraction,
         preemptions=preemptions,

@@ -25,6 +25,7 @@ tr.first td { border-top: 1px solid #888 } .better { color: #00664a; font-weight
 .worse { color: #a34700; font-weight: 600 } .scroll { overflow-x: auto }
 figure { margin: 1rem 0 } figure svg { max-width: 100%; height: auto }
 figcaption, .note { color: #555; font-size: .88rem }
+.warning { color: #a00; font-weight: 600 }
 code { font-size: .85rem; overflow-wrap: anywhere }
 """
 

@@ -29,6 +29,9 @@ class Metric(Struct, frozen=True, kw_only=True):
     scale: float = 1.0
     """Printed value over measured value: 1000 prints seconds as milliseconds."""
     applies: Applies = "any"
+    of_all: bool = False
+    """What did not complete counts in it. False: it is of completed requests, or a price of the run, and means nothing
+    where hardly any completed."""
 
     @property
     def label(self) -> str:
@@ -48,6 +51,8 @@ class Figure(Struct, frozen=True):
     parts: tuple[str, ...] = ()
     read: Callable[[Summary], float] | None = None
     """For what is no field of the summary."""
+    of_all: bool = False
+    """See `Metric`."""
 
 
 LOST = "not_completed"
@@ -60,21 +65,21 @@ FIGURES: tuple[Figure, ...] = (
     Figure("itl_max_s", "lower", "ms", 1000.0, "tokens", parts=_DISTRIBUTION),
     Figure("e2e_s", "lower", "ms", 1000.0, parts=_DISTRIBUTION),
     Figure("queue_s", "lower", "ms", 1000.0, parts=_DISTRIBUTION),
-    Figure("output_tokens_per_s", "higher", "1/s", 1.0, "tokens"),
+    Figure("output_tokens_per_s", "higher", "1/s", 1.0, "tokens", of_all=True),
     Figure("cached_fraction", "higher", "%", 100.0, "tokens"),
     Figure("preemptions", "lower", "", 1.0, "tokens"),
-    Figure("slo_attainment", "higher", "%", 100.0, "objectives"),
-    Figure("goodput_per_s", "higher", "1/s", 1.0, "objectives"),
-    Figure("throughput_per_s", "higher", "1/s"),
-    Figure("submitted", "neither"),
-    Figure("completed", "higher"),
-    Figure(LOST, "lower", read=lambda summary: float(summary.submitted - summary.completed)),
-    Figure("rejected", "lower"),
-    Figure("shed", "lower"),
-    Figure("expired", "lower"),
-    Figure("failed", "lower"),
-    Figure("cancelled", "neither"),
-    Figure("in_flight", "lower"),
+    Figure("slo_attainment", "higher", "%", 100.0, "objectives", of_all=True),
+    Figure("goodput_per_s", "higher", "1/s", 1.0, "objectives", of_all=True),
+    Figure("throughput_per_s", "higher", "1/s", of_all=True),
+    Figure("submitted", "neither", of_all=True),
+    Figure("completed", "higher", of_all=True),
+    Figure(LOST, "lower", read=lambda summary: float(summary.submitted - summary.completed), of_all=True),
+    Figure("rejected", "lower", of_all=True),
+    Figure("shed", "lower", of_all=True),
+    Figure("expired", "lower", of_all=True),
+    Figure("failed", "lower", of_all=True),
+    Figure("cancelled", "neither", of_all=True),
+    Figure("in_flight", "lower", of_all=True),
     Figure("gpu_seconds", "lower", "s"),
     Figure("utilization", "neither", "%", 100.0),
     Figure("replicas", "neither", parts=ReplicaRange.__struct_fields__),
@@ -98,7 +103,7 @@ def metric(name: str) -> Metric:
         raise ValueError(f"{name!r} is no figure of a run's summary; there are {known_names()}")
     return Metric(
         name=name, read=figure.read or _reader(name), better=figure.better, unit=figure.unit, scale=figure.scale,
-        applies=figure.applies,
+        applies=figure.applies, of_all=figure.of_all,
     )  # fmt: skip
 
 

@@ -16,9 +16,10 @@ from msgspec import Struct
 from experiments.metrics import Better
 
 Interval = Literal["t", "bca"]
-Verdict = Literal["better", "worse", "no difference shown", "exact", "not judged"]
+Verdict = Literal["better", "worse", "no difference shown", "exact", "not judged", "too little completed"]
 """`exact`: the difference is the same in every pair, so there is no spread to make an interval of. `not judged`:
-the metric has no better way, or there are too few runs."""
+the metric has no better way, or there are too few runs. `too little completed`: by the candidate, or by the baseline,
+for a figure that is of completed requests, or what they cost, to say anything."""
 
 RESAMPLES = 9999
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 LEVEL = 0.05
+LITTLE = 0.5
+"""A candidate that completed less of what was submitted to it has no latency, and no price, to be compared by."""
+WORTH_SAYING = 0.9
+"""Of what completed less than this, it is said before anything else."""
 
 
 class Row(Struct, frozen=True, kw_only=True):
@@ -72,7 +76,11 @@ class Report:
         """Of each run: its digest apart from the seed's number. Two equal ones are the same run."""
         if metrics is None:
             metrics = default_metrics(run.summary for of_one in self.runs.values() for run in of_one)
-        self.rows: list[Row] = _judged([row for metric in metrics for row in self._rows_of(metric)])
+        of_all = {metric.name for metric in metrics if metric.of_all}
+        rows = [row for metric in metrics for row in self._rows_of(metric)]
+        self.rows: list[Row] = _judged(
+            rows, lambda row: row.metric in of_all or self._comparable(row.candidate)
+        )
 
     def row(self, metric: str, candidate: str) -> Row:
         """The row of one metric and candidate. Raises `KeyError` when there is none."""
@@ -105,10 +113,24 @@ class Report:
         """True when seeds brought traces of their own."""
         return len({run.manifest.trace["sha256"] for run in self.runs[self.baseline]}) > 1
 
+    def completed_share(self, candidate: str) -> float | None:
+        """Of all requests submitted in its runs, the fraction that completed; None where there were none."""
+        submitted = sum(run.summary.submitted for run in self.runs[candidate])
+        return sum(run.summary.completed for run in self.runs[candidate]) / submitted if submitted else None
+
+    def _comparable(self, candidate: str) -> bool:
+        shares = (self.completed_share(candidate), self.completed_share(self.baseline))
+        return all(share is None or share >= LITTLE for share in shares)
+
     @property
     def in_short(self) -> list[str]:
         """For each candidate but the baseline: what it is better at and what it is worse at, in a sentence."""
         return [_sentence(self, name) for name in self.runs if name != self.baseline and len(self.seeds) > 1]
+
+    @property
+    def left_undone(self) -> list[str]:
+        """A sentence for each candidate that completed much less than was asked of it: to be read first."""
+        return _left_undone(self)
 
     @property
     def notes(self) -> list[str]:
@@ -191,7 +213,8 @@ class Report:
         from rich.text import Text
 
         lines = [*self.in_short, *(f"· {note}" for note in self.notes)]
-        return Group(self.table(), *(Text(line) for line in lines))
+        first = (Text(line, style="bold red") for line in self.left_undone)
+        return Group(*first, self.table(), *(Text(line) for line in lines))
 
     def __str__(self) -> str:
         return as_text(self.__rich__())
@@ -269,12 +292,21 @@ def fingerprint(run: Run) -> str:
     return Run(tables, run.summary, replace(run.manifest, seed=0)).digest
 
 
-def _judged(rows: list[Row]) -> list[Row]:
+def _judged(rows: list[Row], comparable: Callable[[Row], bool]) -> list[Row]:
     """Verdicts, corrected over every comparison of the report that is judged."""
+    rows = [
+        replace(row, verdict="too little completed")
+        if row.difference is not None and row.better != "neither" and not comparable(row)
+        else row
+        for row in rows
+    ]
     family = [
         index
         for index, row in enumerate(rows)
-        if row.difference is not None and row.difference.p_value is not None and row.better != "neither"
+        if row.difference is not None
+        and row.difference.p_value is not None
+        and row.better != "neither"
+        and row.verdict != "too little completed"
     ]
     raw = [
         difference.p_value or 0.0 for index in family if (difference := rows[index].difference) is not None
@@ -282,7 +314,7 @@ def _judged(rows: list[Row]) -> list[Row]:
     adjusted = dict(zip(family, holm(raw), strict=True))
     return [
         row
-        if row.difference is None
+        if row.difference is None or row.verdict == "too little completed"
         else replace(
             row,
             p_adjusted=adjusted.get(index),
@@ -301,6 +333,26 @@ def title(report: Report) -> str:
         what = f"{len(report.seeds)} traces like {source} (one a seed)"
     seeds = f"{len(report.seeds)} seed{'s' if len(report.seeds) != 1 else ''}"
     return f"{len(report.runs)} candidates on {what}, {seeds}, {first.runtime}; baseline: {report.baseline}"
+
+
+def _left_undone(report: Report) -> list[str]:
+    """A sentence for each candidate that left much undone: whatever else is said of it is said of the rest."""
+    said = []
+    for name, runs in report.runs.items():
+        share = report.completed_share(name)
+        if share is None or share >= WORTH_SAYING:
+            continue
+        done, submitted = (
+            sum(getattr(run.summary, field) for run in runs) for field in ("completed", "submitted")
+        )
+        what = "nothing" if not done else f"{done:,}"
+        rest = "its latencies and its price are of the few that did and are not judged"
+        if share >= LITTLE:
+            rest = "its latencies are of those only, and what it left undone cost it little"
+        elif not done:
+            rest = "it has no latencies, and its price bought nothing"
+        said.append(f"{name} completed {what} of {submitted:,} requests ({share:.1%}): {rest}.")
+    return said
 
 
 def _sentence(report: Report, candidate: str) -> str:
@@ -395,6 +447,7 @@ def _page(report: Report) -> str:
     in_short = "".join(f"<li>{escape(sentence)}</li>" for sentence in report.in_short)
     parts = [
         f"<h1>{heading}</h1>",
+        *(f'<p class="warning">{escape(sentence)}</p>' for sentence in report.left_undone),
         *([f"<ul>{in_short}</ul>"] if in_short else []),
         _html_table(report),
         *(f'<p class="note">{escape(note)}</p>' for note in report.notes),

@@ -22,7 +22,6 @@ FailureKind = Literal[
     "message-lost",
     "engine-error",
     "refused",
-    "timeout",
     "unreachable",
     "overloaded",
     "withdrawn",

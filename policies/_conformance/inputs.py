@@ -15,7 +15,7 @@ from traces.schema import Request, Slo
 T = TypeVar("T")
 
 FAILURES: tuple[FailureKind, ...] = (
-    "replica-lost", "message-lost", "engine-error", "timeout", "unreachable", "overloaded",
+    "replica-lost", "message-lost", "engine-error", "unreachable", "overloaded",
 )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""The plan that knows every output length: an upper bound on what predicting lengths could buy."""
+"""The plan that is shown every output length: what knowing them is worth to the rule of shortest remaining work."""
 
 from __future__ import annotations
 

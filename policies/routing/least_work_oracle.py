@@ -1,4 +1,4 @@
-"""The router that knows every output length: an upper bound on what predicting lengths could buy."""
+"""The router that is shown every output length: what knowing them is worth to the rule of least work."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ class LeastWorkOracle(RoutingPolicy):
     """Take the replica with the least true work outstanding. O(n) in the number of replicas; simulation only.
 
     Work is output tokens; for a request without tokens its `work`, absent counting as 1. Ties go to the first
-    in the order of the candidates.
+    in the order of the candidates. It is no bound on what a router can reach: the rule is made for servers that take
+    one request after the other, and where batches are formed anew at each step, prompts and the room in the cache matter
+    as much. On Azure's conversations `LeastTokens`, which sees no length, has the shorter TTFT.
 
     Source: Harchol-Balter, Crovella, Murta, "On Choosing a Task Assignment Policy for a Distributed Server
     System", Journal of Parallel and Distributed Computing 59, 1999 (Least-Work-Remaining).

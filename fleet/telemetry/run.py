@@ -303,8 +303,8 @@ def _slo_met(
 ) -> Any:  # Any: Arrow arrays, whose stubs are partial
     """True or false for requests with an objective, null for the others.
 
-    Only a completed request can have met one: whoever is refused, expires, fails, is cancelled or has no answer when the
-    run ends got nothing in time. An engine that answers whole requests has its first output at the end, so a TTFT
+    Only a completed request can have met one: whoever is refused, expires, fails, is cancelled or has no answer when
+    the run ends got nothing in time. An engine that answers whole requests has its first output at the end, so a TTFT
     objective is held against E2E. An answer of one token, of none, or in one piece has no gap between two tokens, so
     a TPOT objective asks nothing of it but to complete.
     """

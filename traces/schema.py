@@ -14,7 +14,7 @@ from typing import Literal
 from msgspec import Struct
 
 RequestKind = Literal["online", "batch"]
-Provenance = Literal["recorded", "derived", "fitted", "synthetic"]
+Provenance = Literal["recorded", "derived", "fitted", "synthetic", "unknown"]
 Scalar = str | int | float | bool | None
 
 
@@ -85,10 +85,13 @@ class Transform(Struct, frozen=True):
 
 
 class Header(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Where a trace comes from."""
+    """Where a trace comes from, as far as that is known: licence, citation and provenance are never guessed."""
 
     source: str
     licence: str | None = None
     citation: str | None = None
-    provenance: Provenance = "recorded"
+    provenance: Provenance = "unknown"
+    offset_s: float = 0.0
+    """Time 0 of the trace on the clock of the recording (Unix time where that gives dates): readers shift the first
+    arrival to 0, a slice moves it on. A merge of traces that differ in it has 0."""
     transforms: tuple[Transform, ...] = ()

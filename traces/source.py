@@ -5,6 +5,7 @@ from __future__ import annotations
 import bz2
 import csv
 import gzip
+import hashlib
 import zlib
 from functools import cached_property
 from pathlib import Path
@@ -35,9 +36,15 @@ class Source:
             raise TraceError(
                 f"cannot be read: {reason}", remedy="give a path to a trace file", file=path
             ) from None
-        self.data = unpacked(data, path).removeprefix(_BYTE_ORDER_MARK)
+        self._unpacked = unpacked(data, path)
+        self.data = self._unpacked.removeprefix(_BYTE_ORDER_MARK)
         if not self.data.strip():
             raise TraceError("is empty", remedy="a trace has at least a header line", file=path)
+
+    @cached_property
+    def sha256(self) -> str:
+        """SHA-256 of the file's bytes, its compression undone: what a published file is known by."""
+        return hashlib.sha256(self._unpacked).hexdigest()
 
     @cached_property
     def first_line(self) -> str:

@@ -26,7 +26,8 @@ class Statistics(Struct, frozen=True, kw_only=True):
 
     requests: int
     duration_s: float
-    rate_per_s: float
+    rate_per_s: float | None
+    """From the first arrival to the last; None where all are one instant's."""
     peak_per_s: int
     """Most arrivals within one second [k, k + 1)."""
     gap_mean_s: float | None
@@ -41,6 +42,8 @@ class Statistics(Struct, frozen=True, kw_only=True):
     prefix_hit_share: float | None
     """Share of the blocks that a cache which forgets nothing holds, up to each request's first miss."""
     sessions: int
+    failed: int
+    """Requests that failed when they were recorded."""
     absent: dict[str, int]
     """Rows without a value, by column; `kind` aside, where absent means online."""
 
@@ -66,6 +69,7 @@ def describe(trace: Trace) -> Statistics:
         blocks=len(pc.list_flatten(trace.column("blocks"))),
         prefix_hit_share=_prefix_hits(trace),
         sessions=len(session_names),
+        failed=pc.sum(trace.column("observed_failed")).as_py() or 0,
         absent={name: trace.column(name).null_count for name in COLUMNS if name != "kind"},
     )
 

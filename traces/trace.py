@@ -73,9 +73,15 @@ class Trace:
         return float(self._table["arrived_s"][-1].as_py()) if len(self) else 0.0
 
     @property
-    def rate_per_s(self) -> float:
-        """Arrivals a second over `duration_s`; 0 where that is 0."""
-        return len(self) / self.duration_s if self.duration_s else 0.0
+    def start_s(self) -> float:
+        """The first arrival; 0 for an empty trace. What a reader shifted begins at 0."""
+        return float(self._table["arrived_s"][0].as_py()) if len(self) else 0.0
+
+    @property
+    def rate_per_s(self) -> float | None:
+        """Arrivals a second from the first to the last; None where all are one instant's: that has no rate."""
+        span_s = self.duration_s - self.start_s
+        return len(self) / span_s if span_s > 0 else None
 
     def column(self, name: str) -> pa.ChunkedArray:
         """One column, all nulls where the trace does not have it. `KeyError` if no trace does."""
@@ -107,10 +113,15 @@ class Trace:
     def __reduce__(self) -> tuple[Any, ...]:
         return (Trace, (self._table, self._header, self._report))
 
-    def derived(self, table: pa.Table, step: Transform) -> Trace:
-        """A trace of other rows whose header is this one's plus one step."""
+    def derived(self, table: pa.Table, step: Transform, *, moved_s: float = 0.0) -> Trace:
+        """A trace of other rows: this one's header and one step more, time 0 `moved_s` later in the recording."""
         provenance = "derived" if self._header.provenance == "recorded" else self._header.provenance
-        header = replace(self._header, provenance=provenance, transforms=(*self._header.transforms, step))
+        header = replace(
+            self._header,
+            provenance=provenance,
+            offset_s=self._header.offset_s + moved_s,
+            transforms=(*self._header.transforms, step),
+        )
         return Trace(table, header, self._report)
 
     def first(self, *, seconds: float | None = None, requests: int | None = None) -> Trace:

@@ -64,7 +64,20 @@ def slice(trace: AnyTrace, start_s: float, end_s: float, *, rebase: bool = True)
     table = trace.table.slice(int(low), int(high - low))
     if rebase:
         table = with_column(table, "arrived_s", table["arrived_s"].to_numpy() - start_s)
-    return derived(trace, table, "slice", start_s=start_s, end_s=end_s, rebase=rebase)
+    step = Transform("slice", {"start_s": start_s, "end_s": end_s, "rebase": rebase})
+    return trace.derived(table, step, moved_s=start_s / _slowed(trace.header) if rebase else 0.0)
+
+
+def _slowed(header: Header) -> float:
+    """How many seconds of the trace one of its recording has become, by the steps since it had one clock."""
+    factor = 1.0
+    for step in header.transforms:
+        if step.name == "merge":
+            factor = 1.0
+        elif step.name in {"scale_time", "scale_rate"}:
+            by = float(step.parameters["factor"] or 1.0)
+            factor = factor * by if step.name == "scale_time" else factor / by
+    return factor
 
 
 def scale_rate(trace: AnyTrace, factor: float) -> AnyTrace:
@@ -211,11 +224,15 @@ def merge(*traces: AnyTrace, share_blocks: bool | None = None) -> AnyTrace:
 def _merged_header(traces: Sequence[Rows], step: Transform) -> Header:
     headers = [trace.header for trace in traces]
     kinds: set[Provenance] = {header.provenance for header in headers}
+    provenance: Provenance = "unknown" if "unknown" in kinds else "derived"
+    licences = [header.licence for header in headers]
+    offsets_s = {header.offset_s for header in headers}
     return Header(
         source=_joined([header.source for header in headers]) or "",
-        licence=_joined([header.licence for header in headers]),
+        licence=_joined(licences) if all(licences) else None,  # of the whole only where each part has one
         citation=_joined([header.citation for header in headers]),
-        provenance="synthetic" if kinds == {"synthetic"} else "derived",
+        provenance="synthetic" if kinds == {"synthetic"} else provenance,
+        offset_s=offsets_s.pop() if len(offsets_s) == 1 else 0.0,
         transforms=(*(t for header in headers for t in header.transforms), step),
     )
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 from functools import cache
 
 from fleet.engines import EmulatedLlmEngine, KvSpec, RooflineSteps
-from traces import Lengths, Trace, Transform, describe, load_trace, poisson, sessions
+from traces import Lengths, Trace, TraceError, Transform, describe, load_trace, poisson, sessions
 
 MODEL, DEVICE = "llama-3.1-8b", "a100"
 STEPS = RooflineSteps(
@@ -84,6 +84,8 @@ def open_loop(trace: Trace) -> Trace:
 
 def at_rate(trace: Trace, rate_per_s: float) -> Trace:
     """The same requests in the same order, on average so many a second."""
+    if trace.rate_per_s is None:
+        raise TraceError("has no rate to scale", remedy="give requests of more than one instant")
     return trace.scale_rate(rate_per_s / trace.rate_per_s)
 
 

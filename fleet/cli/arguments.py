@@ -47,8 +47,27 @@ def parse(argv: Sequence[str]) -> Namespace:
 
 def _trace(parser: Parser, *, cut: bool = True) -> None:
     parser.add_argument("trace", metavar="TRACE", help="a trace file, or a bundled trace (fleet traces list)")
+    _reading(parser)
     if cut:
         _cuts(parser)
+
+
+def _reading(parser: Parser) -> None:
+    """What a file leaves open, or what to do with some of its rows."""
+    reading = parser.add_argument_group("how the trace file is read")
+    reading.add_argument("--format", metavar="NAME", help="its format (default: recognised by its content)")
+    reading.add_argument(
+        "--time-unit",
+        choices=("s", "ms", "us", "ns"),
+        help="of its arrivals, where the format leaves it open",
+    )
+    reading.add_argument(
+        "--block-tokens", type=count, metavar="N", help="tokens that each of its prefix hashes stands for"
+    )
+    reading.add_argument(
+        "--failed", choices=("keep", "drop"),
+        help="requests that failed when recorded: keep them as recorded (default, and said), or leave them out",
+    )  # fmt: skip
 
 
 def _cuts(parser: Parser) -> None:

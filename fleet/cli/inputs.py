@@ -25,7 +25,16 @@ def trace_of(arguments: Namespace) -> Trace:
     """The trace that was named, as asked: its clock, then which requests, who follows whom, the rate, the lengths."""
     from traces import load_trace
 
-    trace = load_trace(arguments.trace, on_bad=getattr(arguments, "on_bad", "raise"))
+    trace = load_trace(
+        arguments.trace,
+        on_bad=getattr(arguments, "on_bad", "raise"),
+        failed=arguments.failed,
+        time_unit=arguments.time_unit,
+        block_tokens=arguments.block_tokens,
+        format=arguments.format,
+    )
+    if arguments.failed is None:
+        _say_failed(trace, arguments.trace)
     if arguments.dequantise is not None:
         trace = trace.dequantise(tick_s=arguments.dequantise, seed=arguments.trace_seed)
     if arguments.first_s is not None or arguments.first is not None:
@@ -42,6 +51,15 @@ def trace_of(arguments: Namespace) -> Trace:
     if arguments.scale_lengths is not None or any(lengths.values()):
         trace = trace.scale_lengths(arguments.scale_lengths or 1.0, **lengths)
     return plausible(trace, arguments.trace)
+
+
+def _say_failed(trace: Trace, name: str) -> None:
+    failed = trace.report.failed
+    if failed:
+        output.note(
+            f"{name}: {failed:,} of {trace.report.rows_in:,} requests failed when they were recorded, and are kept as "
+            "recorded; --failed drop leaves them out, --failed keep keeps them without this line"
+        )
 
 
 def _linked(trace: Trace, name: str, *, infer: bool) -> Trace:

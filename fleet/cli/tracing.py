@@ -11,7 +11,7 @@ from fleet.cli.laws import LAWS
 from fleet.cli.values import UsageError
 
 if TYPE_CHECKING:
-    from traces import Lengths, Trace
+    from traces import Lengths, ReadReport, Trace
     from traces.statistics import Quantiles
 
 
@@ -31,7 +31,11 @@ def list_bundled(arguments: Namespace) -> int:
     table = output.table("name", "requests", "duration (s)", "a second", "sha256")
     for name, trace in bundled.items():
         table.add_row(
-            name, f"{len(trace):,}", f"{trace.duration_s:,.1f}", f"{trace.rate_per_s:,.1f}", trace.sha256[:16]
+            name,
+            f"{len(trace):,}",
+            f"{trace.duration_s:,.1f}",
+            f"{trace.rate_per_s or 0.0:,.1f}",
+            trace.sha256[:16],
         )
     output.stdout().print(table)
     return 0
@@ -55,19 +59,19 @@ def stats(arguments: Namespace) -> int:
     if arguments.json:
         output.print_json({**_identity(trace), "statistics": described, "report": trace.report})
         return 0
-    header, report = trace.header, trace.report
-    dropped = "".join(f", {count:,} dropped ({reason})" for reason, count in report.dropped.items())
+    header = trace.header
     facts = [
         ("source", f"{header.source} ({header.provenance}, licence {header.licence or 'not given'})"),
-        ("format", f"{report.format}: {report.rows_in:,} rows, {report.rows_kept:,} kept{dropped}"),
-        ("order", f"{report.reordered:,} rows stood after a later one, and were sorted in"),
+        *_account(trace.report),
         ("sha256", trace.sha256),
-        (
-            "requests",
-            f"{described.requests:,} in {described.duration_s:,.3f} s, {described.rate_per_s:,.2f} a second",
-        ),
+        ("requests", f"{described.requests:,} in {described.duration_s:,.3f} s, {_rate(trace)}"),
         ("busiest", f"{described.peak_per_s:,} in one second"),
     ]
+    if header.offset_s:
+        facts.append(("offset", f"time 0 is {header.offset_s:,.3f} s on the clock of the recording"))
+    if described.failed:
+        share = described.failed / described.requests
+        facts.append(("failed", f"{described.failed:,} of these requests when recorded ({share:.1%})"))
     if described.gap_mean_s is not None:
         cv = "" if described.gap_cv is None else f", cv {described.gap_cv:.2f} (Poisson: 1)"
         facts.append(("gaps", f"mean {1000 * described.gap_mean_s:,.3f} ms{cv}"))
@@ -85,6 +89,31 @@ def stats(arguments: Namespace) -> int:
         )
     output.print_facts(facts)
     return 0
+
+
+def _rate(trace: Trace) -> str:
+    if trace.rate_per_s is None:
+        return "all at one instant: no rate"
+    late = f" from the first, at {trace.start_s:,.3f} s, on" if trace.start_s else ""
+    return f"{trace.rate_per_s:,.2f} a second{late}"
+
+
+def _account(report: ReadReport) -> list[tuple[str, str]]:
+    """How the file was read, and what became of its rows and fields."""
+    dropped = "".join(f", {count:,} dropped ({reason})" for reason, count in report.dropped.items())
+    facts = [
+        ("format", f"{report.format}: {report.rows_in:,} rows, {report.rows_kept:,} kept{dropped}"),
+        ("order", f"{report.reordered:,} rows stood after a later one, and were sorted in"),
+    ]
+    units = [f"times in {report.time_unit}"] if report.time_unit else []
+    if report.block_tokens:
+        units.append(f"prefix blocks of {report.block_tokens:,} tokens")
+    if units:
+        facts.append(("read as", ", ".join(units)))
+    for name, fields in (("in extra", report.in_extra), ("not kept", report.not_kept)):
+        if fields:
+            facts.append((name, ", ".join(f"{field} ({rows:,} rows)" for field, rows in fields.items())))
+    return facts
 
 
 def _lengths(name: str, quantiles: Quantiles | None) -> list[tuple[str, str]]:
@@ -115,6 +144,8 @@ def convert(arguments: Namespace) -> int:
     report = trace.report
     for reason, count in report.dropped.items():
         output.note(f"dropped {count:,} rows: {reason}")
+    for field, count in report.not_kept.items():
+        output.note(f"not kept: {field}, which {count:,} rows have")
     print(f"{arguments.target}: {len(trace):,} requests in {trace.duration_s:,.1f} s, sha256 {trace.sha256}")
     return 0
 

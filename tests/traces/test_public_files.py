@@ -101,7 +101,7 @@ def test_the_workload_and_the_run_are_the_same_requests(shared_trace):
 
 
 def test_splitwise(shared_trace):
-    assert [e.request.arrived_s for e in load_trace(shared_trace("splitwise/test_trace.csv"))] == [1, 3, 4]
+    assert [e.request.arrived_s for e in load_trace(shared_trace("splitwise/test_trace.csv"))] == [0, 2, 3]
     with pytest.raises(TraceError, match="which is no known format"):
         load_trace(shared_trace("splitwise/perf_model.csv"))
 

@@ -105,8 +105,8 @@ def test_azure_2023_has_seven_digits_and_no_newline_at_its_end(read):
     assert column(trace, "arrived_s") == [0.0, 4.314579, 4.541877]
     assert column(trace, "prompt_tokens") == [374, 396, 879]
     assert column(trace, "output_tokens") == [44, 109, 55]
-    assert (trace.header.licence, trace.header.citation[:13]) == ("CC-BY-4.0", "Patel et al.,")
-    assert trace.report.format == "azure-llm"
+    assert (trace.report.format, trace.report.time_unit) == ("azure-llm", None)
+    assert trace.header.offset_s == pytest.approx(1700158546.68059, abs=1e-6)
 
 
 def test_azure_2024_has_zones(read):
@@ -114,7 +114,6 @@ def test_azure_2024_has_zones(read):
 
     assert column(trace, "arrived_s") == [0.0, 1.0, 1.99007]
     assert column(trace, "output_tokens") == [5, 6, 0]
-    assert "DynamoLLM" in trace.header.citation
 
 
 def test_further_azure_columns_go_to_extra(read):
@@ -125,7 +124,7 @@ def test_further_azure_columns_go_to_extra(read):
 
 def test_bailian_has_seconds_blocks_of_16_and_sessions_that_are_chains_of_turns(read):
     first, second, third = read(BAILIAN)
-    assert (first.request.id, first.request.arrived_s, first.output_tokens) == ("159", 61.114, 132)
+    assert (first.request.id, first.request.arrived_s, first.output_tokens) == ("159", 0.0, 132)
     assert (first.request.blocks, first.request.block_tokens) == ((1089, 1090), 16)
     assert [entry.request.session for entry in (first, second, third)] == ["159"] * 3
     assert [entry.request.turn for entry in (first, second, third)] == [0, 1, 2]
@@ -142,13 +141,13 @@ def test_mooncake_has_milliseconds_and_blocks_of_512(read):
 
 
 @pytest.mark.parametrize("content", [BURSTGPT, BURSTGPT_2])
-def test_burstgpt_counts_no_answer_as_a_failure(read, content):
+def test_burstgpt_s_failures_are_marked_and_have_the_answer_of_0_tokens_that_was_recorded(read, content):
     answered, failed = read(content)
 
     assert (answered.output_tokens, answered.observed.failed) == (18, False)
-    assert (failed.output_tokens, failed.observed.failed) == (None, True)
+    assert (failed.output_tokens, failed.observed.failed) == (0, True)
     assert (failed.request.arrived_s, failed.request.prompt_tokens, failed.request.model) == (
-        45.0,
+        pytest.approx(40, abs=0.5),
         1087,
         "GPT-4",
     )
@@ -158,14 +157,14 @@ def test_burstgpt_counts_no_answer_as_a_failure(read, content):
 def test_burstgpt_columns_are_found_by_name(read):
     first, second = read(BURSTGPT_2)
 
-    assert (first.request.arrived_s, first.request.session, first.observed.e2e_s) == (5.5, "s-1", 2.25)
+    assert (first.request.arrived_s, first.request.session, first.observed.e2e_s) == (0.0, "s-1", 2.25)
     assert (second.request.session, second.observed.e2e_s) == (None, None)
 
 
 def test_vidur_has_seconds(read):
     assert [(e.request.arrived_s, e.request.prompt_tokens, e.output_tokens) for e in read(VIDUR)] == [
-        (0.25, 10, 20),
-        (1.5, 11, 21),
+        (0.0, 10, 20),
+        (1.25, 11, 21),
     ]
 
 
@@ -173,7 +172,7 @@ def test_splitwise_keeps_its_own_columns_in_extra(read):
     first, _ = read(SPLITWISE)
 
     assert first.request.id == "0"
-    assert (first.request.arrived_s, first.request.prompt_tokens, first.output_tokens) == (1.0, 4096, 32)
+    assert (first.request.arrived_s, first.request.prompt_tokens, first.output_tokens) == (0.0, 4096, 32)
     assert first.request.extra == {"application_id": 0, "batch_size": 1, "request_type": 2}
 
 
@@ -189,10 +188,10 @@ def test_a_measured_run_takes_each_duration_from_one_clock(read):
 def test_a_workload_holds_single_requests_and_sessions(read):
     single, first, second = read(WORKLOAD)
 
-    assert single == TraceEntry(Request("0", 0.046926808, 33, (0, 1), 16), 5)
-    assert first == TraceEntry(Request("task/0", 1.0, 14, session="task", turn=0), 3)
+    assert single == TraceEntry(Request("0", 0.0, 33, (0, 1), 16), 5)
+    assert first == TraceEntry(Request("task/0", 0.953073192, 14, session="task", turn=0), 3)
     assert second == TraceEntry(
-        Request("task/1", 1.25, 20, session="task", turn=1, parent="task/0"), 2, think_s=0.25
+        Request("task/1", 1.203073192, 20, session="task", turn=1, parent="task/0"), 2, think_s=0.25
     )
 
 
@@ -370,9 +369,9 @@ def test_a_line_that_is_not_json_is_named_and_counted(read):
 
 
 def test_an_error_says_what_would_be_right(read):
-    with pytest.raises(TraceError, match=r"expected a count of tokens such as 128$"):
+    with pytest.raises(TraceError, match=r"expected a count of tokens such as 128 "):
         read(AZURE_2023.replace(b"396", b"many"))
-    with pytest.raises(TraceError, match=r"expected 3: TIMESTAMP, ContextTokens, GeneratedTokens$"):
+    with pytest.raises(TraceError, match=r"expected 3: TIMESTAMP, ContextTokens, GeneratedTokens "):
         read(AZURE_2023.replace(b",396", b""))
 
 

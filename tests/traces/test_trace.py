@@ -25,7 +25,7 @@ from traces import (
     save_trace,
 )
 
-HEADER = Header(source="test")
+HEADER = Header(source="test", provenance="recorded")
 
 
 def of(*arrived_s, **columns):
@@ -144,11 +144,11 @@ def test_unsorted_rows_are_sorted_and_counted():
     assert trace.report.reordered == 2
 
 
-def test_duration_and_rate_count_from_time_zero():
+def test_the_duration_counts_from_time_zero_and_the_rate_from_the_first_arrival():
     trace = of(1.0, 2.0, 4.0)
 
-    assert (trace.duration_s, trace.rate_per_s, len(trace)) == (4.0, 0.75, 3)
-    assert (of().duration_s, of().rate_per_s, len(of())) == (0.0, 0.0, 0)
+    assert (trace.start_s, trace.duration_s, trace.rate_per_s, len(trace)) == (1.0, 4.0, 1.0, 3)
+    assert (of().duration_s, of().rate_per_s, len(of())) == (0.0, None, 0)
 
 
 def test_iterating_is_lazy():

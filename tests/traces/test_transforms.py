@@ -137,8 +137,12 @@ def test_merging_keeps_the_prefixes_of_different_sources_apart():
 
 
 def test_a_merged_header_names_every_source_and_hash():
-    a = Trace(of(0.0).table, Header(source="a", licence="MIT"))
-    b = Trace(of(1.0).table, Header(source="b", licence="CC-BY-4.0", transforms=(Transform("first"),)))
+    a = Trace(of(0.0).table, Header(source="a", licence="MIT", provenance="recorded"))
+    step = (Transform("first"),)
+    b = Trace(
+        of(1.0).table,
+        Header(source="b", licence="CC-BY-4.0", transforms=step, provenance="derived"),
+    )
 
     header = a.merge(b).header
 

@@ -6,40 +6,29 @@ second; the files of 2024 add a zone. Time 0 is the earliest of them.
 
 from __future__ import annotations
 
-import pyarrow.compute as pc
-
+from traces.published import header_of
 from traces.readers.csv_rows import CsvRows
+from traces.readers.options import ReadOptions
 from traces.readers.rows import Rows
 from traces.schema import Header
 from traces.source import Source
 
 NAME = "azure-llm"
+TAKES: frozenset[str] = frozenset()
+_KNOWN = ("TIMESTAMP", "ContextTokens", "GeneratedTokens")
 
 
 def sniff(source: Source) -> bool:
     """By the three column names."""
-    return source.has_columns("TIMESTAMP", "ContextTokens", "GeneratedTokens")
+    return source.has_columns(*_KNOWN)
 
 
-def read(source: Source) -> tuple[Rows, Header]:
+def read(source: Source, options: ReadOptions) -> tuple[Rows, Header]:
     """All columns; any further one, such as ``NumImages``, goes to `extra`."""
     table = CsvRows(source)
     rows = table.rows
-    rows.put("arrived_s", table.instants_s("TIMESTAMP"), "TIMESTAMP")
+    rows.put_arrivals(table.instants_ns("TIMESTAMP"), "ns", "TIMESTAMP", calendar=True)
     rows.put("prompt_tokens", table.counts("ContextTokens"), "ContextTokens")
     rows.put("output_tokens", table.counts("GeneratedTokens"), "GeneratedTokens")
-    others = [name for name in table.names if name not in {"TIMESTAMP", "ContextTokens", "GeneratedTokens"}]
-    if others:
-        rows.put_extra({name: table.texts(name).to_pylist() for name in others})
-    first = pc.min(table.texts("TIMESTAMP")).as_py() or ""
-    return rows, _header(source.path.name, first[:4])
-
-
-def _header(file: str, year: str) -> Header:
-    citation = {
-        "2023": "Patel et al., Splitwise: Efficient Generative LLM Inference Using Phase Splitting,"
-        " ISCA 2024",
-        "2024": "Stojkovic et al., DynamoLLM: Designing LLM Inference Clusters for Performance and Energy"
-        " Efficiency, HPCA 2025",
-    }.get(year)
-    return Header(source=f"Azure LLM inference trace, {file}", licence="CC-BY-4.0", citation=citation)
+    rows.put_others(table.others(*_KNOWN))
+    return rows, header_of(source, "Azure")

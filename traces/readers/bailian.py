@@ -9,13 +9,16 @@ from __future__ import annotations
 import msgspec
 import pyarrow as pa
 
-from traces.readers.json_rows import Int64, decode_lines
-from traces.readers.mooncake import put_blocks
+from traces.published import header_of
+from traces.readers.blocks import put_blocks
+from traces.readers.json_rows import Int64, decode_lines, other_fields
+from traces.readers.options import ReadOptions
 from traces.readers.rows import Rows
 from traces.schema import Header
 from traces.source import Source
 
 NAME = "bailian"
+TAKES = frozenset({"time_unit", "block_tokens"})
 BLOCK_TOKENS = 16
 ROOT = -1
 """The parent of a turn that begins a session."""
@@ -26,9 +29,8 @@ class _Line(msgspec.Struct):
     timestamp: float
     input_length: Int64
     output_length: Int64
-    parent_chat_id: Int64 = ROOT
-    turn: Int64 = 1
-    type: str | None = None
+    parent_chat_id: Int64 | None = None
+    turn: Int64 | None = None
     hash_ids: list[Int64] | None = None
 
 
@@ -37,25 +39,32 @@ def sniff(source: Source) -> bool:
     return source.has_keys("chat_id", "timestamp", "input_length", "output_length")
 
 
-def read(source: Source) -> tuple[Rows, Header]:
+def read(source: Source, options: ReadOptions) -> tuple[Rows, Header]:
     """All fields. `turn` counts from 0 here and from 1 in the file; its ``type`` goes to `extra`."""
-    lines, rows = decode_lines(source, msgspec.json.Decoder(_Line).decode)
-    parents = {line.chat_id: line.parent_chat_id for line in lines}
-    rows.put("arrived_s", pa.array([line.timestamp for line in lines], pa.float64()), "timestamp")
+    lines, rows = decode_lines(source, _Line)
+    rows.put_arrivals(
+        pa.array([line.timestamp for line in lines], pa.float64()), options.unit("s"), "timestamp"
+    )
     rows.put("id", pa.array([str(line.chat_id) for line in lines], pa.string()), "chat_id")
-    rows.put("prompt_tokens", pa.array([line.input_length for line in lines], pa.int64()), "input_length")
+    lengths = [line.input_length for line in lines]
+    rows.put("prompt_tokens", pa.array(lengths, pa.int64()), "input_length")
     rows.put("output_tokens", pa.array([line.output_length for line in lines], pa.int64()), "output_length")
-    rows.put("session", pa.array([str(_root(line.chat_id, parents)) for line in lines], pa.string()))
-    rows.put("turn", pa.array([line.turn - 1 for line in lines], pa.int64()), "turn")
-    before = [None if line.parent_chat_id == ROOT else str(line.parent_chat_id) for line in lines]
+    rows.put("session", pa.array(_sessions(lines), pa.string()))
+    turns = [None if line.turn is None else line.turn - 1 for line in lines]
+    rows.put("turn", pa.array(turns, pa.int64()), "turn")
+    before = [None if line.parent_chat_id in (None, ROOT) else str(line.parent_chat_id) for line in lines]
     rows.put("parent", pa.array(before, pa.string()), "parent_chat_id")
-    kinds = [
-        None if line.type is None else msgspec.json.encode({"type": line.type}).decode() for line in lines
-    ]
-    rows.put("extra", pa.array(kinds, pa.string()), "type")
-    put_blocks(rows, [line.hash_ids for line in lines], BLOCK_TOKENS)
-    citation = "Wang et al., KVCache Cache in the Wild, USENIX ATC 2025"
-    return rows, Header(source=f"Bailian usage trace, {source.path.name}", citation=citation)
+    put_blocks(rows, [line.hash_ids for line in lines], lengths, options, usual=BLOCK_TOKENS, partial=False)
+    rows.put_others(other_fields(source, rows, _Line.__struct_fields__))
+    return rows, header_of(source, "Bailian")
+
+
+def _sessions(lines: list[_Line]) -> list[str | None]:
+    """The session of each turn; None for one that says nothing of a parent and that nobody names as one."""
+    parents = {line.chat_id: ROOT if line.parent_chat_id is None else line.parent_chat_id for line in lines}
+    named = set(parents.values())
+    alone = [line.parent_chat_id is None and line.chat_id not in named for line in lines]
+    return [None if a else str(_root(line.chat_id, parents)) for a, line in zip(alone, lines, strict=True)]
 
 
 def _root(chat: int, parents: dict[int, int]) -> int:

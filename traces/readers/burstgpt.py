@@ -1,8 +1,8 @@
-"""BurstGPT: two months of ChatGPT and GPT-4 use at a university, as CSV.
+"""BurstGPT: use of ChatGPT and GPT-4 at a university, as CSV.
 
-Columns are found by name, because versions of the file insert some (``Session ID``, ``Elapsed time``).
-``Timestamp`` is in seconds from midnight of the first day. Zero response tokens mean that the request failed:
-then `output_tokens` is absent and `observed.failed` true.
+Columns are found by name, because versions of the file insert some (``Session ID``, ``Elapsed time``). ``Timestamp``
+is in seconds from midnight of the first day of the first file; later files go on counting. Zero response tokens mean
+that the request failed: `output_tokens` is the 0 recorded, and `observed.failed` true.
 """
 
 from __future__ import annotations
@@ -10,43 +10,50 @@ from __future__ import annotations
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from traces.published import header_of
 from traces.readers.csv_rows import SECONDS, CsvRows
+from traces.readers.options import ReadOptions
 from traces.readers.rows import Rows
 from traces.schema import Header
 from traces.source import Source
 
 NAME = "burstgpt"
+TAKES = frozenset({"time_unit"})
+_ALWAYS = ("Timestamp", "Model", "Request tokens", "Response tokens")
+_SOMETIMES = ("Session ID", "Elapsed time", "Total tokens", "Log Type")
 
 
 def sniff(source: Source) -> bool:
     """By the names of the columns that every version has."""
-    return source.has_columns("Timestamp", "Model", "Request tokens", "Response tokens")
+    return source.has_columns(*_ALWAYS)
 
 
-def read(source: Source) -> tuple[Rows, Header]:
-    """All columns but ``Total tokens``, which is the sum of two others; ``Log Type`` goes to `extra`."""
+def read(source: Source, options: ReadOptions) -> tuple[Rows, Header]:
+    """All columns. ``Log Type`` goes to `extra`; so does ``Total tokens`` where it is not the sum of the other two."""
     table = CsvRows(source)
     rows = table.rows
-    rows.put("arrived_s", table.numbers("Timestamp", expected=SECONDS), "Timestamp")
-    rows.put("prompt_tokens", table.counts("Request tokens"), "Request tokens")
-    answered = table.counts("Response tokens")
-    failed = pc.equal(answered, 0)
-    rows.put(
-        "output_tokens",
-        pc.if_else(failed, pa.scalar(None, pa.int64()), answered),
-        "Response tokens",
-        answered,
-    )
-    rows.put("observed_failed", failed)
+    arrived = table.numbers("Timestamp", expected=SECONDS)
+    rows.put_arrivals(arrived, options.unit("s"), "Timestamp")
+    asked, answered = table.counts("Request tokens"), table.counts("Response tokens")
+    rows.put("prompt_tokens", asked, "Request tokens")
+    rows.put("output_tokens", answered, "Response tokens")
+    rows.put("observed_failed", pc.equal(answered, 0))
     rows.put("model", table.texts("Model"))
     if "Session ID" in table.names:
         rows.put("session", table.texts("Session ID"))
     if "Elapsed time" in table.names:
         elapsed_s = table.numbers("Elapsed time", expected=SECONDS, required=False)
         rows.put("observed_e2e_s", elapsed_s, "Elapsed time")
+    others = table.others(*_ALWAYS, *_SOMETIMES)
     if "Log Type" in table.names:
-        rows.put_extra({"log_type": table.texts("Log Type").to_pylist()})
-    citation = (
-        "Wang et al., BurstGPT: A Real-World Workload Dataset to Optimize LLM Serving Systems, KDD 2025"
-    )
-    return rows, Header(source=f"BurstGPT, {source.path.name}", licence="CC-BY-4.0", citation=citation)
+        others["log_type"] = table.texts("Log Type").to_pylist()
+    if "Total tokens" in table.names:
+        others["Total tokens"] = _unless_sum(table.texts("Total tokens"), asked, answered).to_pylist()
+    rows.put_others(others)
+    return rows, header_of(source, "BurstGPT")
+
+
+def _unless_sum(total: pa.Array, asked: pa.Array, answered: pa.Array) -> pa.Array:
+    """The totals that say more than the other two columns do."""
+    same = pc.fill_null(pc.equal(total, pc.add(asked, answered).cast(pa.string())), False)
+    return pc.if_else(same, pa.scalar(None, pa.string()), total)

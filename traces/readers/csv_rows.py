@@ -27,6 +27,7 @@ class CsvRows:
 
     def __init__(self, source: Source) -> None:
         self.names = source.csv_columns
+        self._file = source.path
         table, malformed = _split(source, self.names)
         numbers = np.setdiff1d(
             np.arange(2, table.num_rows + len(malformed) + 2), [line for line, _ in malformed]
@@ -43,7 +44,10 @@ class CsvRows:
             self.rows.unreadable(TraceError(problem, remedy=remedy, file=source.path, line=line))
 
     def texts(self, column: str) -> pa.Array:
-        """A column as text; an empty cell is null."""
+        """A column as text; an empty cell is null. Raises `TraceError` if the file has no such column."""
+        if column not in self._text:
+            remedy = f"there are {', '.join(self.names)}"
+            raise TraceError("is missing", remedy=remedy, file=self._file, line=1, column=column)
         text = self._text[column]
         return pc.if_else(pc.equal(text, ""), pa.scalar(None, pa.string()), text)
 
@@ -60,8 +64,12 @@ class CsvRows:
         self.rows.reject(pc.invert(whole), column, "is not a whole number", expected, self._text[column])
         return pc.if_else(whole, numbers, pa.scalar(None, pa.float64())).cast(pa.int64())
 
-    def instants_s(self, column: str) -> pa.Array:
-        """A column of calendar times as seconds since the earliest of them; a time without zone is UTC."""
+    def others(self, *known: str) -> dict[str, list[str | None]]:
+        """All further columns, as text."""
+        return {name: self.texts(name).to_pylist() for name in self.names if name not in known}
+
+    def instants_ns(self, column: str) -> pa.Array:
+        """A column of calendar times as ns since 1970, int64; a time without zone is UTC."""
         text = self.texts(column)
         zoned = pc.match_substring_regex(text, r"(Z|[+-]\d\d(:?\d\d)?)$")
         zoned = pc.and_(zoned, pc.match_substring(text, ":"))  # a bare date ends like a zone
@@ -70,8 +78,7 @@ class CsvRows:
         times = self._parsed(
             column, stamped, wanted, problem="is not a time", expected=AN_INSTANT, required=True
         )
-        since = pc.subtract(times.cast(pa.int64()), pc.min(times).cast(pa.int64()))
-        return pc.divide(since.cast(pa.float64()), 1e9)
+        return times.cast(pa.int64())
 
     def _parsed(
         self, column: str, text: pa.Array, wanted: pa.DataType, *, problem: str, expected: str, required: bool

@@ -11,12 +11,15 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
-from traces.readers.json_rows import Int64, decode_lines
+from traces.published import header_of
+from traces.readers.json_rows import Int64, decode_lines, other_fields
+from traces.readers.options import ReadOptions
 from traces.readers.rows import Rows
 from traces.schema import Header
 from traces.source import Source
 
 NAME = "measured-run"
+TAKES = frozenset({"time_unit"})
 
 
 class _Line(msgspec.Struct):
@@ -46,11 +49,11 @@ def sniff(source: Source) -> bool:
     return source.has_keys("request_id", "input_toks", "output_toks", "arrival_time")
 
 
-def read(source: Source) -> tuple[Rows, Header]:
-    """All fields; time 0 is the first arrival."""
-    lines, rows = decode_lines(source, msgspec.json.Decoder(_Line).decode)
+def read(source: Source, options: ReadOptions) -> tuple[Rows, Header]:
+    """All fields; time 0 is the first arrival. A unit that is told is of the arrivals, the stamps are seconds."""
+    lines, rows = decode_lines(source, _Line)
     arrived = np.array([line.arrival_time for line in lines])
-    rows.put("arrived_s", arrived - arrived.min(initial=np.inf), "arrival_time")
+    rows.put_arrivals(arrived, options.unit("s"), "arrival_time")
     rows.put("id", pa.array([line.request_id for line in lines], pa.string()), "request_id")
     rows.put("prompt_tokens", pa.array([line.input_toks for line in lines], pa.int64()), "input_toks")
     rows.put("output_tokens", pa.array([line.output_toks for line in lines], pa.int64()), "output_toks")
@@ -62,7 +65,5 @@ def read(source: Source) -> tuple[Rows, Header]:
     }
     for name, values in observed.items():
         rows.put(f"observed_{name}", pa.array(values, pa.float64()))
-    return rows, Header(source=f"measured run, {source.path.name}", licence="MIT", citation=CITATION)
-
-
-CITATION = "LLMServingSim, CASYS Lab, KAIST"
+    rows.put_others(other_fields(source, rows, _Line.__struct_fields__))
+    return rows, header_of(source, "LLMServingSim")

@@ -5,7 +5,7 @@ object with the names of `traces.columns.COLUMNS`, absent ones left out. `id` ma
 row's number from 0, `kind` where it is ``online``; `extra` is an object, `blocks` a list.
 
 Parquet: the same columns, the first line's object in the file's metadata under ``fleetlab_trace``. A Parquet
-file without it is read too, if its columns have these names.
+file without it is another maker's: it is read too, if its columns have these names, and its times are shifted.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ import pyarrow.parquet
 
 from traces.columns import COLUMNS
 from traces.errors import TraceError
+from traces.published import header_of
 from traces.readers.json_rows import Int64, decode_lines
+from traces.readers.options import ReadOptions
 from traces.readers.rows import Rows
 from traces.schema import Header, RequestKind, Scalar
 from traces.source import Source
@@ -61,6 +63,7 @@ class Jsonl:
     """JSON lines."""
 
     NAME = "fleetlab-jsonl"
+    TAKES: frozenset[str] = frozenset()
 
     @staticmethod
     def sniff(source: Source) -> bool:
@@ -68,12 +71,12 @@ class Jsonl:
         return source.first_line.startswith("{") and f'"{MARK}"' in source.first_line[:40]
 
     @staticmethod
-    def read(source: Source) -> tuple[Rows, Header]:
-        """Every column. Blank lines may precede the heading."""
+    def read(source: Source, options: ReadOptions) -> tuple[Rows, Header]:
+        """Every column, times as they are. Blank lines may precede the heading."""
         blank = len(source.data) - len(source.data.lstrip())
         skip = source.data[:blank].count(b"\n") + 1
         heading = _heading(source, source.first_line.encode())
-        lines, rows = decode_lines(source, msgspec.json.Decoder(Row).decode, skip=skip)
+        lines, rows = decode_lines(source, Row, skip=skip)
         for name in COLUMNS:
             cells = [getattr(line, name) for line in lines]
             if name == "extra":
@@ -94,6 +97,7 @@ class Parquet:
     """Parquet."""
 
     NAME = "fleetlab-parquet"
+    TAKES: frozenset[str] = frozenset()
 
     @staticmethod
     def sniff(source: Source) -> bool:
@@ -101,7 +105,7 @@ class Parquet:
         return source.data.startswith(b"PAR1")
 
     @staticmethod
-    def read(source: Source) -> tuple[Rows, Header]:
+    def read(source: Source, options: ReadOptions) -> tuple[Rows, Header]:
         """Every column. Lines in errors are row numbers from 1."""
         try:
             table = pyarrow.parquet.read_table(pa.BufferReader(source.data), use_threads=False)
@@ -119,7 +123,10 @@ class Parquet:
             values = _cast(source, name, table[name].combine_chunks())
             rows.put(name, _tidy(rows, values) if name == "extra" else values)
         mark = (table.schema.metadata or {}).get(MARK.encode())
-        return rows, _heading(source, mark).header if mark else Header(source=source.path.name)
+        if mark:
+            return rows, _heading(source, mark).header
+        rows.put_arrivals(_cast(source, "arrived_s", table["arrived_s"].combine_chunks()), "s", "arrived_s")
+        return rows, header_of(source, "another maker")
 
 
 def _heading(source: Source, text: bytes) -> Heading:

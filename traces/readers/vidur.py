@@ -5,24 +5,30 @@
 
 from __future__ import annotations
 
+from traces.published import header_of
 from traces.readers.csv_rows import SECONDS, CsvRows
+from traces.readers.options import ReadOptions
 from traces.readers.rows import Rows
 from traces.schema import Header
 from traces.source import Source
 
 NAME = "vidur"
+TAKES = frozenset({"time_unit"})
+_KNOWN = ("arrived_at", "num_prefill_tokens", "num_decode_tokens")
 
 
 def sniff(source: Source) -> bool:
     """By the three column names."""
-    return source.has_columns("arrived_at", "num_prefill_tokens", "num_decode_tokens")
+    return source.has_columns(*_KNOWN)
 
 
-def read(source: Source) -> tuple[Rows, Header]:
-    """The three columns; further ones are computed from these. The format says nothing of a licence."""
+def read(source: Source, options: ReadOptions) -> tuple[Rows, Header]:
+    """All columns; further ones go to `extra`, ``session_id`` and the like to the columns that mean the same."""
     table = CsvRows(source)
     rows = table.rows
-    rows.put("arrived_s", table.numbers("arrived_at", expected=SECONDS), "arrived_at")
+    arrived = table.numbers("arrived_at", expected=SECONDS)
+    rows.put_arrivals(arrived, options.unit("s"), "arrived_at")
     rows.put("prompt_tokens", table.counts("num_prefill_tokens"), "num_prefill_tokens")
     rows.put("output_tokens", table.counts("num_decode_tokens"), "num_decode_tokens")
-    return rows, Header(source=f"Vidur format, {source.path.name}")
+    rows.put_others(table.others(*_KNOWN))
+    return rows, header_of(source, "Vidur")

@@ -7,20 +7,23 @@ were instant.
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import NamedTuple
 
 import msgspec
 import pyarrow as pa
 
 from traces.columns import COLUMNS
-from traces.readers.json_rows import Int64, decode_lines
-from traces.readers.measured_run import CITATION
-from traces.readers.mooncake import put_blocks
+from traces.published import header_of
+from traces.readers.blocks import put_blocks
+from traces.readers.json_rows import Int64, columns_of, decode_lines, nested, others
+from traces.readers.options import ReadOptions
 from traces.readers.rows import Rows
-from traces.schema import Header
+from traces.schema import Header, Scalar
 from traces.source import Source
 
 NAME = "llmservingsim-workload"
+TAKES = frozenset({"block_tokens"})
 BLOCK_TOKENS = 16
 """The published files hash blocks of 16 tokens, full ones only."""
 
@@ -45,7 +48,7 @@ class _Line(_Prompt, kw_only=True):
 
 
 class _Row(NamedTuple):
-    arrived_s: float
+    arrived_ns: int
     id: str
     prompt_tokens: int | None
     output_tokens: Int64 | None
@@ -56,6 +59,7 @@ class _Row(NamedTuple):
     blocks: list[int] | None = None
     line: int = 0
     """Index of the line that it came from."""
+    others: dict[str, Scalar] = {}
 
 
 def sniff(source: Source) -> bool:
@@ -65,37 +69,64 @@ def sniff(source: Source) -> bool:
     )
 
 
-def read(source: Source) -> tuple[Rows, Header]:
-    """All fields. A request's id is its line's number from 0, a call's ``<session>/<turn>``.
+def read(source: Source, options: ReadOptions) -> tuple[Rows, Header]:
+    """All fields but token ids. A request's id is its line's number from 0, a call's ``<session>/<turn>``.
 
     Prompts given as token ids, without hashes, have their full blocks numbered: those that begin alike share numbers.
+    A session's own further fields are on each of its calls. One without any call is counted, and holds no request.
     """
-    lines, decoded = decode_lines(source, msgspec.json.Decoder(_Line).decode)
-    _number_blocks(lines)
-    table = [row for index, line in enumerate(lines) for row in _rows(index, line)]
+    lines, decoded = decode_lines(source, _Line)
+    _number_blocks(lines, options.block_tokens or BLOCK_TOKENS)
+    fields, with_ids = _further(source, decoded)
+    table = [row for index, line in enumerate(lines) for row in _rows(index, line, fields[index])]
     rows = decoded.expanded([row.line for row in table])
-    for name in _Row._fields[:-2]:
+    for line in lines:
+        if line.sub_requests is not None and not line.sub_requests:
+            rows.without_request("sub_requests is empty")
+    rows.put_arrivals(pa.array([row.arrived_ns for row in table], pa.int64()), "ns", "arrival_time_ns")
+    for name in _Row._fields[1:-3]:
         rows.put(
             name, pa.array([getattr(row, name) for row in table], COLUMNS[name].type), _COLUMN.get(name, name)
         )
     for name in ("input_toks", "output_toks"):
         missing = [getattr(lines[row.line], name) is None and row.turn is None for row in table]
         rows.reject(missing, name, "is missing", "expected a count of tokens such as 128")
-    put_blocks(rows, [row.blocks for row in table], BLOCK_TOKENS)
-    return rows, Header(
-        source=f"LLMServingSim workload, {source.path.name}", licence="MIT", citation=CITATION
-    )
+    blocks = [row.blocks for row in table]
+    lengths = [row.prompt_tokens for row in table]
+    put_blocks(rows, blocks, lengths, options, usual=BLOCK_TOKENS, partial=False)
+    for name in _TOKEN_IDS:
+        rows.leave_out(name, with_ids[name])
+    rows.put_others(columns_of([row.others for row in table]))
+    return rows, header_of(source, "LLMServingSim")
 
 
 _COLUMN = {
-    "arrived_s": "arrival_time_ns",
     "prompt_tokens": "input_toks",
     "output_tokens": "output_toks",
     "think_s": "tool_duration_ns",
 }
 
 
-def _number_blocks(lines: list[_Line]) -> None:
+_TOKEN_IDS = ("input_tok_ids", "output_tok_ids")
+"""Fields that no column holds; hashes are made of the first where there are none."""
+_KNOWN = {*_Line.__struct_fields__, *_Call.__struct_fields__, *_TOKEN_IDS}
+
+
+def _further(source: Source, rows: Rows) -> tuple[list[list[dict[str, Scalar]]], Counter[str]]:
+    """Of each line's requests, the fields that `_Line` and `_Call` do not have; and how many have token ids."""
+    text = source.data.split(b"\n")
+    found: list[list[dict[str, Scalar]]] = []
+    with_ids: Counter[str] = Counter()
+    for number in rows.lines.tolist():
+        line = msgspec.json.decode(text[number - 1], type=dict[str, msgspec.Raw])
+        calls = line.get("sub_requests")
+        requests = [line] if calls is None or bytes(calls) == b"null" else nested(calls)
+        found.append([others(line, _KNOWN) | others(request, _KNOWN) for request in requests])
+        with_ids.update(name for request in requests for name in _TOKEN_IDS if name in request)
+    return found, with_ids
+
+
+def _number_blocks(lines: list[_Line], block_tokens: int) -> None:
     """Give hashes to the prompts that have token ids only, in numbers that the file does not use."""
     prompts: list[_Prompt] = [prompt for line in lines for prompt in (line, *(line.sub_requests or ()))]
     used = [block for prompt in prompts for block in prompt.hash_ids or ()]
@@ -107,16 +138,16 @@ def _number_blocks(lines: list[_Line]) -> None:
             continue
         before, prompt.hash_ids = -1, []
         length = len(tokens) if prompt.input_toks is None else min(len(tokens), prompt.input_toks)
-        for end in range(BLOCK_TOKENS, length + 1, BLOCK_TOKENS):
-            key = (before, *tokens[end - BLOCK_TOKENS : end])  # a block is what it holds and all before it
+        for end in range(block_tokens, length + 1, block_tokens):
+            key = (before, *tokens[end - block_tokens : end])  # a block is what it holds and all before it
             before = numbers.setdefault(key, first + len(numbers))
             prompt.hash_ids.append(before)
 
 
-def _rows(index: int, line: _Line) -> list[_Row]:
+def _rows(index: int, line: _Line, further: list[dict[str, Scalar]]) -> list[_Row]:
     if line.sub_requests is None:
-        single = _Row(line.arrival_time_ns / 1e9, str(index), line.input_toks, line.output_toks)
-        return [single._replace(blocks=line.hash_ids, line=index)]
+        single = _Row(line.arrival_time_ns, str(index), line.input_toks, line.output_toks, line.session_id)
+        return [single._replace(blocks=line.hash_ids, line=index, others=further[0])]
     session = line.session_id or str(index)
     rows: list[_Row] = []
     earliest_ns: int = line.arrival_time_ns
@@ -125,8 +156,8 @@ def _rows(index: int, line: _Line) -> list[_Row]:
         think_s = None if think_ns is None else think_ns / 1e9
         parent = rows[-1].id if rows else None
         name = f"{session}/{turn}"
-        row = _Row(earliest_ns / 1e9, name, call.input_toks, call.output_toks, session, turn, parent, think_s)
-        rows.append(row._replace(blocks=call.hash_ids, line=index))
+        row = _Row(earliest_ns, name, call.input_toks, call.output_toks, session, turn, parent, think_s)
+        rows.append(row._replace(blocks=call.hash_ids, line=index, others=further[turn]))
         think_ns = call.tool_duration_ns
         earliest_ns += think_ns
     return rows

@@ -30,7 +30,8 @@ class Fault(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     kind: FaultKind
     replica: str | None = None
     """A replica's address such as ``replica/0``; `None`: the ready replica that has been ready longest."""
-    for_s: Annotated[float, Meta(gt=0)] | None = None
+    for_s: Annotated[float, Meta(ge=0)] | None = None
+    """How long it lasts; 0 is over at once (within the clock of a recording), `None` says of no end."""
     factor: Annotated[float, Meta(ge=1)] = 1.0
     probability: Annotated[float, Meta(ge=0, le=1)] = 1.0
     notice_s: Annotated[float, Meta(ge=0)] = 0.0

@@ -1,11 +1,13 @@
 """Recorded failures of real fleets as fault traces: spot availability, and faults of GPU servers.
 
 A recording names machines and days; an experiment has replicas and minutes. `replicas` and `time_scale`
-bridge that, and what each event becomes is said beside each reader.
+bridge that, and what each event becomes is said beside each reader. A fault trace has no room for what a recording
+says besides: fields that no reader knows, and ends of faults that began before it, are named in the trace's `source`.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Annotated, Literal
 
 import msgspec
@@ -16,6 +18,8 @@ from traces.faults import Fault, FaultTrace
 from traces.source import Source
 
 DAY_S = 86_400.0
+LATEST_DAY = 36_500.0
+"""A log of a hundred years has its times in another unit than days."""
 
 
 class _Spacing(msgspec.Struct):
@@ -29,7 +33,7 @@ class _Spot(msgspec.Struct):
 
 class _Event(msgspec.Struct):
     node_id: str
-    event_time: Annotated[float, Meta(ge=0)]
+    event_time: Annotated[float, Meta(ge=0, le=LATEST_DAY)]
     event_type: Literal["fault_start", "fault_end"]
     fault_type: dict[str, str] = {}
 
@@ -52,14 +56,29 @@ def read(source: Source, *, replicas: int | None, time_scale: float, notice_s: f
         if head.startswith(b"{") and b'"gap_seconds"' in head:
             spot = msgspec.json.decode(source.data, type=_Spot)
             faults = _from_spot(spot, replicas, time_scale, notice_s)
+            besides = _unknown([msgspec.json.decode(source.data, type=_Fields)], _Spot)
         elif head.startswith(b"[") and b'"event_type"' in head:
             events = msgspec.json.decode(source.data, type=list[_Event])
-            faults = _from_events(events, replicas, time_scale)
+            faults, ends = _from_events(events, replicas, time_scale)
+            besides = _unknown(msgspec.json.decode(source.data, type=list[_Fields]), _Event)
+            if ends:
+                besides.append(f"{ends:,} ends of faults that began before it")
         else:
             return None
     except msgspec.MsgspecError as error:
-        raise TraceError(str(error), file=source.path) from None
-    return FaultTrace(faults=tuple(faults), source=source.path.name)
+        hint = "; are its times in days?" if f"<= {LATEST_DAY:g}" in str(error) else ""
+        raise TraceError(f"{error}{hint}", file=source.path) from None
+    left_out = f" (left out: {', '.join(besides)})" if besides else ""
+    return FaultTrace(faults=tuple(faults), source=source.path.name + left_out)
+
+
+_Fields = dict[str, msgspec.Raw]
+
+
+def _unknown(objects: list[_Fields], kind: type[msgspec.Struct]) -> list[str]:
+    """The fields that `kind` does not have, each with how many of the objects have it."""
+    count = Counter(name for fields in objects for name in fields if name not in kind.__struct_fields__)
+    return [f"{name} of {number:,}" for name, number in sorted(count.items())]
 
 
 def _from_spot(spot: _Spot, replicas: int | None, time_scale: float, notice_s: float) -> list[Fault]:
@@ -80,16 +99,20 @@ def _from_spot(spot: _Spot, replicas: int | None, time_scale: float, notice_s: f
     ]
 
 
-def _from_events(events: list[_Event], replicas: int | None, time_scale: float) -> list[Fault]:
-    """A server's ``fault_start`` crashes a replica; `for_s` is the time until its ``fault_end``.
+def _from_events(events: list[_Event], replicas: int | None, time_scale: float) -> tuple[list[Fault], int]:
+    """The faults, and how many ends there are of none of them.
+
+    A server's ``fault_start`` crashes a replica; `for_s` is the time until its ``fault_end``.
 
     Servers are numbered in the order of their first fault; server k is ``replica/<k mod replicas>``. Without
     `replicas` no replica is named, and the one ready longest is hit. An end belongs to the server's earliest
-    open fault of the same type. A fault whose end has the same stamp, or never came, has no `for_s`.
+    open fault of the same type, which only this pairing uses. A fault whose end never came has no `for_s`; one whose
+    end has the same stamp has 0.
     """
     number: dict[str, int] = {}
     began: dict[tuple[str, ...], list[int]] = {}
     faults: list[Fault] = []
+    ends = 0
     for event in sorted(events, key=lambda event: event.event_time):
         at_s = event.event_time * DAY_S * time_scale
         open_faults = began.setdefault((event.node_id, *event.fault_type.values()), [])
@@ -100,6 +123,7 @@ def _from_events(events: list[_Event], replicas: int | None, time_scale: float) 
             faults.append(Fault(at_s=at_s, kind="crash", replica=name))
         elif open_faults:
             index = open_faults.pop(0)
-            lasted_s = at_s - faults[index].at_s
-            faults[index] = msgspec.structs.replace(faults[index], for_s=lasted_s if lasted_s > 0 else None)
-    return faults
+            faults[index] = msgspec.structs.replace(faults[index], for_s=at_s - faults[index].at_s)
+        else:
+            ends += 1
+    return faults, ends

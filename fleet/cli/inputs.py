@@ -38,6 +38,11 @@ def trace_of(arguments: Namespace) -> Trace:
     if arguments.dequantise is not None:
         trace = trace.dequantise(tick_s=arguments.dequantise, seed=arguments.trace_seed)
     if arguments.first_s is not None or arguments.first is not None:
+        if arguments.first_s is not None and trace.start_s >= arguments.first_s:
+            begins = f"the first comes at {trace.start_s:,.6g} s"
+            raise UsageError(
+                f"{arguments.trace}: no requests are left before {arguments.first_s:g} s: {begins}"
+            )
         trace = trace.first(seconds=arguments.first_s, requests=arguments.first)
     if getattr(arguments, "sessions", None) is not None:
         trace = _linked(trace, arguments.trace, infer=arguments.sessions == "inferred")

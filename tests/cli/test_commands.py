@@ -283,6 +283,74 @@ def test_traces_convert_cuts_and_scales_and_drops(fleet: Fleet, tmp_path: Path) 
     assert len(load_trace(tmp_path / "good.jsonl")) == 1
 
 
+BURST = (
+    "Timestamp,Model,Request tokens,Response tokens,Total tokens\n"
+    "86400,m,100,20,120\n86402,m,100,0,100\n86404,m,100,30,130\n"
+)
+
+
+def test_stats_say_what_failed_when_the_trace_was_recorded_and_when_that_was(
+    fleet: Fleet, tmp_path: Path
+) -> None:
+    (tmp_path / "burst.csv").write_text(BURST)
+    ended = fleet("traces", "stats", "burst.csv")
+    assert "3 in 4.000 s, 0.75 a second\n" in ended.out
+    assert "1 of these requests when recorded (33.3%)" in ended.out
+    assert "time 0 is 86,400.000 s on the clock of the recording" in ended.out
+    assert "unknown source in BurstGPT's format: burst.csv" in ended.out
+    assert "licence not given" in ended.out
+    assert ended.err.startswith("burst.csv: 1 of 3 requests failed when they were recorded, and are kept as")
+    dropped = fleet("traces", "stats", "burst.csv", "--failed", "drop")
+    assert "3 rows, 2 kept, 1 dropped (failed when recorded)" in dropped.out
+    assert dropped.err == ""
+    report = json.loads(fleet("traces", "stats", "burst.csv", "--failed", "keep", "--json").out)
+    assert (report["report"]["failed"], report["statistics"]["failed"], report["requests"]) == (1, 1, 3)
+
+
+def test_failed_requests_are_played_as_recorded_or_not_at_all(fleet: Fleet, tmp_path: Path) -> None:
+    (tmp_path / "burst.csv").write_text(BURST)
+    play = ("simulate", "burst.csv", ROOT / "examples/llm.toml", "--json")
+    kept, dropped = (json.loads(fleet(*play, "--failed", choice).out) for choice in ("keep", "drop"))
+    assert (kept["trace"]["requests"], dropped["trace"]["requests"]) == (3, 2)
+    tokens = [run["summary"]["output_tokens_per_s"] * run["summary"]["duration_s"] for run in (kept, dropped)]
+    assert tokens[0] == pytest.approx(50, abs=1)  # not the default length of an answer
+    assert tokens[1] == pytest.approx(50)
+
+
+def test_what_the_keys_of_a_trace_leave_open_is_asked_for_and_taken(fleet: Fleet, tmp_path: Path) -> None:
+    row = '{{"timestamp": {}, "input_length": 1024, "output_length": 4, "hash_ids": {}}}\n'
+    (tmp_path / "replay.jsonl").write_text(
+        row.format(51820.25, [*range(16)]) + row.format(51825.25, [*range(16)])
+    )
+    ended = fleet("simulate", "replay.jsonl", "small.toml")
+    assert ended.status == 2
+    assert "replay.jsonl: column `timestamp`: may be seconds or milliseconds: 51820.25 is no" in ended.line
+    ended = fleet("simulate", "replay.jsonl", "small.toml", "--time-unit", "s")
+    assert ended.status == 2
+    assert "64 to 68 tokens fit every row: say which with block_tokens= (--block-tokens)" in ended.line
+    told = ("--time-unit", "s", "--block-tokens", 64)
+    assert fleet("simulate", "replay.jsonl", "small.toml", *told).status == 0
+    assert fleet("traces", "convert", "replay.jsonl", "own.jsonl", *told).status == 0
+    header = load_trace(tmp_path / "own.jsonl").header
+    assert (header.licence, header.provenance, header.offset_s) == (None, "unknown", 51820.25)
+    assert [step.parameters for step in header.transforms] == [{"time_unit": "s", "block_tokens": 64}]
+    assert "read as        times in s, prefix blocks of 64 tokens" in (
+        fleet("traces", "stats", "replay.jsonl", *told).out
+    )
+
+
+def test_fields_that_a_trace_cannot_hold_are_named(fleet: Fleet, tmp_path: Path) -> None:
+    (tmp_path / "work.jsonl").write_text(
+        '{"input_toks": 2, "output_toks": 1, "arrival_time_ns": 0, "output_tok_ids": [3], "task": "a"}\n'
+    )
+    ended = fleet("traces", "convert", "work.jsonl", "own.jsonl", "--format", "llmservingsim-workload")
+    assert ended.err == "not kept: output_tok_ids, which 1 rows have\n"
+    stats = fleet("traces", "stats", "work.jsonl").out
+    assert "in extra       task (1 rows)" in stats
+    assert "not kept       output_tok_ids (1 rows)" in stats
+    assert "all at one instant: no rate" in stats
+
+
 def test_traces_synthesize_is_what_python_makes(fleet: Fleet, tmp_path: Path) -> None:
     flags = ("--rate-per-s", 20, "--duration-s", 10, "--seed", 4, "--prompt-tokens", "uniform:8,128")
     assert fleet("traces", "synthesize", "poisson", "made.jsonl", *flags).status == 0

@@ -83,6 +83,18 @@ MISTAKES = {
         ("simulate", "surge-reference", "small.toml", "--first-s", 1e-9),
         "no requests are left",
     ),
+    "a cut before the first request": (
+        ("traces", "stats", "chat-small", "--first-s", 1),
+        "chat-small: no requests are left before 1 s: the first comes at 1.12589 s",
+    ),
+    "an unknown format": (
+        ("traces", "stats", "chat-small", "--format", "vidor"),
+        "there is no format 'vidor'; known: fleetlab-jsonl",
+    ),
+    "a unit where the format says it": (
+        (*SIMULATE, "--time-unit", "ms"),
+        "time_unit= (--time-unit) does not apply to fleetlab-jsonl",
+    ),
     "results into a file": ((*SIMULATE, "--out", "small.toml"), "--out small.toml: File exists"),
     "an oracle, live": (
         ("replay", "demo-surge", "small.toml", "--set", "routing=least-work-oracle"),

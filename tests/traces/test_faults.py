@@ -133,6 +133,36 @@ def test_a_server_s_fault_crashes_its_replica_until_its_end(tmp_path):
     assert {fault.replica for fault in load_faults(tmp_path / "x").faults} == {None}
 
 
+def events_of(tmp_path, *rows, **more):
+    """A log of one server: `(day, "start" or "end")`."""
+    events = [
+        {"node_id": "a", "event_time": day, "event_type": f"fault_{kind}", "fault_type": {"Class": "GPU"}}
+        | more
+        for day, kind in rows
+    ]
+    (tmp_path / "log.json").write_text(json.dumps(events))
+    return tmp_path / "log.json"
+
+
+def test_a_fault_that_is_over_at_once_is_not_one_that_never_ends(tmp_path):
+    rows = ((1.0, "start"), (1.0, "end"), (2.0, "start"))
+
+    assert [fault.for_s for fault in load_faults(events_of(tmp_path, *rows)).faults] == [0.0, None]
+
+
+def test_what_a_fault_trace_has_no_room_for_is_named(tmp_path, spot):
+    log = load_faults(events_of(tmp_path, (0.5, "end"), (1.0, "start"), rack="r1"))
+
+    assert log.source == "log.json (left out: rack of 2, 1 ends of faults that began before it)"
+    assert len(log.faults) == 1
+    assert load_faults(spot(1, 0)).source == "x"
+
+
+def test_a_log_whose_times_are_not_days_is_refused(tmp_path):
+    with pytest.raises(TraceError, match="are its times in days"):
+        load_faults(events_of(tmp_path, (1_700_000_000, "start")))
+
+
 def test_random_faults_alternate_between_exponential_times_up_and_down():
     trace = random_faults(replicas=20, duration_s=50_000, mtbf_s=90, mttr_s=10, seed=1)
 

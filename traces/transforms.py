@@ -37,7 +37,7 @@ class Rows(Protocol):
 
     def __iter__(self) -> Iterator[TraceEntry]: ...
 
-    def derived(self, table: pa.Table, step: Transform) -> Self: ...
+    def derived(self, table: pa.Table, step: Transform, *, moved_s: float = 0.0) -> Self: ...
 
 
 AnyTrace = TypeVar("AnyTrace", bound=Rows)
@@ -64,7 +64,10 @@ def slice(trace: AnyTrace, start_s: float, end_s: float, *, rebase: bool = True)
     table = trace.table.slice(int(low), int(high - low))
     if rebase:
         table = with_column(table, "arrived_s", table["arrived_s"].to_numpy() - start_s)
-    step = Transform("slice", {"start_s": start_s, "end_s": end_s, "rebase": rebase})
+    given: dict[str, Scalar] = {"start_s": start_s, "end_s": end_s, "rebase": rebase}
+    if math.isinf(end_s):
+        del given["end_s"]  # to the end: JSON has no infinity
+    step = Transform("slice", given)
     return trace.derived(table, step, moved_s=start_s / _slowed(trace.header) if rebase else 0.0)
 
 
@@ -75,8 +78,9 @@ def _slowed(header: Header) -> float:
         if step.name == "merge":
             factor = 1.0
         elif step.name in {"scale_time", "scale_rate"}:
-            by = float(step.parameters["factor"] or 1.0)
-            factor = factor * by if step.name == "scale_time" else factor / by
+            by = step.parameters.get("factor")
+            if isinstance(by, int | float) and by > 0:
+                factor = factor * by if step.name == "scale_time" else factor / by
     return factor
 
 

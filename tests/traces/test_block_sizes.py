@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.traces import strategies
 from tests.traces.writing import json_lines
 from traces import TraceError, describe
 
@@ -91,6 +92,7 @@ def test_rows_without_hashes_say_nothing_of_their_size(reading):
 LENGTHS = st.lists(st.integers(0, 5000), min_size=1, max_size=6)
 
 
+@strategies.few
 @given(size=st.integers(1, 1000), lengths=LENGTHS, told=st.none() | st.integers(1, 1000))
 def test_no_file_is_read_with_a_size_that_a_row_contradicts(reading, size, lengths, told):
     content = rows(*((length, -(-length // size)) for length in lengths))
@@ -105,6 +107,7 @@ def test_no_file_is_read_with_a_size_that_a_row_contradicts(reading, size, lengt
     assert told is None or sizes(trace) == {told}
 
 
+@strategies.few
 @given(size=st.integers(1, 64), lengths=LENGTHS, partial=st.booleans())
 def test_formats_that_may_leave_out_the_block_at_the_end_are_checked_too(reading, size, lengths, partial):
     lines = [

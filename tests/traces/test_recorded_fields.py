@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.traces import strategies
 from tests.traces.test_trace import of
 from tests.traces.writing import FOREIGN, csv, json_lines, mooncake
 from traces import Header, Observed, Trace, TraceError, describe, load_trace, merge, save_trace
@@ -106,6 +107,7 @@ NAMES = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=6
 )
 
 
+@strategies.few
 @given(st.lists(st.dictionaries(NAMES, JSON, max_size=3), min_size=1, max_size=4))
 def test_whatever_a_row_has_besides_is_in_extra_or_absent(reading, tmp_path_factory, rows):
     base = {"timestamp": 0, "input_length": 1, "output_length": 1}
@@ -161,6 +163,13 @@ def test_what_a_turn_does_not_say_of_its_conversation_stays_absent(reading):
     assert column(trace, "session") == [None, "2", "2", "4"]
     assert column(trace, "turn") == [None, None, None, 0]
     assert column(trace, "parent") == [None, None, "2", None]
+
+
+def test_a_call_that_does_not_say_how_long_its_tool_took_has_no_think_time(reading):
+    call = {"input_toks": 2, "output_toks": 1}
+    line = {"arrival_time_ns": 5, "sub_requests": [call, call | {"tool_duration_ns": 0}, call]}
+
+    assert column(reading(json_lines([line])), "think_s") == [None, None, 0.0]
 
 
 # --- failures -------------------------------------------------------------------------------------------------
@@ -236,6 +245,7 @@ def test_a_session_without_a_call_is_counted(reading):
 CALLS = st.lists(st.sampled_from([{"input_toks": 1, "output_toks": 1}, {"input_toks": -1, "output_toks": 1}]))
 
 
+@strategies.few
 @given(st.lists(CALLS | st.sampled_from(["single", "broken", "negative"]), min_size=1, max_size=8))
 def test_rows_in_are_rows_kept_and_dropped_whatever_a_workload_holds(reading, lines):
     text = {

@@ -138,6 +138,7 @@ def test_whole_milliseconds_at_the_pace_of_a_service_are_what_mooncake_s_format_
     assert (trace.report.time_unit, trace.header.transforms) == ("ms", ())
 
 
+@strategies.few
 @given(st.lists(st.integers(0, 10**9), min_size=2, max_size=9))
 def test_seconds_are_never_read_as_milliseconds_where_requests_come_faster_than_one_in_100_s(
     reading, timestamps

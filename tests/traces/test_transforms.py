@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from tests.traces import strategies
 from tests.traces.test_trace import of
-from traces import Header, Slo, Trace, TraceError, Transform, load_trace, merge, poisson, sessions
+from traces import Header, Slo, Trace, TraceError, Transform, load_trace, merge, poisson, save_trace, sessions
 
 FACTORS = st.floats(0.01, 100)
 # Whole tenths: far enough apart that scaling cannot make two instants one.
@@ -100,6 +100,13 @@ def test_the_first_part_and_the_rest_are_the_whole(trace, cut_s):
 @given(strategies.traces, st.integers(0, 5))
 def test_the_first_requests_are_the_first_rows(trace, requests):
     assert list(trace.first(requests=requests)) == list(trace)[:requests]
+
+
+def test_a_slice_to_the_end_survives_a_file(tmp_path):
+    rest = of(0.0, 10.0).slice(5, float("inf"))
+    save_trace(rest, tmp_path / "x.jsonl")
+
+    assert load_trace(tmp_path / "x.jsonl") == rest
 
 
 def test_a_slice_starts_at_zero_unless_told_otherwise():

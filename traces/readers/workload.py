@@ -37,7 +37,7 @@ class _Prompt(msgspec.Struct, kw_only=True):
 class _Call(_Prompt, kw_only=True):
     input_toks: Int64 = msgspec.field()
     output_toks: Int64
-    tool_duration_ns: Int64 = 0
+    tool_duration_ns: Int64 | None = None
 
 
 class _Line(_Prompt, kw_only=True):
@@ -159,5 +159,5 @@ def _rows(index: int, line: _Line, further: list[dict[str, Scalar]]) -> list[_Ro
         row = _Row(earliest_ns, name, call.input_toks, call.output_toks, session, turn, parent, think_s)
         rows.append(row._replace(blocks=call.hash_ids, line=index, others=further[turn]))
         think_ns = call.tool_duration_ns
-        earliest_ns += think_ns
+        earliest_ns += think_ns or 0
     return rows

@@ -26,7 +26,7 @@ def at(start_s, gaps_s):
 
 @every_format
 @strategies.few
-@given(start_s=st.integers(0, 20_000_000), gaps_s=GAPS_S)
+@given(start_s=st.integers(0, 1_000_000) | st.just(19_440_110), gaps_s=GAPS_S)
 def test_a_file_that_begins_late_is_the_file_that_begins_at_zero(reading, name, start_s, gaps_s):
     late, zero = (reading(FOREIGN[name](at(begin_s, gaps_s))) for begin_s in (start_s, 0))
 
@@ -139,7 +139,7 @@ def test_whole_milliseconds_at_the_pace_of_a_service_are_what_mooncake_s_format_
 
 
 @strategies.few
-@given(st.lists(st.integers(0, 10**9), min_size=2, max_size=9))
+@given(st.lists(st.integers(0, 10**9 - 1), min_size=2, max_size=9))
 def test_seconds_are_never_read_as_milliseconds_where_requests_come_faster_than_one_in_100_s(
     reading, timestamps
 ):

@@ -32,8 +32,8 @@ FASTEST_PER_S = 10.0
 SHORTEST_S = 1.0
 """Arrival times a second, on average, and seconds in all, beyond which times are not taken for milliseconds unasked.
 Recorded services have fewer and last longer; what is recorded in seconds looks like this if it is taken for ms."""
-UNIX_S = (1e9, 4e9)
-"""Times within these bounds are dates from 2001 to 2096 if they are seconds, and January 1970 if they are ms."""
+UNIX_S = (1.4e9, 2.1e9)
+"""Times within these bounds are dates from 2014 to 2036 if they are seconds, and January 1970 if they are ms."""
 
 
 class _Line(msgspec.Struct):

@@ -141,6 +141,9 @@ class Enqueue(Message, frozen=True, gc=False):
 
     work: Work
     replica: str | None = None
+    parked: int | None = None
+    """How many wait at the router, where this request is new: with those that wait here they may be so many, and no
+    more, as the queue's bound says. None: it has been waiting, and stays."""
 
 
 class Dequeue(Message, frozen=True, gc=False):
@@ -167,8 +170,8 @@ class BatchFinished(Message, frozen=True, gc=False):
     """Those of the batch that ended, where they do not end together; empty: all that are left of it."""
     refused: bool = False
     """With `error`: this replica can never serve it."""
-    busy_s: float | None = None
-    """How long the engine ran since the replica's last answer; None: for `service_s`."""
+    busy_s: float = 0.0
+    """How long the replica's engine has run since its start, as in `ReplicaReported`."""
     usage: list[Usage] | None = None
 
 
@@ -179,14 +182,39 @@ class BatchesMissing(Message, frozen=True, gc=False):
     batches: tuple[int, ...]
 
 
-class ReportQueue(Message, frozen=True, gc=False):
-    """Ask for a `QueueReport`: the router adds what it holds itself and passes this on to the batcher."""
+class DemandReport(Struct, frozen=True, kw_only=True, gc=False):
+    """What the router has counted of a pool's requests, each once. Counters only grow, so that a report that is lost
+    loses nothing; what lies between two reports is their difference."""
+
+    queue_depth: int
+    """Let in, and with no replica."""
+    oldest_wait_s: float
+    """For how long the first of those has been in, from its intended arrival."""
+    in_flight: int
+    """Let in and not ended."""
+    arrived: int
+    """Ever let in."""
+    ended: int
+    completed: int
+    judged: int
+    """Ended, and had an objective."""
+    met: int
+    """Met it."""
+    in_flight_s: float
+    """Request seconds in flight: the integral of `in_flight`."""
+    queue_s: float
+    """The integral of `queue_depth`."""
+    ttft_s: tuple[float, ...] = ()
+    """Of the requests that completed since the last report, and no counter: the values themselves."""
+    e2e_s: tuple[float, ...] = ()
+
+
+class ReportPool(Message, frozen=True, gc=False):
+    """Ask for a `PoolReport`: the router says what is asked of the pool, and the batcher what its replicas do."""
 
     reply_to: str
-    held: int = 0
-    """Requests that wait at the router for a replica they may go to."""
-    held_since_s: float = 0.0
-    """Arrival of the first of them."""
+    demand: DemandReport | None = None
+    """Filled in by the router, which passes this on to the batcher."""
 
 
 # --- to a replica ------------------------------------------------------------------------------------------
@@ -258,6 +286,7 @@ class ReplicaReported(Message, frozen=True, gc=False):
     batches: int = 0
     """Running or waiting at its door."""
     busy_fraction: float | None = None
+    """Since the report before this one."""
     gpu_utilization: float | None = None
     memory_used_bytes: int | None = None
     memory_total_bytes: int | None = None
@@ -267,6 +296,9 @@ class ReplicaReported(Message, frozen=True, gc=False):
     holds: tuple[int, ...] = ()
     """The numbers of the batches it runs or has at its door."""
     tokens: TokenSignals | None = None
+    busy_s: float = 0.0
+    """How long its engine has run since it started, what runs now included: a counter, of which no report that is lost
+    or overtaken takes anything away."""
 
 
 class ReplicaExited(Message, frozen=True, gc=False):
@@ -288,17 +320,12 @@ class TrustChanged(Message, frozen=True, gc=False):
 # --- to the autoscaler, the health checker, the launcher ----------------------------------------------------
 
 
-class QueueReport(Message, frozen=True, gc=False):
-    """What waits and runs, at the batcher and at the router."""
+class PoolReport(Message, frozen=True, gc=False):
+    """What is asked of a pool, and what its replicas' engines have done."""
 
-    queue_depth: int
-    oldest_wait_s: float
-    in_flight: int
-    """Attempts waiting or dispatched."""
-    enqueued: int
-    """Attempts ever queued."""
-    finished: int
-    """Attempts ever ended."""
+    demand: DemandReport
+    engines: dict[str, float]
+    """Engine seconds of each replica since its start, up to now."""
 
 
 class ProbeAnswered(Message, frozen=True, gc=False):

@@ -6,6 +6,7 @@ A view is valid during the call it is given to. `as_of_s` says when its reported
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Literal, Protocol
 
@@ -70,9 +71,10 @@ class ReplicaView(Struct, frozen=True, kw_only=True, gc=False):
     as_of_s: float = 0.0
     """When the signals below were reported; what is older than this view is the policy's risk to weigh."""
     busy_fraction: float | None = None
-    """Fraction of the last report interval in which its engine ran."""
+    """Fraction of the time in which its engine ran: between its last two reports; in a `PoolView`, since the policy
+    was last asked."""
     gpu_utilization: float | None = None
-    """0..1 as the device's own counters say; None where there are none."""
+    """0..1 as the device's own counters said in its last report; None where there are none."""
     memory_used_bytes: int | None = None
     memory_total_bytes: int | None = None
     tokens: TokenSignals | None = None
@@ -102,33 +104,106 @@ class FleetView(Struct, frozen=True, kw_only=True, gc=False):
     ready_replicas: int = 0
 
 
+class Latencies(Struct, frozen=True, gc=False):
+    """Latencies of the requests that completed in an interval, from their intended arrivals."""
+
+    values_s: tuple[float, ...] = ()
+    """One for each, in the order they ended."""
+
+    @property
+    def count(self) -> int:
+        return len(self.values_s)
+
+    @property
+    def mean(self) -> float | None:
+        """None where nothing completed."""
+        return math.fsum(self.values_s) / len(self.values_s) if self.values_s else None
+
+    def quantile(self, share: float) -> float | None:
+        """Linear interpolation between the values around it; `share` 0.99 is the 99th percentile. O(n log n)."""
+        if not self.values_s:
+            return None
+        if not 0.0 <= share <= 1.0:
+            raise ValueError(f"a quantile is a share from 0 to 1, not {share:g}")
+        ordered = sorted(self.values_s)
+        place = share * (len(ordered) - 1)
+        below = int(place)
+        above = min(below + 1, len(ordered) - 1)
+        return ordered[below] + (place - below) * (ordered[above] - ordered[below])
+
+    @property
+    def p50(self) -> float | None:
+        return self.quantile(0.50)
+
+    @property
+    def p90(self) -> float | None:
+        return self.quantile(0.90)
+
+    @property
+    def p99(self) -> float | None:
+        return self.quantile(0.99)
+
+
+NO_LATENCIES = Latencies()
+
+
 class PoolView(Struct, frozen=True, kw_only=True):
-    """A pool as the autoscaler knows it."""
+    """A pool as the autoscaler knows it.
+
+    Demand is what the router counts, where requests come in: a request counts once, however often it is held, moved or
+    tried again. Capacity is what the replicas' engines did. *The interval* is the time since the policy was last
+    asked; what has no other time is of now.
+    """
 
     name: str = "default"
+    interval_s: float = 0.0
+    """Length of the interval; 0 when asked for the first time."""
     ready: int = 0
     warm: int = 0
     starting: int = 0
     """Provisioning or loading."""
     draining: int = 0
+    """Told to end, or given notice by their host, or given up, and not gone yet."""
     requested: int = 0
     """Replicas asked for and not stopped, failed or draining: starting + warm + ready."""
     min_replicas: int = 1
     max_replicas: int = 1
     queue_depth: int = 0
+    """Requests let in that no replica has, wherever they wait."""
     oldest_wait_s: float = 0.0
+    """For how long the first of those has been in, from its intended arrival."""
     in_flight: int = 0
+    """Requests let in and not ended."""
+    queue_depth_mean: float = 0.0
+    """Time average of `queue_depth` over the interval."""
+    in_flight_mean: float = 0.0
+    """Time average of `in_flight` over the interval."""
     arrivals_per_s: float = 0.0
-    """Over the last control interval."""
+    """Requests let in during the interval."""
     completions_per_s: float = 0.0
+    """Requests that completed in the interval."""
+    ends_per_s: float = 0.0
+    """Requests that ended in the interval, well or badly."""
+    ttft_s: Latencies = NO_LATENCIES
+    """To the first output token, of the requests that completed in the interval; to the reply, where whole requests
+    are answered."""
+    e2e_s: Latencies = NO_LATENCIES
+    """To the reply, of the requests that completed in the interval."""
+    attainment: float | None = None
+    """Of the requests that ended in the interval, however they did, and had an objective, the fraction that met it;
+    None where there was none."""
     busy_fraction: float | None = None
-    """Mean over ready replicas of their last report; None before the first."""
+    """Engine seconds over ready seconds in the interval, of the replicas that are ready; None where there are none."""
     gpu_utilization: float | None = None
+    """Mean of what the devices of ready replicas reported during the interval, for their counters know no integral."""
     memory_used_fraction: float | None = None
+    """Mean over ready replicas, by their last reports."""
     kv_utilization: float | None = None
-    """Mean over ready replicas that serve token by token."""
+    """Likewise, over those that serve token by token."""
+    kv_utilization_mean: float | None = None
+    """Mean of all that these reported during the interval."""
     as_of_s: float = 0.0
-    """Age of the oldest report used in the means above."""
+    """When the oldest of the last reports of ready replicas was made."""
     replicas: tuple[ReplicaView, ...] = ()
 
 

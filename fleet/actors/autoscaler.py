@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from msgspec import Struct
 from msgspec.structs import replace
 
 from fleet.actor import Actor, Context
+from fleet.actors.pool_watch import Known, PoolWatch
 from fleet.actors.roster import Reports
 from fleet.blame import blaming, reset
 from fleet.messages import (
@@ -21,10 +21,10 @@ from fleet.messages import (
     Drain,
     KillReplica,
     Message,
-    QueueReport,
+    PoolReport,
     ReplicaExited,
     ReplicaReported,
-    ReportQueue,
+    ReportPool,
     StartReplica,
     Tick,
     TrustChanged,
@@ -32,28 +32,14 @@ from fleet.messages import (
     replica_number,
 )
 from fleet.telemetry.sink import Telemetry
+from policies.backoff import grown
 from policies.base import Policy, PolicyError, ScalingPolicy, WarmPoolPolicy, is_settled
 from policies.decisions import Scale, Warm
-from policies.views import PoolView, ReplicaState, ReplicaView, Trust
+from policies.views import PoolView, ReplicaState
 
 
-class Known(Struct):
-    """What is known of one replica."""
-
-    state: ReplicaState
-    requested: ReplicaState
-    """Where it was told to go: `ready`, `warm` or `stopped`."""
-    trust: Trust = "healthy"
-    failed_s: float = 0.0
-    since_s: float = 0.0
-    """When it was asked for, or first heard of."""
-    report: ReplicaReported | None = None
-    reported_s: float = 0.0
-
-    @property
-    def counts(self) -> bool:
-        """Part of the capacity that is there or on its way."""
-        return self.trust != "failed" and self.requested != "stopped"
+LONGEST_BACK_OFF_S = 30.0
+"""Between two starts, where none of them ever becomes ready."""
 
 
 class Autoscaler(Actor):
@@ -90,8 +76,7 @@ class Autoscaler(Actor):
         self._next_number = initial_replicas if first_number is None else first_number
         self._settle_s = settle_s
         """How long to listen before the first decision: for one that replaces another, and must learn what there is."""
-        self._counted = (0, 0, 0.0)
-        """Attempts enqueued and finished at the last tick, and when that was."""
+        self._watch = PoolWatch(min_replicas=min_replicas, max_replicas=max_replicas)
         self._failed_starts = 0
         self._not_before_s = 0.0
         self._desired: tuple[int, int] | None = None
@@ -108,7 +93,7 @@ class Autoscaler(Actor):
     def handlers(self) -> dict[type[Message], Callable[[Any], None]]:
         return {
             Tick: self.on_tick,
-            QueueReport: self.on_queue_report,
+            PoolReport: self.on_pool_report,
             ReplicaReported: self.on_replica_reported,
             ReplicaExited: self.on_replica_exited,
             TrustChanged: self.on_trust_changed,
@@ -133,11 +118,21 @@ class Autoscaler(Actor):
             self._back_off(message.replica, message.detail)
         elif message.state in ("ready", "warm") and known.state == "loading":
             self._failed_starts = 0
-        known.state, known.report, known.reported_s = message.state, message, now
+        noticed = message.state == "draining" and known.requested != "stopped"
+        known.heard(message, now)
         self._telemetry.replica_changed(now, message.replica, message.state, message.detail)
         if message.state in ("stopped", "failed"):
             self._reports.ended(message.replica)
             del self._known[message.replica]
+        elif noticed:
+            self._on_notice(known, now)
+
+    def _on_notice(self, known: Known, now: float) -> None:
+        """It drains, and nobody here told it to: its host takes it away. What takes its place is asked for now."""
+        known.requested = "stopped"
+        self._telemetry.counters["notices"] += 1
+        if self._desired is not None:
+            self._reconcile(*self._desired, now)
 
     def on_replica_exited(self, message: ReplicaExited) -> None:
         self._reports.ended(message.replica)
@@ -159,7 +154,7 @@ class Autoscaler(Actor):
 
     def _back_off(self, replica: str, detail: str | None) -> None:
         """A replica never became ready: wait longer before each next try, so that a broken model costs little."""
-        delay_s = min(30.0, 0.5 * 2.0**self._failed_starts)
+        delay_s = grown(0.5, 2.0, self._failed_starts, LONGEST_BACK_OFF_S)
         self._failed_starts += 1
         self._not_before_s = self.ctx.now + delay_s
         self._telemetry.counters["failed_starts"] += 1
@@ -175,12 +170,12 @@ class Autoscaler(Actor):
     # --- the loop ----------------------------------------------------------------------------------------------
 
     def on_tick(self, message: Tick) -> None:
-        self.ctx.send(self._router, ReportQueue(self.ctx.address))
+        self.ctx.send(self._router, ReportPool(self.ctx.address))
         self.ctx.every(self._interval_s, message)
 
-    def on_queue_report(self, message: QueueReport) -> None:
+    def on_pool_report(self, message: PoolReport) -> None:
         now = self.ctx.now
-        pool = self._pool_view(message, now)
+        pool = self._watch.look(message, self._known, now)
         self._telemetry.pool_sampled(now, pool)
         try:
             scale = self._scaling.desired(pool, now)
@@ -192,7 +187,9 @@ class Autoscaler(Actor):
             raise blaming(self._warm_pool, error, f"pool {pool.name}", now) from error
         _demand_count(self._scaling, scale, Scale)
         _demand_count(self._warm_pool, warm, Warm)
-        desired = min(max(scale.replicas, self._min), self._max)
+        # Work that was let in is to be done: none at all is what there may be while there is none.
+        least = max(self._min, 1) if pool.in_flight else self._min
+        desired = min(max(scale.replicas, least), self._max)
         if (desired, warm.replicas) != self._desired:
             self._desired = (desired, warm.replicas)
             self._telemetry.decided(
@@ -214,7 +211,7 @@ class Autoscaler(Actor):
         """Shown the same as the last time, both policies would say the same, and all is as it was wanted."""
         if not is_settled(self._scaling, "desired") or not is_settled(self._warm_pool, "desired"):
             return False
-        seen, self._seen = self._seen, replace(pool, as_of_s=0.0, replicas=())
+        seen, self._seen = self._seen, replace(pool, as_of_s=0.0, interval_s=0.0, replicas=())
         return seen == self._seen and all(
             known.trust == "healthy" and known.state == known.requested for known in self._known.values()
         )
@@ -228,48 +225,6 @@ class Autoscaler(Actor):
         if seen is not None:
             for number in range(periods):
                 self._telemetry.pool_sampled(due_s + number * self._interval_s, seen)
-
-    def _pool_view(self, queue: QueueReport, now: float) -> PoolView:
-        counting = [known for known in self._known.values() if known.counts]
-        ready = [known for known in counting if known.state == "ready"]
-        reports = [known.report for known in ready if known.report is not None]
-        enqueued, finished, then = self._counted
-        span_s = now - then
-        self._counted = (queue.enqueued, queue.finished, now)
-        return PoolView(
-            ready=len(ready),
-            warm=sum(known.state == "warm" for known in counting),
-            starting=sum(known.state in ("provisioning", "loading") for known in counting),
-            draining=sum(known.requested == "stopped" for known in self._known.values()),
-            requested=len(counting),
-            min_replicas=self._min,
-            max_replicas=self._max,
-            queue_depth=queue.queue_depth,
-            oldest_wait_s=queue.oldest_wait_s,
-            in_flight=queue.in_flight,
-            arrivals_per_s=(queue.enqueued - enqueued) / span_s if span_s > 0.0 else 0.0,
-            completions_per_s=(queue.finished - finished) / span_s if span_s > 0.0 else 0.0,
-            busy_fraction=_mean([report.busy_fraction for report in reports]),
-            gpu_utilization=_mean([report.gpu_utilization for report in reports]),
-            memory_used_fraction=_mean([_memory_fraction(report) for report in reports]),
-            kv_utilization=_mean(
-                [None if item.tokens is None else item.tokens.kv_utilization for item in reports]
-            ),
-            as_of_s=min((known.reported_s for known in ready), default=now),
-            replicas=tuple(self._view(name, known) for name, known in self._known.items()),
-        )
-
-    @staticmethod
-    def _view(name: str, known: Known) -> ReplicaView:
-        report = known.report
-        if report is None:
-            return ReplicaView(id=name, state=known.state, trust=known.trust)
-        return ReplicaView(
-            id=name, state=known.state, trust=known.trust, in_flight=report.batches, as_of_s=known.reported_s,
-            weight=report.weight, busy_fraction=report.busy_fraction, gpu_utilization=report.gpu_utilization,
-            memory_used_bytes=report.memory_used_bytes, memory_total_bytes=report.memory_total_bytes,
-            tokens=report.tokens,
-        )  # fmt: skip
 
     # --- closing the gap ---------------------------------------------------------------------------------------
 
@@ -375,14 +330,3 @@ def _demand_count(policy: Policy, answer: object, kind: type[Scale] | type[Warm]
         raise PolicyError(
             f"{policy.slot} policy {policy.name()} answered {answer!r}; expected {kind.__name__}(replicas >= 0)"
         )
-
-
-def _memory_fraction(report: ReplicaReported) -> float | None:
-    if report.memory_used_bytes is None or not report.memory_total_bytes:
-        return None
-    return report.memory_used_bytes / report.memory_total_bytes
-
-
-def _mean(values: list[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else None

@@ -78,6 +78,7 @@ class BatchReplica(Replica):
                 self.first_answer(),
                 finished.error,
                 finished.results,
+                busy_s=self.busy_s,
             ),
         )
 
@@ -104,7 +105,8 @@ class BatchReplica(Replica):
             if waiting.batch == message.batch:
                 del self._doorstep[index]
                 self._unwanted.pop(message.batch, None)
-                self.ctx.send(
-                    waiting.reply_to, BatchFinished(self.ctx.address, waiting.batch, 0.0, error="cancelled")
+                answer = BatchFinished(
+                    self.ctx.address, waiting.batch, 0.0, error="cancelled", busy_s=self.busy_s
                 )
+                self.ctx.send(waiting.reply_to, answer)
                 return

@@ -26,10 +26,10 @@ from fleet.messages import (
     Dispatched,
     Enqueue,
     Message,
-    QueueReport,
+    PoolReport,
     ReplicaExited,
     ReplicaReported,
-    ReportQueue,
+    ReportPool,
     RunBatch,
     Tick,
     TrustChanged,
@@ -58,7 +58,9 @@ class Batcher(Actor):
         self._queueing, self._batching = queueing, batching
         self._early = early_binding
         self._capacity = capacity
+        """Of all queues, and of what waits at the router."""
         self._telemetry = telemetry
+        self._engines = telemetry.engines
         self._router = router
         self._views: dict[str, ReplicaView] = {}
         self._queues: dict[str | None, WaitingQueue] = {}
@@ -89,7 +91,7 @@ class Batcher(Actor):
             BatchesMissing: self.on_batches_missing,
             Tick: self.on_tick,
             Dequeue: self.on_dequeue,
-            ReportQueue: self.on_report_queue,
+            ReportPool: self.on_report_pool,
             ReplicaReported: self.on_replica_reported,
             ReplicaExited: self.on_replica_exited,
             TrustChanged: self.on_trust_changed,
@@ -137,9 +139,8 @@ class Batcher(Actor):
         if queue is None:
             self._end([work], message.replica, dispatched=False, failure="replica-lost", detail="it is gone")
             return
-        if self.depth >= self._capacity:
-            detail = f"{self.depth} requests wait already (queue_capacity)"
-            self._end([work], message.replica, dispatched=False, failure="overloaded", detail=detail)
+        if message.parked is not None and self.depth + message.parked >= self._capacity:
+            self._end([work], message.replica, dispatched=False, failure="overloaded")
             return
         self.depth += 1
         queue.add(work, self.ctx.now)
@@ -236,7 +237,10 @@ class Batcher(Actor):
         self.depth -= len(work)
         self.dispatched += len(work)
         self._last_batch += 1
-        self._batches[view.id][self._last_batch] = work
+        held = self._batches[view.id]
+        if not held:
+            self._engines.began(view.id, now)
+        held[self._last_batch] = work
         capacity = view.capacity - 1
         force_setattr(view, "capacity", capacity)
         force_setattr(view, "in_flight", view.in_flight + len(work))
@@ -260,8 +264,8 @@ class Batcher(Actor):
     def on_batch_finished(self, message: BatchFinished) -> None:
         replica = message.replica
         held = self._batches.get(replica, {})
-        if message.busy_s is not None:
-            self._telemetry.batch_ran(replica, message.busy_s)
+        if replica in self._views:
+            self._engines.said(replica, message.busy_s, self.ctx.now)
         if message.tickets:
             self._part_finished(held, message)
             return
@@ -273,8 +277,6 @@ class Batcher(Actor):
                 self._give_room(replica, 0)
             return
         self.dispatched -= len(work)
-        if message.busy_s is None:
-            self._telemetry.batch_ran(replica, message.service_s)
         self._end_work(work, message)
         self._give_room(replica, len(work))
 
@@ -326,6 +328,8 @@ class Batcher(Actor):
         view = self._views.get(replica)
         if view is None:
             return
+        if not self._batches[replica]:
+            self._engines.rests(replica)
         force_setattr(view, "in_flight", view.in_flight - attempts)
         force_setattr(view, "capacity", view.capacity + 1)
         queue = self._queues.get(replica if self._early else None)
@@ -372,6 +376,7 @@ class Batcher(Actor):
         replica = message.replica
         if not self._reports.believe(message):
             return
+        self._engines.said(replica, message.busy_s, self.ctx.now)
         if message.state in ("stopped", "failed"):
             self._forget(replica, message.detail or f"it is {message.state}")
             return
@@ -424,6 +429,7 @@ class Batcher(Actor):
         if self._reports.has_ended(replica):
             return
         self._reports.ended(replica)
+        self._engines.gone(replica, self.ctx.now)
         view = self._views.get(replica)
         self._lose(replica, "replica-lost", detail)
         self._batches.pop(replica, None)
@@ -461,13 +467,8 @@ class Batcher(Actor):
 
     # --- reports -----------------------------------------------------------------------------------------------
 
-    def on_report_queue(self, message: ReportQueue) -> None:
-        oldest = [queue.oldest_s for queue in self._by_number.values() if queue.waiting]
-        if message.held:
-            oldest.append(message.held_since_s)
-        wait_s = self.ctx.now - min(oldest) if oldest else 0.0
-        depth = self.depth + message.held
-        self.ctx.send(
-            message.reply_to,
-            QueueReport(depth, wait_s, depth + self.dispatched, self.enqueued, self.finished),
-        )
+    def on_report_pool(self, message: ReportPool) -> None:
+        """The router has said what is asked of the pool; this is what its replicas' engines have done."""
+        if message.demand is not None:
+            engines = self._engines.by_replica(self.ctx.now)
+            self.ctx.send(message.reply_to, PoolReport(message.demand, engines))

@@ -29,12 +29,23 @@ class Pending(Struct):
     deadline: Timer | None = None
     timer: Timer | None = None
     """Ends a hold or a back-off."""
+    resting: bool = False
+    """It waits for its next attempt's time, whatever replicas there are."""
     holds: int = 0
     """How often the routing policy said `Hold`."""
     tokens: list[int] | None = None
     """Output tokens that the client has: a new attempt goes on after them. None: it does not stream them."""
     first_token: bool = False
     """The current attempt has given one."""
+    first_token_s: float | None = None
+    """When the client heard the first one, of whichever attempt."""
+
+    @property
+    def waits_for(self) -> str:
+        """For the report of a deadlock."""
+        if self.running:
+            return f"an answer of {self.replica}"
+        return "the batcher" if self.placed else "a replica it may go to"
 
     @property
     def resume(self) -> tuple[int, ...]:

@@ -97,9 +97,10 @@ class Replica(Actor):
         self._slowness = 1.0
         self._running_since_s: float | None = None
         """When the engine began what it runs."""
-        self._busy_s = 0.0
-        """Engine seconds since the last report, without what runs now."""
-        self._reported_s = 0.0
+        self._ran_s = 0.0
+        """Engine seconds so far, without what runs now."""
+        self._reported_s = self._reported_busy_s = 0.0
+        """When the last report was made, and the engine seconds in it."""
         self._reports = 0
         self._reported_idle = False
 
@@ -210,7 +211,10 @@ class Replica(Actor):
             self.accept(message)
             return
         error = f"{self.ctx.address} is {self.state}"
-        self.ctx.send(message.reply_to, BatchFinished(self.ctx.address, message.batch, 0.0, error=error))
+        self.ctx.send(
+            message.reply_to,
+            BatchFinished(self.ctx.address, message.batch, 0.0, error=error, busy_s=self.busy_s),
+        )
 
     def answered_probe(self, batch: int, error: str | None) -> bool:
         """Answer the deep probe that this batch was for; False when it was for none."""
@@ -241,15 +245,20 @@ class Replica(Actor):
 
     # --- reports and probes ------------------------------------------------------------------------------------
 
+    @property
+    def busy_s(self) -> float:
+        """How long the engine has run since it started, up to now."""
+        since_s = self._running_since_s
+        return self._ran_s if since_s is None else self._ran_s + (self.ctx.now - since_s)
+
     def engine_started(self) -> None:
-        """For the busy fraction: the engine begins."""
+        """For the account of its time: the engine begins."""
         self._running_since_s = self.ctx.now
 
     def engine_ended(self) -> None:
-        """For the busy fraction: the engine has nothing to do for now."""
-        if self._running_since_s is not None:
-            self._busy_s += self.ctx.now - max(self._running_since_s, self._reported_s)
-            self._running_since_s = None
+        """For the account of its time: the engine has nothing to do for now."""
+        self._ran_s = self.busy_s
+        self._running_since_s = None
 
     def on_tick(self, message: Tick) -> None:
         if message.what != "report":
@@ -264,12 +273,9 @@ class Replica(Actor):
 
     def _report(self, detail: str | None) -> None:
         now = self.ctx.now
-        span_s = now - self._reported_s
-        busy_s = self._busy_s
-        if self._running_since_s is not None:
-            busy_s += now - max(self._running_since_s, self._reported_s)
-        busy = min(1.0, busy_s / span_s) if span_s > 0.0 else None
-        self._busy_s, self._reported_s = 0.0, now
+        span_s, busy_s = now - self._reported_s, self.busy_s
+        busy = min(1.0, (busy_s - self._reported_busy_s) / span_s) if span_s > 0.0 else None
+        self._reported_s, self._reported_busy_s = now, busy_s
         self._reports += 1
         signals = self._engine.signals()
         batches = self.batches()
@@ -279,7 +285,7 @@ class Replica(Actor):
                 self.ctx.address, self.state, self._settings.incarnation, self._settings.weight,
                 self._settings.max_inflight_batches, len(batches), busy,
                 signals.gpu_utilization, signals.memory_used_bytes, signals.memory_total_bytes, detail, self._reports,
-                tuple([batch for batch in batches if batch > 0]), self.token_signals(),
+                tuple([batch for batch in batches if batch > 0]), self.token_signals(), busy_s,
             ),
         )  # fmt: skip
         self._reported_idle = busy == 0.0 and not batches

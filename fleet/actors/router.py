@@ -14,6 +14,7 @@ from typing import Any
 from msgspec.structs import force_setattr, replace
 
 from fleet.actor import Actor, Context
+from fleet.actors.demand import Demand
 from fleet.actors.pending import Pending
 from fleet.actors.roster import Roster
 from fleet.blame import blaming, reset, tell
@@ -29,7 +30,7 @@ from fleet.messages import (
     ReplicaExited,
     ReplicaReported,
     Reply,
-    ReportQueue,
+    ReportPool,
     Streamed,
     Submit,
     Tick,
@@ -43,7 +44,7 @@ from fleet.telemetry.sink import Telemetry
 from policies.base import AdmissionPolicy, Policy, PolicyError, RetryPolicy, RoutingPolicy, overrides
 from policies.decisions import Admit, Degrade, Hold, Reject, Retry, Route
 from policies.views import Completion, Failure, FailureKind, FleetView, ReplicaView
-from traces.schema import Request
+from traces.schema import Request, Slo
 
 MOST_HOLDS = 100_000
 """Of one request: a policy that holds it more often only looks busy."""
@@ -66,21 +67,24 @@ class Router(Actor):
         early_binding: bool,
         batcher: str,
         telemetry: Telemetry,
+        queue_capacity: int = 100_000,
         default_deadline_s: float | None = None,
+        slo: Slo | None = None,
         stamp_arrivals: bool = False,
     ) -> None:
         self._admission, self._routing, self._retry = admission, routing, retry
         self._early = early_binding
         self._batcher = batcher
         self._telemetry = telemetry
+        self._capacity = queue_capacity
         self._default_deadline_s = default_deadline_s
         self._stamp_arrivals = stamp_arrivals
         """Clients have clocks of their own: a request arrives when it is received."""
         self.pending: dict[str, Pending] = {}
-        self._held: dict[str, Pending] = {}
-        """Those that wait here for a replica they may go to, in order."""
+        self._parked: dict[str, Pending] = {}
+        """Those that wait here, in order: for a replica they may go to, or (`resting`) for their next attempt."""
         self._roster = Roster()
-        self._running = 0
+        self.demand = Demand(slo)
         self._next_ticket = count(1).__next__
         self.submitted = 0
         self.ended: Counter[Outcome] = Counter()
@@ -101,7 +105,7 @@ class Router(Actor):
             Dispatched: self.on_dispatched,
             TokensGenerated: self.on_tokens_generated,
             Cancel: self.on_cancel,
-            ReportQueue: self.on_report_queue,
+            ReportPool: self.on_report_pool,
             Tick: self.on_tick,
             ReplicaReported: self.on_replica_reported,
             ReplicaExited: self.on_replica_exited,
@@ -122,7 +126,7 @@ class Router(Actor):
         in_flight = len(self.pending)
         fleet = FleetView(
             in_flight=in_flight,
-            queue_depth=in_flight - self._running,
+            queue_depth=in_flight - self.demand.running,
             ready_replicas=len(self._roster.candidates),
         )
         try:
@@ -135,6 +139,7 @@ class Router(Actor):
                 self._refuse(message, "rejected", decision.reason)
                 return
             request = self._degraded(request, decision, now)
+        self.demand.let_in(now)
         pending = Pending(request, message.reply_to, message.output_tokens, message.payload)
         if message.stream:
             pending.tokens = []
@@ -143,7 +148,9 @@ class Router(Actor):
         if deadline_s is not None:
             left_s = max(0.0, request.arrived_s + deadline_s - now)
             pending.deadline = self.ctx.after(left_s, Tick("deadline", request.id))
-        self._place(pending, now)
+        self._place(pending, now, len(self._parked))
+        if request.id in self._parked and self.demand.waiting > self._capacity:
+            self._shed(pending)
 
     def _degraded(self, request: Request, decision: object, now: float) -> Request:
         if not isinstance(decision, Degrade):
@@ -163,10 +170,14 @@ class Router(Actor):
         self.ended[outcome] += 1
         self.ctx.send(message.reply_to, Reply(message.request.id, outcome, detail=detail))
 
+    def _shed(self, pending: Pending) -> None:
+        """One bound over all that waits, here and in the batcher's queues: whoever goes beyond it is turned away at once."""
+        self._end(pending, "shed", detail=f"{self._capacity} requests wait already (queue_capacity)")
+
     # --- placing -----------------------------------------------------------------------------------------------
 
-    def _place(self, pending: Pending, now: float) -> None:
-        """Start the next attempt, or hold the request until one can start."""
+    def _place(self, pending: Pending, now: float, parked: int | None = None) -> None:
+        """Start the next attempt, or hold the request until one can start. `parked`: see `Enqueue`."""
         replica = None
         if self._early:
             replica = self._choose(pending, now)
@@ -181,7 +192,7 @@ class Router(Actor):
             pending.request, attempt, pending.output_tokens, pending.payload, ticket, pending.tokens is not None,
             pending.resume,
         )  # fmt: skip
-        self.ctx.send(self._batcher, Enqueue(work, replica))
+        self.ctx.send(self._batcher, Enqueue(work, replica, parked))
 
     def _choose(self, pending: Pending, now: float) -> str | None:
         """Ask the routing policy; None when the request is held or was rejected."""
@@ -236,12 +247,12 @@ class Router(Actor):
     def _hold(self, pending: Pending) -> None:
         pending.placed = pending.running = False
         pending.replica = None
-        self._held[pending.request.id] = pending
+        self._parked[pending.request.id] = pending
 
     def _release(self) -> None:
         """The candidates changed: try everything that is held, in order."""
-        held, self._held = self._held, {}
-        for pending in held.values():
+        for pending in [pending for pending in self._parked.values() if not pending.resting]:
+            del self._parked[pending.request.id]
             self._unset(pending)
             self._place(pending, self.ctx.now)
 
@@ -260,7 +271,7 @@ class Router(Actor):
                 started += 1
                 if late:
                     self._bound_late(pending, replica)
-        self._running += started
+        self.demand.started(started, self.ctx.now)
 
     def _bound_late(self, pending: Pending, replica: str) -> None:
         if replica in pending.exclude:  # whoever is free takes the batch
@@ -279,6 +290,8 @@ class Router(Actor):
                 continue
             if not pending.first_token:
                 pending.first_token = True
+                if pending.first_token_s is None:
+                    pending.first_token_s = self.ctx.now
                 tell(self._on_first_token, item.request_id, self.ctx.now, pending.request, message.replica)
             streamed = pending.pass_on(item.start, item.ids)
             if streamed is None:
@@ -319,7 +332,7 @@ class Router(Actor):
                 continue
             if message.failure == "overloaded":
                 self._withdraw(pending, "overloaded")
-                self._end(pending, "shed", detail=message.detail)
+                self._shed(pending)
             elif message.failure == "moved" or message.failure == "withdrawn":  # noqa: PLR1714  # narrows the type below
                 self._withdraw(pending, "withdrawn")
                 self._restart(pending)
@@ -339,13 +352,18 @@ class Router(Actor):
         except Exception as error:
             raise blaming(self._retry, error, request.id, now) from error
         if isinstance(decision, Retry):
+            self._restart(pending)
+            if self.demand.waiting > self._capacity:
+                self._shed(pending)
+                return
             self._telemetry.counters["retries"] += 1
             self._telemetry.decided(
                 now, "retry", request.id, "Retry", value=decision.after_s, reason=decision.reason or kind
             )
-            self._restart(pending)
             pending.exclude = decision.exclude
             if decision.after_s > 0.0:
+                pending.resting = True
+                self._parked[request.id] = pending
                 pending.timer = self.ctx.after(decision.after_s, Tick("place", request.id, pending.ticket))
             else:
                 self._place(pending, now)
@@ -355,7 +373,7 @@ class Router(Actor):
 
     def _restart(self, pending: Pending) -> None:
         if pending.running:
-            self._running -= 1
+            self.demand.stopped(self.ctx.now)
         pending.placed = pending.running = False
 
     def _withdraw(self, pending: Pending, kind: FailureKind) -> None:
@@ -392,14 +410,13 @@ class Router(Actor):
         """The only place where a request ends."""
         request_id = pending.request.id
         del self.pending[request_id]
-        if pending.running:
-            self._running -= 1
+        self.demand.out(pending, outcome, usage, self.ctx.now)
         if pending.deadline is not None:
             pending.deadline.cancel()
         if pending.timer is not None:
             self._unset(pending)
-        if self._held:
-            self._held.pop(request_id, None)
+        if self._parked:
+            self._parked.pop(request_id, None)
         self.ended[outcome] += 1
         reply = Reply(
             request_id, outcome, pending.attempt, pending.replica, batch_size, service_s, cold, detail, result, usage
@@ -418,8 +435,8 @@ class Router(Actor):
         if message.what == "deadline":
             self._abandon(pending, "expired", "its deadline passed")
         elif pending.ticket == message.number and not pending.placed:
-            self._held.pop(message.key, None)
-            pending.timer = None
+            self._parked.pop(message.key, None)
+            pending.timer, pending.resting = None, False
             self._place(pending, self.ctx.now)
 
     def on_cancel(self, message: Cancel) -> None:
@@ -438,11 +455,13 @@ class Router(Actor):
         for pending in list(self.pending.values()):
             self._end(pending, "failed", detail=detail)
 
-    def on_report_queue(self, message: ReportQueue) -> None:
-        """What is held here waits too: without it a pool of no replicas would look like one without work."""
-        held = self._held
-        since_s = min((pending.request.arrived_s for pending in held.values()), default=0.0)
-        self.ctx.send(self._batcher, ReportQueue(message.reply_to, len(held), since_s))
+    def on_report_pool(self, message: ReportPool) -> None:
+        """All that waits is seen: what is held here too, or a pool of no replicas would look like one without work."""
+        now = self.ctx.now
+        first = next((pending for pending in self.pending.values() if not pending.running), None)
+        oldest_wait_s = 0.0 if first is None else max(0.0, now - first.request.arrived_s)
+        report = self.demand.report(oldest_wait_s, now)
+        self.ctx.send(self._batcher, ReportPool(message.reply_to, report))
 
     def on_undeliverable(self, message: Undeliverable) -> None:
         """A client is gone, or does not read: its request has ended all the same, and its stream ends here."""
@@ -476,7 +495,7 @@ class Router(Actor):
     def _replicas_changed(self) -> None:
         candidates = self._roster.candidates
         tell(self._on_replicas, "the replicas", self.ctx.now, candidates)
-        if candidates and self._held:
+        if candidates and self._parked:
             self._release()
 
     def views(self) -> list[ReplicaView]:
@@ -485,14 +504,5 @@ class Router(Actor):
 
     def waiting(self) -> list[str]:
         """Who waits for what, for the deadlock report."""
-        return [
-            f"request {request_id} waits for "
-            + (
-                f"an answer of {p.replica}"
-                if p.running
-                else "the batcher"
-                if p.placed
-                else "a replica it may go to"
-            )
-            for request_id, p in list(self.pending.items())[:20]
-        ]
+        first = list(self.pending.items())[:20]
+        return [f"request {request_id} waits for {pending.waits_for}" for request_id, pending in first]

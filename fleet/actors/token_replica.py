@@ -85,8 +85,6 @@ class TokenReplica(Replica):
         """Held back by an injected slowness."""
         self._waiting: Timer | None = None
         """The policy said `Wait`."""
-        self._answered_busy_s = 0.0
-        """Engine seconds since the last answer."""
         self._outputs: dict[int, list[int]] = {}
         """Output tokens of each sequence, where the engine gives any."""
         self.scheduler: StepScheduler | None = None
@@ -228,7 +226,6 @@ class TokenReplica(Replica):
             status: ProbeStatus = "ok" if message.error is None else "failed"
             self.ctx.send(probe.reply_to, ProbeAnswered(self.ctx.address, probe.probe, status, message.error))
         now = self.ctx.now
-        self._answered_busy_s += now - self._step_s
         if message.error is not None:
             for sequence in scheduler.failed(now):
                 self._observe(sequence, "engine-error")
@@ -332,7 +329,6 @@ class TokenReplica(Replica):
             return
         now = self.ctx.now
         started_s = now if sequence.started_s is None else sequence.started_s
-        busy_s, self._answered_busy_s = self._answered_busy_s, 0.0
         usage = Usage(
             sequence.generated_tokens, sequence.itl_max_s, sequence.prefix_tokens, sequence.preemptions,
             started_s - sequence.queued_s,
@@ -344,7 +340,7 @@ class TokenReplica(Replica):
             held.reply_to,
             BatchFinished(
                 self.ctx.address, sequence.batch, now - started_s, self.first_answer(), error, results,
-                (work.ticket,) if held.several else (), refused, busy_s, [usage],
+                (work.ticket,) if held.several else (), refused, self.busy_s, [usage],
             ),
         )  # fmt: skip
 

@@ -39,7 +39,8 @@ class Head:
         self.telemetry = telemetry
         self.router = Router(
             admission=spec.admission, routing=spec.routing, retry=spec.retry, early_binding=early, batcher=BATCHER,
-            telemetry=telemetry, default_deadline_s=spec.deadline_s, stamp_arrivals=stamp_arrivals,
+            telemetry=telemetry, queue_capacity=spec.queue_capacity, default_deadline_s=spec.deadline_s,
+            slo=spec.slo, stamp_arrivals=stamp_arrivals,
         )  # fmt: skip
         self.batcher = Batcher(
             queueing=spec.queueing, batching=spec.batching, early_binding=early, capacity=spec.queue_capacity,

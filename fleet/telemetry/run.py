@@ -72,7 +72,7 @@ class Summary(Struct, frozen=True, kw_only=True):
     slo_attainment: float | None
     """Of the submitted requests that have an objective, whatever became of them, the fraction that met it."""
     utilization: float | None
-    """Engine seconds over seconds in which replicas were ready."""
+    """Engine seconds over seconds in which replicas were ready, or finished what they had; unfinished work counts."""
     gpu_seconds: float
     """Seconds in which replicas held a device, in any state."""
     replicas: ReplicaRange
@@ -207,7 +207,7 @@ def finish_run(
         records,
         replicas,
         duration_s=duration_s,
-        busy_s=sum(telemetry.busy_s.values()),
+        busy_s=telemetry.engines.total(duration_s),
         initial_replicas=0 if spec is None else spec.replicas,
     )
     manifest = Manifest(
@@ -339,7 +339,7 @@ def summarise(
     per_s = 1.0 / duration_s if duration_s > 0.0 else 0.0
     changes = list(zip(*(replicas[name].to_pylist() for name in ("time_s", "replica", "state")), strict=True))
     spent = transitions(changes, duration_s)
-    ready_s = spent.get("ready", 0.0)
+    serving_s = spent.get("ready", 0.0) + spent.get("draining", 0.0)
     done = records.select(DESCRIBED).filter(pc.equal(records["outcome"], "completed"))
     e2e_s, ttft_s, tpot_s, itl_max_s, queue_s = (
         distribution(done[name]) for name in ("e2e_s", "ttft_s", "tpot_s", "itl_max_s", "queue_s")
@@ -359,7 +359,7 @@ def summarise(
         throughput_per_s=completed * per_s,
         goodput_per_s=(completed - (missed_though_completed or 0)) * per_s,
         slo_attainment=met / len(judged) if len(judged) else None,
-        utilization=min(1.0, busy_s / ready_s) if ready_s > 0.0 else None,
+        utilization=min(1.0, busy_s / serving_s) if serving_s > 0.0 else None,
         gpu_seconds=sum(spent.get(state, 0.0) for state in OCCUPYING),
         replicas=_ready_range(changes, initial_replicas),
         batch_size_mean=pc.mean(done["batch_size"]).as_py(),

@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from fleet.messages import Reply
+from fleet.telemetry.engine_time import EngineTime
 from policies.decisions import Route
 from policies.views import PoolView, ReplicaState
 
@@ -95,8 +96,9 @@ DECISIONS = pa.schema([
 SERIES = pa.schema([
     ("time_s", pa.float64()), ("starting", pa.int32()), ("warm", pa.int32()), ("ready", pa.int32()),
     ("draining", pa.int32()), ("queue_depth", pa.int64()), ("in_flight", pa.int64()),
-    ("arrivals_per_s", pa.float64()), ("completions_per_s", pa.float64()), ("busy_fraction", pa.float64()),
-    ("gpu_utilization", pa.float64()), ("memory_used_fraction", pa.float64()),
+    ("queue_depth_mean", pa.float64()), ("in_flight_mean", pa.float64()),
+    ("arrivals_per_s", pa.float64()), ("completions_per_s", pa.float64()), ("attainment", pa.float64()),
+    ("busy_fraction", pa.float64()), ("gpu_utilization", pa.float64()), ("memory_used_fraction", pa.float64()),
     ("kv_utilization", pa.float64()),
 ])  # fmt: skip
 REPLICAS = pa.schema([
@@ -132,8 +134,7 @@ class Telemetry:
         self.replicas = Columns(REPLICAS, keep_rows)
         self.counters: Counter[str] = Counter()
         """Things worth knowing that are no outcome: late answers, retries, lost messages, drops."""
-        self.busy_s: dict[str, float] = {}
-        """Engine seconds by replica."""
+        self.engines = EngineTime()
         self._states: dict[str, str] = {}
 
     def request_ended(
@@ -186,16 +187,12 @@ class Telemetry:
         """A batch went to a replica, and left `queue_depth` waiting."""
         self.dispatches.append((now_s, replica, size, queue_depth, reason))
 
-    def batch_ran(self, replica: str, service_s: float) -> None:
-        """An engine was busy for that long."""
-        self.busy_s[replica] = self.busy_s.get(replica, 0.0) + service_s
-
     def pool_sampled(self, now_s: float, pool: PoolView) -> None:
         """What the control loop saw."""
         self.series.append(
             (now_s, pool.starting, pool.warm, pool.ready, pool.draining, pool.queue_depth, pool.in_flight,
-             pool.arrivals_per_s, pool.completions_per_s, pool.busy_fraction, pool.gpu_utilization,
-             pool.memory_used_fraction, pool.kv_utilization)
+             pool.queue_depth_mean, pool.in_flight_mean, pool.arrivals_per_s, pool.completions_per_s, pool.attainment,
+             pool.busy_fraction, pool.gpu_utilization, pool.memory_used_fraction, pool.kv_utilization)
         )  # fmt: skip
 
     def replica_changed(
@@ -207,7 +204,6 @@ class Telemetry:
             self.replicas.append((now_s, replica, state, detail))
             if self._bounded and state in ("stopped", "failed"):
                 del self._states[replica]
-                self.busy_s.pop(replica, None)
 
 
 def transitions(rows: Sequence[tuple[float, str, str]], end_s: float) -> dict[str, float]:

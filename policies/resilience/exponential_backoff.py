@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
+from policies.backoff import grown
 from policies.base import RetryPolicy
 from policies.decisions import GiveUp, Retry
 from policies.views import Completion, Failure
@@ -64,7 +65,7 @@ class ExponentialBackoff(RetryPolicy):
         return Retry(self._delay_s(failure.attempt), exclude)
 
     def _delay_s(self, attempt: int) -> float:
-        delay_s = min(self.cap_s, self.base_s * self.factor ** (attempt - 1))
+        delay_s = grown(self.base_s, self.factor, attempt - 1, self.cap_s)
         if self.jitter == "none":
             return delay_s
         if self.jitter == "equal":

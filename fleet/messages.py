@@ -19,6 +19,9 @@ Outcome = Literal["completed", "rejected", "shed", "expired", "failed", "cancell
 OUTCOMES: tuple[Outcome, ...] = ("completed", "rejected", "shed", "expired", "failed", "cancelled")
 
 
+UNBOUNDED = 1 << 60
+
+
 def replica_number(address: str) -> int:
     """3 for ``replica/3``: replicas are ordered by number, so ``replica/10`` comes after ``replica/9``."""
     return int(address.rpartition("/")[2])
@@ -141,9 +144,8 @@ class Enqueue(Message, frozen=True, gc=False):
 
     work: Work
     replica: str | None = None
-    parked: int | None = None
-    """How many wait at the router, where this request is new: with those that wait here they may be so many, and no
-    more, as the queue's bound says. None: it has been waiting, and stays."""
+    room: int = UNBOUNDED
+    """A new request is turned away where so many wait already. One that was let in before stays."""
 
 
 class Dequeue(Message, frozen=True, gc=False):

@@ -51,14 +51,11 @@ class Batcher(Actor):
         queueing: QueueingPolicy,
         batching: BatchingPolicy,
         early_binding: bool,
-        capacity: int,
         telemetry: Telemetry,
         router: str = "router",
     ) -> None:
         self._queueing, self._batching = queueing, batching
         self._early = early_binding
-        self._capacity = capacity
-        """Of all queues, and of what waits at the router."""
         self._telemetry = telemetry
         self._engines = telemetry.engines
         self._router = router
@@ -139,7 +136,7 @@ class Batcher(Actor):
         if queue is None:
             self._end([work], message.replica, dispatched=False, failure="replica-lost", detail="it is gone")
             return
-        if message.parked is not None and self.depth + message.parked >= self._capacity:
+        if self.depth >= message.room:
             self._end([work], message.replica, dispatched=False, failure="overloaded")
             return
         self.depth += 1
@@ -262,13 +259,18 @@ class Batcher(Actor):
     # --- batches come back -------------------------------------------------------------------------------------
 
     def on_batch_finished(self, message: BatchFinished) -> None:
-        replica = message.replica
-        held = self._batches.get(replica, {})
-        if replica in self._views:
-            self._engines.said(replica, message.busy_s, self.ctx.now)
+        held = self._batches.get(message.replica)
+        if held is None:  # it has ended, and what it had is lost
+            self._telemetry.counters["late_batches"] += 1
+            return
         if message.tickets:
             self._part_finished(held, message)
-            return
+        else:
+            self._finished(held, message)
+        self._engines.said(message.replica, message.busy_s, self.ctx.now, bool(held))
+
+    def _finished(self, held: dict[int, list[Work] | None], message: BatchFinished) -> None:
+        replica = message.replica
         taken_back = message.batch in held
         work = held.pop(message.batch, None)
         if work is None:
@@ -322,14 +324,14 @@ class Batcher(Actor):
                 self._telemetry.counters["lost_batches"] += 1
                 detail = f"the batch, or its answer, was lost on the way to {message.replica} or back"
                 self._end(work, message.replica, dispatched=True, failure="message-lost", detail=detail)
+            if not held:
+                self._engines.rests(message.replica)
             self._give_room(message.replica, len(work or ()))
 
     def _give_room(self, replica: str, attempts: int) -> None:
         view = self._views.get(replica)
         if view is None:
             return
-        if not self._batches[replica]:
-            self._engines.rests(replica)
         force_setattr(view, "in_flight", view.in_flight - attempts)
         force_setattr(view, "capacity", view.capacity + 1)
         queue = self._queues.get(replica if self._early else None)
@@ -353,6 +355,8 @@ class Batcher(Actor):
         if held is None or number not in held:
             return
         work = held.pop(number) or []
+        if not held:
+            self._engines.rests(replica)
         self.dispatched -= len(work)
         self._telemetry.counters["undeliverable_batches"] += 1
         # Whether it is gone or clogged, the attempts are the retry policy's to place elsewhere.
@@ -376,7 +380,7 @@ class Batcher(Actor):
         replica = message.replica
         if not self._reports.believe(message):
             return
-        self._engines.said(replica, message.busy_s, self.ctx.now)
+        self._engines.said(replica, message.busy_s, self.ctx.now, bool(self._batches.get(replica)))
         if message.state in ("stopped", "failed"):
             self._forget(replica, message.detail or f"it is {message.state}")
             return

@@ -18,92 +18,63 @@ REMEMBERED = 65_536
 
 
 class Demand:
-    """The ledger of one pool's requests."""
+    """The ledger of one pool's requests. It is told of every one, so it does little each time."""
 
-    __slots__ = (
-        "_e2e_s",
-        "_moments_s",
-        "_run_moments_s",
-        "_ttft_s",
-        "arrived",
-        "completed",
-        "ended",
-        "judged",
-        "met",
-        "running",
-        "slo",
-    )
+    __slots__ = ("_ends_s", "_starts_s", "_ttft_s", "arrivals_s", "e2e_s", "judged", "met", "running", "slo")
 
     def __init__(self, slo: Slo | None = None) -> None:
         self.slo = slo
         """Objectives of requests that bring none of their own."""
-        self.arrived = self.ended = self.completed = 0
         self.running = 0
         """Requests whose current attempt is with a replica."""
         self.judged = self.met = 0
         """Ended with an objective, and those of them that met it."""
-        # With each request from one moment to another, the seconds of all of them up to now are
-        # (how many there are now) · now - (sum of their beginnings - sum of their ends).
-        self._moments_s = self._run_moments_s = 0.0
+        # A sum of moments is an integral: what n requests that are there spent up to now is n · now less the sum of
+        # the moments at which they came; and of those that have gone since, the moments at which they went.
+        self.arrivals_s = self._starts_s = self._ends_s = 0.0
+        self.e2e_s: deque[float] = deque(maxlen=REMEMBERED)
+        """Of those that completed since the last report."""
         self._ttft_s: deque[float] = deque(maxlen=REMEMBERED)
-        self._e2e_s: deque[float] = deque(maxlen=REMEMBERED)
-
-    @property
-    def in_flight(self) -> int:
-        return self.arrived - self.ended
-
-    @property
-    def waiting(self) -> int:
-        """Let in, and with no replica: held, queued, on the way, or waiting to be tried again."""
-        return self.arrived - self.ended - self.running
-
-    def let_in(self, now: float) -> None:
-        self.arrived += 1
-        self._moments_s += now
 
     def started(self, requests: int, now: float) -> None:
-        """So many were given to a replica."""
+        """So many went to a replica."""
         self.running += requests
-        self._run_moments_s += requests * now
+        self._starts_s += requests * now
 
     def stopped(self, now: float) -> None:
         """A replica has one no more, and it has not ended."""
         self.running -= 1
-        self._run_moments_s -= now
+        self._starts_s -= now
 
-    def out(self, pending: Pending, outcome: Outcome, usage: Usage | None, now: float) -> None:
-        """One ended."""
-        self.ended += 1
-        self._moments_s -= now
+    def completed(self, requests: int, now: float) -> None:
+        """So many got their answers from a replica."""
+        self.running -= requests
+        self._ends_s += requests * now
+
+    def came_to_nothing(self, pending: Pending, outcome: Outcome, now: float) -> None:
+        """One ended without an answer."""
+        self._ends_s += now
         if pending.running:
             self.running -= 1
-            self._run_moments_s -= now
-        request = pending.request
-        if outcome == "completed":
-            self.completed += 1
-            self._e2e_s.append(now - request.arrived_s)
-            if usage is not None:
-                first_s = pending.first_token_s
-                self._ttft_s.append((now if first_s is None else first_s) - request.arrived_s)
-        if request.slo is not None or self.slo is not None:
-            self._judge(pending, outcome, usage, now)
+        else:
+            self._starts_s += now
+        if self.slo is not None or pending.request.slo is not None:
+            self.judge(pending, outcome, None, now)
 
-    def _judge(self, pending: Pending, outcome: Outcome, usage: Usage | None, now: float) -> None:
-        """Whoever did not get an answer did not get it in time."""
+    def judge(self, pending: Pending, outcome: Outcome, usage: Usage | None, now: float) -> None:
+        """Hold it against its objectives. Whoever did not get an answer did not get it in time."""
         arrived_s = pending.request.arrived_s
-        e2e_s, ttft_s, tpot_s = self._bounds(pending.request.slo)
-        if e2e_s is None and ttft_s is None and tpot_s is None:
-            return
-        if outcome != "completed":
-            self.judged += 1
-            return
         first_s = now if pending.first_token_s is None else pending.first_token_s
-        gaps = 0 if usage is None else usage.output_tokens - 1
-        if usage is None and e2e_s is None and ttft_s is None:
-            return  # a whole answer has no gaps, and nothing else was asked of it
+        if usage is not None:
+            self._ttft_s.append(first_s - arrived_s)
+        e2e_s, ttft_s, tpot_s = self._bounds(pending.request.slo)
+        if e2e_s is None and ttft_s is None and (tpot_s is None or (usage is None and outcome == "completed")):
+            return  # a whole answer has no gaps between its tokens
         self.judged += 1
+        gaps = 0 if usage is None else usage.output_tokens - 1
         self.met += (
-            (e2e_s is None or now - arrived_s <= e2e_s)
+            outcome == "completed"
+            and (e2e_s is None or now - arrived_s <= e2e_s)
             and (ttft_s is None or first_s - arrived_s <= ttft_s)
             and (tpot_s is None or gaps < 1 or (now - first_s) / gaps <= tpot_s)
         )
@@ -120,23 +91,25 @@ class Demand:
             slo.tpot_s if own.tpot_s is None else own.tpot_s,
         )
 
-    def report(self, oldest_wait_s: float, now: float) -> DemandReport:
-        """The counters, and the latencies since the last report."""
-        e2e_s, ttft_s = tuple(self._e2e_s), tuple(self._ttft_s)
-        self._e2e_s.clear()
+    def report(
+        self, now: float, *, arrived: int, completed: int, in_flight: int, oldest_wait_s: float
+    ) -> DemandReport:
+        """What has been counted up to now, and the latencies since the last report."""
+        e2e_s, ttft_s = tuple(self.e2e_s), tuple(self._ttft_s)
+        self.e2e_s.clear()
         self._ttft_s.clear()
-        in_flight_s = self.in_flight * now - self._moments_s
+        waiting = in_flight - self.running
         return DemandReport(
-            queue_depth=self.waiting,
+            queue_depth=waiting,
             oldest_wait_s=oldest_wait_s,
-            in_flight=self.in_flight,
-            arrived=self.arrived,
-            ended=self.ended,
-            completed=self.completed,
+            in_flight=in_flight,
+            arrived=arrived,
+            ended=arrived - in_flight,
+            completed=completed,
             judged=self.judged,
             met=self.met,
-            in_flight_s=in_flight_s,
-            queue_s=in_flight_s - (self.running * now - self._run_moments_s),
+            in_flight_s=in_flight * now - (self.arrivals_s - self._ends_s),
+            queue_s=waiting * now - (self.arrivals_s - self._starts_s),
             ttft_s=ttft_s or e2e_s,
             e2e_s=e2e_s,
         )

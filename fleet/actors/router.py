@@ -19,6 +19,7 @@ from fleet.actors.pending import Pending
 from fleet.actors.roster import Roster
 from fleet.blame import blaming, reset, tell
 from fleet.messages import (
+    UNBOUNDED,
     AttemptsEnded,
     Cancel,
     Dequeue,
@@ -86,7 +87,8 @@ class Router(Actor):
         self._roster = Roster()
         self.demand = Demand(slo)
         self._next_ticket = count(1).__next__
-        self.submitted = 0
+        self.submitted = self.refused = 0
+        """Of those submitted, `refused` were not let in."""
         self.ended: Counter[Outcome] = Counter()
         self._on_completed = _hooks("on_completed", admission, routing, retry)
         self._on_dispatched = _hooks("on_dispatched", admission, routing, retry)
@@ -112,6 +114,11 @@ class Router(Actor):
             TrustChanged: self.on_trust_changed,
             Undeliverable: self.on_undeliverable,
         }
+
+    @property
+    def queue_depth(self) -> int:
+        """Requests let in, and with no replica: parked here, queued, on the way."""
+        return len(self.pending) - self.demand.running
 
     # --- in ----------------------------------------------------------------------------------------------------
 
@@ -139,7 +146,7 @@ class Router(Actor):
                 self._refuse(message, "rejected", decision.reason)
                 return
             request = self._degraded(request, decision, now)
-        self.demand.let_in(now)
+        self.demand.arrivals_s += now
         pending = Pending(request, message.reply_to, message.output_tokens, message.payload)
         if message.stream:
             pending.tokens = []
@@ -148,8 +155,9 @@ class Router(Actor):
         if deadline_s is not None:
             left_s = max(0.0, request.arrived_s + deadline_s - now)
             pending.deadline = self.ctx.after(left_s, Tick("deadline", request.id))
-        self._place(pending, now, len(self._parked))
-        if request.id in self._parked and self.demand.waiting > self._capacity:
+        parked = self._parked
+        self._place(pending, now, self._capacity - len(parked))
+        if parked and request.id in parked and self.queue_depth > self._capacity:
             self._shed(pending)
 
     def _degraded(self, request: Request, decision: object, now: float) -> Request:
@@ -167,6 +175,7 @@ class Router(Actor):
         return changed
 
     def _refuse(self, message: Submit, outcome: Outcome, detail: str | None) -> None:
+        self.refused += 1
         self.ended[outcome] += 1
         self.ctx.send(message.reply_to, Reply(message.request.id, outcome, detail=detail))
 
@@ -176,14 +185,15 @@ class Router(Actor):
 
     # --- placing -----------------------------------------------------------------------------------------------
 
-    def _place(self, pending: Pending, now: float, parked: int | None = None) -> None:
-        """Start the next attempt, or hold the request until one can start. `parked`: see `Enqueue`."""
+    def _place(self, pending: Pending, now: float, room: int = UNBOUNDED) -> None:
+        """Start the next attempt, or hold the request until one can start. `room`: see `Enqueue`."""
         replica = None
         if self._early:
             replica = self._choose(pending, now)
             if replica is None:
                 return
-            tell(self._on_dispatched, pending.request.id, now, pending.request, replica)
+            if self._on_dispatched:
+                tell(self._on_dispatched, pending.request.id, now, pending.request, replica)
         pending.replica, pending.placed = replica, True
         pending.attempt = attempt = pending.attempt + 1
         pending.ticket = ticket = self._next_ticket()
@@ -192,7 +202,7 @@ class Router(Actor):
             pending.request, attempt, pending.output_tokens, pending.payload, ticket, pending.tokens is not None,
             pending.resume,
         )  # fmt: skip
-        self.ctx.send(self._batcher, Enqueue(work, replica, parked))
+        self.ctx.send(self._batcher, Enqueue(work, replica, room))
 
     def _choose(self, pending: Pending, now: float) -> str | None:
         """Ask the routing policy; None when the request is held or was rejected."""
@@ -309,11 +319,14 @@ class Router(Actor):
             self._attempts_failed(message)
             return
         find, end, observed = self.pending.get, self._end, bool(self._on_completed)
-        size, service_s, cold = len(work), message.service_s, message.cold
+        size, service_s, cold, now = len(work), message.service_s, message.cold, self.ctx.now
+        demand, ended = self.demand, 0
+        latency, judging = demand.e2e_s.append, demand.slo is not None
         results: Iterable[Payload | None] = message.results or repeat(None)
         usages: Iterable[Usage | None] = message.usage or repeat(None)
         for item, result, usage in zip(work, results, usages, strict=False):
-            pending = find(item.request.id)
+            request = item.request
+            pending = find(request.id)
             if pending is None or pending.ticket != item.ticket:
                 self._telemetry.counters["late_answers"] += 1
                 continue
@@ -321,7 +334,12 @@ class Router(Actor):
                 self._observe(pending, None, service_s, usage)
             if pending.tokens is not None and (rest := pending.rest_of(result)) is not None:
                 self.ctx.send(pending.reply_to, rest)
+            ended += 1
+            latency(now - request.arrived_s)
+            if usage is not None or judging or request.slo is not None:
+                demand.judge(pending, "completed", usage, now)
             end(pending, "completed", size, service_s, cold, None, result, usage)
+        demand.completed(ended, now)
 
     def _attempts_failed(self, message: AttemptsEnded) -> None:
         for item in message.work:
@@ -353,7 +371,7 @@ class Router(Actor):
             raise blaming(self._retry, error, request.id, now) from error
         if isinstance(decision, Retry):
             self._restart(pending)
-            if self.demand.waiting > self._capacity:
+            if self.queue_depth > self._capacity:
                 self._shed(pending)
                 return
             self._telemetry.counters["retries"] += 1
@@ -410,7 +428,8 @@ class Router(Actor):
         """The only place where a request ends."""
         request_id = pending.request.id
         del self.pending[request_id]
-        self.demand.out(pending, outcome, usage, self.ctx.now)
+        if outcome != "completed":  # those are counted together, as they end
+            self.demand.came_to_nothing(pending, outcome, self.ctx.now)
         if pending.deadline is not None:
             pending.deadline.cancel()
         if pending.timer is not None:
@@ -460,7 +479,13 @@ class Router(Actor):
         now = self.ctx.now
         first = next((pending for pending in self.pending.values() if not pending.running), None)
         oldest_wait_s = 0.0 if first is None else max(0.0, now - first.request.arrived_s)
-        report = self.demand.report(oldest_wait_s, now)
+        report = self.demand.report(
+            now,
+            arrived=self.submitted - self.refused,
+            completed=self.ended["completed"],
+            in_flight=len(self.pending),
+            oldest_wait_s=oldest_wait_s,
+        )
         self.ctx.send(self._batcher, ReportPool(message.reply_to, report))
 
     def on_undeliverable(self, message: Undeliverable) -> None:

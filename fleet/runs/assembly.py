@@ -43,8 +43,7 @@ class Head:
             slo=spec.slo, stamp_arrivals=stamp_arrivals,
         )  # fmt: skip
         self.batcher = Batcher(
-            queueing=spec.queueing, batching=spec.batching, early_binding=early, capacity=spec.queue_capacity,
-            telemetry=telemetry,
+            queueing=spec.queueing, batching=spec.batching, early_binding=early, telemetry=telemetry,
         )  # fmt: skip
         self.autoscaler = Autoscaler(
             scaling=spec.scaling, warm_pool=spec.warm_pool, min_replicas=low, max_replicas=high,

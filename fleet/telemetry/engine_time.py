@@ -38,16 +38,17 @@ class EngineTime:
             account = self._accounts[replica] = EngineAccount()
         account.working, account.since_s = True, now_s
 
-    def said(self, replica: str, busy_s: float, now_s: float) -> None:
+    def said(self, replica: str, busy_s: float, now_s: float, working: bool) -> None:
         """Its engine has been busy for so long since its start. An older word than the last one says less."""
         account = self._accounts.get(replica)
         if account is None:
             account = self._accounts[replica] = EngineAccount()
+        account.working = working
         if busy_s >= account.busy_s:
             account.busy_s, account.since_s = busy_s, now_s
 
     def rests(self, replica: str) -> None:
-        """It has nothing left to do."""
+        """It turned out to have nothing to do."""
         account = self._accounts.get(replica)
         if account is not None:
             account.working = False

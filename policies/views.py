@@ -169,9 +169,10 @@ class PoolView(Struct, frozen=True, kw_only=True):
     min_replicas: int = 1
     max_replicas: int = 1
     queue_depth: int = 0
-    """Requests let in that no replica has, wherever they wait."""
+    """Requests let in that wait, wherever they do: those that no replica has, and token by token those without a place
+    in a replica's batch, as it last reported."""
     oldest_wait_s: float = 0.0
-    """For how long the first of those has been in, from its intended arrival."""
+    """Of those that no replica has, for how long the first one has been in, from its intended arrival."""
     in_flight: int = 0
     """Requests let in and not ended."""
     queue_depth_mean: float = 0.0

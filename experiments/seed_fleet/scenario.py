@@ -12,8 +12,9 @@ SPEC = FleetSpec(
     engine=EmulatedEngine(latency=AffineLatency(base_s=0.012, per_item_s=0.003), cold_start_s=0.8),
     binding="late",
     batching=Window(max_batch=16, window_s=0.010),
-    # The loop in print retires a replica only if one happens to be idle at that instant, which in the surge is seldom.
-    scaling=QueueDepth(up_at=10, down_at=3, only_idle=True),
+    # The loop in print retires a replica only if one happens to be idle at that instant, which in the surge is seldom;
+    # whether the others can carry the load it does not ask.
+    scaling=QueueDepth(up_at=10, down_at=3, only_idle=True, rest_busy=None),
     replicas=2,
     min_replicas=2,
     max_replicas=8,

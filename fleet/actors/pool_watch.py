@@ -58,6 +58,8 @@ class Known(Struct):
     """Between the last two looks."""
     gpu: Mean = field(default_factory=Mean)
     kv: Mean = field(default_factory=Mean)
+    waiting: Mean = field(default_factory=Mean)
+    """Requests that wait at the replica itself, token by token."""
 
     @property
     def counts(self) -> bool:
@@ -70,7 +72,9 @@ class Known(Struct):
             self.looked_s, self.looked_busy_s = now_s, message.busy_s
         self.state, self.report, self.reported_s = message.state, message, now_s
         self.gpu.add(message.gpu_utilization)
-        self.kv.add(None if message.tokens is None else message.tokens.kv_utilization)
+        if message.tokens is not None:
+            self.kv.add(message.tokens.kv_utilization)
+            self.waiting.add(message.tokens.waiting)
 
     def look(self, busy_s: float | None, now_s: float) -> tuple[float, float]:
         """Its engine seconds, and all seconds, since the last look or since it became ready."""
@@ -113,6 +117,7 @@ class PoolWatch:
         judged = demand.judged - before.judged
         if interval_s > 0.0:  # else what came at this very instant is of the interval that begins
             self._before, self._looked_s = demand, now_s
+        waiting = [(item.waiting.last or 0.0, item.waiting.take() or 0.0) for item in known.values()]
         spans = [item.look(report.engines.get(name), now_s) for name, item in ready.items()]
         ran_s, ready_s = (sum(part) for part in zip(*spans, strict=True)) if spans else (0.0, 0.0)
         low, high = self._bounds
@@ -125,10 +130,11 @@ class PoolWatch:
             requested=len(counting),
             min_replicas=low,
             max_replicas=high,
-            queue_depth=demand.queue_depth,
+            queue_depth=demand.queue_depth + round(sum(last for last, _ in waiting)),
             oldest_wait_s=demand.oldest_wait_s,
             in_flight=demand.in_flight,
-            queue_depth_mean=max(0.0, (demand.queue_s - before.queue_s) * per_s),
+            queue_depth_mean=max(0.0, (demand.queue_s - before.queue_s) * per_s)
+            + (sum(mean for _, mean in waiting) if interval_s > 0.0 else 0.0),
             in_flight_mean=max(0.0, (demand.in_flight_s - before.in_flight_s) * per_s),
             arrivals_per_s=(demand.arrived - before.arrived) * per_s,
             completions_per_s=(demand.completed - before.completed) * per_s,

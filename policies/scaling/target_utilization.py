@@ -11,6 +11,7 @@ from msgspec import Meta
 
 from policies.base import ScalingPolicy
 from policies.decisions import Scale
+from policies.scaling.averaging import TimeAverage
 from policies.views import PoolView
 
 _ROUNDING = 1e-9  # 3 · 0.8 / 0.6 is a rounding error above 4, and means 4
@@ -20,17 +21,23 @@ class TargetUtilization(ScalingPolicy):
     """Ask for `ceil(ready · current / target)` replicas. Amortised O(1).
 
     `current` is the mean GPU utilisation of the ready replicas, or where no device reports one the fraction
-    of time that their engines ran; while neither is known, nothing changes. Within `tolerance` of the target
-    nothing changes. It goes down only to the largest number that it would have asked for within
-    `down_stabilization_s`, and up only to the smallest within `up_stabilization_s`.
+    of time that their engines ran; while neither is known, nothing changes. What counts is `ready · current` by its
+    mean over `average_s`. Within `tolerance` of the target nothing changes. It goes down only to the largest number
+    that it would have asked for within `down_stabilization_s`, and up only to the smallest within
+    `up_stabilization_s`. The rule is not defined without replicas: from none it goes to one as soon as a request
+    waits, and to none only when none is in flight.
 
-    Source: Kubernetes documentation, "Horizontal Pod Autoscaling" (algorithm details, stabilization window).
+    Source: Kubernetes documentation, "Horizontal Pod Autoscaling" (algorithm details, stabilization window). The
+    averaging is that of Knative's autoscaler ("stable window", 60 s), the activation from zero that of KEDA.
     """
 
     target: Annotated[float, Meta(gt=0, le=1)] = 0.7
     """Utilisation to hold, 0..1."""
     tolerance: Annotated[float, Meta(ge=0)] = 0.1
     """How far `current / target` may be from 1 before anything changes."""
+    average_s: Annotated[float, Meta(ge=0)] = 60.0
+    """Seconds over which utilisation is averaged: of a shorter mean the largest value of a long stabilization window is
+    chance more than load."""
     up_stabilization_s: Annotated[float, Meta(ge=0)] = 0.0
     """Seconds over which the smallest recommendation counts on the way up."""
     down_stabilization_s: Annotated[float, Meta(ge=0)] = 300.0
@@ -38,6 +45,7 @@ class TargetUtilization(ScalingPolicy):
 
     def reset(self, rng: random.Random) -> None:
         self.asked: int | None = None
+        self.load = TimeAverage(self.average_s)
         self.highest: deque[tuple[float, int]] = deque()
         self.lowest: deque[tuple[float, int]] = deque()
 
@@ -48,7 +56,7 @@ class TargetUtilization(ScalingPolicy):
         highest = _largest(self.highest, now_s, wanted, self.down_stabilization_s)
         lowest = -_largest(self.lowest, now_s, -wanted, self.up_stabilization_s)
         decided = max(asked, lowest) if wanted > asked else min(asked, highest)
-        if pool.requested:  # before the first report there is nothing to go by
+        if pool.requested or self.asked is not None:  # before the first report there is nothing to go by
             self.asked = decided
         return Scale(decided)
 
@@ -58,14 +66,16 @@ class TargetUtilization(ScalingPolicy):
 
     def _recommend(self, pool: PoolView, asked: int) -> int:
         """What the formula says now, within the pool's bounds."""
+        if pool.ready == 0:
+            return max(asked, 1) if pool.queue_depth else asked
         current = self.current(pool)
-        if current is None or pool.ready == 0:
+        if current is None:
             return asked
-        ratio = current / self.target
-        if abs(ratio - 1.0) <= self.tolerance:
+        load = self.load.add(pool.ready * current, pool.interval_s)
+        if abs(load / (pool.ready * self.target) - 1.0) <= self.tolerance:
             return asked
-        wanted = math.ceil(pool.ready * ratio - _ROUNDING)
-        return max(pool.min_replicas, min(wanted, pool.max_replicas))
+        least = max(pool.min_replicas, 1) if pool.in_flight else pool.min_replicas
+        return max(least, min(math.ceil(load / self.target - _ROUNDING), pool.max_replicas))
 
 
 def _largest(window: deque[tuple[float, int]], now_s: float, value: int, length_s: float) -> int:

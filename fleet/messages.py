@@ -186,7 +186,8 @@ class BatchesMissing(Message, frozen=True, gc=False):
 
 class DemandReport(Struct, frozen=True, kw_only=True, gc=False):
     """What the router has counted of a pool's requests, each once. Counters only grow, so that a report that is lost
-    loses nothing; what lies between two reports is their difference."""
+    loses nothing; what lies between two reports is their difference.
+    """
 
     queue_depth: int
     """Let in, and with no replica."""
@@ -209,6 +210,12 @@ class DemandReport(Struct, frozen=True, kw_only=True, gc=False):
     ttft_s: tuple[float, ...] = ()
     """Of the requests that completed since the last report, and no counter: the values themselves."""
     e2e_s: tuple[float, ...] = ()
+
+
+class DescribeReplicas(Message, frozen=True, gc=False):
+    """Somebody is new in the head: send it the last report of each replica."""
+
+    reply_to: str
 
 
 class ReportPool(Message, frozen=True, gc=False):

@@ -13,11 +13,13 @@ from msgspec.structs import replace
 
 from fleet.actor import Actor, Context
 from fleet.actors.pool_watch import Known, PoolWatch
+from fleet.actors.registrar import Signals
 from fleet.actors.roster import Reports
 from fleet.blame import blaming, reset
 from fleet.messages import (
     Activate,
     Deactivate,
+    DescribeReplicas,
     Drain,
     KillReplica,
     Message,
@@ -36,7 +38,6 @@ from policies.backoff import grown
 from policies.base import Policy, PolicyError, ScalingPolicy, WarmPoolPolicy, is_settled
 from policies.decisions import Scale, Warm
 from policies.views import PoolView, ReplicaState
-
 
 LONGEST_BACK_OFF_S = 30.0
 """Between two starts, where none of them ever becomes ready."""
@@ -58,6 +59,8 @@ class Autoscaler(Actor):
         start_timeout_s: float = 600.0,
         router: str,
         telemetry: Telemetry,
+        signals: Signals,
+        registrar: str = "registrar",
         launcher: str = "launcher",
         settle_s: float = 0.0,
         first_number: int | None = None,
@@ -68,6 +71,7 @@ class Autoscaler(Actor):
         self._grace_s, self._start_timeout_s = failed_grace_s, start_timeout_s
         self._router, self._launcher = router, launcher
         self._telemetry = telemetry
+        self._signals, self._registrar = signals, registrar
         # Somebody else starts the first ones; until they report they are on their way, not missing.
         self._known = {
             f"replica/{number}": Known("provisioning", "ready") for number in range(initial_replicas)
@@ -76,7 +80,7 @@ class Autoscaler(Actor):
         self._next_number = initial_replicas if first_number is None else first_number
         self._settle_s = settle_s
         """How long to listen before the first decision: for one that replaces another, and must learn what there is."""
-        self._watch = PoolWatch(min_replicas=min_replicas, max_replicas=max_replicas)
+        self._watch = PoolWatch(signals, min_replicas=min_replicas, max_replicas=max_replicas)
         self._failed_starts = 0
         self._not_before_s = 0.0
         self._desired: tuple[int, int] | None = None
@@ -88,6 +92,7 @@ class Autoscaler(Actor):
         super().start(ctx)
         reset(self._scaling, ctx.rng)
         reset(self._warm_pool, ctx.rng)
+        ctx.send(self._registrar, DescribeReplicas(ctx.address))
         ctx.after(self._settle_s, Tick("control"))
 
     def handlers(self) -> dict[type[Message], Callable[[Any], None]]:
@@ -119,7 +124,7 @@ class Autoscaler(Actor):
         elif message.state in ("ready", "warm") and known.state == "loading":
             self._failed_starts = 0
         noticed = message.state == "draining" and known.requested != "stopped"
-        known.heard(message, now)
+        known.enter(message.state, message.busy_s, now)
         self._telemetry.replica_changed(now, message.replica, message.state, message.detail)
         if message.state in ("stopped", "failed"):
             self._reports.ended(message.replica)
@@ -309,8 +314,8 @@ class Autoscaler(Actor):
             return []
 
         def cost(name: str) -> tuple[int, int, int]:
-            known = self._known[name]
-            batches = known.report.batches if known.report is not None else 0
+            known, heard = self._known[name], self._signals.get(name)
+            batches = 0 if heard is None or heard.report is None else heard.report.batches
             return (known.state == "ready", batches, -replica_number(name))
 
         return sorted(serving, key=cost)[:count]

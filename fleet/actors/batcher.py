@@ -13,6 +13,7 @@ from typing import Any
 from msgspec.structs import force_setattr
 
 from fleet.actor import Actor, Context
+from fleet.actors.registrar import Signals
 from fleet.actors.roster import Reports, take_signals
 from fleet.actors.waiting import WaitingQueue
 from fleet.blame import blaming, reset
@@ -52,11 +53,13 @@ class Batcher(Actor):
         batching: BatchingPolicy,
         early_binding: bool,
         telemetry: Telemetry,
+        signals: Signals,
         router: str = "router",
     ) -> None:
         self._queueing, self._batching = queueing, batching
         self._early = early_binding
         self._telemetry = telemetry
+        self._signals = signals
         self._engines = telemetry.engines
         self._router = router
         self._views: dict[str, ReplicaView] = {}
@@ -380,7 +383,6 @@ class Batcher(Actor):
         replica = message.replica
         if not self._reports.believe(message):
             return
-        self._engines.said(replica, message.busy_s, self.ctx.now, bool(self._batches.get(replica)))
         if message.state in ("stopped", "failed"):
             self._forget(replica, message.detail or f"it is {message.state}")
             return
@@ -391,6 +393,7 @@ class Batcher(Actor):
             )
             self._views[replica] = view
             self._batches[replica] = {}
+            self._signals.show_in(view, self._batches[replica].keys())
             if self._early:
                 self._open_queue(replica)
             self._offer(view)

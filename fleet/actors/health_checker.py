@@ -15,6 +15,7 @@ from fleet.actor import Actor, Context, Timer
 from fleet.actors.roster import Reports
 from fleet.blame import blaming, reset
 from fleet.messages import (
+    DescribeReplicas,
     Message,
     Probe,
     ProbeAnswered,
@@ -51,11 +52,12 @@ class HealthChecker(Actor):
         deep_interval_s: float | None,
         telemetry: Telemetry,
         observers: str = "observers",
+        registrar: str = "registrar",
     ) -> None:
         self._health = health
         self._interval_s, self._timeout_s, self._deep_interval_s = interval_s, timeout_s, deep_interval_s
         self._telemetry = telemetry
-        self._observers = observers
+        self._observers, self._registrar = observers, registrar
         self._probed: dict[str, ProbeLevel] = {}
         """Replicas worth probing, and what to ask them."""
         self._reports = Reports()
@@ -67,6 +69,7 @@ class HealthChecker(Actor):
     def start(self, ctx: Context) -> None:
         super().start(ctx)
         reset(self._health, ctx.rng)
+        ctx.send(self._registrar, DescribeReplicas(ctx.address))
         ctx.after(self._interval_s, Tick("ready"))
         if self._deep_interval_s is not None:
             ctx.after(self._deep_interval_s, Tick("deep"))

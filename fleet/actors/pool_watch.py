@@ -6,8 +6,9 @@ the periods of the loop, of the reports and of the load lie to each other, nor t
 
 from __future__ import annotations
 
-from msgspec import Struct, field
+from msgspec import Struct
 
+from fleet.actors.registrar import Heard, Signals
 from fleet.messages import DemandReport, PoolReport, ReplicaReported
 from policies.views import Latencies, PoolView, ReplicaState, ReplicaView, Trust
 
@@ -16,27 +17,6 @@ NOTHING = DemandReport(
     in_flight_s=0.0, queue_s=0.0,
 )  # fmt: skip
 """Before the run."""
-
-
-class Mean(Struct):
-    """Of samples, since it was last taken; a signal that was not said again meanwhile is what it was."""
-
-    total: float = 0.0
-    count: int = 0
-    last: float | None = None
-
-    def add(self, value: float | None) -> None:
-        if value is not None:
-            self.total += value
-            self.count += 1
-            self.last = value
-
-    def take(self) -> float | None:
-        if self.count:
-            mean = self.total / self.count
-            self.total, self.count = 0.0, 0
-            return mean
-        return self.last
 
 
 class Known(Struct):
@@ -49,32 +29,22 @@ class Known(Struct):
     failed_s: float = 0.0
     since_s: float = 0.0
     """When it was asked for, or first heard of."""
-    report: ReplicaReported | None = None
-    reported_s: float = 0.0
     looked_s: float = 0.0
     """When the loop last looked, or when it became ready since, and its engine seconds then."""
     looked_busy_s: float = 0.0
     busy_fraction: float | None = None
     """Between the last two looks."""
-    gpu: Mean = field(default_factory=Mean)
-    kv: Mean = field(default_factory=Mean)
-    waiting: Mean = field(default_factory=Mean)
-    """Requests that wait at the replica itself, token by token."""
 
     @property
     def counts(self) -> bool:
         """Part of the capacity that is there or on its way."""
         return self.trust != "failed" and self.requested != "stopped"
 
-    def heard(self, message: ReplicaReported, now_s: float) -> None:
-        """It has reported."""
-        if message.state == "ready" and self.state != "ready":
-            self.looked_s, self.looked_busy_s = now_s, message.busy_s
-        self.state, self.report, self.reported_s = message.state, message, now_s
-        self.gpu.add(message.gpu_utilization)
-        if message.tokens is not None:
-            self.kv.add(message.tokens.kv_utilization)
-            self.waiting.add(message.tokens.waiting)
+    def enter(self, state: ReplicaState, busy_s: float, now_s: float) -> None:
+        """It says that it is in this state, and for how long its engine has run so far."""
+        if state == "ready" and self.state != "ready":
+            self.looked_s, self.looked_busy_s = now_s, busy_s
+        self.state = state
 
     def look(self, busy_s: float | None, now_s: float) -> tuple[float, float]:
         """Its engine seconds, and all seconds, since the last look or since it became ready."""
@@ -86,12 +56,12 @@ class Known(Struct):
         self.busy_fraction = ran_s / span_s
         return ran_s, span_s
 
-    def view(self, name: str) -> ReplicaView:
-        report = self.report
-        if report is None:
+    def view(self, name: str, heard: Heard | None) -> ReplicaView:
+        if heard is None or heard.report is None:
             return ReplicaView(id=name, state=self.state, trust=self.trust)
+        report = heard.report
         return ReplicaView(
-            id=name, state=self.state, trust=self.trust, in_flight=report.batches, as_of_s=self.reported_s,
+            id=name, state=self.state, trust=self.trust, in_flight=report.batches, as_of_s=heard.reported_s,
             weight=report.weight, busy_fraction=self.busy_fraction, gpu_utilization=report.gpu_utilization,
             memory_used_bytes=report.memory_used_bytes, memory_total_bytes=report.memory_total_bytes,
             tokens=report.tokens,
@@ -101,7 +71,8 @@ class Known(Struct):
 class PoolWatch:
     """Remembers the last look."""
 
-    def __init__(self, *, min_replicas: int, max_replicas: int) -> None:
+    def __init__(self, signals: Signals, *, min_replicas: int, max_replicas: int) -> None:
+        self._signals = signals
         self._bounds = min_replicas, max_replicas
         self._before = NOTHING
         self._looked_s = 0.0
@@ -110,14 +81,16 @@ class PoolWatch:
         """The pool now, and over the time since the last look."""
         counting = [item for item in known.values() if item.counts]
         ready = {name: item for name, item in known.items() if item.counts and item.state == "ready"}
-        reports = [item.report for item in ready.values() if item.report is not None]
+        said = [heard for name in ready if (heard := self._signals.get(name)) is not None]
+        reports = [heard.report for heard in said if heard.report is not None]
         demand, before = report.demand, self._before
         interval_s = now_s - self._looked_s
         per_s = 1.0 / interval_s if interval_s > 0.0 else 0.0
         judged = demand.judged - before.judged
         if interval_s > 0.0:  # else what came at this very instant is of the interval that begins
             self._before, self._looked_s = demand, now_s
-        waiting = [(item.waiting.last or 0.0, item.waiting.take() or 0.0) for item in known.values()]
+        heard_of = [heard for name in known if (heard := self._signals.get(name)) is not None]
+        waiting = [(heard.waiting.last or 0.0, heard.waiting.take() or 0.0) for heard in heard_of]
         spans = [item.look(report.engines.get(name), now_s) for name, item in ready.items()]
         ran_s, ready_s = (sum(part) for part in zip(*spans, strict=True)) if spans else (0.0, 0.0)
         low, high = self._bounds
@@ -143,12 +116,14 @@ class PoolWatch:
             e2e_s=Latencies(demand.e2e_s),
             attainment=(demand.met - before.met) / judged if judged else None,
             busy_fraction=ran_s / ready_s if ready_s > 0.0 else None,
-            gpu_utilization=_mean([item.gpu.take() for item in ready.values()]),
+            gpu_utilization=_mean([heard.gpu.take() for heard in said]),
             memory_used_fraction=_mean([_memory_fraction(item) for item in reports]),
-            kv_utilization=_mean([None if item.tokens is None else item.tokens.kv_utilization for item in reports]),
-            kv_utilization_mean=_mean([item.kv.take() for item in ready.values()]),
-            as_of_s=min((item.reported_s for item in ready.values()), default=now_s),
-            replicas=tuple(item.view(name) for name, item in known.items()),
+            kv_utilization=_mean(
+                [None if item.tokens is None else item.tokens.kv_utilization for item in reports]
+            ),
+            kv_utilization_mean=_mean([heard.kv.take() for heard in said]),
+            as_of_s=min((heard.reported_s for heard in said), default=now_s),
+            replicas=tuple(item.view(name, self._signals.get(name)) for name, item in known.items()),
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import insort
+from collections.abc import Callable
 
 from msgspec.structs import force_setattr
 
@@ -55,7 +56,9 @@ class Reports:
 class Roster:
     """Views by id, kept up to date in place, and the candidates among them in the order of their numbers."""
 
-    def __init__(self) -> None:
+    def __init__(self, follow: Callable[[ReplicaView], None] | None = None) -> None:
+        """`follow` is told of each view that is new: whoever keeps its signals up to date between reports."""
+        self._follow = follow
         self.views: dict[str, ReplicaView] = {}
         self.candidates: tuple[ReplicaView, ...] = ()
         """Ready and trusted."""
@@ -71,6 +74,8 @@ class Roster:
         if view is None:
             view = ReplicaView(id=message.replica, state=message.state, weight=message.weight)
             self.views[message.replica] = view
+            if self._follow is not None:
+                self._follow(view)
             before = None
         else:
             before = view.state

@@ -16,6 +16,7 @@ from msgspec.structs import force_setattr, replace
 from fleet.actor import Actor, Context
 from fleet.actors.demand import Demand
 from fleet.actors.pending import Pending
+from fleet.actors.registrar import Signals
 from fleet.actors.roster import Roster
 from fleet.blame import blaming, reset, tell
 from fleet.messages import (
@@ -68,6 +69,7 @@ class Router(Actor):
         early_binding: bool,
         batcher: str,
         telemetry: Telemetry,
+        signals: Signals,
         queue_capacity: int = 100_000,
         default_deadline_s: float | None = None,
         slo: Slo | None = None,
@@ -84,7 +86,7 @@ class Router(Actor):
         self.pending: dict[str, Pending] = {}
         self._parked: dict[str, Pending] = {}
         """Those that wait here, in order: for a replica they may go to, or (`resting`) for their next attempt."""
-        self._roster = Roster()
+        self._roster = Roster(follow=signals.show_in)
         self.demand = Demand(slo)
         self._next_ticket = count(1).__next__
         self.submitted = self.refused = 0

@@ -8,6 +8,7 @@ from fleet.actor import Actor, FleetError
 from fleet.actors.autoscaler import Autoscaler
 from fleet.actors.batcher import Batcher
 from fleet.actors.health_checker import HealthChecker
+from fleet.actors.registrar import Registrar, Signals
 from fleet.actors.replica import ReplicaSettings
 from fleet.actors.router import Router
 from fleet.engines.base import StepEngine
@@ -17,7 +18,10 @@ from fleet.telemetry.sink import Telemetry
 from policies.base import Policy
 
 OBSERVERS = "observers"
-"""The group address that replicas report to."""
+"""What is said of a replica goes there: to the registrar."""
+WATCHERS = "watchers"
+"""The group of those whom the registrar tells what changed."""
+REGISTRAR = "registrar"
 ROUTER = "router"
 BATCHER = "batcher/default"
 
@@ -37,34 +41,39 @@ class Head:
         early = spec.binding == "early"
         low, high = spec.bounds
         self.telemetry = telemetry
+        self.signals = signals = Signals()
+        self.registrar = Registrar(signals, telemetry.engines, watchers=WATCHERS, batcher=BATCHER)
         self.router = Router(
             admission=spec.admission, routing=spec.routing, retry=spec.retry, early_binding=early, batcher=BATCHER,
-            telemetry=telemetry, queue_capacity=spec.queue_capacity, default_deadline_s=spec.deadline_s,
-            slo=spec.slo, stamp_arrivals=stamp_arrivals,
+            telemetry=telemetry, signals=signals, queue_capacity=spec.queue_capacity,
+            default_deadline_s=spec.deadline_s, slo=spec.slo, stamp_arrivals=stamp_arrivals,
         )  # fmt: skip
         self.batcher = Batcher(
-            queueing=spec.queueing, batching=spec.batching, early_binding=early, telemetry=telemetry,
+            queueing=spec.queueing, batching=spec.batching, early_binding=early, telemetry=telemetry, signals=signals,
         )  # fmt: skip
         self.autoscaler = Autoscaler(
             scaling=spec.scaling, warm_pool=spec.warm_pool, min_replicas=low, max_replicas=high,
             initial_replicas=spec.replicas, control_interval_s=spec.control_interval_s,
             failed_grace_s=spec.failed_grace_s, start_timeout_s=spec.start_timeout_s, router=ROUTER,
-            telemetry=telemetry,
+            telemetry=telemetry, signals=signals, registrar=REGISTRAR,
         )  # fmt: skip
         self.health_checker = HealthChecker(
             health=spec.health, interval_s=spec.probe_interval_s, timeout_s=spec.probe_timeout_s,
             deep_interval_s=spec.deep_probe_interval_s, telemetry=telemetry, observers=OBSERVERS,
+            registrar=REGISTRAR,
         )  # fmt: skip
 
     def host(self, runtime: Runtime) -> None:
         """Add the head's actors; each hears of replicas in this order."""
+        runtime.subscribe(OBSERVERS, REGISTRAR)
+        runtime.add(REGISTRAR, self.registrar)
         for address, actor in (
             (ROUTER, self.router),
             (BATCHER, self.batcher),
             ("autoscaler", self.autoscaler),
             ("health", self.health_checker),
         ):
-            runtime.subscribe(OBSERVERS, address)
+            runtime.subscribe(WATCHERS, address)
             runtime.add(address, actor)
 
 

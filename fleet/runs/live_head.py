@@ -13,7 +13,7 @@ import anyio
 from fleet.launch.launcher import Launcher
 from fleet.launch.subprocess_hosts import SubprocessHosts
 from fleet.messages import Drain
-from fleet.runs.assembly import OBSERVERS, Head, demand_no_oracle, replica_settings
+from fleet.runs.assembly import WATCHERS, Head, demand_no_oracle, replica_settings
 from fleet.runtime.live import LiveRuntime
 from fleet.runtime.membership import MembershipOptions
 from fleet.runtime.peers import Peer
@@ -77,7 +77,7 @@ class LiveHead:
                 self.launcher = self.hosts.launcher = Launcher(
                     lambda address: replica_settings(self.spec, address, self.seed), self.hosts, spares=spares
                 )
-                self.runtime.subscribe(OBSERVERS, "launcher")
+                self.runtime.subscribe(WATCHERS, "launcher")
                 self.runtime.add("launcher", self.launcher)
                 try:
                     async with anyio.create_task_group() as running:

@@ -19,7 +19,7 @@ import anyio.lowlevel
 from fleet.actor import FleetError
 from fleet.actors.load_generator import LoadGenerator
 from fleet.messages import Payload, StartReplica
-from fleet.runs.assembly import OBSERVERS, initial_replicas
+from fleet.runs.assembly import OBSERVERS, WATCHERS, initial_replicas
 from fleet.runs.faults import FaultInjector
 from fleet.runs.live_head import LiveHead
 from fleet.runtime.live import run
@@ -123,7 +123,7 @@ class LiveRun(LiveHead):
         self.runtime.begin()
         self.head.host(self.runtime)
         if self.faults is not None:
-            self.runtime.subscribe(OBSERVERS, "faults")
+            self.runtime.subscribe(WATCHERS, "faults")
             self.runtime.add("faults", FaultInjector(self.faults, LiveFaults(self), self.telemetry))
         for name in names:
             self.runtime.send(OBSERVERS, "launcher", self.launcher.last_report[name])

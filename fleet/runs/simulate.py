@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from fleet.actor import FleetError
 from fleet.actors.load_generator import LoadGenerator
 from fleet.launch.simulated import SimulatedLauncher
-from fleet.runs.assembly import OBSERVERS, Head, initial_replicas, replica_settings
+from fleet.runs.assembly import WATCHERS, Head, initial_replicas, replica_settings
 from fleet.runs.faults import FaultInjector
 from fleet.runs.invariants import InvariantChecker, audit
 from fleet.runtime.simulated import SimulatedRuntime
@@ -87,10 +87,10 @@ class Simulation:
         )  # fmt: skip
         self.head.batcher.reveal = lengths
         self.head.host(self.runtime)
-        self.runtime.subscribe(OBSERVERS, "launcher")
+        self.runtime.subscribe(WATCHERS, "launcher")
         self.runtime.add("launcher", self.launcher)
         if faults is not None:
-            self.runtime.subscribe(OBSERVERS, "faults")
+            self.runtime.subscribe(WATCHERS, "faults")
             self.runtime.add(
                 "faults", FaultInjector(faults, SimulatedFaults(self.runtime, self.launcher), self.telemetry)
             )

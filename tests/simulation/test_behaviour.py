@@ -505,7 +505,7 @@ def replacement(spec, made):
     return Autoscaler(
         scaling=spec.scaling, warm_pool=spec.warm_pool, min_replicas=low, max_replicas=high, initial_replicas=0,
         control_interval_s=spec.control_interval_s, failed_grace_s=spec.failed_grace_s, router="router",
-        telemetry=made.telemetry, settle_s=2 * spec.report_interval_s, first_number=100,
+        telemetry=made.telemetry, signals=made.head.signals, settle_s=2 * spec.report_interval_s, first_number=100,
     )  # fmt: skip
 
 

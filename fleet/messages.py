@@ -185,8 +185,9 @@ class BatchesMissing(Message, frozen=True, gc=False):
 
 
 class DemandReport(Struct, frozen=True, kw_only=True, gc=False):
-    """What the router has counted of a pool's requests, each once. Counters only grow, so that a report that is lost
-    loses nothing; what lies between two reports is their difference.
+    """What the router has counted of a pool's requests, each once.
+
+    Counters only grow, so that a report that is lost loses nothing; what lies between two reports is their difference.
     """
 
     queue_depth: int

@@ -182,7 +182,7 @@ class Router(Actor):
         self.ctx.send(message.reply_to, Reply(message.request.id, outcome, detail=detail))
 
     def _shed(self, pending: Pending) -> None:
-        """One bound over all that waits, here and in the batcher's queues: whoever goes beyond it is turned away at once."""
+        """One bound over all that waits, here and in the batcher's queues: beyond it one is turned away at once."""
         self._end(pending, "shed", detail=f"{self._capacity} requests wait already (queue_capacity)")
 
     # --- placing -----------------------------------------------------------------------------------------------

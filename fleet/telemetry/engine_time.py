@@ -1,7 +1,7 @@
 """How long each replica's engine has been busy: its own account as of its last word, and what it has had to do since.
 
-A replica counts its engine's seconds from its start and says so with every answer and report. What is lost or late takes
-nothing away, for the next word has it all. Between two words its head knows whether it has work, and an engine
+A replica counts its engine's seconds from its start and says so with every answer and report. What is lost or late
+takes nothing away, for the next word has it all. Between two words its head knows whether it has work, and an engine
 with work runs: so nothing is missing of what a crash, a deadline or the end of a run leaves unfinished.
 """
 

@@ -2,6 +2,7 @@
 
 import math
 import statistics
+from itertools import pairwise
 
 import pytest
 
@@ -232,7 +233,7 @@ def test_five_erlang_at_seventy_percent_take_seven_or_eight_replicas():
 def test_queue_depth_settles_under_constant_load():
     ready = series(steady(QueueDepth()), "ready")
 
-    assert sum(before != after for before, after in zip(ready, ready[1:], strict=False)) <= 5
+    assert sum(before != after for before, after in pairwise(ready)) <= 5
 
 
 # --- starts that fail, replicas that are taken away ----------------------------------------------------------

@@ -28,6 +28,8 @@ class BatchReplica(Replica):
         """Held back by an injected slowness."""
         self._unwanted: dict[int, set[int]] = {}
         """Cancelled attempts of the batches it has, by ticket."""
+        self._disowned: int | None = None
+        """The batch that ran when the engine answered for another one. Its own answer may still come."""
 
     def handlers(self) -> dict[type[Message], Callable[[Any], None]]:
         return {**super().handlers(), RunFinished: self.on_run_finished}
@@ -51,12 +53,16 @@ class BatchReplica(Replica):
     def on_run_finished(self, message: RunFinished) -> None:
         running = self._running
         if running is None or running.batch != message.batch:
+            self._misanswered(message.batch)
             return
         if self._slowness > 1.0 and self._finished is None:
             self._finished = message
             self.ctx.after((self._slowness - 1.0) * message.service_s, Tick("slow", number=message.batch))
             return
         elapsed_s = message.service_s if self._finished is None else self.ctx.now - self._started_s
+        self._ended(running, message, elapsed_s)
+
+    def _ended(self, running: RunBatch, message: RunFinished, elapsed_s: float) -> None:
         self._finished = None
         self.engine_ended()
         self._running = None
@@ -66,8 +72,23 @@ class BatchReplica(Replica):
         if self.state == "draining":
             self._stop_if_empty()
 
+    def _misanswered(self, batch: int) -> None:
+        """The engine answers for what it was not given: what it was given fails at once, since it may never be told."""
+        if batch == self._disowned:
+            self._disowned = None
+            return
+        complaint = f"{self._engine.name()} answered for batch {batch}, which it was not running"
+        running = self._running
+        if running is None:
+            self.complain(complaint)
+            return
+        self._disowned = running.batch
+        elapsed_s = self.ctx.now - self._started_s
+        self._ended(running, RunFinished(running.batch, elapsed_s, error=complaint), elapsed_s)
+
     def _answer(self, running: RunBatch, finished: RunFinished, service_s: float) -> None:
-        if self.answered_probe(running.batch, finished.error):
+        error = finished.error or _why_not(running, finished)
+        if self.answered_probe(running.batch, error):
             return
         self.ctx.send(
             running.reply_to,
@@ -76,8 +97,8 @@ class BatchReplica(Replica):
                 running.batch,
                 service_s,
                 self.first_answer(),
-                finished.error,
-                finished.results,
+                error,
+                None if error else finished.results,
             ),
         )
 
@@ -108,3 +129,11 @@ class BatchReplica(Replica):
                     waiting.reply_to, BatchFinished(self.ctx.address, waiting.batch, 0.0, error="cancelled")
                 )
                 return
+
+
+def _why_not(running: RunBatch, finished: RunFinished) -> str | None:
+    """Why this cannot be the answer to what runs, if so."""
+    results = finished.results
+    if results is not None and len(results) != len(running.work):
+        return f"the engine gave {len(results)} results for a batch of {len(running.work)}"
+    return None

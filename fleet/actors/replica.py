@@ -66,7 +66,7 @@ class ReplicaSettings(Struct, frozen=True, kw_only=True):
     activate: bool = True
     """Take traffic as soon as loaded; False: stay warm until told."""
     preloaded: bool = False
-    """Simulation: it was there before the run began."""
+    """Simulation: it was there before the run began, so nobody hears that it loads."""
     fail_load: bool = False
     """Fault: report that the engine failed to load."""
     iteration: IterationPolicy | None = None
@@ -112,8 +112,6 @@ class Replica(Actor):
         else:
             self._engine.reset(self._settings.seed)
             self._engine.load(ctx)
-            if self._settings.preloaded:
-                self._loaded()  # the engine's own LoadFinished comes too late to matter
         ctx.after(self._settings.report_interval_s, Tick("report"))
 
     def handlers(self) -> dict[type[Message], Callable[[Any], None]]:
@@ -283,6 +281,10 @@ class Replica(Actor):
             ),
         )  # fmt: skip
         self._reported_idle = busy == 0.0 and not batches
+
+    def complain(self, what: str) -> None:
+        """Something is wrong that no request suffers from: say so in a report of its own."""
+        self._report(what)
 
     def on_probe(self, message: Probe) -> None:
         if message.level == "deep" and self.state in ("ready", "warm"):

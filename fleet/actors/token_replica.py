@@ -83,6 +83,8 @@ class TokenReplica(Replica):
         """Deep probes that the end of the step under way answers."""
         self._ran: StepRan | None = None
         """Held back by an injected slowness."""
+        self._disowned: int | None = None
+        """The step that ran when the engine answered for another one. Its own answer may still come."""
         self._waiting: Timer | None = None
         """The policy said `Wait`."""
         self._answered_busy_s = 0.0
@@ -216,27 +218,53 @@ class TokenReplica(Replica):
     def on_step_ran(self, message: StepRan) -> None:
         scheduler = self._open
         if scheduler.work is None or message.number != scheduler.work.number:
+            self._misanswered(message.number)
             return
         if self._slowness > 1.0 and self._ran is None:
             self._ran = message
             # Steps before the last one ended before it was slow.
             self.ctx.after((self._slowness - 1.0) * message.last_step_s, Tick("slow", number=message.number))
             return
+        self._stepped(message)
+
+    def _stepped(self, message: StepRan) -> None:
+        """The step under way has ended."""
+        scheduler = self._open
         self._ran = None
+        error = message.error
+        if error is None and (message.ended or message.tokens or message.steps != 1):
+            named = [*message.ended, *(id for id, _ in message.tokens or ())]
+            why = scheduler.why_not(message.steps, named)
+            if why is not None:
+                error = f"{self._engine.name()} answered for step {message.number}, but {why}"
         asked, self._asked = self._asked, []
         for probe in asked:
-            status: ProbeStatus = "ok" if message.error is None else "failed"
-            self.ctx.send(probe.reply_to, ProbeAnswered(self.ctx.address, probe.probe, status, message.error))
+            status: ProbeStatus = "ok" if error is None else "failed"
+            self.ctx.send(probe.reply_to, ProbeAnswered(self.ctx.address, probe.probe, status, error))
         now = self.ctx.now
         self._answered_busy_s += now - self._step_s
-        if message.error is not None:
+        if error is not None:
             for sequence in scheduler.failed(now):
                 self._observe(sequence, "engine-error")
-                self._answer(sequence, error=message.error)
+                self._answer(sequence, error=error)
         else:
             self._deliver(scheduler.ran(message.steps, now), message)
         self._next()
         self._stop_if_empty()
+
+    def _misanswered(self, number: int) -> None:
+        """The engine answers for what it was not given: what it was given fails at once, since it may never be told."""
+        if number == self._disowned:
+            self._disowned = None
+            return
+        work = self._open.work
+        complaint = f"{self._engine.name()} answered for step {number}, which it was not running"
+        if work is None:
+            self.complain(complaint)
+            return
+        self._disowned = work.number
+        elapsed_s = self.ctx.now - self._step_s
+        self._stepped(StepRan(work.number, 1, elapsed_s, elapsed_s, elapsed_s, error=complaint))
 
     def _deliver(self, output: list[SequenceState], ran: StepRan) -> None:
         """Tell of first tokens and streamed ones, then of the sequences that ended."""

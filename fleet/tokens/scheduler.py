@@ -8,7 +8,7 @@ cannot be. It is one implementation for both runtimes, and it knows neither time
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Iterable
 from typing import NoReturn
 
 from fleet.actor import FleetError
@@ -243,6 +243,22 @@ class StepScheduler:
 
     # --- what came of it ---------------------------------------------------------------------------------------
 
+    def why_not(self, steps: int, named: Iterable[int]) -> str | None:
+        """What the engine must be wrong about when it says so of the step under way; None when it can be.
+
+        `named` are the sequences that it says got a token.
+        """
+        work = self.work
+        if work is None:
+            return "it was running no step"
+        if not 1 <= steps <= work.most:
+            return f"it ran {steps} steps of {work.most}"
+        for id in named:
+            sequence = self.by_id.get(id) or self._leaving.get(id)
+            if sequence is None or not _gets_token(work, sequence):
+                return f"sequence {id} was to get no token in step {work.number}"
+        return None
+
     def ran(self, steps: int, now_s: float) -> list[SequenceState]:
         """The step under way ran so many times.
 
@@ -326,3 +342,10 @@ class StepScheduler:
                 raise FleetError(f"{sequence} has computed more than its blocks hold")
             if not sequence.running and sequence.blocks:
                 raise FleetError(f"{sequence} waits and holds blocks")
+
+
+def _gets_token(work: StepWork, sequence: SequenceState) -> bool:
+    """The step computes the last of its tokens that are known, and so yields another one."""
+    if sequence in work.decodes:
+        return True
+    return any(item is sequence and tokens == item.remaining_tokens for item, tokens in work.prefills)

@@ -99,6 +99,16 @@ class Cancel(Message, frozen=True, gc=False):
     request_id: str
 
 
+class ConfirmRequests(Message, frozen=True, gc=False):
+    """Do you have these, and is work being done? Answer with `RequestsConfirmed` to `reply_to`.
+
+    Sent after them, and messages keep their order: what did not come before this was lost.
+    """
+
+    requests: tuple[str, ...]
+    reply_to: str
+
+
 class Dispatched(Message, frozen=True, gc=False):
     """The batcher sent these attempts to `replica`, as one batch."""
 
@@ -361,6 +371,15 @@ class Streamed(Message, frozen=True, gc=False):
     ids: tuple[int, ...]
 
 
+class RequestsConfirmed(Message, frozen=True, gc=False):
+    """The router answers `ConfirmRequests`."""
+
+    missing: tuple[str, ...]
+    """These have no reply to come: they, or their replies, were lost."""
+    working: bool
+    """Some replica runs or loads something."""
+
+
 # --- to anyone ---------------------------------------------------------------------------------------------
 
 
@@ -412,7 +431,7 @@ class StepRan(Message, frozen=True, gc=False):
 
 
 WIRE_MESSAGES = (
-    Submit, Cancel, RunBatch, CancelBatch, ConfirmBatches, BatchFinished, BatchesMissing, Activate, Deactivate, Drain,
+    Submit, Cancel, ConfirmRequests, RequestsConfirmed, RunBatch, CancelBatch, ConfirmBatches, BatchFinished, BatchesMissing, Activate, Deactivate, Drain,
     Probe, ProbeAnswered, InjectSlowness, ReplicaReported, Reply, Streamed, TokensGenerated, HostReplica,
 )  # fmt: skip
 """Those that may arrive from another process; anything else on the wire is an error."""

@@ -150,6 +150,10 @@ class Replica(Actor):
         """What it reports when it serves token by token."""
         return None
 
+    def steps_begun(self) -> int:
+        """How many steps its engine was given, when it serves token by token."""
+        return 0
+
     def proves_itself(self, probe: Probe) -> bool:
         """What runs anyway will show whether the engine works, and answer this deep probe; else a canary must."""
         return False

@@ -20,6 +20,7 @@ from fleet.blame import blaming, reset, tell
 from fleet.messages import (
     AttemptsEnded,
     Cancel,
+    ConfirmRequests,
     Dequeue,
     Dispatched,
     Enqueue,
@@ -30,6 +31,7 @@ from fleet.messages import (
     ReplicaReported,
     Reply,
     ReportQueue,
+    RequestsConfirmed,
     Streamed,
     Submit,
     Tick,
@@ -101,6 +103,7 @@ class Router(Actor):
             Dispatched: self.on_dispatched,
             TokensGenerated: self.on_tokens_generated,
             Cancel: self.on_cancel,
+            ConfirmRequests: self.on_confirm_requests,
             ReportQueue: self.on_report_queue,
             Tick: self.on_tick,
             ReplicaReported: self.on_replica_reported,
@@ -426,6 +429,16 @@ class Router(Actor):
         pending = self.pending.get(message.request_id)
         if pending is not None:
             self._abandon(pending, "cancelled", "the client cancelled it")
+
+    def on_confirm_requests(self, message: ConfirmRequests) -> None:
+        """A client asks whether its requests are still here, and whether anything is being done."""
+        missing = []
+        for request_id in message.requests:
+            pending = self.pending.get(request_id)
+            if pending is None or pending.reply_to != message.reply_to:
+                missing.append(request_id)
+        working = any(view.busy_fraction or view.state == "loading" for view in self._roster.views.values())
+        self.ctx.send(message.reply_to, RequestsConfirmed(tuple(missing), working))
 
     def _abandon(self, pending: Pending, outcome: Outcome, detail: str) -> None:
         if pending.placed:

@@ -329,6 +329,9 @@ class TokenReplica(Replica):
         self._engine.interrupt()
         return True
 
+    def steps_begun(self) -> int:
+        return 0 if self.scheduler is None else self.scheduler.steps_planned
+
     def settle(self) -> None:
         if self.scheduler is not None and self.scheduler.work is not None:
             self._engine.interrupt()

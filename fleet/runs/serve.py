@@ -7,6 +7,7 @@ its own clock.
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import secrets
@@ -36,6 +37,8 @@ from fleet.telemetry.run import Run, finish_run
 from fleet.telemetry.sink import Telemetry
 from traces import Trace
 from traces.schema import Request
+
+log = logging.getLogger("fleet.serve")
 
 KEEP_ROWS = 65_536
 """The last rows of each table that a head keeps in memory."""
@@ -241,6 +244,10 @@ def drive(
 
     `spec` says what is served there, for the manifest and the objectives; the tables of the head (decisions, series)
     are the head's and empty here. `stream` has every output token sent as it comes, and checks that none is missing.
+
+    When the head is lost or ends, what was sent and not answered ends as failed, and nothing more is sent: the counters
+    `head_lost` and `unsent` say so. A request for which nothing is done in `stall_timeout_s`, by the head's own word,
+    ends as failed too (`stalled`).
     """
     if speed != 1.0:
         trace = trace.scale_rate(speed)
@@ -306,4 +313,5 @@ class Driver:
             self.problem = f"no head answered: {reason}"
             self.runtime.stop()
             return
-        self.generator.head_lost(reason)
+        ended, unsent = self.generator.head_lost(reason)
+        log.error("the head is lost: %s; %d requests ended with it, %d were never sent", reason, ended, unsent)

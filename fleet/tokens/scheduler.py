@@ -41,7 +41,7 @@ class StepScheduler:
         """What the engine runs."""
         self._leaving: dict[int, SequenceState] = {}
         """Taken out while part of the step under way: what they hold is in use until it ends."""
-        self._steps = 0
+        self.steps_planned = 0
 
     # --- in and out --------------------------------------------------------------------------------------------
 
@@ -184,8 +184,8 @@ class StepScheduler:
         most = 1
         if step.repeat > 1 and not prefills:
             most = cache.steps_that_fit(decodes, step.repeat)
-        self._steps += 1
-        return StepWork(self._steps, prefills, decodes, most=most, moved_blocks=moved)
+        self.steps_planned += 1
+        return StepWork(self.steps_planned, prefills, decodes, most=most, moved_blocks=moved)
 
     def _admit(
         self, step: Step, now_s: float

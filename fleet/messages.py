@@ -136,6 +136,14 @@ class AttemptsEnded(Message, frozen=True, gc=False):
     """One for each attempt, or None when the engine answers whole requests."""
 
 
+class StartFailed(Message, frozen=True, gc=False):
+    """The autoscaler says that a replica did not come up; it will try again."""
+
+    detail: str
+    hopeless: bool
+    """So many have failed one after the other that nobody should wait for the next (`failed_starts_limit`)."""
+
+
 class TokensGenerated(Message, frozen=True, gc=False):
     """A step of `replica` gave these attempts output tokens: first ones, and all of those that are streamed."""
 

@@ -32,6 +32,7 @@ from fleet.messages import (
     Reply,
     ReportQueue,
     RequestsConfirmed,
+    StartFailed,
     Streamed,
     Submit,
     Tick,
@@ -82,6 +83,8 @@ class Router(Actor):
         self._held: dict[str, Pending] = {}
         """Those that wait here for a replica they may go to, in order."""
         self._roster = Roster()
+        self._start_failure: str | None = None
+        """Why the last start failed, while no replica may be chosen."""
         self._running = 0
         self._next_ticket = count(1).__next__
         self.submitted = 0
@@ -108,6 +111,7 @@ class Router(Actor):
             Tick: self.on_tick,
             ReplicaReported: self.on_replica_reported,
             ReplicaExited: self.on_replica_exited,
+            StartFailed: self.on_start_failed,
             TrustChanged: self.on_trust_changed,
             Undeliverable: self.on_undeliverable,
         }
@@ -419,11 +423,16 @@ class Router(Actor):
         if pending is None:
             return
         if message.what == "deadline":
-            self._abandon(pending, "expired", "its deadline passed")
+            self._abandon(pending, "expired", self._why_expired(pending))
         elif pending.ticket == message.number and not pending.placed:
             self._held.pop(message.key, None)
             pending.timer = None
             self._place(pending, self.ctx.now)
+
+    def _why_expired(self, pending: Pending) -> str:
+        if self._start_failure is None or pending.running:
+            return "its deadline passed"
+        return f"its deadline passed while no replica was ready: {self._start_failure}"
 
     def on_cancel(self, message: Cancel) -> None:
         pending = self.pending.get(message.request_id)
@@ -486,8 +495,19 @@ class Router(Actor):
         if self._roster.exited(message.replica):
             self._replicas_changed()
 
+    def on_start_failed(self, message: StartFailed) -> None:
+        """When there is no replica and no start succeeds, what waits for one ends with the reason."""
+        if any(view.state == "ready" for view in self._roster.views.values()):
+            return
+        self._start_failure = message.detail
+        if message.hopeless:
+            for pending in [item for item in self.pending.values() if not item.running]:
+                self._abandon(pending, "failed", f"no replica can be started: {message.detail}")
+
     def _replicas_changed(self) -> None:
         candidates = self._roster.candidates
+        if candidates:
+            self._start_failure = None
         tell(self._on_replicas, "the replicas", self.ctx.now, candidates)
         if candidates and self._held:
             self._release()

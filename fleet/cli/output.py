@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from fleet.telemetry.run import Distribution
 
 PLAIN_WIDTH = 120
-MOST_REASONS, MOST_WIDE = 8, 90
-"""Rows of the table that says why requests did not complete, and how much of a reason has room there."""
+MOST_REASONS = 8
+"""Lines that say why requests did not complete."""
 LATENCIES = {
     "e2e_s": "end to end", "queue_s": "queue wait", "ttft_s": "TTFT", "tpot_s": "TPOT", "itl_max_s": "longest ITL",
 }  # fmt: skip
@@ -68,7 +68,6 @@ def print_run(run: Run, title: str, *, as_json: bool) -> None:
         return
     print(title)
     print_facts(_facts(run))
-    print()
     latencies = table("latency (ms)", "mean", "p50", "p90", "p95", "p99", "max")
     for name, label in LATENCIES.items():
         distribution: Distribution = getattr(run.summary, name)
@@ -76,6 +75,7 @@ def print_run(run: Run, title: str, *, as_json: bool) -> None:
             fields = distribution.__struct_fields__
             latencies.add_row(label, *(f"{1000 * getattr(distribution, field):.1f}" for field in fields))
     if latencies.row_count:
+        print()
         stdout().print(latencies)
     _print_reasons(reasons_of(run))
 
@@ -83,18 +83,12 @@ def print_run(run: Run, title: str, *, as_json: bool) -> None:
 def _print_reasons(reasons: list[Reason]) -> None:
     if not reasons:
         return
-    print()
-    why = table("not completed", "why", "requests", left=2)
+    print("\nnot completed")
     for reason in reasons[:MOST_REASONS]:
-        why.add_row(reason.outcome, _shortened(reason.why, MOST_WIDE), f"{reason.requests:,}")
-    stdout().print(why)
+        print(f"{reason.requests:>8,}  {reason.outcome:<9}  {reason.why}")
     more = reasons[MOST_REASONS:]
     if more:
-        print(f"and {sum(reason.requests for reason in more):,} for {len(more):,} other reasons")
-
-
-def _shortened(text: str, most: int) -> str:
-    return text if len(text) <= most else f"{text[: most - 3]}..."
+        print(f"{sum(reason.requests for reason in more):>8,}  for {len(more):,} other reasons")
 
 
 class Reason(NamedTuple):

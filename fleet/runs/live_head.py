@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -21,6 +22,9 @@ from fleet.runtime.security import Security
 from fleet.runtime.transport import Node, NodeOptions
 from fleet.spec import FleetSpec
 from fleet.telemetry.sink import Telemetry
+
+
+log = logging.getLogger("fleet.head")
 
 
 class LiveHead:
@@ -45,7 +49,7 @@ class LiveHead:
         demand_no_oracle(spec)
         self.seed = seed
         self.telemetry = Telemetry(keep_rows=keep_rows)
-        self.head = Head(spec, self.telemetry, stamp_arrivals=stamp_arrivals)
+        self.head = Head(spec, self.telemetry, stamp_arrivals=stamp_arrivals, say=log.error)
         options = NodeOptions(membership=MembershipOptions(lease_s=spec.lease_s))
         self.node = Node("head", options=options, security=security, insecure=insecure)
         self.runtime = LiveRuntime(

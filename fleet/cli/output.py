@@ -127,7 +127,13 @@ def status_of(run: Run) -> int:
     unserved = s.failed + s.expired + s.cancelled
     if not ended or (s.completed and 2 * unserved <= ended):
         return 0
-    others = {"failed": s.failed, "expired": s.expired, "cancelled": s.cancelled, "rejected": s.rejected, "shed": s.shed}
+    others = {
+        "failed": s.failed,
+        "expired": s.expired,
+        "cancelled": s.cancelled,
+        "rejected": s.rejected,
+        "shed": s.shed,
+    }
     parts = ", ".join(f"{n:,} {name}" for name, n in others.items() if n)
     note(f"fleet: most requests were not served: {parts}, of {ended:,}")
     return 1

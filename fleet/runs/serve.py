@@ -314,4 +314,6 @@ class Driver:
             self.runtime.stop()
             return
         ended, unsent = self.generator.head_lost(reason)
-        log.error("the head is lost: %s; %d requests ended with it, %d were never sent", reason, ended, unsent)
+        log.error(
+            "the head is lost: %s; %d requests ended with it, %d were never sent", reason, ended, unsent
+        )

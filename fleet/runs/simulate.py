@@ -97,7 +97,6 @@ class Simulation:
         for address in initial_replicas(spec):
             self.launcher.bring_up(address, preloaded=True)
         self.runtime.add(CLIENT, self.client)
-        self.runtime.add("deadlock", DeadlockWatch(self.runtime, self._progress, self._waiting))
         for policy in self._oracles():
             if lengths is not None:
                 policy.reveal(lengths)
@@ -107,6 +106,8 @@ class Simulation:
 
     def run(self, until_s: float | None = None) -> Run:
         """Run to the end, or to the horizon."""
+        if until_s is None:
+            self.runtime.add("deadlock", DeadlockWatch(self.runtime, self._progress, self._waiting))
         try:
             with _no_collections():
                 self.runtime.run(waiting=self._waiting, until_s=until_s)

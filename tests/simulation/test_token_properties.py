@@ -165,9 +165,7 @@ def tokens_agree(run, *, undisturbed):
 def test_every_request_ends_once_and_every_block_is_given_back_whatever_the_fleet_and_its_faults(  # noqa: PLR0917  # hypothesis gives them in order
     trace, spec, failing, cancelled, sessions, stream, seed
 ):
-    simulated = simulation(
-        trace, patient(spec), faults=failing, sessions=sessions, stream=stream, seed=seed
-    )
+    simulated = simulation(trace, patient(spec), faults=failing, sessions=sessions, stream=stream, seed=seed)
     script = Script(*((at_s, "router", Cancel(f"r{number}")) for number, at_s in cancelled))
     simulated.runtime.add("client/script", script)
 

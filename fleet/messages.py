@@ -439,7 +439,8 @@ class StepRan(Message, frozen=True, gc=False):
 
 
 WIRE_MESSAGES = (
-    Submit, Cancel, ConfirmRequests, RequestsConfirmed, RunBatch, CancelBatch, ConfirmBatches, BatchFinished, BatchesMissing, Activate, Deactivate, Drain,
+    Submit, Cancel, ConfirmRequests, RequestsConfirmed,
+    RunBatch, CancelBatch, ConfirmBatches, BatchFinished, BatchesMissing, Activate, Deactivate, Drain,
     Probe, ProbeAnswered, InjectSlowness, ReplicaReported, Reply, Streamed, TokensGenerated, HostReplica,
 )  # fmt: skip
 """Those that may arrive from another process; anything else on the wire is an error."""

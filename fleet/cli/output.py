@@ -120,7 +120,7 @@ _VARIES = re.compile(r"'[^']*'|[\d.,]*\d")
 def status_of(run: Run) -> int:
     """0, or 1 and a line that says so when most of what ended was not served.
 
-    What was refused or shed is what the policies decided; that a fleet completes nothing at all is a failure all the same.
+    What was refused or shed is what the policies decided; to complete nothing at all is a failure all the same.
     """
     s = run.summary
     ended = s.submitted - s.in_flight

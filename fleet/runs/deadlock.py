@@ -1,9 +1,9 @@
 """Virtual time knows when nothing will come of a run any more: it can see all that is left to happen.
 
-A fleet at rest never falls silent: replicas report, probes are answered, the control loop turns. So a run in which requests
-wait and only these rhythms are left would go on for ever. The one thing to know: this is no time-out of anything. What the
-engines have under way, timers that actors set, and whatever is on its way will happen, however late, and so is waited
-for; a deadlock is when an hour after the last of it nothing has come of it.
+A fleet at rest never falls silent: replicas report, probes are answered, the control loop turns. So a run in which
+requests wait and only these rhythms are left would go on for ever. The one thing to know: this is no time-out of
+anything. What the engines have under way, timers that actors set, and whatever is on its way will happen, however late,
+and so is waited for; a deadlock is when an hour after the last of it nothing has come of it.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from fleet.messages import Message, Probe, ProbeAnswered, ReplicaReported, RunFi
 from fleet.runtime.simulated import Recurring, SimulatedContext, SimulatedRuntime, SimulatedTimer
 
 QUIET_S = 3_600.0
-"""How long the rhythms must have moved nothing. Only a scaling policy that sleeps for longer, while requests wait and none
-arrive, could be wronged."""
+"""How long the rhythms must have moved nothing, and that twice. Only a scaling policy that sleeps for longer, while
+requests wait and none arrive, could be wronged."""
 QUIET_LOOKS = 2
 GO_ROUND = (ReplicaReported, Probe, ProbeAnswered)
 """On their way, on a network that takes time, whether or not anything happens."""

@@ -23,7 +23,6 @@ from fleet.runtime.transport import Node, NodeOptions
 from fleet.spec import FleetSpec
 from fleet.telemetry.sink import Telemetry
 
-
 log = logging.getLogger("fleet.head")
 
 

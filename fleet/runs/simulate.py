@@ -44,8 +44,8 @@ def simulate(
     replies, now and then.
 
     The same arguments give the same `Run.digest`, in every process. Raises `PolicyError` when a policy breaks
-    its contract, `FleetError` when the fleet cannot go on (the message ends with how to see it again): a `DeadlockError`
-    says who waits for what when requests wait and nothing is left that could end them.
+    its contract, `FleetError` when the fleet cannot go on (the message ends with how to see it again): a
+    `DeadlockError` says who waits for what when requests wait and nothing is left that could end them.
     """
     simulation = Simulation(trace, spec, seed=seed, faults=faults, sessions=sessions, stream=stream, check=check,
                             on_progress=on_progress)  # fmt: skip

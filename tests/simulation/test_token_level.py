@@ -51,7 +51,9 @@ def close(seconds):
 
 @pytest.mark.parametrize("spec", [{}, {"deep_probe_interval_s": 100.0, "probe_timeout_s": 5.0}])
 def test_an_answer_that_takes_half_an_hour_is_waited_for(spec):
-    run = simulate(trace_of(asks("r", output_tokens=32_000)), serving(AffineSteps(base_s=0.05), **spec))
+    run = simulate(
+        trace_of(asks("r", output_tokens=32_000)), serving(AffineSteps(base_s=0.05), blocks=10_000, **spec)
+    )
 
     assert column(run, "outcome") == {"r": "completed"}
     assert column(run, "e2e_s")["r"] == pytest.approx(1_600.0)

@@ -26,10 +26,10 @@ from tests.simulation.test_properties import (
     composed,
     fault_traces,
     law,
-    patient,
     made,
     maybe,
     networks,
+    patient,
     periods,
     shipped,
 )

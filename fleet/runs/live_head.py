@@ -100,10 +100,11 @@ class LiveHead:
     def _joined(self, peer: Peer) -> None:
         given_up = [address for address in sorted(peer.addresses) if address.startswith("replica/")]
         if given_up:
-            # It stood still, lost its lease and was replaced; now it is back. It cannot become another replica.
+            # It stood still, lost its lease and was replaced; or it served a head that was here before. Now it is back.
             self.telemetry.counters["came_back_too_late"] += len(given_up)
             for address in given_up:
                 self.runtime.send(address, "launcher", Drain())
+            self.node.disown(peer, given_up)  # a new replica may have, or get, the same address
             return
         for address in _hosts_of(peer):
             self.hosts.joined.add(address)

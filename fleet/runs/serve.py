@@ -23,7 +23,7 @@ from msgspec import Struct
 
 from fleet.actor import FleetError
 from fleet.actors.load_generator import LoadGenerator
-from fleet.launch.host import host
+from fleet.launch.host import REJOIN_S, host
 from fleet.messages import Payload, StartReplica
 from fleet.runs.assembly import initial_replicas
 from fleet.runs.live_head import LiveHead
@@ -174,18 +174,22 @@ def join(
     keys: Path | None = None,
     server_key: str | None = None,
     insecure: bool = False,
+    rejoin_s: float = REJOIN_S,
 ) -> int:
     """Offer `replicas` processes of this host to the head at `head`; answers when all have ended.
 
-    The answer is the exit status: 0 when every one ended in good order.
+    A head that is lost has `rejoin_s` to come back, on the same address. The answer is the exit status: 0 when every
+    one ended in good order.
     """
     security = client_security(keys, server_key)
     stem = name or f"{socket.gethostname()}-{secrets.token_hex(3)}"
     if replicas == 1:
-        return host(head, stem, security=security, insecure=insecure, keep_trying=True)
+        return host(head, stem, security=security, insecure=insecure, keep_trying=True, rejoin_s=rejoin_s)
     context = multiprocessing.get_context("spawn")
     processes = [
-        context.Process(target=_host_one, args=(head, f"{stem}-{number}", keys, server_key, insecure))
+        context.Process(
+            target=_host_one, args=(head, f"{stem}-{number}", keys, server_key, insecure, rejoin_s)
+        )
         for number in range(replicas)
     ]
     # Until they handle it themselves, an interrupt is not for them: they would die in the middle of an import.
@@ -207,11 +211,13 @@ def join(
     return max(0 if process.exitcode == 0 else 1 for process in processes)
 
 
-def _host_one(head: str, name: str, keys: Path | None, server_key: str | None, insecure: bool) -> None:
+def _host_one(  # noqa: PLR0917  # the arguments of a process are given in order
+    head: str, name: str, keys: Path | None, server_key: str | None, insecure: bool, rejoin_s: float
+) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    raise SystemExit(
-        host(head, name, security=client_security(keys, server_key), insecure=insecure, keep_trying=True)
-    )
+    security = client_security(keys, server_key)
+    status = host(head, name, security=security, insecure=insecure, keep_trying=True, rejoin_s=rejoin_s)
+    raise SystemExit(status)
 
 
 def _end_with_parent() -> None:

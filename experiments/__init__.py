@@ -1,5 +1,9 @@
 """Studies, and the harness they share: compare candidates, sweep parameters, hold simulation against live runs."""
 
+from experiments.interrupts import say_it_in_a_word
+
+say_it_in_a_word()  # before what takes time to import
+
 from experiments.calibrate import CalibrationReport, calibrate
 from experiments.compare import compare
 from experiments.metrics import DEFAULT_METRICS, TOKEN_METRICS, Metric, metric

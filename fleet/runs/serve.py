@@ -14,7 +14,9 @@ import secrets
 import signal
 import socket
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
 import anyio
@@ -24,6 +26,7 @@ from msgspec import Struct
 from fleet.actor import FleetError
 from fleet.actors.load_generator import LoadGenerator
 from fleet.launch.host import REJOIN_S, host
+from fleet.launch.subprocess_hosts import GRACE_S
 from fleet.messages import Payload, StartReplica
 from fleet.runs.assembly import initial_replicas
 from fleet.runs.live_head import LiveHead
@@ -192,23 +195,40 @@ def join(
         )
         for number in range(replicas)
     ]
-    # Until they handle it themselves, an interrupt is not for them: they would die in the middle of an import.
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    for process in processes:
-        process.start()
-    signal.signal(signal.SIGINT, before)
+    interrupted = False
     try:
+        for process in processes:
+            _start_deaf(process)
         for process in processes:
             process.join()
     except KeyboardInterrupt:
-        # The terminal sent the interrupt to them too; they end by themselves, in good order.
-        for process in processes:
-            process.join(timeout=5.0)
+        interrupted = True
     finally:
-        for process in processes:
-            if process.is_alive():
-                process.kill()
-    return max(0 if process.exitcode == 0 else 1 for process in processes)
+        _end(processes)
+    in_order = (0, -signal.SIGTERM) if interrupted else (0,)
+    return max(0 if process.exitcode in in_order else 1 for process in processes)
+
+
+def _start_deaf(process: SpawnProcess) -> None:
+    """Until it handles one itself, an interrupt is not for it: it would die in the middle of an import."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        process.start()
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _end(processes: Sequence[SpawnProcess]) -> None:
+    """End those that have not: in good order where they are far enough to know how, and soon in any case."""
+    started = [process for process in processes if process.pid is not None]
+    for process in started:
+        process.terminate()
+    until = time.monotonic() + GRACE_S
+    for process in started:
+        process.join(timeout=max(0.0, until - time.monotonic()))
+        if process.is_alive():
+            process.kill()
+            process.join()
 
 
 def _host_one(  # noqa: PLR0917  # the arguments of a process are given in order

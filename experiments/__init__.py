@@ -2,7 +2,9 @@
 
 from experiments.interrupts import say_it_in_a_word
 
-say_it_in_a_word()  # before what takes time to import
+say_it_in_a_word()
+
+# ruff: noqa: E402  # what is above comes first because what is below takes time to import
 
 from experiments.calibrate import CalibrationReport, calibrate
 from experiments.compare import compare

@@ -90,6 +90,8 @@ class Replica(Actor):
         self._on_end = on_end
         """Called once when stopped or failed; its process may end."""
         self.state: ReplicaState = "provisioning"
+        self.failure: str | None = None
+        """Why it failed, if it did."""
         self._activate = settings.activate
         self._probes: dict[int, Probe] = {}
         """Deep probes by the number of the batch that answers them (negative)."""
@@ -167,6 +169,8 @@ class Replica(Actor):
         if state not in TRANSITIONS[self.state]:
             raise FleetError(f"{self.ctx.address} cannot go from {self.state} to {state}")
         self.state = state
+        if state == "failed":
+            self.failure = detail
         if report:
             self._report(detail)
         if state in ("stopped", "failed"):

@@ -164,12 +164,13 @@ class HostProcess:
             if watch_input:
                 loop.remove_reader(0)
 
-    def exit_code(self) -> int:
-        """0 when it ended in good order."""
+    @property
+    def failure(self) -> str | None:
+        """Why its replica failed, if it did."""
         replica = self._host.replica
-        if self.problem is not None or (replica is not None and replica.state == "failed"):
-            return EXIT_FAILED
-        return 0
+        if replica is None or replica.state != "failed":
+            return None
+        return f"{replica.ctx.address} failed: {replica.failure}"
 
 
 def host(
@@ -203,6 +204,7 @@ def host(
         if not process.anew:
             break
         log.warning("%s offers itself anew", name)
-    if process.problem is not None:
-        print(f"{name}: {process.problem}", file=sys.stderr)
-    return process.exit_code()
+    problem = process.problem or process.failure
+    if problem is not None:
+        print(f"{name}: {problem}", file=sys.stderr)
+    return 0 if problem is None else EXIT_FAILED

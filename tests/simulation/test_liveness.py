@@ -97,7 +97,7 @@ class Asker(Script):
         self.heard = []
 
     def handlers(self):
-        return {**super().handlers(), RequestsConfirmed: lambda message: self.heard.append(message)}
+        return {**super().handlers(), RequestsConfirmed: self.heard.append}
 
 
 def test_the_router_says_what_it_has_of_this_client_and_whether_a_replica_works():

@@ -67,6 +67,7 @@ def _judged(error: Exception) -> tuple[str, int]:
     if isinstance(error, UsageError):
         return message, EXIT_USAGE
     from fleet.actor import FleetError
+    from fleet.runs.deadlock import DeadlockError
     from fleet.runs.invariants import InvariantViolation
     from policies.base import PolicyError
     from traces.errors import TraceError
@@ -74,7 +75,7 @@ def _judged(error: Exception) -> tuple[str, int]:
     if isinstance(error, (PolicyError, TraceError, FleetError)):
         notes = _one_line("; ".join(getattr(error, "__notes__", ())))
         whole = f"{message} ({notes})" if notes else message
-        return whole, EXIT_FAILED if isinstance(error, InvariantViolation) else EXIT_USAGE
+        return whole, EXIT_FAILED if isinstance(error, (InvariantViolation, DeadlockError)) else EXIT_USAGE
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}", EXIT_USAGE
     if isinstance(error, MemoryError):

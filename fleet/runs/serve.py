@@ -197,8 +197,7 @@ def join(
     ]
     interrupted = False
     try:
-        for process in processes:
-            _start_deaf(process)
+        _start_deaf(processes)
         for process in processes:
             process.join()
     except KeyboardInterrupt:
@@ -209,13 +208,17 @@ def join(
     return max(0 if process.exitcode in in_order else 1 for process in processes)
 
 
-def _start_deaf(process: SpawnProcess) -> None:
-    """Until it handles one itself, an interrupt is not for it: it would die in the middle of an import."""
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _start_deaf(processes: Sequence[SpawnProcess]) -> None:
+    """Until they handle one themselves, an interrupt is not for them: they would die in the middle of an import.
+
+    Signals that are blocked where a process is spawned are blocked in it; one that comes meanwhile comes at the end.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     try:
-        process.start()
+        for process in processes:
+            process.start()
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _end(processes: Sequence[SpawnProcess]) -> None:
@@ -234,6 +237,8 @@ def _end(processes: Sequence[SpawnProcess]) -> None:
 def _host_one(  # noqa: PLR0917  # the arguments of a process are given in order
     head: str, name: str, keys: Path | None, server_key: str | None, insecure: bool, rejoin_s: float
 ) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the host will handle it
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
     threading.Thread(target=_end_with_parent, daemon=True).start()
     security = client_security(keys, server_key)
     status = host(head, name, security=security, insecure=insecure, keep_trying=True, rejoin_s=rejoin_s)

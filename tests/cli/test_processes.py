@@ -263,18 +263,22 @@ def test_ctrl_c_while_processes_start_ends_all_of_them_at_once(
         assert time.monotonic() - began_s < 4.0
         assert (process.returncode, err) == (status, said)
         assert len(starting) >= 3
-        assert not [pid for pid in starting if alive(pid)]
+        while any(alive(pid) for pid in starting):
+            assert time.monotonic() - began_s < 4.0
+            time.sleep(0.02)
 
 
 @pytest.mark.live
 def test_a_client_whose_head_is_killed_says_so_and_fails(tmp_path: Path) -> None:
     (tmp_path / "small.toml").write_text(SERVED)
     head = f"tcp://127.0.0.1:{free_port()}"
-    with started("serve", "small.toml", "--bind", head, "--local-replicas", 1, cwd=tmp_path) as serve:
-        with started("drive", "demo-surge", head, cwd=tmp_path) as drive:
-            time.sleep(4.0)
-            serve.kill()
-            out, err = drive.communicate(timeout=20)
+    with (
+        started("serve", "small.toml", "--bind", head, "--local-replicas", 1, cwd=tmp_path) as serve,
+        started("drive", "demo-surge", head, cwd=tmp_path) as drive,
+    ):
+        time.sleep(4.0)
+        serve.kill()
+        out, err = drive.communicate(timeout=20)
     assert drive.returncode == 1
     assert "fleet: the head is lost: silent for 3 s; " in err
     assert "were never sent" in err

@@ -16,6 +16,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
+from multiprocessing import resource_tracker
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
@@ -213,6 +214,7 @@ def _start_deaf(processes: Sequence[SpawnProcess]) -> None:
 
     Signals that are blocked where a process is spawned are blocked in it; one that comes meanwhile comes at the end.
     """
+    resource_tracker.ensure_running()  # now, since it unblocks them
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     try:
         for process in processes:

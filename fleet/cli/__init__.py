@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import signal
 import sys
 import warnings
 from argparse import Namespace
@@ -29,6 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments = parse(given)
         return _run(arguments)
     except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is over but the interpreter's own end
         return _report("interrupted", EXIT_INTERRUPTED)
     except BrokenPipeError:
         return _reader_is_gone()

@@ -470,7 +470,8 @@ class Router(Actor):
         """A client is gone, or does not read: its request has ended all the same, and its stream ends here."""
         lost = message.message
         if not isinstance(lost, Streamed):
-            self._telemetry.counters["undeliverable_replies"] += 1
+            if isinstance(lost, Reply):
+                self._telemetry.counters["undeliverable_replies"] += 1
             return
         self._telemetry.counters["undeliverable_tokens"] += len(lost.ids) or 1
         pending = self.pending.get(lost.request_id)

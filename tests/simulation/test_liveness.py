@@ -5,6 +5,7 @@ import pytest
 from fleet.actor import Actor
 from fleet.actors.load_generator import LoadGenerator
 from fleet.messages import Cancel, ConfirmRequests, Reply, RequestsConfirmed, Submit, Tick
+from fleet.runs.client import ClientActor
 from fleet.runtime.simulated import SimulatedRuntime
 from fleet.telemetry.sink import Telemetry
 from tests.simulation.building import Script, arrivals, engine, faults, fleet, play_with
@@ -87,6 +88,36 @@ def test_a_request_that_was_lost_on_the_way_ends_by_itself():
         ("failed", "message-lost"), ("completed", None),
     ]  # fmt: skip
     assert ended[0][0] <= TIMEOUT_S
+
+
+def asked(head, *requests):
+    """The answers of a program's client to these requests at time 0, in the order given, once all have a reply."""
+    runtime, client = SimulatedRuntime(seed=0), ClientActor(TIMEOUT_S)
+    runtime.add("router", head)
+    runtime.add("client/trace", client)
+    answers = [client.submit(Submit(Request(id, 0.0), "client/trace")) for id in requests]
+    while any(answer.reply is None for answer in answers):
+        runtime.run(until_s=runtime.now + 1.0)
+    return [answer.reply for answer in answers], runtime.now
+
+
+def test_a_program_s_client_waits_as_long_as_work_is_done_and_hears_of_what_was_lost():
+    (slow, lost), ended_s = asked(
+        Head(works_until_s=1e9, answers_after_s=500.0, lost=("lost",)), "slow", "lost"
+    )
+
+    assert (slow.outcome, lost.outcome) == ("completed", "failed")
+    assert lost.detail.startswith("message-lost: ")
+    assert ended_s == pytest.approx(500.0, abs=1.0)
+
+
+def test_a_program_s_client_ends_what_nothing_is_done_for():
+    (reply,), ended_s = asked(Head(), "r")
+
+    assert (reply.outcome, reply.detail) == (
+        "failed", "stalled: no replica ran or loaded anything for 8 s",
+    )  # fmt: skip
+    assert ended_s <= 1.5 * TIMEOUT_S + 1.0
 
 
 class Asker(Script):

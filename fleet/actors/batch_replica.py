@@ -60,9 +60,6 @@ class BatchReplica(Replica):
             self.ctx.after((self._slowness - 1.0) * message.service_s, Tick("slow", number=message.batch))
             return
         elapsed_s = message.service_s if self._finished is None else self.ctx.now - self._started_s
-        self._ended(running, message, elapsed_s)
-
-    def _ended(self, running: RunBatch, message: RunFinished, elapsed_s: float) -> None:
         self._finished = None
         self.engine_ended()
         self._running = None
@@ -83,11 +80,13 @@ class BatchReplica(Replica):
             self.complain(complaint)
             return
         self._disowned = running.batch
-        elapsed_s = self.ctx.now - self._started_s
-        self._ended(running, RunFinished(running.batch, elapsed_s, error=complaint), elapsed_s)
+        self._finished = RunFinished(running.batch, self.ctx.now - self._started_s, error=complaint)
+        self.on_run_finished(self._finished)
 
     def _answer(self, running: RunBatch, finished: RunFinished, service_s: float) -> None:
-        error = finished.error or _why_not(running, finished)
+        error, results = finished.error, finished.results
+        if results is not None and len(results) != len(running.work):
+            error = f"{self._engine.name()} gave {len(results)} results for a batch of {len(running.work)}"
         if self.answered_probe(running.batch, error):
             return
         self.ctx.send(
@@ -98,7 +97,7 @@ class BatchReplica(Replica):
                 service_s,
                 self.first_answer(),
                 error,
-                None if error else finished.results,
+                None if error else results,
             ),
         )
 
@@ -129,11 +128,3 @@ class BatchReplica(Replica):
                     waiting.reply_to, BatchFinished(self.ctx.address, waiting.batch, 0.0, error="cancelled")
                 )
                 return
-
-
-def _why_not(running: RunBatch, finished: RunFinished) -> str | None:
-    """Why this cannot be the answer to what runs, if so."""
-    results = finished.results
-    if results is not None and len(results) != len(running.work):
-        return f"the engine gave {len(results)} results for a batch of {len(running.work)}"
-    return None

@@ -225,16 +225,11 @@ class TokenReplica(Replica):
             # Steps before the last one ended before it was slow.
             self.ctx.after((self._slowness - 1.0) * message.last_step_s, Tick("slow", number=message.number))
             return
-        self._stepped(message)
-
-    def _stepped(self, message: StepRan) -> None:
-        """The step under way has ended."""
-        scheduler = self._open
         self._ran = None
         error = message.error
         if error is None and (message.ended or message.tokens or message.steps != 1):
-            named = [*message.ended, *(id for id, _ in message.tokens or ())]
-            why = scheduler.why_not(message.steps, named)
+            named = [id for id, _ in message.tokens] if message.tokens else []
+            why = scheduler.why_not(message.steps, [*named, *message.ended])
             if why is not None:
                 error = f"{self._engine.name()} answered for step {message.number}, but {why}"
         asked, self._asked = self._asked, []
@@ -264,7 +259,8 @@ class TokenReplica(Replica):
             return
         self._disowned = work.number
         elapsed_s = self.ctx.now - self._step_s
-        self._stepped(StepRan(work.number, 1, elapsed_s, elapsed_s, elapsed_s, error=complaint))
+        self._ran = StepRan(work.number, 1, elapsed_s, elapsed_s, elapsed_s, error=complaint)
+        self.on_step_ran(self._ran)
 
     def _deliver(self, output: list[SequenceState], ran: StepRan) -> None:
         """Tell of first tokens and streamed ones, then of the sequences that ended."""

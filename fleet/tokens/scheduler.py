@@ -8,7 +8,7 @@ cannot be. It is one implementation for both runtimes, and it knows neither time
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Container, Sequence
 from typing import NoReturn
 
 from fleet.actor import FleetError
@@ -243,7 +243,7 @@ class StepScheduler:
 
     # --- what came of it ---------------------------------------------------------------------------------------
 
-    def why_not(self, steps: int, named: Iterable[int]) -> str | None:
+    def why_not(self, steps: int, named: Sequence[int]) -> str | None:
         """What the engine must be wrong about when it says so of the step under way; None when it can be.
 
         `named` are the sequences that it says got a token.
@@ -253,10 +253,14 @@ class StepScheduler:
             return "it was running no step"
         if not 1 <= steps <= work.most:
             return f"it ran {steps} steps of {work.most}"
-        for id in named:
-            sequence = self.by_id.get(id) or self._leaving.get(id)
-            if sequence is None or not _gets_token(work, sequence):
-                return f"sequence {id} was to get no token in step {work.number}"
+        if named:
+            expected = {sequence.id for sequence in work.decodes}
+            for sequence, tokens in work.prefills:
+                if tokens == sequence.remaining_tokens:
+                    expected.add(sequence.id)
+            for id in named:
+                if id not in expected:
+                    return f"sequence {id} was to get no token in step {work.number}"
         return None
 
     def ran(self, steps: int, now_s: float) -> list[SequenceState]:
@@ -342,10 +346,3 @@ class StepScheduler:
                 raise FleetError(f"{sequence} has computed more than its blocks hold")
             if not sequence.running and sequence.blocks:
                 raise FleetError(f"{sequence} waits and holds blocks")
-
-
-def _gets_token(work: StepWork, sequence: SequenceState) -> bool:
-    """The step computes the last of its tokens that are known, and so yields another one."""
-    if sequence in work.decodes:
-        return True
-    return any(item is sequence and tokens == item.remaining_tokens for item, tokens in work.prefills)

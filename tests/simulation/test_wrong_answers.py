@@ -65,7 +65,7 @@ def test_an_answer_while_nothing_runs_hurts_nobody():
 def test_a_wrong_number_of_results_is_an_engine_error(results):
     run = play(arrivals(0.0), fleet(engine=misnaming(off=0, results=results), retry=GIVEN_UP))
 
-    assert column(run, "detail")["r0"] == f"engine-error: the engine gave {results} results for a batch of 1"
+    assert column(run, "detail")["r0"] == f"engine-error: misnaming gave {results} results for a batch of 1"
 
 
 def test_a_slow_replica_finds_the_wrong_number_too():

@@ -227,9 +227,9 @@ class TokenReplica(Replica):
             return
         self._ran = None
         error = message.error
-        if error is None and (message.ended or message.tokens or message.steps != 1):
-            named = [id for id, _ in message.tokens] if message.tokens else []
-            why = scheduler.why_not(message.steps, [*named, *message.ended])
+        generated = {} if message.tokens is None else dict(message.tokens)
+        if error is None and (message.ended or generated or message.steps != 1):
+            why = scheduler.why_not(message.steps, generated.keys(), message.ended)
             if why is not None:
                 error = f"{self._engine.name()} answered for step {message.number}, but {why}"
         asked, self._asked = self._asked, []
@@ -243,7 +243,7 @@ class TokenReplica(Replica):
                 self._observe(sequence, "engine-error")
                 self._answer(sequence, error=error)
         else:
-            self._deliver(scheduler.ran(message.steps, now), message)
+            self._deliver(scheduler.ran(message.steps, now), message, generated)
         self._next()
         self._stop_if_empty()
 
@@ -262,17 +262,18 @@ class TokenReplica(Replica):
         self._ran = StepRan(work.number, 1, elapsed_s, elapsed_s, elapsed_s, error=complaint)
         self.on_step_ran(self._ran)
 
-    def _deliver(self, output: list[SequenceState], ran: StepRan) -> None:
+    def _deliver(
+        self, output: list[SequenceState], ran: StepRan, generated: dict[int, tuple[int, ...]]
+    ) -> None:
         """Tell of first tokens and streamed ones, then of the sequences that ended."""
         now = self.ctx.now
         first_s = now if ran.steps == 1 else self._step_s + ran.first_step_s
         last_gap_s = (
             now - self._step_s - (ran.service_s - ran.last_step_s)
         )  # on the clock: it may have stood still
-        generated = None if ran.tokens is None else dict(ran.tokens)
         notices: list[Tokens] = []
         for sequence in output:
-            if generated is not None and sequence.id in generated:
+            if sequence.id in generated:
                 self._outputs.setdefault(sequence.id, list(sequence.work.resume)).extend(
                     generated[sequence.id]
                 )
@@ -299,11 +300,9 @@ class TokenReplica(Replica):
                 self._observe(ended, None)
                 self._answer(ended)
 
-    def _tokens(
-        self, sequence: SequenceState, steps: int, generated: dict[int, tuple[int, ...]] | None
-    ) -> Tokens:
+    def _tokens(self, sequence: SequenceState, steps: int, generated: dict[int, tuple[int, ...]]) -> Tokens:
         work = sequence.work
-        ids = generated.get(sequence.id, ()) if generated is not None and work.stream else ()
+        ids = generated.get(sequence.id, ()) if work.stream else ()
         return Tokens(work.request.id, work.ticket, sequence.generated_tokens - steps, ids)
 
     def timed(self, message: Tick) -> None:

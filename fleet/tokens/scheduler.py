@@ -8,7 +8,7 @@ cannot be. It is one implementation for both runtimes, and it knows neither time
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, KeysView, Sequence
 from typing import NoReturn
 
 from fleet.actor import FleetError
@@ -243,24 +243,23 @@ class StepScheduler:
 
     # --- what came of it ---------------------------------------------------------------------------------------
 
-    def why_not(self, steps: int, named: Sequence[int]) -> str | None:
+    def why_not(self, steps: int, named: KeysView[int], ended: Sequence[int]) -> str | None:
         """What the engine must be wrong about when it says so of the step under way; None when it can be.
 
-        `named` are the sequences that it says got a token.
+        `named` are the sequences that it gives tokens of, `ended` those that got their last one.
         """
         work = self.work
         if work is None:
             return "it was running no step"
         if not 1 <= steps <= work.most:
             return f"it ran {steps} steps of {work.most}"
-        if named:
-            expected = {sequence.id for sequence in work.decodes}
-            for sequence, tokens in work.prefills:
-                if tokens == sequence.remaining_tokens:
-                    expected.add(sequence.id)
-            for id in named:
-                if id not in expected:
-                    return f"sequence {id} was to get no token in step {work.number}"
+        strangers = [] if named <= self.by_id.keys() else named - self.by_id.keys() - self._leaving.keys()
+        if ended:
+            getting = {sequence.id for sequence in work.decodes}
+            getting.update(item.id for item, tokens in work.prefills if tokens == item.remaining_tokens)
+            strangers = [*strangers, *(id for id in ended if id not in getting)]
+        if strangers:
+            return f"sequence {min(strangers)} was to get no token in step {work.number}"
         return None
 
     def ran(self, steps: int, now_s: float) -> list[SequenceState]:

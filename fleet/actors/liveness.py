@@ -28,6 +28,8 @@ class Liveness:
         self._heard = -1
         self._alive_s = 0.0
         """When there was a last sign of work."""
+        self._answered = True
+        """The head has said something since its last question."""
 
     def begin(self, ctx: Context) -> None:
         self._alive_s = ctx.now
@@ -45,19 +47,26 @@ class Liveness:
         elif ctx.now - self._alive_s >= self.timeout_s:
             stalled, self._alive_s = True, ctx.now
         if asked and not stalled:
+            self._answered = False
             ctx.send(self._router, ConfirmRequests(asked, ctx.address))
         ctx.after(self.timeout_s / CHECKS, TICK)
         return stalled
 
     def confirmed(self, ctx: Context, message: RequestsConfirmed) -> None:
         """The head's word."""
+        self._answered = True
         if message.working:
             self._alive_s = ctx.now
 
     @property
     def why_stalled(self) -> str:
         """The detail of requests that end so."""
-        return f"stalled: no replica ran or loaded anything for {self.timeout_s:g} s"
+        what = (
+            "no replica ran or loaded anything"
+            if self._answered
+            else "the head said nothing, and nothing came of it"
+        )
+        return f"stalled: {what} for {self.timeout_s:g} s"
 
 
 LOST = "message-lost: the head does not know of it; it, or its reply, was lost on the way"

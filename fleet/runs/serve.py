@@ -239,6 +239,7 @@ def _end(processes: Sequence[SpawnProcess]) -> None:
 def _host_one(  # noqa: PLR0917  # the arguments of a process are given in order
     head: str, name: str, keys: Path | None, server_key: str | None, insecure: bool, rejoin_s: float
 ) -> None:
+    logging.basicConfig(format=f"{name}: %(message)s", level=logging.WARNING)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the host will handle it
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
     threading.Thread(target=_end_with_parent, daemon=True).start()

@@ -63,13 +63,18 @@ def test_an_answer_that_takes_many_time_outs_is_waited_for_while_the_head_says_t
     assert counters["stalled"] == 0
 
 
-@pytest.mark.parametrize("head", [Head(), Head(answers_questions=False)], ids=["idle", "dumb"])
-def test_requests_for_which_nothing_is_done_end_as_stalled_not_as_cancelled(head):
+@pytest.mark.parametrize(
+    ("head", "why"),
+    [
+        (Head(), "no replica ran or loaded anything"),
+        (Head(answers_questions=False), "the head said nothing, and nothing came of it"),
+    ],
+    ids=["idle", "dumb"],
+)
+def test_requests_for_which_nothing_is_done_end_as_stalled_not_as_cancelled(head, why):
     ended, counters = watched(head, 0.0, 1.0)
 
-    assert {(outcome, detail) for _, outcome, detail in ended} == {
-        ("failed", "stalled: no replica ran or loaded anything for 8 s")
-    }
+    assert {(outcome, detail) for _, outcome, detail in ended} == {("failed", f"stalled: {why} for 8 s")}
     assert all(TIMEOUT_S <= at_s <= 1.5 * TIMEOUT_S for at_s, _, _ in ended)
     assert counters["stalled"] == 2
     assert head.cancelled == ["r0", "r1"], "the head need not keep them"

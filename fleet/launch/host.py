@@ -205,6 +205,8 @@ def host(
             break
         log.warning("%s offers itself anew", name)
     problem = process.problem or process.failure
-    if problem is not None:
+    if process.problem is not None or (
+        problem is not None and not watch_input
+    ):  # else the head is here, and says it
         print(f"{name}: {problem}", file=sys.stderr)
     return 0 if problem is None else EXIT_FAILED

@@ -1,5 +1,11 @@
 """Studies, and the harness they share: compare candidates, sweep parameters, hold simulation against live runs."""
 
+from experiments.interrupts import say_it_in_a_word
+
+say_it_in_a_word()
+
+# ruff: noqa: E402  # what is above comes first because what is below takes time to import
+
 from experiments.calibrate import CalibrationReport, calibrate
 from experiments.compare import compare
 from experiments.metrics import DEFAULT_METRICS, TOKEN_METRICS, Metric, metric

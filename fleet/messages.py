@@ -102,6 +102,16 @@ class Cancel(Message, frozen=True, gc=False):
     request_id: str
 
 
+class ConfirmRequests(Message, frozen=True, gc=False):
+    """Do you have these, and is work being done? Answer with `RequestsConfirmed` to `reply_to`.
+
+    Sent after them, and messages keep their order: what did not come before this was lost.
+    """
+
+    requests: tuple[str, ...]
+    reply_to: str
+
+
 class Dispatched(Message, frozen=True, gc=False):
     """The batcher sent these attempts to `replica`, as one batch."""
 
@@ -127,6 +137,14 @@ class AttemptsEnded(Message, frozen=True, gc=False):
     """One for each attempt, or None when the engine returns nothing."""
     usage: list[Usage] | None = None
     """One for each attempt, or None when the engine answers whole requests."""
+
+
+class StartFailed(Message, frozen=True, gc=False):
+    """The autoscaler says that a replica did not come up; it will try again."""
+
+    detail: str
+    hopeless: bool
+    """So many have failed one after the other that nobody should wait for the next (`failed_starts_limit`)."""
 
 
 class TokensGenerated(Message, frozen=True, gc=False):
@@ -398,6 +416,15 @@ class Streamed(Message, frozen=True, gc=False):
     ids: tuple[int, ...]
 
 
+class RequestsConfirmed(Message, frozen=True, gc=False):
+    """The router answers `ConfirmRequests`."""
+
+    missing: tuple[str, ...]
+    """These have no reply to come: they, or their replies, were lost."""
+    working: bool
+    """Some replica runs or loads something."""
+
+
 # --- to anyone ---------------------------------------------------------------------------------------------
 
 
@@ -449,7 +476,8 @@ class StepRan(Message, frozen=True, gc=False):
 
 
 WIRE_MESSAGES = (
-    Submit, Cancel, RunBatch, CancelBatch, ConfirmBatches, BatchFinished, BatchesMissing, Activate, Deactivate, Drain,
+    Submit, Cancel, ConfirmRequests, RequestsConfirmed,
+    RunBatch, CancelBatch, ConfirmBatches, BatchFinished, BatchesMissing, Activate, Deactivate, Drain,
     Probe, ProbeAnswered, InjectSlowness, ReplicaReported, Reply, Streamed, TokensGenerated, HostReplica,
 )  # fmt: skip
 """Those that may arrive from another process; anything else on the wire is an error."""

@@ -14,7 +14,7 @@ SPEC = FleetSpec(
     batching=Window(max_batch=16, window_s=0.010),
     # The loop in print retires a replica only if one happens to be idle at that instant, which in the surge is seldom;
     # whether the others can carry the load it does not ask.
-    scaling=QueueDepth(up_at=10, down_at=3, only_idle=True, rest_busy=None),
+    scaling=QueueDepth(up_at=10, down_at=3, only_idle=True, rest_busy=100),
     replicas=2,
     min_replicas=2,
     max_replicas=8,

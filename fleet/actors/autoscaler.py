@@ -27,6 +27,7 @@ from fleet.messages import (
     ReplicaExited,
     ReplicaReported,
     ReportPool,
+    StartFailed,
     StartReplica,
     Tick,
     TrustChanged,
@@ -57,6 +58,7 @@ class Autoscaler(Actor):
         control_interval_s: float,
         failed_grace_s: float,
         start_timeout_s: float = 600.0,
+        failed_starts_limit: int = 6,
         router: str,
         telemetry: Telemetry,
         signals: Signals,
@@ -64,7 +66,9 @@ class Autoscaler(Actor):
         launcher: str = "launcher",
         settle_s: float = 0.0,
         first_number: int | None = None,
+        say: Callable[[str], None] | None = None,
     ) -> None:
+        """`say` gets a line for whoever watches the fleet, now and then."""
         self._scaling, self._warm_pool = scaling, warm_pool
         self._min, self._max = min_replicas, max_replicas
         self._interval_s = control_interval_s
@@ -82,6 +86,11 @@ class Autoscaler(Actor):
         """How long to listen before the first decision: for one that replaces another, and must learn what there is."""
         self._watch = PoolWatch(signals, min_replicas=min_replicas, max_replicas=max_replicas)
         self._failed_starts = 0
+        """In a row. Those that were asked for before the first of them failed are one with it."""
+        self._failed_s = -1.0
+        """When the last of these failed."""
+        self._failed_starts_limit = failed_starts_limit
+        self._say = say
         self._not_before_s = 0.0
         self._desired: tuple[int, int] | None = None
         self._seen: PoolView | None = None
@@ -120,7 +129,7 @@ class Autoscaler(Actor):
             self._next_number = max(self._next_number, replica_number(message.replica) + 1)
         starting = known.state in ("provisioning", "loading") and known.requested != "stopped"
         if message.state == "failed" and starting:
-            self._back_off(message.replica, message.detail)
+            self._back_off(message.replica, known, message.detail)
         elif message.state in ("ready", "warm") and known.state == "loading":
             self._failed_starts = 0
         noticed = message.state == "draining" and known.requested != "stopped"
@@ -145,7 +154,7 @@ class Autoscaler(Actor):
         if known is not None:
             # One that was told to end before it was ready did what it was told.
             if known.state in ("provisioning", "loading") and known.requested != "stopped":
-                self._back_off(message.replica, message.detail)
+                self._back_off(message.replica, known, message.detail)
             state: ReplicaState = "stopped" if message.expected else "failed"
             self._telemetry.replica_changed(self.ctx.now, message.replica, state, message.detail)
 
@@ -157,20 +166,24 @@ class Autoscaler(Actor):
     def on_undeliverable(self, message: Undeliverable) -> None:
         """A command to a replica that is gone; its exit is, or will be, reported."""
 
-    def _back_off(self, replica: str, detail: str | None) -> None:
+    def _back_off(self, replica: str, known: Known, detail: str | None) -> None:
         """A replica never became ready: wait longer before each next try, so that a broken model costs little."""
-        delay_s = grown(0.5, 2.0, self._failed_starts, LONGEST_BACK_OFF_S)
-        self._failed_starts += 1
-        self._not_before_s = self.ctx.now + delay_s
+        now, reason = self.ctx.now, detail or "it ended before it was ready"
+        news = known.since_s > self._failed_s
+        if news:
+            self._failed_starts += 1
+            self._failed_s = now
+        delay_s = grown(0.5, 2.0, self._failed_starts - 1, LONGEST_BACK_OFF_S)
+        self._not_before_s = now + delay_s
         self._telemetry.counters["failed_starts"] += 1
-        self._telemetry.decided(
-            self.ctx.now,
-            "scaling",
-            replica,
-            "StartFailed",
-            value=delay_s,
-            reason=detail or "it ended before it was ready",
-        )
+        self._telemetry.decided(now, "scaling", replica, "StartFailed", value=delay_s, reason=reason)
+        hopeless = self._failed_starts >= self._failed_starts_limit
+        self.ctx.send(self._router, StartFailed(f"{replica}: {reason}", hopeless))
+        if news and self._say is not None:
+            self._say(
+                f"{replica} did not start: {reason} (failed start {self._failed_starts} in a row; "
+                f"the next try in {delay_s:g} s)"
+            )
 
     # --- the loop ----------------------------------------------------------------------------------------------
 
@@ -276,7 +289,7 @@ class Autoscaler(Actor):
                 continue
             if known.requested != "stopped":
                 detail = f"it was {known.state} for over {self._start_timeout_s:g} s (start_timeout_s)"
-                self._back_off(name, detail)
+                self._back_off(name, known, detail)
                 known.requested = "stopped"
             self.ctx.send(self._launcher, KillReplica(name))
 

@@ -28,6 +28,8 @@ class BatchReplica(Replica):
         """Held back by an injected slowness."""
         self._unwanted: dict[int, set[int]] = {}
         """Cancelled attempts of the batches it has, by ticket."""
+        self._disowned: int | None = None
+        """The batch that ran when the engine answered for another one. Its own answer may still come."""
 
     def handlers(self) -> dict[type[Message], Callable[[Any], None]]:
         return {**super().handlers(), RunFinished: self.on_run_finished}
@@ -51,6 +53,7 @@ class BatchReplica(Replica):
     def on_run_finished(self, message: RunFinished) -> None:
         running = self._running
         if running is None or running.batch != message.batch:
+            self._misanswered(message.batch)
             return
         if self._slowness > 1.0 and self._finished is None:
             self._finished = message
@@ -66,8 +69,25 @@ class BatchReplica(Replica):
         if self.state == "draining":
             self._stop_if_empty()
 
+    def _misanswered(self, batch: int) -> None:
+        """The engine answers for what it was not given: what it was given fails at once, since it may never be told."""
+        if batch == self._disowned:
+            self._disowned = None
+            return
+        complaint = f"{self._engine.name()} answered for batch {batch}, which it was not running"
+        running = self._running
+        if running is None:
+            self.complain(complaint)
+            return
+        self._disowned = running.batch
+        self._finished = RunFinished(running.batch, self.ctx.now - self._started_s, error=complaint)
+        self.on_run_finished(self._finished)
+
     def _answer(self, running: RunBatch, finished: RunFinished, service_s: float) -> None:
-        if self.answered_probe(running.batch, finished.error):
+        error, results = finished.error, finished.results
+        if results is not None and len(results) != len(running.work):
+            error = f"{self._engine.name()} gave {len(results)} results for a batch of {len(running.work)}"
+        if self.answered_probe(running.batch, error):
             return
         self.ctx.send(
             running.reply_to,
@@ -76,8 +96,8 @@ class BatchReplica(Replica):
                 running.batch,
                 service_s,
                 self.first_answer(),
-                finished.error,
-                finished.results,
+                error,
+                None if error else results,
                 busy_s=self.busy_s,
             ),
         )

@@ -14,7 +14,18 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from fleet.actor import Actor, Context, FleetError
-from fleet.messages import Cancel, Message, Payload, Reply, Streamed, Submit, Tick, Undeliverable
+from fleet.actors.liveness import LOST, Liveness
+from fleet.messages import (
+    Cancel,
+    Message,
+    Payload,
+    Reply,
+    RequestsConfirmed,
+    Streamed,
+    Submit,
+    Tick,
+    Undeliverable,
+)
 from fleet.telemetry.sink import Telemetry
 from traces.schema import Request, TraceEntry
 
@@ -47,7 +58,7 @@ class LoadGenerator(Actor):
         on_done: Callable[[], None],
         sessions: bool = False,
         stream: bool = False,
-        stall_timeout_s: float = 600.0,
+        stall_timeout_s: float | None = None,
         router: str = "router",
         payload: Callable[[Request], Payload | None] | None = None,
         progress: Callable[[int], None] | None = None,
@@ -57,7 +68,8 @@ class LoadGenerator(Actor):
         self._on_done = on_done
         self._progress = progress
         self._sessions = sessions
-        self._stall_timeout_s = stall_timeout_s
+        self._liveness = None if stall_timeout_s is None else Liveness(stall_timeout_s, router)
+        """Live only: virtual time knows what is left to happen."""
         self._router = router
         self._payload = payload
         self._next: tuple[int, TraceEntry] | None = None
@@ -70,14 +82,11 @@ class LoadGenerator(Actor):
         self._scheduled: dict[int, tuple[int, TraceEntry]] = {}
         """Followers whose think time runs."""
         self._given_up: set[str] = set()
-        """Requests that ended without the head's reply, because the head was gone."""
+        """Requests that ended without the head's reply: it is gone, or does nothing, or has lost them."""
         self.submitted = 0
         self.replied = 0
         self._heard = 0
-        """Replies, and streamed tokens: as long as there are some, nothing has stalled."""
-        self._heard_before = -1
-        self._gave_up = False
-        """Everything was cancelled because nothing came back for so long."""
+        """Replies, and streamed tokens."""
         self._arrive = Tick("arrive")
 
     def start(self, ctx: Context) -> None:
@@ -87,7 +96,8 @@ class LoadGenerator(Actor):
         self._next = next(self._entries, None)
         if self._next is not None:
             ctx.after(self._next[1].request.arrived_s, self._arrive)
-        ctx.after(self._stall_timeout_s, Tick("stall"))
+        if self._liveness is not None:
+            self._liveness.begin(ctx)
         if self._next is None:
             self._finish()
 
@@ -95,6 +105,7 @@ class LoadGenerator(Actor):
         return {
             Reply: self.on_reply,
             Streamed: self.on_streamed,
+            RequestsConfirmed: self.on_requests_confirmed,
             Tick: self.on_tick,
             Undeliverable: self.on_undeliverable,
         }
@@ -103,12 +114,14 @@ class LoadGenerator(Actor):
         if message.what == "arrive":
             self._arrivals()
         elif message.what == "think":
-            row, entry = self._scheduled.pop(message.number)
+            row, entry = self._scheduled.pop(message.number, (0, None))
+            if entry is None:
+                return  # the head is gone, and nothing more is sent
             self._following -= 1
             # The intended arrival of a follower is known only now: its parent's reply plus its think time.
             self._submit(row, entry, replace(entry.request, arrived_s=self.ctx.now))
         else:
-            self._check_progress()
+            self._check_liveness()
 
     def _hold_followers(self) -> list[tuple[int, TraceEntry]]:
         """Put aside what waits for a reply, now: the reply may come before the time the trace has for it."""
@@ -231,26 +244,48 @@ class LoadGenerator(Actor):
         """Row and intended arrival of every request sent that has no reply."""
         return [(sent.row, sent.arrived_s) for sent in self._sent.values()]
 
-    def _check_progress(self) -> None:
-        if self._sent and self._heard == self._heard_before and self._next is None:
-            if self._gave_up:
-                raise FleetError(
-                    f"{len(self._sent)} requests have no reply, not even to their cancellation; "
-                    f"the first is {next(iter(self._sent))!r}"
-                )
-            self._gave_up = True
-            self._telemetry.counters["stalled"] += len(self._sent)
-            for request_id in list(self._sent):
-                self.ctx.send(self._router, Cancel(request_id))
-        else:
-            self._gave_up = False
-        self._heard_before = self._heard
-        self.ctx.after(self._stall_timeout_s, Tick("stall"))
+    def progress(self) -> int:
+        """Grows with whatever this client does and hears."""
+        return self.submitted + self._heard
 
-    def head_lost(self, detail: str) -> None:
-        """The head is gone: nobody will answer what was sent, so it ends here, as failed."""
+    def without_reply(self) -> list[str]:
+        """The requests sent that have no reply."""
+        return list(self._sent)
+
+    def _check_liveness(self) -> None:
+        liveness = self._liveness
+        if liveness is None or not liveness.check(self.ctx, self._sent, self._heard):
+            return
+        self._telemetry.counters["stalled"] += len(self._sent)
         for request_id in list(self._sent):
+            self.ctx.send(self._router, Cancel(request_id))
+            self._give_up(request_id, liveness.why_stalled)
+
+    def on_requests_confirmed(self, message: RequestsConfirmed) -> None:
+        """The head says what it has, and whether work is being done."""
+        if self._liveness is not None:
+            self._liveness.confirmed(self.ctx, message)
+        for request_id in message.missing:
+            self._give_up(request_id, LOST)
+
+    def head_lost(self, detail: str) -> tuple[int, int]:
+        """The head is gone: nobody will answer what was sent, so it ends here, as failed, and nothing more is sent.
+
+        Answers how many requests ended so, and how many were never sent.
+        """
+        ended = list(self._sent)
+        unsent = (self._next is not None) + sum(1 for _ in self._entries) + self._following
+        self._next, self._entries = None, iter(())
+        self._followers.clear()
+        self._scheduled.clear()
+        self._following = 0
+        counters = self._telemetry.counters
+        counters["head_lost"] += 1
+        counters["unsent"] += unsent
+        for request_id in ended:
             self._give_up(request_id, f"the head is gone: {detail}")
+        self._on_done()
+        return len(ended), unsent
 
     def _give_up(self, request_id: str, detail: str) -> None:
         """End a request without its reply; one that comes all the same is counted and dropped."""

@@ -66,7 +66,7 @@ class ReplicaSettings(Struct, frozen=True, kw_only=True):
     activate: bool = True
     """Take traffic as soon as loaded; False: stay warm until told."""
     preloaded: bool = False
-    """Simulation: it was there before the run began."""
+    """Simulation: it was there before the run began, so nobody hears that it loads."""
     fail_load: bool = False
     """Fault: report that the engine failed to load."""
     iteration: IterationPolicy | None = None
@@ -90,6 +90,8 @@ class Replica(Actor):
         self._on_end = on_end
         """Called once when stopped or failed; its process may end."""
         self.state: ReplicaState = "provisioning"
+        self.failure: str | None = None
+        """Why it failed, if it did."""
         self._activate = settings.activate
         self._probes: dict[int, Probe] = {}
         """Deep probes by the number of the batch that answers them (negative)."""
@@ -113,8 +115,6 @@ class Replica(Actor):
         else:
             self._engine.reset(self._settings.seed)
             self._engine.load(ctx)
-            if self._settings.preloaded:
-                self._loaded()  # the engine's own LoadFinished comes too late to matter
         ctx.after(self._settings.report_interval_s, Tick("report"))
 
     def handlers(self) -> dict[type[Message], Callable[[Any], None]]:
@@ -153,6 +153,10 @@ class Replica(Actor):
         """What it reports when it serves token by token."""
         return None
 
+    def steps_begun(self) -> int:
+        """How many steps its engine was given, when it serves token by token."""
+        return 0
+
     def proves_itself(self, probe: Probe) -> bool:
         """What runs anyway will show whether the engine works, and answer this deep probe; else a canary must."""
         return False
@@ -166,6 +170,8 @@ class Replica(Actor):
         if state not in TRANSITIONS[self.state]:
             raise FleetError(f"{self.ctx.address} cannot go from {self.state} to {state}")
         self.state = state
+        if state == "failed":
+            self.failure = detail
         if report:
             self._report(detail)
         if state in ("stopped", "failed"):
@@ -289,6 +295,10 @@ class Replica(Actor):
             ),
         )  # fmt: skip
         self._reported_idle = busy == 0.0 and not batches
+
+    def complain(self, what: str) -> None:
+        """Something is wrong that no request suffers from: say so in a report of its own."""
+        self._report(what)
 
     def on_probe(self, message: Probe) -> None:
         if message.level == "deep" and self.state in ("ready", "warm"):

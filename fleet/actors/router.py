@@ -23,6 +23,7 @@ from fleet.messages import (
     UNBOUNDED,
     AttemptsEnded,
     Cancel,
+    ConfirmRequests,
     Dequeue,
     Dispatched,
     Enqueue,
@@ -33,6 +34,8 @@ from fleet.messages import (
     ReplicaReported,
     Reply,
     ReportPool,
+    RequestsConfirmed,
+    StartFailed,
     Streamed,
     Submit,
     Tick,
@@ -87,6 +90,8 @@ class Router(Actor):
         self._parked: dict[str, Pending] = {}
         """Those that wait here, in order: for a replica they may go to, or (`resting`) for their next attempt."""
         self._roster = Roster(follow=signals.show_in)
+        self._start_failure: str | None = None
+        """Why the last start failed, while no replica may be chosen."""
         self.demand = Demand(slo)
         self._next_ticket = count(1).__next__
         self.submitted = self.refused = 0
@@ -109,10 +114,12 @@ class Router(Actor):
             Dispatched: self.on_dispatched,
             TokensGenerated: self.on_tokens_generated,
             Cancel: self.on_cancel,
+            ConfirmRequests: self.on_confirm_requests,
             ReportPool: self.on_report_pool,
             Tick: self.on_tick,
             ReplicaReported: self.on_replica_reported,
             ReplicaExited: self.on_replica_exited,
+            StartFailed: self.on_start_failed,
             TrustChanged: self.on_trust_changed,
             Undeliverable: self.on_undeliverable,
         }
@@ -454,16 +461,31 @@ class Router(Actor):
         if pending is None:
             return
         if message.what == "deadline":
-            self._abandon(pending, "expired", "its deadline passed")
+            self._abandon(pending, "expired", self._why_expired(pending))
         elif pending.ticket == message.number and not pending.placed:
             self._parked.pop(message.key, None)
             pending.timer, pending.resting = None, False
             self._place(pending, self.ctx.now)
 
+    def _why_expired(self, pending: Pending) -> str:
+        if self._start_failure is None or pending.running:
+            return "its deadline passed"
+        return f"its deadline passed while no replica was ready: {self._start_failure}"
+
     def on_cancel(self, message: Cancel) -> None:
         pending = self.pending.get(message.request_id)
         if pending is not None:
             self._abandon(pending, "cancelled", "the client cancelled it")
+
+    def on_confirm_requests(self, message: ConfirmRequests) -> None:
+        """A client asks whether its requests are still here, and whether anything is being done."""
+        missing = []
+        for request_id in message.requests:
+            pending = self.pending.get(request_id)
+            if pending is None or pending.reply_to != message.reply_to:
+                missing.append(request_id)
+        working = any(view.busy_fraction or view.state == "loading" for view in self._roster.views.values())
+        self.ctx.send(message.reply_to, RequestsConfirmed(tuple(missing), working))
 
     def _abandon(self, pending: Pending, outcome: Outcome, detail: str) -> None:
         if pending.placed:
@@ -494,7 +516,8 @@ class Router(Actor):
         """A client is gone, or does not read: its request has ended all the same, and its stream ends here."""
         lost = message.message
         if not isinstance(lost, Streamed):
-            self._telemetry.counters["undeliverable_replies"] += 1
+            if isinstance(lost, Reply):
+                self._telemetry.counters["undeliverable_replies"] += 1
             return
         self._telemetry.counters["undeliverable_tokens"] += len(lost.ids) or 1
         pending = self.pending.get(lost.request_id)
@@ -519,8 +542,19 @@ class Router(Actor):
         if self._roster.exited(message.replica):
             self._replicas_changed()
 
+    def on_start_failed(self, message: StartFailed) -> None:
+        """When there is no replica and no start succeeds, what waits for one ends with the reason."""
+        if any(view.state == "ready" for view in self._roster.views.values()):
+            return
+        self._start_failure = message.detail
+        if message.hopeless:
+            for pending in [item for item in self.pending.values() if not item.running]:
+                self._abandon(pending, "failed", f"no replica can be started: {message.detail}")
+
     def _replicas_changed(self) -> None:
         candidates = self._roster.candidates
+        if candidates:
+            self._start_failure = None
         tell(self._on_replicas, "the replicas", self.ctx.now, candidates)
         if candidates and self._parked:
             self._release()

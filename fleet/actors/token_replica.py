@@ -83,6 +83,8 @@ class TokenReplica(Replica):
         """Deep probes that the end of the step under way answers."""
         self._ran: StepRan | None = None
         """Held back by an injected slowness."""
+        self._disowned: int | None = None
+        """The step that ran when the engine answered for another one. Its own answer may still come."""
         self._waiting: Timer | None = None
         """The policy said `Wait`."""
         self._outputs: dict[int, list[int]] = {}
@@ -214,6 +216,7 @@ class TokenReplica(Replica):
     def on_step_ran(self, message: StepRan) -> None:
         scheduler = self._open
         if scheduler.work is None or message.number != scheduler.work.number:
+            self._misanswered(message.number)
             return
         if self._slowness > 1.0 and self._ran is None:
             self._ran = message
@@ -221,31 +224,53 @@ class TokenReplica(Replica):
             self.ctx.after((self._slowness - 1.0) * message.last_step_s, Tick("slow", number=message.number))
             return
         self._ran = None
+        error = message.error
+        generated = {} if message.tokens is None else dict(message.tokens)
+        if error is None and (message.ended or generated or message.steps != 1):
+            why = scheduler.why_not(message.steps, generated.keys(), message.ended)
+            if why is not None:
+                error = f"{self._engine.name()} answered for step {message.number}, but {why}"
         asked, self._asked = self._asked, []
         for probe in asked:
-            status: ProbeStatus = "ok" if message.error is None else "failed"
-            self.ctx.send(probe.reply_to, ProbeAnswered(self.ctx.address, probe.probe, status, message.error))
+            status: ProbeStatus = "ok" if error is None else "failed"
+            self.ctx.send(probe.reply_to, ProbeAnswered(self.ctx.address, probe.probe, status, error))
         now = self.ctx.now
-        if message.error is not None:
+        if error is not None:
             for sequence in scheduler.failed(now):
                 self._observe(sequence, "engine-error")
-                self._answer(sequence, error=message.error)
+                self._answer(sequence, error=error)
         else:
-            self._deliver(scheduler.ran(message.steps, now), message)
+            self._deliver(scheduler.ran(message.steps, now), message, generated)
         self._next()
         self._stop_if_empty()
 
-    def _deliver(self, output: list[SequenceState], ran: StepRan) -> None:
+    def _misanswered(self, number: int) -> None:
+        """The engine answers for what it was not given: what it was given fails at once, since it may never be told."""
+        if number == self._disowned:
+            self._disowned = None
+            return
+        work = self._open.work
+        complaint = f"{self._engine.name()} answered for step {number}, which it was not running"
+        if work is None:
+            self.complain(complaint)
+            return
+        self._disowned = work.number
+        elapsed_s = self.ctx.now - self._step_s
+        self._ran = StepRan(work.number, 1, elapsed_s, elapsed_s, elapsed_s, error=complaint)
+        self.on_step_ran(self._ran)
+
+    def _deliver(
+        self, output: list[SequenceState], ran: StepRan, generated: dict[int, tuple[int, ...]]
+    ) -> None:
         """Tell of first tokens and streamed ones, then of the sequences that ended."""
         now = self.ctx.now
         first_s = now if ran.steps == 1 else self._step_s + ran.first_step_s
         last_gap_s = (
             now - self._step_s - (ran.service_s - ran.last_step_s)
         )  # on the clock: it may have stood still
-        generated = None if ran.tokens is None else dict(ran.tokens)
         notices: list[Tokens] = []
         for sequence in output:
-            if generated is not None and sequence.id in generated:
+            if sequence.id in generated:
                 self._outputs.setdefault(sequence.id, list(sequence.work.resume)).extend(
                     generated[sequence.id]
                 )
@@ -272,11 +297,9 @@ class TokenReplica(Replica):
                 self._observe(ended, None)
                 self._answer(ended)
 
-    def _tokens(
-        self, sequence: SequenceState, steps: int, generated: dict[int, tuple[int, ...]] | None
-    ) -> Tokens:
+    def _tokens(self, sequence: SequenceState, steps: int, generated: dict[int, tuple[int, ...]]) -> Tokens:
         work = sequence.work
-        ids = generated.get(sequence.id, ()) if generated is not None and work.stream else ()
+        ids = generated.get(sequence.id, ()) if work.stream else ()
         return Tokens(work.request.id, work.ticket, sequence.generated_tokens - steps, ids)
 
     def timed(self, message: Tick) -> None:
@@ -297,6 +320,9 @@ class TokenReplica(Replica):
         self._asked.append(probe)
         self._engine.interrupt()
         return True
+
+    def steps_begun(self) -> int:
+        return 0 if self.scheduler is None else self.scheduler.steps_planned
 
     def settle(self) -> None:
         if self.scheduler is not None and self.scheduler.work is not None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import signal
 import sys
 import warnings
 from argparse import Namespace
@@ -29,6 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments = parse(given)
         return _run(arguments)
     except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is over but the interpreter's own end
         return _report("interrupted", EXIT_INTERRUPTED)
     except BrokenPipeError:
         return _reader_is_gone()
@@ -67,6 +69,7 @@ def _judged(error: Exception) -> tuple[str, int]:
     if isinstance(error, UsageError):
         return message, EXIT_USAGE
     from fleet.actor import FleetError
+    from fleet.runs.deadlock import DeadlockError
     from fleet.runs.invariants import InvariantViolation
     from policies.base import PolicyError
     from traces.errors import TraceError
@@ -74,7 +77,7 @@ def _judged(error: Exception) -> tuple[str, int]:
     if isinstance(error, (PolicyError, TraceError, FleetError)):
         notes = _one_line("; ".join(getattr(error, "__notes__", ())))
         whole = f"{message} ({notes})" if notes else message
-        return whole, EXIT_FAILED if isinstance(error, InvariantViolation) else EXIT_USAGE
+        return whole, EXIT_FAILED if isinstance(error, (InvariantViolation, DeadlockError)) else EXIT_USAGE
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}", EXIT_USAGE
     if isinstance(error, MemoryError):

@@ -275,6 +275,10 @@ def _add_across_hosts(commands: Any) -> None:
     join.add_argument(
         "--name", help="of the processes, as the head logs them (default: made from the host's name)"
     )
+    join.add_argument(
+        "--rejoin-s", type=positive, default=60.0, metavar="S",
+        help="how long a head that is lost may take to come back (default 60)",
+    )  # fmt: skip
     _keys(join, head=False)
 
     drive = _command(commands, "drive", "live:drive", "play a trace against a running head, as a client")

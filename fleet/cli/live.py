@@ -62,12 +62,12 @@ def join(arguments: Namespace) -> int:
     output.log_to_stderr(everything=True)
     return join_it(
         arguments.head, replicas=arguments.replicas, name=arguments.name, keys=arguments.keys,
-        server_key=arguments.server_key, insecure=arguments.insecure,
+        server_key=arguments.server_key, insecure=arguments.insecure, rejoin_s=arguments.rejoin_s,
     )  # fmt: skip
 
 
 def drive(arguments: Namespace) -> int:
-    """A client that plays a trace. Fails when nothing at all was answered."""
+    """A client that plays a trace. Fails when its head is lost, or most of what it sent was not served."""
     from fleet import drive as drive_it
 
     output.log_to_stderr(everything=arguments.debug)
@@ -82,7 +82,7 @@ def drive(arguments: Namespace) -> int:
     output.print_run(run, f"{Path(arguments.trace).name} at {arguments.head}, live", as_json=arguments.json)
     if out is not None:
         output.note(f"saved in {run.save(out)}")
-    return 0 if run.summary.completed else 1
+    return output.status_of(run) or int(run.manifest.counters.get("head_lost", 0) > 0)
 
 
 def keys(arguments: Namespace) -> int:

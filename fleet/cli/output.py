@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -15,6 +17,8 @@ if TYPE_CHECKING:
     from fleet.telemetry.run import Distribution
 
 PLAIN_WIDTH = 120
+MOST_REASONS = 8
+"""Lines that say why requests did not complete."""
 LATENCIES = {
     "e2e_s": "end to end", "queue_s": "queue wait", "ttft_s": "TTFT", "tpot_s": "TPOT", "itl_max_s": "longest ITL",
 }  # fmt: skip
@@ -64,7 +68,6 @@ def print_run(run: Run, title: str, *, as_json: bool) -> None:
         return
     print(title)
     print_facts(_facts(run))
-    print()
     latencies = table("latency (ms)", "mean", "p50", "p90", "p95", "p99", "max")
     for name, label in LATENCIES.items():
         distribution: Distribution = getattr(run.summary, name)
@@ -72,7 +75,68 @@ def print_run(run: Run, title: str, *, as_json: bool) -> None:
             fields = distribution.__struct_fields__
             latencies.add_row(label, *(f"{1000 * getattr(distribution, field):.1f}" for field in fields))
     if latencies.row_count:
+        print()
         stdout().print(latencies)
+    _print_reasons(reasons_of(run))
+
+
+def _print_reasons(reasons: list[Reason]) -> None:
+    if not reasons:
+        return
+    print("\nnot completed")
+    for reason in reasons[:MOST_REASONS]:
+        print(f"{reason.requests:>8,}  {reason.outcome:<9}  {reason.why}")
+    more = reasons[MOST_REASONS:]
+    if more:
+        print(f"{sum(reason.requests for reason in more):>8,}  for {len(more):,} other reasons")
+
+
+class Reason(NamedTuple):
+    """Why so many requests did not complete."""
+
+    outcome: str
+    why: str
+    """The detail of the first of them; the others' differ from it in names and numbers at most."""
+    requests: int
+
+
+def reasons_of(run: Run) -> list[Reason]:
+    """Who or what ended the requests that did not complete, the most frequent first."""
+    outcomes, details = run.records["outcome"].to_pylist(), run.records["detail"].to_pylist()
+    counts: Counter[tuple[str, str]] = Counter()
+    first: dict[tuple[str, str], str] = {}
+    for outcome, detail in zip(outcomes, details, strict=True):
+        if outcome is None or outcome == "completed":
+            continue
+        kind = (outcome, _VARIES.sub("", detail or ""))
+        counts[kind] += 1
+        first.setdefault(kind, detail or "no reason was given")
+    return [Reason(kind[0], first[kind], requests) for kind, requests in counts.most_common()]
+
+
+_VARIES = re.compile(r"'[^']*'|[\d.,]*\d")
+
+
+def status_of(run: Run) -> int:
+    """0, or 1 and a line that says so when most of what ended was not served.
+
+    What was refused or shed is what the policies decided; to complete nothing at all is a failure all the same.
+    """
+    s = run.summary
+    ended = s.submitted - s.in_flight
+    unserved = s.failed + s.expired + s.cancelled
+    if not ended or (s.completed and 2 * unserved <= ended):
+        return 0
+    others = {
+        "failed": s.failed,
+        "expired": s.expired,
+        "cancelled": s.cancelled,
+        "rejected": s.rejected,
+        "shed": s.shed,
+    }
+    parts = ", ".join(f"{n:,} {name}" for name, n in others.items() if n)
+    note(f"fleet: most requests were not served: {parts}, of {ended:,}")
+    return 1
 
 
 def run_as_json(run: Run) -> dict[str, Any]:  # Any: JSON values
@@ -84,6 +148,7 @@ def run_as_json(run: Run) -> dict[str, Any]:  # Any: JSON values
         "trace": {"sha256": manifest.trace["sha256"], "requests": manifest.trace["requests"]},
         "summary": run.summary,
         "counters": manifest.counters,
+        "reasons": [reason._asdict() for reason in reasons_of(run)],
         "digest": run.digest,
     }
 

@@ -22,7 +22,7 @@ def simulate(arguments: Namespace) -> int:
     output.print_run(run, _title(arguments, "simulated"), as_json=arguments.json)
     if out is not None:
         output.note(f"saved in {run.save(out)}")
-    return 0
+    return output.status_of(run)
 
 
 def replay(arguments: Namespace) -> int:
@@ -41,7 +41,7 @@ def replay(arguments: Namespace) -> int:
     output.print_run(run, _title(arguments, "live"), as_json=arguments.json)
     if out is not None:
         output.note(f"saved in {run.save(out)}")
-    return 0
+    return output.status_of(run)
 
 
 def _title(arguments: Namespace, how: str) -> str:

@@ -6,6 +6,8 @@ started fresh, never forked, and ends when its head says goodbye or its standard
 
 from __future__ import annotations
 
+import asyncio
+import functools
 import logging
 import os
 import signal
@@ -18,7 +20,7 @@ from fleet.actors.replica import Replica
 from fleet.launch.making import make_replica
 from fleet.launch.portable import decode_settings
 from fleet.messages import HostReplica, Message, ReplicaReported, Undeliverable
-from fleet.runtime.live import LiveRuntime, run
+from fleet.runtime.live import LiveRuntime, RefusedError, run
 from fleet.runtime.membership import MembershipOptions
 from fleet.runtime.peers import Peer
 from fleet.runtime.security import Security
@@ -28,6 +30,8 @@ from policies.base import PolicyError
 log = logging.getLogger("fleet.host")
 
 EXIT_FAILED = 1
+REJOIN_S = 60.0
+"""How long a head that was lost may take to come back."""
 
 
 class ReplicaHost(Actor):
@@ -74,10 +78,16 @@ class HostProcess:
         insecure: bool,
         lease_s: float,
         keep_trying: bool,
+        rejoin_s: float,
     ) -> None:
         self._head = head
-        self._keep_trying = keep_trying
-        self._joined = False
+        self._rejoin_s = rejoin_s
+        self._head_is: int | None = None
+        """The incarnation of the head that it belongs to."""
+        self._was_lost = False
+        """It was without a head for a while, who may have replaced its replica meanwhile."""
+        self._giving_up: asyncio.TimerHandle | None = None
+        self._told_to_end = False
         membership = MembershipOptions(lease_s=lease_s, connect_timeout_s=3600.0 if keep_trying else 15.0)
         options = NodeOptions(membership=membership)
         self._node = Node(name, options=options, security=security, insecure=insecure)
@@ -94,46 +104,73 @@ class HostProcess:
         self.problem: str | None = None
 
     def _head_joined(self, peer: Peer) -> None:
-        self._joined = True
+        if self._giving_up is not None:
+            self._giving_up.cancel()
+            self._giving_up = None
+            log.warning("the head at %s is back", self._head)
+        before, self._head_is = self._head_is, peer.incarnation
+        if before not in (None, peer.incarnation) and self._host.replica is not None:
+            # Another head, to which this replica means nothing.
+            self._was_lost = True
+            self._runtime.stop()
 
     def _head_lost(self, peer: Peer, reason: str, expected: bool) -> None:
-        if not expected:
-            self.problem = (
-                f"the head at {self._head} is gone: {reason}"
-                if self._joined
-                else f"no head at {self._head}: {reason}"
-            )
+        if expected:
+            self._end()
+        elif self._head_is is None:
+            self.problem = f"no head at {self._head}: {reason}"
+            self._end()
+        elif self._giving_up is None:
+            # A head that stood still goes on where it was, so whatever runs here runs on.
+            self._was_lost = True
+            gone = f"the head at {self._head} is gone: {reason}"
+            log.warning("%s; waiting %g s for one to come back", gone, self._rejoin_s)
+            self._giving_up = self._runtime.loop.call_later(self._rejoin_s, self._give_up, gone)
+
+    def _give_up(self, gone: str) -> None:
+        self.problem = f"{gone}; none came back in {self._rejoin_s:g} s"
+        self._end()
+
+    def _end(self) -> None:
+        """For good: the head said goodbye, or is gone, or a signal came."""
+        self._told_to_end = True
         self._runtime.stop()
+
+    @property
+    def anew(self) -> bool:
+        """Its replica belonged to a head that is gone, or had given it up: it can be another one."""
+        return self._was_lost and self._host.replica is not None and not self._told_to_end
 
     def _on_input(self) -> None:
         """The parent never writes; the end of the file means that it is gone."""
         if not os.read(0, 4096):
             self._runtime.loop.remove_reader(0)
-            self._runtime.stop()
+            self._end()
 
     async def main(self, watch_input: bool) -> None:
         """Connect, and run to the end."""
-        import asyncio
-
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, self._runtime.stop)
+            loop.add_signal_handler(number, self._end)
         if watch_input:
             loop.add_reader(0, self._on_input)
         try:
             self._node.connect(self._head)
             await self._runtime.run()
         finally:
+            if self._giving_up is not None:
+                self._giving_up.cancel()
             self._node.close()  # no-op when the runtime closed it
             if watch_input:
                 loop.remove_reader(0)
 
-    def exit_code(self) -> int:
-        """0 when it ended in good order."""
+    @property
+    def failure(self) -> str | None:
+        """Why its replica failed, if it did."""
         replica = self._host.replica
-        if self.problem is not None or (replica is not None and replica.state == "failed"):
-            return EXIT_FAILED
-        return 0
+        if replica is None or replica.state != "failed":
+            return None
+        return f"{replica.ctx.address} failed: {replica.failure}"
 
 
 def host(
@@ -146,16 +183,30 @@ def host(
     lease_s: float = 3.0,
     watch_input: bool = False,
     keep_trying: bool = False,
+    rejoin_s: float = REJOIN_S,
 ) -> int:
-    """Host one replica for the head at `head`; answers the exit status."""
-    process = HostProcess(
-        head, name, seed=seed, security=security, insecure=insecure, lease_s=lease_s, keep_trying=keep_trying
-    )
-    try:
-        run(lambda: process.main(watch_input))
-    except (FleetError, PolicyError) as error:
-        print(f"{name}: {error}", file=sys.stderr)
-        return EXIT_FAILED
-    if process.problem is not None:
-        print(f"{name}: {process.problem}", file=sys.stderr)
-    return process.exit_code()
+    """Host one replica for the head at `head`; answers the exit status.
+
+    A head that is lost has `rejoin_s` to come back. One that stood still finds the replica as it was; another one on
+    the same address gets this host anew, empty.
+    """
+    while True:
+        process = HostProcess(
+            head, name, seed=seed, security=security, insecure=insecure, lease_s=lease_s, keep_trying=keep_trying,
+            rejoin_s=rejoin_s,
+        )  # fmt: skip
+        try:
+            run(functools.partial(process.main, watch_input))
+        except (FleetError, PolicyError) as error:
+            if not (isinstance(error, RefusedError) and process.anew):
+                print(f"{name}: {error}", file=sys.stderr)
+                return EXIT_FAILED
+        if not process.anew:
+            break
+        log.warning("%s offers itself anew", name)
+    problem = process.problem or process.failure
+    if process.problem is not None or (
+        problem is not None and not watch_input
+    ):  # else the head is here, and says it
+        print(f"{name}: {problem}", file=sys.stderr)
+    return 0 if problem is None else EXIT_FAILED

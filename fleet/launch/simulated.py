@@ -12,6 +12,7 @@ from fleet.actors.replica import ReplicaSettings
 from fleet.launch.making import make_replica
 from fleet.messages import (
     KillReplica,
+    LoadFinished,
     Message,
     ReplicaExited,
     ReplicaReported,
@@ -118,6 +119,9 @@ class SimulatedLauncher(Actor):
             reveal=self._reveal,
         )
         self._runtime.add(address, replica)
+        if preloaded:
+            # Its load, good or bad, was over before the run began.
+            self._runtime.hasten(address, LoadFinished)
 
     def on_kill_replica(self, message: KillReplica) -> None:
         self.kill(message.replica, "killed by the autoscaler", expected=True)

@@ -124,10 +124,13 @@ class SubprocessHosts:
         self._signal(host, signal.SIGCONT)
 
     async def close(self) -> None:
-        """Let the children end, and end those that do not."""
+        """Let the children end, and end those that do not. One that has not joined yet has nothing to end."""
         children = list(self._children.values())
-        for child in children:
-            _close_input(child.process)
+        for host, child in self._children.items():
+            if host in self.joined:
+                _close_input(child.process)
+            else:
+                child.process.kill()
         with anyio.move_on_after(GRACE_S):
             for child in children:
                 await child.gone.wait()

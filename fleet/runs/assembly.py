@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 from fleet.actor import Actor, FleetError
@@ -37,7 +38,15 @@ class Runtime(Protocol):
 class Head:
     """The actors of one fleet's head, not yet hosted."""
 
-    def __init__(self, spec: FleetSpec, telemetry: Telemetry, *, stamp_arrivals: bool = False) -> None:
+    def __init__(
+        self,
+        spec: FleetSpec,
+        telemetry: Telemetry,
+        *,
+        stamp_arrivals: bool = False,
+        say: Callable[[str], None] | None = None,
+    ) -> None:
+        """`say` gets a line for whoever watches a live fleet; what it says is in the decisions too."""
         early = spec.binding == "early"
         low, high = spec.bounds
         self.telemetry = telemetry
@@ -54,8 +63,9 @@ class Head:
         self.autoscaler = Autoscaler(
             scaling=spec.scaling, warm_pool=spec.warm_pool, min_replicas=low, max_replicas=high,
             initial_replicas=spec.replicas, control_interval_s=spec.control_interval_s,
-            failed_grace_s=spec.failed_grace_s, start_timeout_s=spec.start_timeout_s, router=ROUTER,
-            telemetry=telemetry, signals=signals, registrar=REGISTRAR,
+            failed_grace_s=spec.failed_grace_s, start_timeout_s=spec.start_timeout_s,
+            failed_starts_limit=spec.failed_starts_limit, router=ROUTER, telemetry=telemetry, signals=signals,
+            registrar=REGISTRAR, say=say,
         )  # fmt: skip
         self.health_checker = HealthChecker(
             health=spec.health, interval_s=spec.probe_interval_s, timeout_s=spec.probe_timeout_s,

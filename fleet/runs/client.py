@@ -19,8 +19,19 @@ from typing import Any, Self
 import anyio
 from anyio.abc import TaskGroup
 
-from fleet.actor import Actor, FleetError
-from fleet.messages import Cancel, Message, Payload, Reply, Streamed, Submit, Undeliverable
+from fleet.actor import Actor, Context, FleetError
+from fleet.actors.liveness import LOST, Liveness
+from fleet.messages import (
+    Cancel,
+    Message,
+    Payload,
+    Reply,
+    RequestsConfirmed,
+    Streamed,
+    Submit,
+    Tick,
+    Undeliverable,
+)
 from fleet.runs.serve import client_security
 from fleet.runtime.live import LiveRuntime
 from fleet.runtime.membership import MembershipOptions
@@ -39,24 +50,44 @@ class Answer:
         """How it ended; None while it goes on."""
         self.news = anyio.Event()
 
-    async def more(self, timeout_s: float) -> None:
+    async def more(self) -> None:
         """Return when something came since the last call."""
-        with anyio.move_on_after(timeout_s):
-            await self.news.wait()
-        if not self.news.is_set():
-            raise FleetError(f"nothing came of a request for {timeout_s:g} s; it was cancelled")
+        await self.news.wait()
         self.news = anyio.Event()
 
 
 class ClientActor(Actor):
     """Sends requests to the router, and sorts what comes back by request."""
 
-    def __init__(self) -> None:
+    def __init__(self, stall_timeout_s: float) -> None:
+        self._liveness = Liveness(stall_timeout_s)
         self._answers: dict[str, Answer] = {}
         """By the request's id, until its reply has come."""
+        self._heard = 0
+
+    def start(self, ctx: Context) -> None:
+        super().start(ctx)
+        self._liveness.begin(ctx)
 
     def handlers(self) -> dict[type[Message], Callable[[Any], None]]:
-        return {Streamed: self.on_streamed, Reply: self.on_reply, Undeliverable: self.on_undeliverable}
+        return {
+            Streamed: self.on_streamed,
+            Reply: self.on_reply,
+            RequestsConfirmed: self.on_requests_confirmed,
+            Tick: self.on_tick,
+            Undeliverable: self.on_undeliverable,
+        }
+
+    def on_tick(self, message: Tick) -> None:
+        """Look whether anything is being done."""
+        if self._liveness.check(self.ctx, self._answers, self._heard):
+            self.end_all(self._liveness.why_stalled)
+
+    def on_requests_confirmed(self, message: RequestsConfirmed) -> None:
+        """The head says what it has, and whether work is being done."""
+        self._liveness.confirmed(self.ctx, message)
+        for request_id in message.missing:
+            self.on_reply(Reply(request_id, "failed", detail=LOST))
 
     def submit(self, message: Submit) -> Answer:
         """Ask. Raises `FleetError` when a request of that id has no reply yet, even if nobody waits for that."""
@@ -72,6 +103,7 @@ class ClientActor(Actor):
             self.ctx.send("router", Cancel(request_id))
 
     def on_streamed(self, message: Streamed) -> None:
+        self._heard += 1
         answer = self._answers.get(message.request_id)
         # A gap means that something was lost on the way here: from there on the answer has it.
         if answer is not None and message.ids and message.start == len(answer.tokens):
@@ -79,6 +111,7 @@ class ClientActor(Actor):
             answer.news.set()
 
     def on_reply(self, message: Reply) -> None:
+        self._heard += 1
         answer = self._answers.pop(message.request_id, None)
         if answer is None:
             return
@@ -94,7 +127,7 @@ class ClientActor(Actor):
             self.on_reply(Reply(message.message.request.id, "failed", detail=f"the head is {message.reason}"))
 
     def end_all(self, detail: str) -> None:
-        """The head is gone, or this client ends: nobody waits for replies any more."""
+        """The head is gone or does nothing, or this client ends: nobody waits for replies any more."""
         for request_id in list(self._answers):
             self.cancel(request_id)
             self.on_reply(Reply(request_id, "failed", detail=detail))
@@ -103,8 +136,9 @@ class ClientActor(Actor):
 class FleetClient:
     """A connection to the head at `head`, open within ``async with``.
 
-    `keys` and `server_key` are as for `drive`. `timeout_s` bounds every wait: for the head to answer at all, and then
-    for the next token or the reply.
+    `keys` and `server_key` are as for `drive`. `timeout_s` bounds how long to wait for a head at all, and then how long
+    nothing may be done there while requests wait: a long answer takes the time it takes, as long as it is worked on.
+    Bound a single request by its `deadline_s`.
     """
 
     def __init__(
@@ -117,7 +151,7 @@ class FleetClient:
         timeout_s: float = 120.0,
     ) -> None:
         name = f"client-{secrets.token_hex(3)}"
-        self._head, self._timeout_s = head, timeout_s
+        self._head = head
         options = NodeOptions(membership=MembershipOptions(connect_timeout_s=timeout_s))
         self._node = Node(
             name, options=options, security=client_security(keys, server_key), insecure=insecure
@@ -125,7 +159,7 @@ class FleetClient:
         self._runtime = LiveRuntime(
             node=self._node, name=name, observers=None, on_peer_joined=self._joined, on_peer_lost=self._lost
         )
-        self._actor = ClientActor()
+        self._actor = ClientActor(timeout_s)
         self._address = f"client/{name}"
         self._tasks: TaskGroup
         self._settled: anyio.Event
@@ -189,7 +223,7 @@ class FleetClient:
                     given += len(tokens)
                     yield tokens
                 else:
-                    await answer.more(self._timeout_s)
+                    await answer.more()
             usage = _completed(answer.reply).usage
             if usage is not None and usage.output_tokens != given:
                 raise FleetError(
@@ -202,7 +236,7 @@ class FleetClient:
         """The reply of a request that completes; `FleetError` with the outcome and its detail otherwise."""
         with self._asked(request, payload, output_tokens, stream=False) as answer:
             while answer.reply is None:
-                await answer.more(self._timeout_s)
+                await answer.more()
             return _completed(answer.reply)
 
     @contextmanager

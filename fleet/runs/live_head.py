@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -21,6 +22,8 @@ from fleet.runtime.security import Security
 from fleet.runtime.transport import Node, NodeOptions
 from fleet.spec import FleetSpec
 from fleet.telemetry.sink import Telemetry
+
+log = logging.getLogger("fleet.head")
 
 
 class LiveHead:
@@ -45,7 +48,7 @@ class LiveHead:
         demand_no_oracle(spec)
         self.seed = seed
         self.telemetry = Telemetry(keep_rows=keep_rows)
-        self.head = Head(spec, self.telemetry, stamp_arrivals=stamp_arrivals)
+        self.head = Head(spec, self.telemetry, stamp_arrivals=stamp_arrivals, say=log.error)
         options = NodeOptions(membership=MembershipOptions(lease_s=spec.lease_s))
         self.node = Node("head", options=options, security=security, insecure=insecure)
         self.runtime = LiveRuntime(
@@ -97,10 +100,11 @@ class LiveHead:
     def _joined(self, peer: Peer) -> None:
         given_up = [address for address in sorted(peer.addresses) if address.startswith("replica/")]
         if given_up:
-            # It stood still, lost its lease and was replaced; now it is back. It cannot become another replica.
+            # It stood still, lost its lease and was replaced; or it served a head that was here before. Now it is back.
             self.telemetry.counters["came_back_too_late"] += len(given_up)
             for address in given_up:
                 self.runtime.send(address, "launcher", Drain())
+            self.node.disown(peer, given_up)  # a new replica may have, or get, the same address
             return
         for address in _hosts_of(peer):
             self.hosts.joined.add(address)

@@ -50,7 +50,8 @@ def replay(
 
     `speed` makes arrivals come that many times faster; engines take the time they take, so the simulation to hold it
     against is that of ``trace.scale_rate(speed)``. `payload` makes what a request carries; without it an engine
-    makes an input of the request's size. Raises `FleetError` when the replicas do not come up in
+    makes an input of the request's size. Requests end as failed (`stalled`) when no replica runs or loads anything for
+    `stall_timeout_s`, however short or long the answers. Raises `FleetError` when the replicas do not come up in
     `start_timeout_s`, and what a policy raised as `PolicyError`; no process outlives the call.
     """
     live = LiveRun(trace if speed == 1.0 else trace.scale_rate(speed), spec, seed=seed, faults=faults,

@@ -7,13 +7,17 @@ its own clock.
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import secrets
 import signal
 import socket
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
+from multiprocessing import resource_tracker
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
 import anyio
@@ -22,7 +26,8 @@ from msgspec import Struct
 
 from fleet.actor import FleetError
 from fleet.actors.load_generator import LoadGenerator
-from fleet.launch.host import host
+from fleet.launch.host import REJOIN_S, host
+from fleet.launch.subprocess_hosts import GRACE_S
 from fleet.messages import Payload, StartReplica
 from fleet.runs.assembly import initial_replicas
 from fleet.runs.live_head import LiveHead
@@ -36,6 +41,8 @@ from fleet.telemetry.run import Run, finish_run
 from fleet.telemetry.sink import Telemetry
 from traces import Trace
 from traces.schema import Request
+
+log = logging.getLogger("fleet.serve")
 
 KEEP_ROWS = 65_536
 """The last rows of each table that a head keeps in memory."""
@@ -171,44 +178,74 @@ def join(
     keys: Path | None = None,
     server_key: str | None = None,
     insecure: bool = False,
+    rejoin_s: float = REJOIN_S,
 ) -> int:
     """Offer `replicas` processes of this host to the head at `head`; answers when all have ended.
 
-    The answer is the exit status: 0 when every one ended in good order.
+    A head that is lost has `rejoin_s` to come back, on the same address. The answer is the exit status: 0 when every
+    one ended in good order.
     """
     security = client_security(keys, server_key)
     stem = name or f"{socket.gethostname()}-{secrets.token_hex(3)}"
     if replicas == 1:
-        return host(head, stem, security=security, insecure=insecure, keep_trying=True)
+        return host(head, stem, security=security, insecure=insecure, keep_trying=True, rejoin_s=rejoin_s)
     context = multiprocessing.get_context("spawn")
     processes = [
-        context.Process(target=_host_one, args=(head, f"{stem}-{number}", keys, server_key, insecure))
+        context.Process(
+            target=_host_one, args=(head, f"{stem}-{number}", keys, server_key, insecure, rejoin_s)
+        )
         for number in range(replicas)
     ]
-    # Until they handle it themselves, an interrupt is not for them: they would die in the middle of an import.
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    for process in processes:
-        process.start()
-    signal.signal(signal.SIGINT, before)
+    interrupted = False
     try:
+        _start_deaf(processes)
         for process in processes:
             process.join()
     except KeyboardInterrupt:
-        # The terminal sent the interrupt to them too; they end by themselves, in good order.
-        for process in processes:
-            process.join(timeout=5.0)
+        interrupted = True
     finally:
+        _end(processes)
+    in_order = (0, -signal.SIGTERM) if interrupted else (0,)
+    return max(0 if process.exitcode in in_order else 1 for process in processes)
+
+
+def _start_deaf(processes: Sequence[SpawnProcess]) -> None:
+    """Until they handle one themselves, an interrupt is not for them: they would die in the middle of an import.
+
+    Signals that are blocked where a process is spawned are blocked in it; one that comes meanwhile comes at the end.
+    """
+    resource_tracker.ensure_running()  # now, since it unblocks them
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
         for process in processes:
-            if process.is_alive():
-                process.kill()
-    return max(0 if process.exitcode == 0 else 1 for process in processes)
+            process.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _host_one(head: str, name: str, keys: Path | None, server_key: str | None, insecure: bool) -> None:
+def _end(processes: Sequence[SpawnProcess]) -> None:
+    """End those that have not: in good order where they are far enough to know how, and soon in any case."""
+    started = [process for process in processes if process.pid is not None]
+    for process in started:
+        process.terminate()
+    until = time.monotonic() + GRACE_S
+    for process in started:
+        process.join(timeout=max(0.0, until - time.monotonic()))
+        if process.is_alive():
+            process.kill()
+            process.join()
+
+
+def _host_one(  # noqa: PLR0917  # the arguments of a process are given in order
+    head: str, name: str, keys: Path | None, server_key: str | None, insecure: bool, rejoin_s: float
+) -> None:
+    logging.basicConfig(format=f"{name}: %(message)s", level=logging.WARNING)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the host will handle it
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    raise SystemExit(
-        host(head, name, security=client_security(keys, server_key), insecure=insecure, keep_trying=True)
-    )
+    security = client_security(keys, server_key)
+    status = host(head, name, security=security, insecure=insecure, keep_trying=True, rejoin_s=rejoin_s)
+    raise SystemExit(status)
 
 
 def _end_with_parent() -> None:
@@ -241,6 +278,10 @@ def drive(
 
     `spec` says what is served there, for the manifest and the objectives; the tables of the head (decisions, series)
     are the head's and empty here. `stream` has every output token sent as it comes, and checks that none is missing.
+
+    When the head is lost or ends, what was sent and not answered ends as failed, and nothing more is sent: the counters
+    `head_lost` and `unsent` say so. A request for which nothing is done in `stall_timeout_s`, by the head's own word,
+    ends as failed too (`stalled`).
     """
     if speed != 1.0:
         trace = trace.scale_rate(speed)
@@ -306,4 +347,7 @@ class Driver:
             self.problem = f"no head answered: {reason}"
             self.runtime.stop()
             return
-        self.generator.head_lost(reason)
+        ended, unsent = self.generator.head_lost(reason)
+        log.error(
+            "the head is lost: %s; %d requests ended with it, %d were never sent", reason, ended, unsent
+        )

@@ -10,6 +10,7 @@ from fleet.actor import FleetError
 from fleet.actors.load_generator import LoadGenerator
 from fleet.launch.simulated import SimulatedLauncher
 from fleet.runs.assembly import WATCHERS, Head, initial_replicas, replica_settings
+from fleet.runs.deadlock import DeadlockWatch
 from fleet.runs.faults import FaultInjector
 from fleet.runs.invariants import InvariantChecker, audit
 from fleet.runtime.simulated import SimulatedRuntime
@@ -32,7 +33,6 @@ def simulate(
     stream: bool = False,
     check: bool = True,
     until_s: float | None = None,
-    stall_timeout_s: float = 600.0,
     on_progress: Callable[[int], None] | None = None,
 ) -> Run:
     """Play `trace` against the fleet of `spec` in virtual time.
@@ -44,10 +44,11 @@ def simulate(
     replies, now and then.
 
     The same arguments give the same `Run.digest`, in every process. Raises `PolicyError` when a policy breaks
-    its contract, `FleetError` when the fleet cannot go on (the message ends with how to see it again).
+    its contract, `FleetError` when the fleet cannot go on (the message ends with how to see it again): a
+    `DeadlockError` says who waits for what when requests wait and nothing is left that could end them.
     """
     simulation = Simulation(trace, spec, seed=seed, faults=faults, sessions=sessions, stream=stream, check=check,
-                            stall_timeout_s=stall_timeout_s, on_progress=on_progress)  # fmt: skip
+                            on_progress=on_progress)  # fmt: skip
     return simulation.run(until_s)
 
 
@@ -64,7 +65,6 @@ class Simulation:
         sessions: bool = False,
         stream: bool = False,
         check: bool = True,
-        stall_timeout_s: float = 600.0,
         on_progress: Callable[[int], None] | None = None,
     ) -> None:
         spec = spec.replace()  # fresh policies: a spec can be run any number of times
@@ -83,7 +83,7 @@ class Simulation:
         )
         self.client = LoadGenerator(
             trace, telemetry=self.telemetry, on_done=self.runtime.stop, sessions=sessions, stream=stream,
-            stall_timeout_s=stall_timeout_s, progress=on_progress,
+            progress=on_progress,
         )  # fmt: skip
         self.head.batcher.reveal = lengths
         self.head.host(self.runtime)
@@ -106,9 +106,11 @@ class Simulation:
 
     def run(self, until_s: float | None = None) -> Run:
         """Run to the end, or to the horizon."""
+        if until_s is None:
+            self.runtime.add("deadlock", DeadlockWatch(self.runtime, self._progress, self._waiting))
         try:
             with _no_collections():
-                self.runtime.run(waiting=self.head.router.waiting, until_s=until_s)
+                self.runtime.run(waiting=self._waiting, until_s=until_s)
         except Exception as error:
             error.add_note(
                 f"virtual time {self.runtime.now:.6f} s; "
@@ -125,6 +127,18 @@ class Simulation:
             self.checker.check_all()
             audit(run, self.spec)
         return run
+
+    def _progress(self) -> tuple[int, ...]:
+        """Changes whenever a request comes or ends, tokens come, a batch is sent, or a start fails."""
+        telemetry = self.telemetry
+        failed_starts = telemetry.counters["failed_starts"]
+        return self.client.progress(), len(telemetry.dispatches), failed_starts
+
+    def _waiting(self) -> list[str]:
+        """Who waits for what: by the router, and of what the router has ended, by the client."""
+        router = self.head.router
+        lost = [id for id in self.client.without_reply() if id not in router.pending]
+        return router.waiting() + [f"request {id} waits for a reply that was lost" for id in lost[:20]]
 
     def _oracles(self) -> list[Policy]:
         policies = (getattr(self.spec, slot) for slot in COMPONENTS)

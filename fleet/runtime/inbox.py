@@ -130,6 +130,9 @@ class Inbox:
         self._outbox.control(peer, self._membership.hello(answer=True))
 
     def _on_forged(self, peer: Peer) -> None:
+        if peer.disowned:  # it may not know yet that it is not who it was
+            self._counters.strangers += 1
+            return
         self._counters.forged += 1
         self._log.warn("forged", "%s sent in the name of an actor that it does not host", peer)
 

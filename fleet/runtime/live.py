@@ -37,6 +37,10 @@ TURN_S = 0.004
 SLOW_CALLBACK_S = 0.010
 
 
+class RefusedError(FleetError):
+    """The head does not want this process."""
+
+
 class LiveCounters(Struct):
     """What a runtime has done."""
 
@@ -447,7 +451,7 @@ class LiveRuntime:
                 self.send(self._observers, self.name, ReplicaExited(address, reason, expected))
 
     def on_refused(self, peer: Peer, reason: str) -> None:
-        self.fail(FleetError(f"{peer.name} refuses {self.name!r}: {reason}"))
+        self.fail(RefusedError(f"{peer.name} refuses {self.name!r}: {reason}"))
 
     def on_error(self, error: Exception) -> None:
         self.fail(error)

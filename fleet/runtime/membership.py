@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Protocol
 
 from msgspec import Struct
@@ -120,7 +120,7 @@ class Membership:
 
     def _learn(self, peer: Peer, hello: Hello, key: str | None) -> None:
         known = peer.alive and peer.name == hello.name
-        if known and peer.addresses == frozenset(hello.addresses):
+        if known and peer.addresses == frozenset(hello.addresses) - peer.disowned:
             peer.adopt(hello, key)
             return
         self._forget_routes(peer)
@@ -160,7 +160,7 @@ class Membership:
         return self._conflict(peer, before, hello)
 
     def _conflict(self, peer: Peer, before: Peer | None, hello: Hello) -> tuple[str, str] | None:
-        for address in hello.addresses:
+        for address in [item for item in hello.addresses if item not in peer.disowned]:
             owner = self.routes.get(address)
             if address in self.hosted:
                 return "address", f"{address!r} is hosted by {self.name!r}"
@@ -188,6 +188,14 @@ class Membership:
             self._counters.peers_lost += 1
         log.log(logging.INFO if expected else logging.WARNING, "lost %s: %s", peer.name, reason)
         self._events.on_lost(peer, reason, expected=expected)
+
+    def disown(self, peer: Peer, addresses: Iterable[str]) -> None:
+        """Whatever it says, these are not its own any more: others may host them."""
+        self._forget_routes(peer)
+        peer.disowned |= frozenset(addresses)
+        peer.addresses -= peer.disowned
+        for address in peer.addresses:
+            self.routes[address] = peer
 
     def _forget_routes(self, peer: Peer) -> None:
         for address in peer.addresses:

@@ -52,7 +52,7 @@ class Peer:
     """The other end. `open` is the batch being filled; in `sealed` are those that ZeroMQ has not taken yet."""
 
     __slots__ = (
-        "addresses", "alive", "channel", "dirty", "groups", "identity", "incarnation", "is_head", "key",
+        "addresses", "alive", "channel", "dirty", "disowned", "groups", "identity", "incarnation", "is_head", "key",
         "last_heard_s", "lease_s", "lost", "name", "open", "sealed", "waiting_bytes", "waiting_messages",
     )  # fmt: skip
 
@@ -65,6 +65,8 @@ class Peer:
         self.incarnation = 0
         self.addresses: frozenset[str] = frozenset()
         self.groups: frozenset[str] = frozenset()
+        self.disowned: frozenset[str] = frozenset()
+        """Addresses that it says it hosts, and that are not its own any more."""
         self.key: str | None = None
         """Its CURVE public key."""
         self.lease_s = lease_s
@@ -88,7 +90,7 @@ class Peer:
         """Believe what it says of itself."""
         self.name = hello.name
         self.incarnation = hello.incarnation
-        self.addresses = frozenset(hello.addresses)
+        self.addresses = frozenset(hello.addresses) - self.disowned
         self.groups = frozenset(hello.groups)
         self.lease_s = hello.lease_s
         self.key = key

@@ -18,7 +18,7 @@ import asyncio
 import random
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import zmq
 from msgspec import Struct
@@ -351,6 +351,10 @@ class Node:
         if peer is not None:
             self._membership.lose(peer, reason, expected=expected)
         return peer is not None
+
+    def disown(self, peer: Peer, addresses: Iterable[str]) -> None:
+        """Whatever this peer says, these addresses are not its own any more."""
+        self._membership.disown(peer, addresses)
 
     def _on_beat(self) -> None:
         if self.closed or self._loop is None:

@@ -8,7 +8,7 @@ cannot be. It is one implementation for both runtimes, and it knows neither time
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, KeysView, Sequence
 from typing import NoReturn
 
 from fleet.actor import FleetError
@@ -41,7 +41,7 @@ class StepScheduler:
         """What the engine runs."""
         self._leaving: dict[int, SequenceState] = {}
         """Taken out while part of the step under way: what they hold is in use until it ends."""
-        self._steps = 0
+        self.steps_planned = 0
 
     # --- in and out --------------------------------------------------------------------------------------------
 
@@ -184,8 +184,8 @@ class StepScheduler:
         most = 1
         if step.repeat > 1 and not prefills:
             most = cache.steps_that_fit(decodes, step.repeat)
-        self._steps += 1
-        return StepWork(self._steps, prefills, decodes, most=most, moved_blocks=moved)
+        self.steps_planned += 1
+        return StepWork(self.steps_planned, prefills, decodes, most=most, moved_blocks=moved)
 
     def _admit(
         self, step: Step, now_s: float
@@ -242,6 +242,25 @@ class StepScheduler:
             self._blame(f"computes {tokens} tokens of sequence {sequence.id}: {error}", now_s)
 
     # --- what came of it ---------------------------------------------------------------------------------------
+
+    def why_not(self, steps: int, named: KeysView[int], ended: Sequence[int]) -> str | None:
+        """What the engine must be wrong about when it says so of the step under way; None when it can be.
+
+        `named` are the sequences that it gives tokens of, `ended` those that got their last one.
+        """
+        work = self.work
+        if work is None:
+            return "it was running no step"
+        if not 1 <= steps <= work.most:
+            return f"it ran {steps} steps of {work.most}"
+        strangers = [] if named <= self.by_id.keys() else named - self.by_id.keys() - self._leaving.keys()
+        if ended:
+            getting = {sequence.id for sequence in work.decodes}
+            getting.update(item.id for item, tokens in work.prefills if tokens == item.remaining_tokens)
+            strangers = [*strangers, *(id for id in ended if id not in getting)]
+        if strangers:
+            return f"sequence {min(strangers)} was to get no token in step {work.number}"
+        return None
 
     def ran(self, steps: int, now_s: float) -> list[SequenceState]:
         """The step under way ran so many times.

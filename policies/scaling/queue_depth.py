@@ -40,9 +40,10 @@ class QueueDepth(ScalingPolicy):
     """Remove none unless more than this many are ready; None: the pool's minimum."""
     only_idle: bool = False
     """Remove only while a ready replica was idle in its last report; otherwise a busy one is drained."""
-    rest_busy: Annotated[float, Meta(gt=0, le=1)] | None = 0.85
+    rest_busy: Annotated[float, Meta(gt=0)] = 0.85
     """Remove only if the others would then be busy for at most this fraction of the time, by the mean of the last
-    `look_back_s`; token by token, if they would use at most this fraction of their caches. None: however busy."""
+    `look_back_s`; token by token, if they would use at most this fraction of their caches. What is far above 1 asks
+    nothing: the queue alone decides."""
     look_back_s: Annotated[float, Meta(ge=0)] = 30.0
     up_cooldown_s: Annotated[float, Meta(ge=0)] = 0.0
     """Seconds after any change before replicas are added again."""
@@ -85,7 +86,7 @@ class QueueDepth(ScalingPolicy):
 
     def can_carry(self, replicas: int, busy: float | None) -> bool:
         """True unless so many would be too busy."""
-        return self.rest_busy is None or busy is None or busy <= self.rest_busy * replicas
+        return busy is None or busy <= self.rest_busy * replicas
 
     def may_remove(self, pool: PoolView) -> bool:
         """True unless `only_idle` asks for an idle replica and none was idle in its last report."""

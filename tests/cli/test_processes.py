@@ -240,6 +240,52 @@ def test_ctrl_c_in_a_live_replay_leaves_no_process_behind(tmp_path: Path) -> Non
 
 
 @pytest.mark.live
+@pytest.mark.parametrize(
+    ("arguments", "status", "said"),
+    [
+        (("replay", "demo-surge", "small.toml", "--set", "replicas=3"), 130, "fleet: interrupted\n"),
+        (("join", "tcp://127.0.0.1:{port}", "--replicas", 3), 0, ""),
+    ],
+    ids=["replay", "join"],
+)
+def test_ctrl_c_while_processes_start_ends_all_of_them_at_once(
+    tmp_path: Path, arguments: tuple[object, ...], status: int, said: str
+) -> None:
+    (tmp_path / "small.toml").write_text(SMALL)
+    given = [str(argument).format(port=free_port()) for argument in arguments]
+    with started(*given, cwd=tmp_path) as process:
+        deadline = time.monotonic() + 30
+        while len(starting := children(process.pid)) < 3 and time.monotonic() < deadline:
+            time.sleep(0.02)
+        began_s = time.monotonic()
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does it
+        _, err = process.communicate(timeout=20)
+        assert time.monotonic() - began_s < 4.0
+        assert (process.returncode, err) == (status, said)
+        assert len(starting) >= 3
+        while any(alive(pid) for pid in starting):
+            assert time.monotonic() - began_s < 4.0
+            time.sleep(0.02)
+
+
+@pytest.mark.live
+def test_a_client_whose_head_is_killed_says_so_and_fails(tmp_path: Path) -> None:
+    (tmp_path / "small.toml").write_text(SERVED)
+    head = f"tcp://127.0.0.1:{free_port()}"
+    with (
+        started("serve", "small.toml", "--bind", head, "--local-replicas", 1, cwd=tmp_path) as serve,
+        started("drive", "demo-surge", head, cwd=tmp_path) as drive,
+    ):
+        time.sleep(4.0)
+        serve.kill()
+        out, err = drive.communicate(timeout=20)
+    assert drive.returncode == 1
+    assert "fleet: the head is lost: silent for 3 s; " in err
+    assert "were never sent" in err
+    assert "the head is gone: silent for 3 s" in out.partition("not completed")[2]
+
+
+@pytest.mark.live
 def test_a_head_replicas_and_a_client_meet_with_keys(tmp_path: Path) -> None:
     (tmp_path / "small.toml").write_text(SERVED)
     keys = {name: _made_key(name, tmp_path) for name in ("head", "replica", "client")}

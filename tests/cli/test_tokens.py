@@ -32,6 +32,9 @@ queue wait     8788.0   6599.0  20740.7  23131.1  34432.5  34651.2
 TTFT           9022.4   7067.8  21367.1  23489.4  34662.1  35170.4
 TPOT             30.9     29.5     39.4     49.7     66.0     84.8
 longest ITL     538.6    269.6   1638.5   2213.5   3475.0   7729.2
+
+not completed
+       1  failed     refused: its 2773 prompt and 428 output tokens need 201 blocks of 16; the cache has 200
 """
 
 

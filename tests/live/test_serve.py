@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from fleet import FleetError
 from fleet.runtime.security import generate_keys, write_keys
@@ -68,13 +69,16 @@ def test_a_head_that_stops_ends_every_pending_request_as_failed(head: HeadProces
 
 
 def test_a_client_whose_head_is_killed_ends_its_requests_itself(head: HeadProcess, tmp_path: Path) -> None:
-    client = ClientProcess(poisson(rate_per_s=100, duration_s=4, seed=0), head.endpoint, tmp_path)
-    replicas = joined(head.endpoint)
+    trace = poisson(rate_per_s=100, duration_s=30, seed=0)
+    client = ClientProcess(trace, head.endpoint, tmp_path)
+    replicas = joined(head.endpoint, rejoin_s=1.0)
     time.sleep(3.5)
     head.process.kill()
-    outcomes, _ = client.result()
+    outcomes, details = client.result()
     assert "failed" in outcomes
     assert set(outcomes) <= {"completed", "failed"}
+    assert set(details) <= {None, "the head is gone: silent for 3 s", "the head is unreachable"}
+    assert len(outcomes) < len(trace), "what was not sent yet is not sent to nobody"
     replicas[0].join(20)
     assert replicas[0].exitcode == 1, "a replica whose head is gone ends, and says that this was not in order"
 
@@ -158,3 +162,35 @@ def test_a_head_that_is_told_how_long_stops_by_itself() -> None:
     head.process.join(10)
     assert head.process.exitcode == 0
     assert report.counters["peers_joined"] == 2
+
+
+def test_hosts_rejoin_a_head_that_was_killed_and_one_that_stood_still(
+    head: HeadProcess, tmp_path: Path
+) -> None:
+    replicas = joined(head.endpoint, 2)
+    time.sleep(2.0)
+    head.process.kill()
+    head.process.join()
+    successor = HeadProcess(small_fleet(), bind=head.endpoint)
+    trace = poisson(rate_per_s=100, duration_s=1, seed=0)
+    assert set(ClientProcess(trace, head.endpoint, tmp_path).result()[0]) == {"completed"}
+    os.kill(successor.process.pid or 0, signal.SIGSTOP)
+    time.sleep(4.0)  # longer than a lease
+    os.kill(successor.process.pid or 0, signal.SIGCONT)
+    assert set(ClientProcess(trace, head.endpoint, tmp_path).result()[0]) == {"completed"}
+    report = successor.stop()
+    for replica in replicas:
+        replica.join(10)
+        assert replica.exitcode == 0
+    assert report.outcomes == {"completed": 2 * len(trace)}
+    assert report.counters.get("failed_starts", 0) == 0
+
+
+def test_requests_end_with_the_reason_when_no_replica_can_be_started(tmp_path: Path) -> None:
+    broken = replace(small_fleet().engine, fail_load=True)
+    head = HeadProcess(small_fleet(engine=broken, failed_starts_limit=2), local_replicas=2)
+    client = ClientProcess(poisson(rate_per_s=50, duration_s=1, seed=0), head.endpoint, tmp_path)
+    outcomes, details = client.result()
+    head.stop()
+    assert set(outcomes) == {"failed"}
+    assert all("the engine failed to load: the load was told to fail" in str(detail) for detail in details)

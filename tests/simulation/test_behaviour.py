@@ -9,9 +9,10 @@ from itertools import pairwise
 
 import pytest
 
-from fleet import FleetError, NetworkModel
+from fleet import FleetError, NetworkModel, simulate
 from fleet.actors.autoscaler import Autoscaler
 from fleet.messages import Cancel, Drain, Submit
+from fleet.runs.deadlock import DeadlockError
 from fleet.runtime.simulated import SimulatedRuntime
 from policies import (
     AdmissionPolicy,
@@ -629,15 +630,47 @@ class Never(BatchingPolicy):
         return Wait()
 
 
-def test_requests_that_nobody_answers_are_cancelled_after_the_stall_timeout():
-    made = simulation(arrivals(0.0, 0.5), fleet(batching=Never()), stall_timeout_s=30.0)
-    waiting = made.head.router.waiting
+@pytest.mark.parametrize("spec", [fleet(), fleet(replicas=3, deep_probe_interval_s=7.0, binding="late")])
+def test_requests_that_nobody_will_ever_serve_are_a_deadlock_that_names_them(spec):
+    with pytest.raises(DeadlockError) as caught:
+        simulate(arrivals(0.0, 0.5), spec.replace(batching=Never()))
 
-    run = made.run()
+    assert str(caught.value) == (
+        "deadlock: nothing that is left to happen can end these requests:\n"
+        "  request r0 waits for the batcher\n"
+        "  request r1 waits for the batcher"
+    )
 
-    assert column(run, "outcome") == {"r0": "cancelled", "r1": "cancelled"}
-    assert counters(run)["stalled"] == 2
-    assert waiting() == []
+
+@pytest.mark.parametrize(
+    ("per_item_s", "network"),
+    [(1_300.0, {}), (5_000.0, {}), (1_300.0, {"delay_s": 0.05, "jitter_s": 0.01})],
+)
+def test_an_engine_at_work_is_waited_for_however_long_it_takes(per_item_s, network):
+    run = simulate(arrivals(0.0, 0.5), fleet(per_item_s, network=NetworkModel(**network)))
+
+    assert column(run, "outcome") == {"r0": "completed", "r1": "completed"}
+    assert run.summary.duration_s >= 2 * per_item_s
+
+
+def test_a_start_that_takes_hours_is_waited_for():
+    crash = faults(Fault(at_s=0.5, kind="crash", replica="replica/0"))
+    spec = fleet(engine=engine(cold_start_s=10_000.0), provision_s=20_000.0, start_timeout_s=50_000.0)
+
+    run = simulate(arrivals(1.0), spec, faults=crash)
+
+    assert column(run, "ended_s") == {"r0": pytest.approx(30_002.0, abs=1.0)}
+
+
+def test_a_scaler_that_changes_its_mind_before_a_replica_is_up_does_not_keep_work_waiting():
+    class Flaps(ScalingPolicy):
+        def desired(self, pool, now_s):
+            return Scale(int(now_s) % 2)
+
+    spec = fleet(
+        replicas=1, min_replicas=0, scaling=Flaps(), engine=engine(cold_start_s=5.0), provision_s=1.0
+    )
+    assert simulate(arrivals(3.0), spec).summary.completed == 1
 
 
 def test_the_router_can_say_who_waits_for_what():
@@ -654,10 +687,8 @@ def test_the_router_can_say_who_waits_for_what():
 def test_a_client_that_is_cut_off_for_good_is_an_error_not_a_hang():
     cut = faults(Fault(at_s=0.5, kind="partition", replica="client/trace"))
 
-    with pytest.raises(
-        FleetError, match="1 requests have no reply, not even to their cancellation; the first is 'r0'"
-    ):
-        play(arrivals(1.0), fleet(), faults=cut, stall_timeout_s=10.0)
+    with pytest.raises(DeadlockError, match="request r0 waits for a reply that was lost"):
+        simulate(arrivals(1.0), fleet(), faults=cut)
 
 
 # --- policies that break their contract ----------------------------------------------------------------------

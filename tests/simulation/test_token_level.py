@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from fleet import AffineLatency, EmulatedEngine, FleetSpec
+from fleet import AffineLatency, EmulatedEngine, FleetSpec, simulate
 from fleet.engines.latency.steps.affine import AffineSteps
 from policies import (
     FastServe,
@@ -47,6 +47,16 @@ def close(seconds):
 
 
 # --- one request ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("spec", [{}, {"deep_probe_interval_s": 100.0, "probe_timeout_s": 5.0}])
+def test_an_answer_that_takes_half_an_hour_is_waited_for(spec):
+    run = simulate(
+        trace_of(asks("r", output_tokens=32_000)), serving(AffineSteps(base_s=0.05), blocks=10_000, **spec)
+    )
+
+    assert column(run, "outcome") == {"r": "completed"}
+    assert column(run, "e2e_s")["r"] == pytest.approx(1_600.0)
 
 
 def test_a_lone_request_takes_one_prefill_and_a_decode_for_each_further_token():

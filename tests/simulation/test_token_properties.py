@@ -21,7 +21,6 @@ from tests.simulation.building import Script, simulation
 from tests.simulation.building_tokens import demand_all_given_back
 from tests.simulation.test_properties import (
     SMALL,
-    STALL_S,
     books_balance,
     columns_agree,
     composed,
@@ -30,6 +29,7 @@ from tests.simulation.test_properties import (
     made,
     maybe,
     networks,
+    patient,
     periods,
     shipped,
 )
@@ -165,9 +165,7 @@ def tokens_agree(run, *, undisturbed):
 def test_every_request_ends_once_and_every_block_is_given_back_whatever_the_fleet_and_its_faults(  # noqa: PLR0917  # hypothesis gives them in order
     trace, spec, failing, cancelled, sessions, stream, seed
 ):
-    simulated = simulation(
-        trace, spec, faults=failing, sessions=sessions, stream=stream, seed=seed, stall_timeout_s=STALL_S
-    )
+    simulated = simulation(trace, patient(spec), faults=failing, sessions=sessions, stream=stream, seed=seed)
     script = Script(*((at_s, "router", Cancel(f"r{number}")) for number, at_s in cancelled))
     simulated.runtime.add("client/script", script)
 
@@ -186,10 +184,9 @@ def test_every_request_ends_once_and_every_block_is_given_back_whatever_the_flee
 def test_without_faults_only_what_cannot_fit_fails(trace, spec, sessions, stream, seed):
     spec = spec.replace(min_replicas=1, network=NetworkModel(), deep_probe_interval_s=None, retry=NoRetry())
 
-    simulated = simulation(trace, spec, sessions=sessions, stream=stream, seed=seed, stall_timeout_s=600.0)
+    simulated = simulation(trace, spec, sessions=sessions, stream=stream, seed=seed)
     run = simulated.run()
 
-    assert run.manifest.counters.get("stalled", 0) == 0
     assert run.summary.cancelled == 0
     tokens_agree(run, undisturbed=True)
     room_tokens = spec.engine.kv.blocks * spec.engine.kv.block_tokens
@@ -210,7 +207,7 @@ def test_without_faults_only_what_cannot_fit_fails(trace, spec, sessions, stream
 def test_the_same_inputs_give_the_same_digest_and_checking_changes_nothing(
     trace, spec, failing, sessions, stream
 ):
-    options = {"faults": failing, "sessions": sessions, "stream": stream, "stall_timeout_s": STALL_S}
+    options, spec = {"faults": failing, "sessions": sessions, "stream": stream}, patient(spec)
 
     first = simulate(trace, spec, **options)
     second = simulate(trace, spec, check=False, **options)

@@ -103,7 +103,6 @@ def test_one_event_for_many_steps_changes_nothing_that_anyone_can_see(
             trace,
             spec(engine, latency=latency, iteration=iteration(), kv=kv, routing=routing(), network=network),
             faults=faults,
-            stall_timeout_s=30.0,
         )
         for engine in (EmulatedLlmEngine, StepwiseLlmEngine)
     )

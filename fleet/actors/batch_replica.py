@@ -9,6 +9,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from msgspec.structs import replace
+
 from fleet.actors.replica import Replica, ReplicaSettings
 from fleet.engines.base import BatchEngine
 from fleet.messages import BatchFinished, CancelBatch, Message, RunBatch, RunFinished, Tick
@@ -28,6 +30,8 @@ class BatchReplica(Replica):
         """Held back by an injected slowness."""
         self._unwanted: dict[int, set[int]] = {}
         """Cancelled attempts of the batches it has, by ticket."""
+        self._answered: RunBatch | None = None
+        """The last batch that was answered."""
 
     def handlers(self) -> dict[type[Message], Callable[[Any], None]]:
         return {**super().handlers(), RunFinished: self.on_run_finished}
@@ -69,6 +73,7 @@ class BatchReplica(Replica):
     def _answer(self, running: RunBatch, finished: RunFinished, service_s: float) -> None:
         if self.answered_probe(running.batch, finished.error):
             return
+        self._answered = running
         self.ctx.send(
             running.reply_to,
             BatchFinished(
@@ -80,6 +85,19 @@ class BatchReplica(Replica):
                 finished.results,
             ),
         )
+
+    def unanswerable(self, to: str, lost: BatchFinished, why: str) -> None:
+        """Each may be too large, or all together: they go one by one, and those that cannot are refused."""
+        batch, results = self._answered, lost.results or []
+        if batch is None or batch.batch != lost.batch or len(batch.work) != len(results) or len(results) == 1:
+            super().unanswerable(to, lost, why)
+            return
+        self._answered = None  # each comes back here by itself
+        busy_s = lost.service_s
+        for work, result in zip(batch.work, results, strict=True):
+            part = replace(lost, results=[result], tickets=(work.ticket,), busy_s=busy_s)
+            self.ctx.send(to, part)
+            busy_s = 0.0
 
     def timed(self, message: Tick) -> None:
         if self._finished is not None and self._finished.batch == message.number:

@@ -14,7 +14,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from fleet.actor import Actor, Context, FleetError
-from fleet.messages import Cancel, Message, Payload, Reply, Streamed, Submit, Tick, Undeliverable
+from fleet.messages import Cancel, Message, Outcome, Payload, Reply, Streamed, Submit, Tick, Undeliverable
 from fleet.telemetry.sink import Telemetry
 from traces.schema import Request, TraceEntry
 
@@ -241,7 +241,7 @@ class LoadGenerator(Actor):
             self._gave_up = True
             self._telemetry.counters["stalled"] += len(self._sent)
             for request_id in list(self._sent):
-                self.ctx.send(self._router, Cancel(request_id))
+                self.ctx.send(self._router, Cancel(request_id, self.ctx.address))
         else:
             self._gave_up = False
         self._heard_before = self._heard
@@ -252,13 +252,17 @@ class LoadGenerator(Actor):
         for request_id in list(self._sent):
             self._give_up(request_id, f"the head is gone: {detail}")
 
-    def _give_up(self, request_id: str, detail: str) -> None:
+    def _give_up(self, request_id: str, detail: str, outcome: Outcome = "failed") -> None:
         """End a request without its reply; one that comes all the same is counted and dropped."""
         if request_id in self._sent:
-            self.on_reply(Reply(request_id, "failed", detail=detail))
+            self.on_reply(Reply(request_id, outcome, detail=detail))
             self._given_up.add(request_id)
 
     def on_undeliverable(self, message: Undeliverable) -> None:
-        """The head cannot be reached: the request ends here, as failed."""
+        """The head cannot be reached, or does not take this request: it ends here."""
         if isinstance(message.message, Submit):
-            self._give_up(message.message.request.id, f"the head is {message.reason}")
+            request_id = message.message.request.id
+            if message.never:
+                self._give_up(request_id, f"{message.reason}: {message.detail}", "rejected")
+            else:
+                self._give_up(request_id, f"the head is {message.reason}")

@@ -275,6 +275,10 @@ def _add_across_hosts(commands: Any) -> None:
     join.add_argument(
         "--name", help="of the processes, as the head logs them (default: made from the host's name)"
     )
+    join.add_argument(
+        "--allow-module", action="append", default=[], metavar="NAME",
+        help="a module beside installed distributions that the head may name components of (repeatable)",
+    )  # fmt: skip
     _keys(join, head=False)
 
     drive = _command(commands, "drive", "live:drive", "play a trace against a running head, as a client")

@@ -62,7 +62,7 @@ def join(arguments: Namespace) -> int:
     output.log_to_stderr(everything=True)
     return join_it(
         arguments.head, replicas=arguments.replicas, name=arguments.name, keys=arguments.keys,
-        server_key=arguments.server_key, insecure=arguments.insecure,
+        server_key=arguments.server_key, insecure=arguments.insecure, allow_modules=arguments.allow_module,
     )  # fmt: skip
 
 

@@ -10,7 +10,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from fleet.actor import Actor, FleetError
@@ -21,6 +21,7 @@ from fleet.messages import HostReplica, Message, ReplicaReported, Undeliverable
 from fleet.runtime.live import LiveRuntime, run
 from fleet.runtime.membership import MembershipOptions
 from fleet.runtime.peers import Peer
+from fleet.runtime.rights import role_of
 from fleet.runtime.security import Security
 from fleet.runtime.transport import Node, NodeOptions
 from policies.base import PolicyError
@@ -33,9 +34,13 @@ EXIT_FAILED = 1
 class ReplicaHost(Actor):
     """Waits for `HostReplica`, and hosts that one replica."""
 
-    def __init__(self, runtime: LiveRuntime) -> None:
+    def __init__(self, runtime: LiveRuntime, allowed: Sequence[str] = ()) -> None:
         self._runtime = runtime
+        self._allowed = allowed
+        """Modules that may be imported beside those of installed distributions."""
         self.replica: Replica | None = None
+        self.problem: str | None = None
+        """Why it could not become what it was told."""
 
     def handlers(self) -> dict[type[Message], Callable[[Any], None]]:
         return {HostReplica: self.on_host_replica, Undeliverable: self.on_undeliverable}
@@ -44,14 +49,27 @@ class ReplicaHost(Actor):
         if self.replica is not None:
             log.error("%s is asked to be %s too; refused", self.ctx.address, message.replica)
             return
-        try:
-            settings = decode_settings(message.settings)
-        except (FleetError, PolicyError) as error:
-            self.ctx.send("observers", ReplicaReported(message.replica, "failed", 0, detail=str(error)))
-            self._runtime.loop.call_later(0.2, self._runtime.stop)
+        if role_of(message.replica) != "replica":
+            log.error("%s is asked to be %r, which is no replica; refused", self.ctx.address, message.replica)
             return
-        self.replica = make_replica(settings, on_end=self._replica_ended)
-        self._runtime.add(message.replica, self.replica)
+        try:
+            replica = make_replica(
+                decode_settings(message.settings, self._allowed), on_end=self._replica_ended
+            )
+        except Exception as error:  # what a component's own code raises when it is built may be anything
+            self._cannot_be(message.replica, str(error))
+            return
+        self.replica = replica
+        self._runtime.add(message.replica, replica)
+
+    def _cannot_be(self, replica: str, why: str) -> None:
+        """Report it as the replica that it should have been, since nobody reports another, and end."""
+        log.error("%s cannot be %s: %s", self.ctx.address, replica, why)
+        self.problem = f"it cannot be {replica}: {why}"
+        if self._runtime.node is not None:
+            self._runtime.node.host(replica)
+        self._runtime.send("observers", replica, ReplicaReported(replica, "failed", 0, detail=why))
+        self._runtime.loop.call_later(0.2, self._runtime.stop)
 
     def _replica_ended(self) -> None:
         # Once round the loop, so that the last report leaves first.
@@ -74,6 +92,7 @@ class HostProcess:
         insecure: bool,
         lease_s: float,
         keep_trying: bool,
+        allowed: Sequence[str] = (),
     ) -> None:
         self._head = head
         self._keep_trying = keep_trying
@@ -89,7 +108,7 @@ class HostProcess:
             on_peer_joined=self._head_joined,
             on_peer_lost=self._head_lost,
         )
-        self._host = ReplicaHost(self._runtime)
+        self._host = ReplicaHost(self._runtime, allowed)
         self._runtime.add(f"host/{name}", self._host)
         self.problem: str | None = None
 
@@ -128,10 +147,18 @@ class HostProcess:
             if watch_input:
                 loop.remove_reader(0)
 
+    def problems(self) -> list[str]:
+        """What did not go as it should, for people."""
+        return [problem for problem in (self._host.problem, self.problem) if problem is not None]
+
     def exit_code(self) -> int:
         """0 when it ended in good order."""
         replica = self._host.replica
-        if self.problem is not None or (replica is not None and replica.state == "failed"):
+        if (
+            self.problem is not None
+            or self._host.problem is not None
+            or (replica is not None and replica.state == "failed")
+        ):
             return EXIT_FAILED
         return 0
 
@@ -146,16 +173,22 @@ def host(
     lease_s: float = 3.0,
     watch_input: bool = False,
     keep_trying: bool = False,
+    allow_modules: Sequence[str] = (),
 ) -> int:
-    """Host one replica for the head at `head`; answers the exit status."""
+    """Host one replica for the head at `head`; answers the exit status.
+
+    The head names what to run. It is imported from installed distributions, and from `allow_modules` with what is below
+    them; nothing else is.
+    """
     process = HostProcess(
-        head, name, seed=seed, security=security, insecure=insecure, lease_s=lease_s, keep_trying=keep_trying
-    )
+        head, name, seed=seed, security=security, insecure=insecure, lease_s=lease_s, keep_trying=keep_trying,
+        allowed=allow_modules,
+    )  # fmt: skip
     try:
         run(lambda: process.main(watch_input))
     except (FleetError, PolicyError) as error:
         print(f"{name}: {error}", file=sys.stderr)
         return EXIT_FAILED
-    if process.problem is not None:
-        print(f"{name}: {process.problem}", file=sys.stderr)
+    for problem in process.problems():
+        print(f"{name}: {problem}", file=sys.stderr)
     return process.exit_code()

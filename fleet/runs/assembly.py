@@ -40,6 +40,7 @@ class Head:
         self.router = Router(
             admission=spec.admission, routing=spec.routing, retry=spec.retry, early_binding=early, batcher=BATCHER,
             telemetry=telemetry, default_deadline_s=spec.deadline_s, stamp_arrivals=stamp_arrivals,
+            poison_limit=spec.poison_limit,
         )  # fmt: skip
         self.batcher = Batcher(
             queueing=spec.queueing, batching=spec.batching, early_binding=early, capacity=spec.queue_capacity,

@@ -13,7 +13,7 @@ import secrets
 import signal
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import anyio
@@ -131,6 +131,10 @@ class Server(LiveHead):
         counters = self.node.counters
         return {
             "undecodable": sum(counters.undecodable.values()),
+            "forged": counters.forged,
+            "refused_messages": sum(counters.refused_messages.values()),
+            "refused_hellos": sum(counters.refused.values()),
+            "dropped_peers": counters.dropped_peers,
             "refused_keys": counters.refused_keys,
             "handshake_failures": sum(counters.handshake_failures.values()),
             "peers_joined": counters.peers_joined,
@@ -171,18 +175,25 @@ def join(
     keys: Path | None = None,
     server_key: str | None = None,
     insecure: bool = False,
+    allow_modules: Sequence[str] = (),
 ) -> int:
     """Offer `replicas` processes of this host to the head at `head`; answers when all have ended.
 
-    The answer is the exit status: 0 when every one ended in good order.
+    The answer is the exit status: 0 when every one ended in good order. The head says what to run: from installed
+    distributions, and from `allow_modules` (with what is below them), and from nowhere else.
     """
     security = client_security(keys, server_key)
     stem = name or f"{socket.gethostname()}-{secrets.token_hex(3)}"
     if replicas == 1:
-        return host(head, stem, security=security, insecure=insecure, keep_trying=True)
+        return host(
+            head, stem, security=security, insecure=insecure, keep_trying=True, allow_modules=allow_modules
+        )
     context = multiprocessing.get_context("spawn")
     processes = [
-        context.Process(target=_host_one, args=(head, f"{stem}-{number}", keys, server_key, insecure))
+        context.Process(
+            target=_host_one,
+            args=(head, f"{stem}-{number}", keys, server_key, insecure, tuple(allow_modules)),
+        )
         for number in range(replicas)
     ]
     # Until they handle it themselves, an interrupt is not for them: they would die in the middle of an import.
@@ -204,10 +215,18 @@ def join(
     return max(0 if process.exitcode == 0 else 1 for process in processes)
 
 
-def _host_one(head: str, name: str, keys: Path | None, server_key: str | None, insecure: bool) -> None:
+def _host_one(  # noqa: PLR0917  # as a process's arguments go
+    head: str,
+    name: str,
+    keys: Path | None,
+    server_key: str | None,
+    insecure: bool,
+    allow_modules: Sequence[str],
+) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    security = client_security(keys, server_key)
     raise SystemExit(
-        host(head, name, security=client_security(keys, server_key), insecure=insecure, keep_trying=True)
+        host(head, name, security=security, insecure=insecure, keep_trying=True, allow_modules=allow_modules)
     )
 
 

@@ -20,7 +20,7 @@ from fleet.runtime.channel import Channel
 from fleet.runtime.membership import Membership
 from fleet.runtime.outbox import Faults, Outbox
 from fleet.runtime.peers import NodeCounters, Peer, count
-from fleet.runtime.rights import refusal
+from fleet.runtime.rights import RIGHTS, refusal
 from fleet.runtime.wire import HEAVY, NODE, Bye, Codec, Envelope, Hello, Refused, Returned, WireError, text_of
 from traces.schema import Request
 
@@ -170,8 +170,8 @@ class Inbox:
             text_of(to),
             why,
         )
-        known_by = None if peer.is_head else _known_by(message)
-        if known_by is not None:
+        known_by = _known_by(message)
+        if known_by is not None and peer.roles.get(sender) == RIGHTS[type(message)].sender:
             self._outbox.control(peer, Returned(to, sender, f"refused: {why}", known_by))
 
     def _on_stranger(self, peer: Peer) -> None:

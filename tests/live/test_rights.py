@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 from fleet import AffineLatency, EmulatedEngine, EmulatedLlmEngine, FleetSpec
-from fleet.engines import KvSpec
-from fleet.engines.affine_steps import AffineSteps
+from fleet.engines import AffineSteps, KvSpec
 from fleet.launch.host import ReplicaHost
 from fleet.launch.launcher import Launcher
 from fleet.launch.making import make_replica

@@ -118,7 +118,10 @@ class Inbox:
         if envelopes[0][0] == NODE:
             peer = peer or self._membership.stranger(channel, identity, now_s)
             peer.last_heard_s = now_s
-            self._on_control(peer, envelopes[0][2], frames[0])
+            if len(envelopes) == 1:
+                self._on_control(peer, envelopes[0][2], frames[0])
+            else:
+                self._on_forged(peer)
         elif peer is None or not peer.alive:
             self._on_stranger(peer or self._membership.stranger(channel, identity, now_s))
         elif channel.routes and not peer.addresses.issuperset(map(_sender_of, envelopes)):
@@ -198,9 +201,9 @@ class Inbox:
             # What became of a head is told where it runs; to those it leaves it has ended.
             expected = message.in_order or peer.is_head
             self._membership.lose(peer, f"said goodbye: {text_of(message.reason, 300)}", expected=expected)
-        elif isinstance(message, Returned) and not peer.is_head:
-            self._on_forged(peer)  # only a head hands on, so only a head has something to return
-        elif isinstance(message, Returned) and self.receiver is not None:
+        elif not isinstance(message, Returned) or not peer.is_head:
+            self._on_forged(peer)  # only a head refuses peers, and gives back what came to it
+        elif self.receiver is not None:
             self.receiver.on_undeliverable(message.to, message.sender, message.message, message.reason)
 
 

@@ -39,7 +39,7 @@ class MembershipOptions(Struct, frozen=True):
     """A peer that is silent for so long is lost."""
     connect_timeout_s: float = 10.0
     """How long a head may take to answer the first Hello."""
-    max_lease_s: float = 30.0
+    max_lease_s: float = 10.0
     """The longest lease that a peer is given, whatever it asks for; more only where `lease_s` is more."""
     max_peers: int = 4_096
     max_peers_per_key: int = 1_024

@@ -392,7 +392,7 @@ def test_one_key_takes_up_only_its_own_room_and_no_lease_is_longer_than_the_head
         await until(lambda: sum(bool(item.joined or item.refused) for item in recorders) == 8)
         assert sum(bool(item.joined) for item in recorders) == 2, "its third is `evil` itself"
         assert {item.refused[0] for item in recorders if item.refused} == {"already 3 peers of this key"}
-        assert {peer.lease_s for name, peer in world.node.peers.items() if name.startswith("evil-")} == {30.0}
+        assert {peer.lease_s for name, peer in world.node.peers.items() if name.startswith("evil-")} == {10.0}
         _, other = world.start("another", CLIENT, "client/another")
         await until(lambda: other.joined)
         await world.serves()

@@ -1,8 +1,8 @@
 """Who is in the star: Hello, leases, and which peer hosts which address.
 
 The one thing to know: a name belongs to one process at a time, the one with the largest incarnation. A process
-that was stopped, given up and replaced cannot come back and answer for its successor. With keys a name, and an address,
-belong to the key that came with it first, also while nobody uses it.
+that was stopped, given up and replaced cannot come back and answer for its successor. With keys the name, and the
+address of a host or a client, belong to the key that came with them first, also while nobody uses them.
 """
 
 from __future__ import annotations
@@ -202,7 +202,8 @@ class Membership:
         counts_for = _counts_for(key, hello.addresses)
         same = before is not None and _counts_for(before.key, before.addresses) == counts_for
         if not same and self._present[counts_for] >= self._most_peers(key):
-            return "full", f"already {self._present[counts_for]} peers of this key"
+            whose = "this kind" if key is None else "this key"
+            return "full", f"already {self._present[counts_for]} peers of {whose}"
         if before is None and len(self.peers) >= self.options.max_peers:
             return "full", f"already {len(self.peers)} peers"
         return None

@@ -59,7 +59,7 @@ class AllowList(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Owners:
-    """Which key each name and address belongs to: the one that came with it first, as long as this node runs."""
+    """Which key each name, host and client belongs to: the one that came with it first, as long as this node runs."""
 
     def __init__(self, most: int = 16_384) -> None:
         self._most = most
@@ -86,8 +86,9 @@ class Owners:
 
 
 def _things(name: str, addresses: tuple[str, ...]) -> list[tuple[str, str]]:
-    """Each name or address as it is said, and as it is kept: a name may look like an address."""
-    return [(name, f"name {name}"), *((address, address) for address in addresses)]
+    """Each as it is said, and as it is kept: a name may look like an address. Replicas are the head's to give out."""
+    own = (address for address in addresses if not address.startswith("replica/"))
+    return [(name, f"name {name}"), *((address, address) for address in own)]
 
 
 class Security(Struct, frozen=True):

@@ -39,7 +39,7 @@ from fleet.messages import (
 from fleet.runs.assembly import Head, replica_settings
 from fleet.runtime.live import LiveRuntime
 from fleet.runtime.membership import MembershipOptions
-from fleet.runtime.security import AllowList, PeerRule, Security, generate_keys
+from fleet.runtime.security import AllowList, Owners, PeerRule, Security, generate_keys
 from fleet.runtime.transport import Node, NodeOptions
 from fleet.runtime.wire import NODE, Batch, Codec, Hello
 from fleet.telemetry.sink import Telemetry
@@ -331,6 +331,26 @@ def test_an_address_is_kept_for_its_key_while_nobody_uses_it():
         await until(lambda: again.joined)
 
     attack(main)
+
+
+def test_which_host_is_which_replica_is_not_kept():
+    """A replica is given out by its head, who may give it to a host with another key when the first is gone."""
+    owners = Owners()
+    owners.claim("one", "host-a", ("host/host-a", "replica/0"))
+    assert owners.denial("two", "host-b", ("host/host-b", "replica/0")) is None
+    assert "'host/host-a'" in owners.denial("two", "host-b", ("host/host-a",))
+    assert "'host-a'" in owners.denial("two", "host-a", ())
+    assert owners.denial("one", "host-a", ("host/host-a",)) is None
+
+
+def test_a_key_forgets_its_own_names_only():
+    owners = Owners(most=4)
+    owners.claim("good", "g", ("client/g",))
+    for number in range(100):
+        owners.claim("bad", f"b{number}", (f"client/b{number}",))
+    assert owners.denial("bad", "b", ("client/g",)) is not None
+    assert owners.denial("good", "x", ("client/b99",)) is not None
+    assert owners.denial("good", "x", ("client/b1",)) is None
 
 
 def test_a_client_does_not_become_a_host_on_the_way():

@@ -433,7 +433,7 @@ class LiveRuntime:
                 self._schedule()
             return
         if count(self.counters.undeliverable, _REASONS.get(kind, "unreachable")) == 1:
-            log.warning("%s from %s to %s: %s", type(message).__name__, sender, to, reason)
+            log.warning("%s from %s to %s: %s", type(message).__name__, sender, text_of(to), reason)
 
     def on_peer_joined(self, peer: Peer) -> None:
         if self._joined is not None:

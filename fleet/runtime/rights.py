@@ -37,6 +37,7 @@ from fleet.messages import (
     Submit,
     TokensGenerated,
 )
+from fleet.runtime.wire import text_of
 
 Role = Literal["head", "host", "replica", "client"]
 Kind = Literal["router", "batcher", "health", "observers", "host", "replica", "client"]
@@ -96,9 +97,9 @@ def refusal(role: str, sender: str, to: str, message: Message) -> str | None:
     if right.sender != role:
         return f"only {_THE[right.sender]} may send it, and this is {_THE.get(role, role)}"
     if kind_of(to) != right.receiver:
-        return f"it is not for {to!r}, only for {right.receiver}"
+        return f"it is not for {text_of(to)!r}, only for {right.receiver}"
     if right.own is not None and getattr(message, right.own) != sender:
-        return f"its {right.own} is {getattr(message, right.own)!r}, not its sender"
+        return f"its {right.own} is {text_of(getattr(message, right.own))!r}, not its sender"
     return fault(message)
 
 

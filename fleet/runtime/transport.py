@@ -31,7 +31,7 @@ from fleet.runtime.membership import Membership, MembershipOptions
 from fleet.runtime.outbox import Faults, Outbox, OutboxOptions
 from fleet.runtime.peers import NodeCounters, Peer, count
 from fleet.runtime.security import Authenticator, Security, require_keys
-from fleet.runtime.wire import Bye, Codec, Returned
+from fleet.runtime.wire import Bye, Codec, Returned, text_of
 
 
 class NodeOptions(Struct, frozen=True):
@@ -281,7 +281,7 @@ class Node:
         """Tell the sender: it is here, or it is the peer that the message came from."""
         kind = reason.partition(":")[0]
         count(self.counters.undeliverable, kind)
-        self._log.warn(f"undeliverable {kind}", "%s to %s: %s", type(message).__name__, to, reason)
+        self._log.warn(f"undeliverable {kind}", "%s to %s: %s", type(message).__name__, text_of(to), reason)
         origin = self._routes.get(sender)
         if origin is not None and not origin.is_head:
             self.control(origin, Returned(to, sender, reason, message))

@@ -435,7 +435,7 @@ def test_a_message_of_tiny_items_is_not_decoded_and_its_sender_is_dropped():
     async def main(world):
         await world.serves()
         before_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        bomb = b"\x91\x93\xa1a\xa1b\x96\xadBatchFinished\xa9replica/0\x01\xcb" + bytes(8)
+        bomb = b"\x91\x93\xa1a\xa1b\x97\xadBatchFinished\xa9replica/0\x01\xcb" + bytes(8)
         bomb += b"\xc2\xc0\xdd" + (50_000_000).to_bytes(4, "big") + b"\x90" * 50_000_000
         world.evil.peers["head"].channel.send(b"", [bomb])
         await until(lambda: world.node.counters.dropped_peers)

@@ -121,6 +121,16 @@ def test_nobody_speaks_for_another(kind):
 LLM = EmulatedLlmEngine(latency=AffineSteps(base_s=0.1), kv=KvSpec(blocks=9, block_tokens=8))
 
 
+def test_what_is_said_of_a_refusal_is_short_whatever_was_sent():
+    long = "router/" + "x" * 1_000_000
+    for why in (
+        refusal("client", "client/a", "x" * 1_000_000, SAMPLES[Submit]),
+        refusal("client", "client/a", "router", Submit(REQUEST, long)),
+        refusal("client", "client/a", "router", Submit(Request(long, 0.0), "client/a")),
+    ):
+        assert 0 < len(why) < 200
+
+
 def receivers():
     """Every actor that an allowed message may reach, by kind of address."""
     telemetry = Telemetry()

@@ -38,10 +38,11 @@ from fleet.messages import (
 )
 from fleet.runs.assembly import Head, replica_settings
 from fleet.runtime.live import LiveRuntime
-from fleet.runtime.membership import MembershipOptions
+from fleet.runtime.membership import Membership, MembershipOptions
+from fleet.runtime.peers import NodeCounters
 from fleet.runtime.security import AllowList, Owners, PeerRule, Security, generate_keys
 from fleet.runtime.transport import Node, NodeOptions
-from fleet.runtime.wire import NODE, Batch, Codec, Hello
+from fleet.runtime.wire import NODE, Batch, Codec, Hello, Refused
 from fleet.telemetry.sink import Telemetry
 from tests.live.harness import QUICK, Recorder, submit, until
 from traces.schema import Request
@@ -418,6 +419,49 @@ def test_one_key_takes_up_only_its_own_room_and_no_lease_is_longer_than_the_head
         await world.serves()
 
     attack(main)
+
+
+class FakeNode:
+    """What membership asks of its node."""
+
+    routes = True
+
+    def __init__(self) -> None:
+        self.joined, self.refusals = [], []
+
+    def control(self, peer, message):
+        if isinstance(message, Refused):
+            self.refusals.append(message.reason)
+
+    def on_joined(self, peer):
+        self.joined.append(peer.name)
+
+    def on_lost(self, peer, reason, *, expected):
+        self.joined.remove(peer.name)
+
+
+def test_4096_hellos_that_ask_for_an_hour_keep_nobody_else_out():
+    """Without keys too: hosts have room of their own, and clients after the longest lease that is granted."""
+    node = FakeNode()
+    members = Membership(
+        "head", 1, options=MembershipOptions(), allow=None, counters=NodeCounters(), events=node
+    )
+
+    def hello(name, *addresses, at_s, lease_s=3.0):
+        peer = members.stranger(node, name.encode(), at_s)
+        members.on_hello(peer, Hello(name, 1, addresses, (), lease_s), None)
+        return name in node.joined
+
+    for number in range(4_096):
+        hello(f"evil-{number}", f"client/evil-{number}", at_s=0.0, lease_s=3_600.0)
+    assert len(node.joined) == 1_024
+    assert not hello("late", "client/late", at_s=1.0)
+    assert hello("host-1", "host/host-1", at_s=1.0)
+    assert "already 1024 peers of this kind" in node.refusals
+    members.peers["host-1"].last_heard_s = 10.1
+    members.beat(10.2, 0.0)
+    assert node.joined == ["host-1"]
+    assert hello("late", "client/late", at_s=10.2)
 
 
 def test_room_is_free_again_when_a_peer_has_gone():

@@ -105,7 +105,7 @@ def refusal(role: str, sender: str, to: str, message: Message) -> str | None:
 
 # --- addresses -------------------------------------------------------------------------------------------------
 
-_ADDRESS = re.compile(r"(?:(?P<role>client|host)/[^\s/][^\s]{0,254}|replica/(?:0|[1-9][0-9]{0,17}))")
+_ADDRESS = re.compile(r"(?P<role>client|host)/(?!/)[^\s\x00-\x1f\x7f]{1,255}|replica/(?:0|[1-9][0-9]{0,17})")
 
 
 def role_of(address: str) -> str | None:

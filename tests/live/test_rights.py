@@ -183,7 +183,7 @@ def test_a_message_between_nodes_is_not_for_actors():
             "replica/", "replica/x", "replica/-1", "replica/00", "replica/1 ", "replica/1\n", "replica/٣",
             "replica/" + "9" * 5_000, "replica/1.5", "replica/1/2", "client/", "client", "client//x", "client/a b",
             "client/" + "x" * 300, "host/", "router", "batcher/default", "observers", "head", "launcher", "faults", "",
-            "health", "autoscaler", "Client/a")),
+            "health", "autoscaler", "Client/a", "client/\x1b[2J", "host/a\x00")),
     ],
 )  # fmt: skip
 def test_a_peer_hosts_hosts_replicas_and_clients_and_nothing_else(address, role):

@@ -37,10 +37,11 @@ from fleet.messages import (
     Work,
 )
 from fleet.runs.assembly import Head, replica_settings
+from fleet.runs.client import FleetClient
 from fleet.runtime.live import LiveRuntime
 from fleet.runtime.membership import Membership, MembershipOptions
 from fleet.runtime.peers import NodeCounters
-from fleet.runtime.security import AllowList, Owners, PeerRule, Security, generate_keys
+from fleet.runtime.security import AllowList, Owners, PeerRule, Security, generate_keys, write_keys
 from fleet.runtime.transport import Node, NodeOptions
 from fleet.runtime.wire import NODE, Batch, Codec, Hello, Refused
 from fleet.telemetry.sink import Telemetry
@@ -204,6 +205,23 @@ def test_nothing_that_a_client_may_not_do_changes_anything_or_ends_anybody():
         assert len(refused) == len(submits), "an honest program hears which request was refused, and why"
         assert any("$.request.work" in reason for reason in refused)
         await world.serves()
+
+    attack(main)
+
+
+def test_a_program_hears_at_once_what_its_request_may_not_hold(tmp_path):
+    write_keys(CLIENT, tmp_path / "client.key")
+
+    async def main(world):
+        keys = {"keys": tmp_path / "client.key", "server_key": HEAD.public}
+        async with FleetClient(world.endpoint, timeout_s=10.0, **keys) as client:
+            with pytest.raises(
+                FleetError, match=r"'bad' rejected: refused: \$\.request\.work: expected `float` <= "
+            ):
+                await client.ask(Request("bad", 0.0, work=math.inf))
+            with pytest.raises(FleetError, match="'big' rejected: too-large: a Submit of 41,943,"):
+                await client.ask(Request("big", 0.0), Payload(b"x" * (40 << 20)))
+            assert (await client.ask(Request("good", 0.0))).outcome == "completed"
 
     attack(main)
 

@@ -16,6 +16,8 @@ from policies.views import FailureKind, ProbeLevel, ProbeStatus, ReplicaState, T
 from traces.schema import Request
 
 Outcome = Literal["completed", "rejected", "shed", "expired", "failed", "cancelled"]
+Reason = Literal["unreachable", "overloaded", "too-large", "refused"]
+"""Why a message came back."""
 OUTCOMES: tuple[Outcome, ...] = ("completed", "rejected", "shed", "expired", "failed", "cancelled")
 
 
@@ -100,6 +102,8 @@ class Cancel(Message, frozen=True, gc=False):
     """The client no longer wants the answer."""
 
     request_id: str
+    reply_to: str | None = None
+    """Who submitted it: a request of somebody else goes on. None, which no other process may say: whoever it was."""
 
 
 class ConfirmRequests(Message, frozen=True, gc=False):
@@ -437,11 +441,22 @@ class Tick(Message, frozen=True, gc=False):
 
 
 class Undeliverable(Message, frozen=True, gc=False):
-    """A message could not be handed over: nobody has that address, or its queue is full."""
+    """A message could not be handed over, or was not taken.
+
+    `unreachable`: nobody has that address. `overloaded`: its queue is full. `too-large`: no process would take it.
+    `refused`: its receiver may not get it from this sender, or it holds what cannot be.
+    """
 
     to: str
-    reason: Literal["unreachable", "overloaded"]
+    reason: Reason
     message: Message
+    detail: str | None = None
+    """Of the last two: why."""
+
+    @property
+    def never(self) -> bool:
+        """Sent again, it would come back again."""
+        return self.reason in {"too-large", "refused"}
 
 
 class LoadFinished(Message, frozen=True, gc=False):

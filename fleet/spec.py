@@ -83,6 +83,9 @@ class FleetSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     (one runs, the next waits at the door), 1,024 where batches are formed anew at each step."""
     queue_capacity: Count = 100_000
     """Requests that may wait for a replica; one more is shed."""
+    poison_limit: Count = 3
+    """A request whose attempts ended with the loss of so many replicas (a crash, a failed health check) is failed, and
+    named, whatever the retry policy says: what kills its replicas must not go on to the next one without end."""
     deadline_s: Positive | None = None
     """For requests that bring none of their own."""
     slo: Slo | None = None

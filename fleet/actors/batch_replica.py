@@ -9,6 +9,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from msgspec.structs import replace
+
 from fleet.actors.replica import Replica, ReplicaSettings
 from fleet.engines.base import BatchEngine
 from fleet.messages import BatchFinished, CancelBatch, Message, RunBatch, RunFinished, Tick
@@ -30,6 +32,8 @@ class BatchReplica(Replica):
         """Cancelled attempts of the batches it has, by ticket."""
         self._disowned: int | None = None
         """The batch that ran when the engine answered for another one. Its own answer may still come."""
+        self._answered: RunBatch | None = None
+        """The last batch that was answered."""
 
     def handlers(self) -> dict[type[Message], Callable[[Any], None]]:
         return {**super().handlers(), RunFinished: self.on_run_finished}
@@ -89,6 +93,7 @@ class BatchReplica(Replica):
             error = f"{self._engine.name()} gave {len(results)} results for a batch of {len(running.work)}"
         if self.answered_probe(running.batch, error):
             return
+        self._answered = running
         self.ctx.send(
             running.reply_to,
             BatchFinished(
@@ -101,6 +106,16 @@ class BatchReplica(Replica):
                 busy_s=self.busy_s,
             ),
         )
+
+    def unanswerable(self, to: str, lost: BatchFinished, why: str) -> None:
+        """Each may be too large, or all together: they go one by one, and those that cannot are refused."""
+        batch, results = self._answered, lost.results or []
+        if batch is None or batch.batch != lost.batch or len(batch.work) != len(results) or len(results) == 1:
+            super().unanswerable(to, lost, why)
+            return
+        self._answered = None  # each comes back here by itself
+        for work, result in zip(batch.work, results, strict=True):
+            self.ctx.send(to, replace(lost, results=[result], tickets=(work.ticket,)))
 
     def timed(self, message: Tick) -> None:
         if self._finished is not None and self._finished.batch == message.number:

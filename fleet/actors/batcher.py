@@ -308,11 +308,16 @@ class Batcher(Actor):
 
     def _end_work(self, work: list[Work], message: BatchFinished) -> None:
         failure: FailureKind | None = None
-        if message.error is not None:
+        error = message.error
+        if error is not None:
             failure = "refused" if message.refused else "engine-error"
+        else:
+            error = _mismatch(len(work), message)
+            failure = None if error is None else "engine-error"
+        good = failure is None
         self._end(
-            work, message.replica, dispatched=True, failure=failure, detail=message.error,
-            service_s=message.service_s, cold=message.cold, results=message.results, usage=message.usage,
+            work, message.replica, dispatched=True, failure=failure, detail=error, service_s=message.service_s,
+            cold=message.cold, results=message.results if good else None, usage=message.usage if good else None,
         )  # fmt: skip
 
     def on_batches_missing(self, message: BatchesMissing) -> None:
@@ -362,10 +367,12 @@ class Batcher(Actor):
             self._engines.rests(replica)
         self.dispatched -= len(work)
         self._telemetry.counters["undeliverable_batches"] += 1
-        # Whether it is gone or clogged, the attempts are the retry policy's to place elsewhere.
+        # Whether it is gone or clogged, the attempts are the retry policy's to place elsewhere. One that no message can
+        # hold none can take.
         if work:
-            detail = f"{replica} is {message.reason}"
-            self._end(work, replica, dispatched=True, failure="unreachable", detail=detail)
+            detail = message.detail if message.never else f"{replica} is {message.reason}"
+            failure: FailureKind = "refused" if message.never else "unreachable"
+            self._end(work, replica, dispatched=True, failure=failure, detail=detail)
         view = self._views.get(replica)
         if message.reason == "unreachable" and view is not None:
             # No more for it until it reports again, or is known to have ended.
@@ -479,3 +486,11 @@ class Batcher(Actor):
         if message.demand is not None:
             engines = self._engines.by_replica(self.ctx.now)
             self.ctx.send(message.reply_to, PoolReport(message.demand, engines))
+
+
+def _mismatch(attempts: int, message: BatchFinished) -> str | None:
+    """What is wrong with an answer that has not one result, or one usage, for each attempt."""
+    for what, items in (("results", message.results), ("usages", message.usage)):
+        if items is not None and len(items) != attempts:
+            return f"{message.replica} answered with {len(items)} {what} to {attempts} attempts"
+    return None

@@ -140,10 +140,11 @@ class HealthChecker(Actor):
         self.ctx.send(replica, Probe(self._last_probe, level, self.ctx.address))
 
     def on_probe_answered(self, message: ProbeAnswered) -> None:
-        entry = self._open.pop(message.probe, None)
-        if entry is None:
+        entry = self._open.get(message.probe)
+        if entry is None or entry.replica != message.replica:  # nobody answers for another
             self._telemetry.counters["late_probe_answers"] += 1
             return
+        del self._open[message.probe]
         entry.timeout.cancel()
         self._observe(entry, message.status, message.detail, self.ctx.now - entry.sent_s)
 

@@ -18,6 +18,7 @@ from fleet.actors.liveness import LOST, Liveness
 from fleet.messages import (
     Cancel,
     Message,
+    Outcome,
     Payload,
     Reply,
     RequestsConfirmed,
@@ -258,7 +259,7 @@ class LoadGenerator(Actor):
             return
         self._telemetry.counters["stalled"] += len(self._sent)
         for request_id in list(self._sent):
-            self.ctx.send(self._router, Cancel(request_id))
+            self.ctx.send(self._router, Cancel(request_id, self.ctx.address))
             self._give_up(request_id, liveness.why_stalled)
 
     def on_requests_confirmed(self, message: RequestsConfirmed) -> None:
@@ -287,13 +288,17 @@ class LoadGenerator(Actor):
         self._on_done()
         return len(ended), unsent
 
-    def _give_up(self, request_id: str, detail: str) -> None:
+    def _give_up(self, request_id: str, detail: str, outcome: Outcome = "failed") -> None:
         """End a request without its reply; one that comes all the same is counted and dropped."""
         if request_id in self._sent:
-            self.on_reply(Reply(request_id, "failed", detail=detail))
+            self.on_reply(Reply(request_id, outcome, detail=detail))
             self._given_up.add(request_id)
 
     def on_undeliverable(self, message: Undeliverable) -> None:
-        """The head cannot be reached: the request ends here, as failed."""
+        """The head cannot be reached, or does not take this request: it ends here."""
         if isinstance(message.message, Submit):
-            self._give_up(message.message.request.id, f"the head is {message.reason}")
+            request_id = message.message.request.id
+            if message.never:
+                self._give_up(request_id, f"{message.reason}: {message.detail}", "rejected")
+            else:
+                self._give_up(request_id, f"the head is {message.reason}")

@@ -26,6 +26,8 @@ class Pending(Struct):
     running: bool = False
     """The attempt was dispatched to a replica."""
     exclude: tuple[str, ...] = ()
+    lost: tuple[str, ...] = ()
+    """Replicas that were lost while they had an attempt."""
     deadline: Timer | None = None
     timer: Timer | None = None
     """Ends a hold or a back-off."""
@@ -51,6 +53,12 @@ class Pending(Struct):
     def resume(self) -> tuple[int, ...]:
         """What the next attempt goes on after."""
         return tuple(self.tokens) if self.tokens else ()
+
+    def lost_with(self, replica: str | None) -> int:
+        """Its attempt ended with the loss of its replica; how many that makes."""
+        if replica is not None and replica not in self.lost:
+            self.lost += (replica,)
+        return len(self.lost)
 
     def pass_on(self, start: int, ids: tuple[int, ...]) -> Streamed | None:
         """What the client is told of output tokens from number `start` on; None: nothing, for some before are missing.

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from fleet.actor import Actor, Context, FleetError
 from fleet.engines.base import Engine
@@ -314,4 +315,13 @@ class Replica(Actor):
         self.ctx.send(message.reply_to, ProbeAnswered(self.ctx.address, message.probe, status, detail))
 
     def on_undeliverable(self, message: Undeliverable) -> None:
-        """The head is away; it learns from the next report, and retries what it lost."""
+        """The head is away; it learns from the next report, and retries what it lost. Or it does not take an answer."""
+        lost = message.message
+        if message.never and isinstance(lost, BatchFinished) and lost.error is None:
+            self.unanswerable(
+                message.to, lost, f"its answer was not taken: {message.detail or message.reason}"
+            )
+
+    def unanswerable(self, to: str, lost: BatchFinished, why: str) -> None:
+        """An answer cannot be given: that is the answer, and what would come to the same is not tried again."""
+        self.ctx.send(to, replace(lost, error=why, results=None, usage=None, refused=True))

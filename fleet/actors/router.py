@@ -77,6 +77,7 @@ class Router(Actor):
         default_deadline_s: float | None = None,
         slo: Slo | None = None,
         stamp_arrivals: bool = False,
+        poison_limit: int = 3,
     ) -> None:
         self._admission, self._routing, self._retry = admission, routing, retry
         self._early = early_binding
@@ -84,6 +85,7 @@ class Router(Actor):
         self._telemetry = telemetry
         self._capacity = queue_capacity
         self._default_deadline_s = default_deadline_s
+        self._poison_limit = poison_limit
         self._stamp_arrivals = stamp_arrivals
         """Clients have clocks of their own: a request arrives when it is received."""
         self.pending: dict[str, Pending] = {}
@@ -304,7 +306,7 @@ class Router(Actor):
         """
         for item in message.tokens:
             pending = self.pending.get(item.request_id)
-            if pending is None or pending.ticket != item.ticket:
+            if pending is None or pending.ticket != item.ticket or pending.replica != message.replica:
                 self._telemetry.counters["late_tokens"] += 1
                 continue
             if not pending.first_token:
@@ -373,6 +375,12 @@ class Router(Actor):
         request, now = pending.request, self.ctx.now
         if self._on_completed:
             self._observe(pending, kind, None)
+        if kind == "replica-lost" and pending.lost_with(pending.replica) >= self._poison_limit:
+            self._telemetry.counters["poisoned"] += 1
+            why = f"poison: its attempts ended with the loss of {', '.join(pending.lost)}"
+            self._telemetry.decided(now, "retry", request.id, "GiveUp", reason=why)
+            self._end(pending, "failed", detail=why)
+            return
         failure = Failure(kind=kind, attempt=pending.attempt, replica=pending.replica, detail=detail)
         try:
             decision = self._retry.after_failure(request, failure, now)
@@ -474,8 +482,12 @@ class Router(Actor):
 
     def on_cancel(self, message: Cancel) -> None:
         pending = self.pending.get(message.request_id)
-        if pending is not None:
-            self._abandon(pending, "cancelled", "the client cancelled it")
+        if pending is None:
+            return
+        if message.reply_to is not None and message.reply_to != pending.reply_to:
+            self._telemetry.counters["foreign_cancels"] += 1
+            return
+        self._abandon(pending, "cancelled", "the client cancelled it")
 
     def on_confirm_requests(self, message: ConfirmRequests) -> None:
         """A client asks whether its requests are still here, and whether anything is being done."""
@@ -515,6 +527,9 @@ class Router(Actor):
     def on_undeliverable(self, message: Undeliverable) -> None:
         """A client is gone, or does not read: its request has ended all the same, and its stream ends here."""
         lost = message.message
+        if isinstance(lost, Reply) and message.never:
+            self._shorten(lost, message)
+            return
         if not isinstance(lost, Streamed):
             if isinstance(lost, Reply):
                 self._telemetry.counters["undeliverable_replies"] += 1
@@ -527,6 +542,14 @@ class Router(Actor):
             self._abandon(pending, "cancelled", "its client is gone")
         else:
             pending.take_back(lost)
+
+    def _shorten(self, lost: Reply, message: Undeliverable) -> None:
+        """An answer that no message can hold: its client hears that, instead of nothing."""
+        if lost.result is not None:
+            self.ended[lost.outcome] -= 1
+            self.ended["failed"] += 1
+            detail = f"refused: {message.detail}"
+            self.ctx.send(message.to, replace(lost, outcome="failed", detail=detail, result=None))
 
     # --- replicas ----------------------------------------------------------------------------------------------
 

@@ -279,6 +279,10 @@ def _add_across_hosts(commands: Any) -> None:
         "--rejoin-s", type=positive, default=60.0, metavar="S",
         help="how long a head that is lost may take to come back (default 60)",
     )  # fmt: skip
+    join.add_argument(
+        "--allow-module", action="append", default=[], metavar="NAME",
+        help="a module beside installed distributions that the head may name components of (repeatable)",
+    )  # fmt: skip
     _keys(join, head=False)
 
     drive = _command(commands, "drive", "live:drive", "play a trace against a running head, as a client")

@@ -63,6 +63,7 @@ def join(arguments: Namespace) -> int:
     return join_it(
         arguments.head, replicas=arguments.replicas, name=arguments.name, keys=arguments.keys,
         server_key=arguments.server_key, insecure=arguments.insecure, rejoin_s=arguments.rejoin_s,
+        allow_modules=arguments.allow_module,
     )  # fmt: skip
 
 

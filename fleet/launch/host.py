@@ -12,7 +12,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from fleet.actor import Actor, FleetError
@@ -23,6 +23,7 @@ from fleet.messages import HostReplica, Message, ReplicaReported, Undeliverable
 from fleet.runtime.live import LiveRuntime, RefusedError, run
 from fleet.runtime.membership import MembershipOptions
 from fleet.runtime.peers import Peer
+from fleet.runtime.rights import role_of
 from fleet.runtime.security import Security
 from fleet.runtime.transport import Node, NodeOptions
 from policies.base import PolicyError
@@ -37,9 +38,13 @@ REJOIN_S = 60.0
 class ReplicaHost(Actor):
     """Waits for `HostReplica`, and hosts that one replica."""
 
-    def __init__(self, runtime: LiveRuntime) -> None:
+    def __init__(self, runtime: LiveRuntime, allowed: Sequence[str] = ()) -> None:
         self._runtime = runtime
+        self._allowed = allowed
+        """Modules that may be imported beside those of installed distributions."""
         self.replica: Replica | None = None
+        self.problem: str | None = None
+        """Why it could not become what it was told."""
 
     def handlers(self) -> dict[type[Message], Callable[[Any], None]]:
         return {HostReplica: self.on_host_replica, Undeliverable: self.on_undeliverable}
@@ -48,14 +53,27 @@ class ReplicaHost(Actor):
         if self.replica is not None:
             log.error("%s is asked to be %s too; refused", self.ctx.address, message.replica)
             return
-        try:
-            settings = decode_settings(message.settings)
-        except (FleetError, PolicyError) as error:
-            self.ctx.send("observers", ReplicaReported(message.replica, "failed", 0, detail=str(error)))
-            self._runtime.loop.call_later(0.2, self._runtime.stop)
+        if role_of(message.replica) != "replica":
+            log.error("%s is asked to be %r, which is no replica; refused", self.ctx.address, message.replica)
             return
-        self.replica = make_replica(settings, on_end=self._replica_ended)
-        self._runtime.add(message.replica, self.replica)
+        try:
+            replica = make_replica(
+                decode_settings(message.settings, self._allowed), on_end=self._replica_ended
+            )
+        except Exception as error:  # what a component's own code raises when it is built may be anything
+            self._cannot_be(message.replica, str(error))
+            return
+        self.replica = replica
+        self._runtime.add(message.replica, replica)
+
+    def _cannot_be(self, replica: str, why: str) -> None:
+        """Report it as the replica that it should have been, since nobody reports another, and end."""
+        log.error("%s cannot be %s: %s", self.ctx.address, replica, why)
+        self.problem = f"it cannot be {replica}: {why}"
+        if self._runtime.node is not None:
+            self._runtime.node.host(replica)
+        self._runtime.send("observers", replica, ReplicaReported(replica, "failed", 0, detail=why))
+        self._runtime.loop.call_later(0.2, self._runtime.stop)
 
     def _replica_ended(self) -> None:
         # Once round the loop, so that the last report leaves first.
@@ -79,6 +97,7 @@ class HostProcess:
         lease_s: float,
         keep_trying: bool,
         rejoin_s: float,
+        allowed: Sequence[str] = (),
     ) -> None:
         self._head = head
         self._rejoin_s = rejoin_s
@@ -99,7 +118,7 @@ class HostProcess:
             on_peer_joined=self._head_joined,
             on_peer_lost=self._head_lost,
         )
-        self._host = ReplicaHost(self._runtime)
+        self._host = ReplicaHost(self._runtime, allowed)
         self._runtime.add(f"host/{name}", self._host)
         self.problem: str | None = None
 
@@ -166,10 +185,10 @@ class HostProcess:
 
     @property
     def failure(self) -> str | None:
-        """Why its replica failed, if it did."""
+        """Why it could not be what it was told, or why its replica failed, if it did."""
         replica = self._host.replica
-        if replica is None or replica.state != "failed":
-            return None
+        if self._host.problem is not None or replica is None or replica.state != "failed":
+            return self._host.problem
         return f"{replica.ctx.address} failed: {replica.failure}"
 
 
@@ -184,16 +203,18 @@ def host(
     watch_input: bool = False,
     keep_trying: bool = False,
     rejoin_s: float = REJOIN_S,
+    allow_modules: Sequence[str] = (),
 ) -> int:
     """Host one replica for the head at `head`; answers the exit status.
 
     A head that is lost has `rejoin_s` to come back. One that stood still finds the replica as it was; another one on
-    the same address gets this host anew, empty.
+    the same address gets this host anew, empty. The head names what to run. It is imported from installed
+    distributions, and from `allow_modules` with what is below them; nothing else is.
     """
     while True:
         process = HostProcess(
             head, name, seed=seed, security=security, insecure=insecure, lease_s=lease_s, keep_trying=keep_trying,
-            rejoin_s=rejoin_s,
+            rejoin_s=rejoin_s, allowed=allow_modules,
         )  # fmt: skip
         try:
             run(functools.partial(process.main, watch_input))

@@ -1,10 +1,17 @@
-"""Sending a component to another process: as its defining module, class and parameters, never as a pickle."""
+"""Sending a component to another process: as its defining module, class and parameters, never as a pickle.
+
+The one thing to know: to name a class is to have its module imported, which runs it. So whoever builds one imports from
+installed distributions, and beyond those only what its own user named when it was started (``--allow-module``).
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import re
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Any
 
 import msgspec
+from msgspec import Meta
 
 from fleet.actor import FleetError
 from fleet.actors.replica import ReplicaSettings
@@ -46,6 +53,53 @@ COMPONENTS: dict[str, type[Component]] = {
 """The settings that are components, and the base class of each."""
 
 
+# --- what may be imported ----------------------------------------------------------------------------------------
+
+_IMPORT_PATH = re.compile(r"([A-Za-z_]\w*(?:\.\w+)*):[A-Za-z_][\w.]*")
+"""``module:name``: how components are named, and what engines take for models and functions."""
+_OWN = frozenset({"experiments", "fleet", "policies", "traces"})
+
+
+def _import_paths(value: Any, path: str) -> Iterator[tuple[str, str]]:
+    """Where in plain values a module is named, and which."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from _import_paths(item, f"{path}.{key}")
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from _import_paths(item, f"{path}[{index}]")
+    elif isinstance(value, str) and (match := _IMPORT_PATH.fullmatch(value)) is not None:
+        yield path, match[1]
+
+
+def modules_of(settings: ReplicaSettings) -> list[str]:
+    """The modules beyond this distribution that a process must be allowed to import to become such a replica."""
+    named = (module for _, module in _import_paths(msgspec.json.decode(encode_settings(settings)), "$"))
+    return sorted({module for module in named if module.partition(".")[0] not in _OWN})
+
+
+def _may_import(module: str, allowed: Sequence[str]) -> bool:
+    from importlib.metadata import packages_distributions  # reads every distribution there is
+
+    if any(module == name or module.startswith(f"{name}.") for name in allowed):
+        return True
+    parts = module.split(".")
+    # To import a `__main__` is to run a program.
+    return "__main__" not in parts and (parts[0] in _OWN or parts[0] in packages_distributions())
+
+
+def _demand_importable(table: dict[str, Any], allowed: Sequence[str]) -> None:
+    for path, module in _import_paths(table, "$"):
+        if not _may_import(module, allowed):
+            raise FleetError(
+                f"{path}: module `{module}` is not of an installed distribution, and this process was not started with "
+                f"--allow-module {module}"
+            )
+
+
+# --- settings ----------------------------------------------------------------------------------------------------
+
+
 def encode_settings(settings: ReplicaSettings) -> bytes:
     """What a replica is told, as JSON."""
     table = {name: getattr(settings, name) for name in settings.__struct_fields__}
@@ -55,25 +109,34 @@ def encode_settings(settings: ReplicaSettings) -> bytes:
     return msgspec.json.encode(table)
 
 
-def decode_settings(data: bytes) -> ReplicaSettings:
-    """The other end of `encode_settings`. Raises `FleetError` or `PolicyError` for anything else."""
-    table = msgspec.json.decode(data)
+def decode_settings(data: bytes, allowed: Sequence[str] = ()) -> ReplicaSettings:
+    """The other end of `encode_settings`. Raises `FleetError` or `PolicyError` for anything else.
+
+    Nothing is imported but modules of installed distributions, and those in `allowed` with what is below them.
+    """
+    try:
+        table = msgspec.json.decode(data, type=dict[str, Any])
+        plain = msgspec.convert({**table, **dict.fromkeys(COMPONENTS)}, _PlainSettings)
+    except msgspec.DecodeError as error:
+        raise FleetError(f"the head sent settings that this version does not understand: {error}") from None
+    _demand_importable(table, allowed)
     components = {
         name: None if table.get(name) is None else build(base, table[name], f"$.{name}")
         for name, base in COMPONENTS.items()
     }
-    try:
-        plain = msgspec.convert({**table, **dict.fromkeys(COMPONENTS)}, _PlainSettings)
-    except msgspec.ValidationError as error:
-        raise FleetError(f"the head sent settings that this version does not understand: {error}") from None
     values = {name: getattr(plain, name) for name in ReplicaSettings.__struct_fields__}
     return ReplicaSettings(**{**values, **components})
 
 
+_BOUNDS = {
+    "max_inflight_batches": Annotated[int, Meta(ge=1, le=1_000_000)],
+    "report_interval_s": Annotated[float, Meta(gt=0, le=1e9)],
+    "weight": Annotated[float, Meta(gt=0, le=1e9)],
+}
 _PlainSettings = msgspec.defstruct(
     "_PlainSettings",
     [
-        (field.name, Any if field.name in COMPONENTS else field.type)
+        (field.name, Any if field.name in COMPONENTS else _BOUNDS.get(field.name, field.type))
         for field in msgspec.structs.fields(ReplicaSettings)
     ],
     kw_only=True,

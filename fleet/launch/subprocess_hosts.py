@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -40,12 +41,21 @@ class SubprocessHosts:
     """Starts, signals and reaps host processes. Use within `async with`-scope of the task group it is given."""
 
     def __init__(
-        self, node: Node, head: str, tasks: TaskGroup, *, seed: int, lease_s: float, most: int | None = None
+        self,
+        node: Node,
+        head: str,
+        tasks: TaskGroup,
+        *,
+        seed: int,
+        lease_s: float,
+        most: int | None = None,
+        modules: Sequence[str] = (),
     ) -> None:
         self._node = node
         self._head = head
         self._tasks = tasks
-        self._arguments = ("--seed", str(seed), "--lease-s", str(lease_s))
+        allowed = (part for module in modules for part in ("--allow-module", module))
+        self._arguments = ("--seed", str(seed), "--lease-s", str(lease_s), *allowed)
         self._most = most
         """Never more at one time; None: as many as are asked for."""
         self._children: dict[str, Child] = {}

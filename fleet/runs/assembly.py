@@ -56,6 +56,7 @@ class Head:
             admission=spec.admission, routing=spec.routing, retry=spec.retry, early_binding=early, batcher=BATCHER,
             telemetry=telemetry, signals=signals, queue_capacity=spec.queue_capacity,
             default_deadline_s=spec.deadline_s, slo=spec.slo, stamp_arrivals=stamp_arrivals,
+            poison_limit=spec.poison_limit,
         )  # fmt: skip
         self.batcher = Batcher(
             queueing=spec.queueing, batching=spec.batching, early_binding=early, telemetry=telemetry, signals=signals,

@@ -100,7 +100,7 @@ class ClientActor(Actor):
     def cancel(self, request_id: str) -> None:
         """Nobody reads this answer any more: unless it has ended, it gives up what it holds."""
         if request_id in self._answers:
-            self.ctx.send("router", Cancel(request_id))
+            self.ctx.send("router", Cancel(request_id, self.ctx.address))
 
     def on_streamed(self, message: Streamed) -> None:
         self._heard += 1
@@ -122,9 +122,12 @@ class ClientActor(Actor):
         answer.news.set()
 
     def on_undeliverable(self, message: Undeliverable) -> None:
-        """The head cannot be reached."""
-        if isinstance(message.message, Submit):
-            self.on_reply(Reply(message.message.request.id, "failed", detail=f"the head is {message.reason}"))
+        """The head cannot be reached, or does not take this request."""
+        lost = message.message
+        if isinstance(lost, Submit) and message.never:
+            self.on_reply(Reply(lost.request.id, "rejected", detail=f"{message.reason}: {message.detail}"))
+        elif isinstance(lost, Submit):
+            self.on_reply(Reply(lost.request.id, "failed", detail=f"the head is {message.reason}"))
 
     def end_all(self, detail: str) -> None:
         """The head is gone or does nothing, or this client ends: nobody waits for replies any more."""

@@ -12,6 +12,7 @@ from typing import Any
 import anyio
 
 from fleet.launch.launcher import Launcher
+from fleet.launch.portable import modules_of
 from fleet.launch.subprocess_hosts import SubprocessHosts
 from fleet.messages import Drain
 from fleet.runs.assembly import WATCHERS, Head, demand_no_oracle, replica_settings
@@ -72,11 +73,14 @@ class LiveHead:
         `spares` and `most` bound the host processes that are children of this one. None of them outlives the call.
         """
         try:
+            # What is to be run on this machine is what this process was given: its own hosts may import that.
+            modules = modules_of(replica_settings(self.spec, "replica/0", self.seed))
             self.endpoint = self.node.bind(bind)
             async with anyio.create_task_group() as tasks:
                 self.hosts = SubprocessHosts(
-                    self.node, self.endpoint, tasks, seed=self.seed, lease_s=self.spec.lease_s, most=most
-                )
+                    self.node, self.endpoint, tasks, seed=self.seed, lease_s=self.spec.lease_s, most=most,
+                    modules=modules,
+                )  # fmt: skip
                 self.launcher = self.hosts.launcher = Launcher(
                     lambda address: replica_settings(self.spec, address, self.seed), self.hosts, spares=spares
                 )

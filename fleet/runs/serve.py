@@ -138,6 +138,10 @@ class Server(LiveHead):
         counters = self.node.counters
         return {
             "undecodable": sum(counters.undecodable.values()),
+            "forged": counters.forged,
+            "refused_messages": sum(counters.refused_messages.values()),
+            "refused_hellos": sum(counters.refused.values()),
+            "dropped_peers": counters.dropped_peers,
             "refused_keys": counters.refused_keys,
             "handshake_failures": sum(counters.handshake_failures.values()),
             "peers_joined": counters.peers_joined,
@@ -179,20 +183,26 @@ def join(
     server_key: str | None = None,
     insecure: bool = False,
     rejoin_s: float = REJOIN_S,
+    allow_modules: Sequence[str] = (),
 ) -> int:
     """Offer `replicas` processes of this host to the head at `head`; answers when all have ended.
 
     A head that is lost has `rejoin_s` to come back, on the same address. The answer is the exit status: 0 when every
-    one ended in good order.
+    one ended in good order. The head says what to run: from installed distributions, and from `allow_modules` (with
+    what is below them), and from nowhere else.
     """
     security = client_security(keys, server_key)
     stem = name or f"{socket.gethostname()}-{secrets.token_hex(3)}"
     if replicas == 1:
-        return host(head, stem, security=security, insecure=insecure, keep_trying=True, rejoin_s=rejoin_s)
+        return host(
+            head, stem, security=security, insecure=insecure, keep_trying=True, rejoin_s=rejoin_s,
+            allow_modules=allow_modules,
+        )  # fmt: skip
     context = multiprocessing.get_context("spawn")
     processes = [
         context.Process(
-            target=_host_one, args=(head, f"{stem}-{number}", keys, server_key, insecure, rejoin_s)
+            target=_host_one,
+            args=(head, f"{stem}-{number}", keys, server_key, insecure, rejoin_s, tuple(allow_modules)),
         )
         for number in range(replicas)
     ]
@@ -237,15 +247,25 @@ def _end(processes: Sequence[SpawnProcess]) -> None:
 
 
 def _host_one(  # noqa: PLR0917  # the arguments of a process are given in order
-    head: str, name: str, keys: Path | None, server_key: str | None, insecure: bool, rejoin_s: float
+    head: str,
+    name: str,
+    keys: Path | None,
+    server_key: str | None,
+    insecure: bool,
+    rejoin_s: float,
+    allow_modules: Sequence[str],
 ) -> None:
     logging.basicConfig(format=f"{name}: %(message)s", level=logging.WARNING)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the host will handle it
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
     threading.Thread(target=_end_with_parent, daemon=True).start()
     security = client_security(keys, server_key)
-    status = host(head, name, security=security, insecure=insecure, keep_trying=True, rejoin_s=rejoin_s)
-    raise SystemExit(status)
+    raise SystemExit(
+        host(
+            head, name, security=security, insecure=insecure, keep_trying=True, rejoin_s=rejoin_s,
+            allow_modules=allow_modules,
+        )
+    )  # fmt: skip
 
 
 def _end_with_parent() -> None:

@@ -1,30 +1,37 @@
 """What a node receives: frames become envelopes for its actors, or news of its peers.
 
-The one thing to know: nothing that arrives is trusted. What does not decode, who has not said Hello, and who speaks
-for an actor that it does not host are counted, logged with their sender, and dropped.
+The one thing to know: nothing that arrives is trusted. What does not decode, who has not said Hello, who speaks for an
+actor that it does not host, and what its sender may not send (`rights.py`) is counted, logged with its sender, and
+dropped. Whoever sends what no honest node does is not listened to any more.
 """
 
 from __future__ import annotations
 
 import logging
 import time
+from collections import OrderedDict
 from operator import itemgetter
 from typing import Protocol
 
 import zmq
 
-from fleet.messages import Message
+from fleet.messages import BatchFinished, Message, Submit
 from fleet.runtime.channel import Channel
 from fleet.runtime.membership import Membership
 from fleet.runtime.outbox import Faults, Outbox
 from fleet.runtime.peers import NodeCounters, Peer, count
-from fleet.runtime.wire import NODE, Bye, Codec, Envelope, Hello, Refused, Returned, WireError, text_of
+from fleet.runtime.rights import RIGHTS, refusal
+from fleet.runtime.wire import HEAVY, NODE, Bye, Codec, Envelope, Hello, Refused, Returned, WireError, text_of
+from traces.schema import Request
 
 log = logging.getLogger("fleet.transport")
 
 Frames = list[zmq.Frame]
 
 _sender_of = itemgetter(1)
+
+DEAF_TO = 4_096
+"""Connections that are not listened to; of more, the oldest is forgotten."""
 
 
 class Receiver(Protocol):
@@ -34,7 +41,7 @@ class Receiver(Protocol):
         """A batch arrived."""
 
     def on_undeliverable(self, to: str, sender: str, message: Message, reason: str) -> None:
-        """`reason` is "unreachable" or "overloaded"."""
+        """`reason` is one of those of `Undeliverable`; after a colon it has a detail."""
 
     def on_peer_joined(self, peer: Peer) -> None:
         """It said Hello for the first time, or again after it was lost."""
@@ -86,11 +93,14 @@ class Inbox:
         self._faults = faults
         self._log = limited
         self._secure = secure
+        self._deaf_to: OrderedDict[bytes, None] = OrderedDict()
 
     def take(
         self, channel: Channel, identity: bytes, peer: Peer | None, frames: Frames, now_s: float
     ) -> None:
         """One ZeroMQ message from `identity`, which is `peer` if it has said Hello before."""
+        if self._deaf_to and identity in self._deaf_to:
+            return
         counters = self._counters
         counters.batches_in += 1
         counters.bytes_in += len(frames[0]) if len(frames) == 1 else sum(map(len, frames))
@@ -100,13 +110,18 @@ class Inbox:
             envelopes = self._codec.decode(frames)
         except WireError as error:
             self._on_undecodable(error, identity, peer)
+            if error.reason == HEAVY and channel.routes:
+                self._drop(peer or self._membership.stranger(channel, identity, now_s), identity, str(error))
             return
         if not envelopes:
             return
         if envelopes[0][0] == NODE:
             peer = peer or self._membership.stranger(channel, identity, now_s)
             peer.last_heard_s = now_s
-            self._on_control(peer, envelopes[0][2], frames[0])
+            if len(envelopes) == 1:
+                self._on_control(peer, envelopes[0][2], frames[0])
+            else:
+                self._on_forged(peer)
         elif peer is None or not peer.alive:
             self._on_stranger(peer or self._membership.stranger(channel, identity, now_s))
         elif channel.routes and not peer.addresses.issuperset(map(_sender_of, envelopes)):
@@ -115,13 +130,52 @@ class Inbox:
             peer.last_heard_s = now_s
             counters.messages_in += len(envelopes)
             if self.receiver is not None:
-                self.receiver.deliver(envelopes)
+                self.receiver.deliver(self._admitted(peer, envelopes))
 
     def _on_undecodable(self, error: WireError, identity: bytes, peer: Peer | None) -> None:
         who = peer.name if peer is not None else text_of(identity)
         count(self._counters.undecodable, error.reason)
         self._counters.last_undecodable_from = who
         self._log.warn("undecodable", "dropped a message from %s: %s", who, error)
+
+    def _drop(self, peer: Peer, identity: bytes, reason: str) -> None:
+        """Hear nothing more from this connection, and say so once."""
+        self._counters.dropped_peers += 1
+        self._deaf_to[identity] = None
+        if len(self._deaf_to) > DEAF_TO:
+            self._deaf_to.popitem(last=False)
+        if peer.alive:
+            self._membership.lose(peer, reason, expected=False)
+        self._outbox.control(peer, Refused(reason))
+
+    def _admitted(self, peer: Peer, envelopes: list[Envelope]) -> list[Envelope]:
+        """Those that their sender may send, and that hold what can be."""
+        admitted, roles, head = [], peer.roles, peer.is_head
+        for envelope in envelopes:
+            to, sender, message = envelope
+            why = refusal("head" if head else roles[sender], sender, to, message)
+            if why is None:
+                admitted.append(envelope)
+            else:
+                self._on_refused(peer, envelope, why)
+        return admitted
+
+    def _on_refused(self, peer: Peer, envelope: Envelope, why: str) -> None:
+        to, sender, message = envelope
+        kind = type(message).__name__
+        count(self._counters.refused_messages, kind)
+        self._log.warn(
+            f"refused {kind}",
+            "refused a %s from %s (%s) to %s: %s",
+            kind,
+            text_of(sender),
+            peer,
+            text_of(to),
+            why,
+        )
+        known_by = _known_by(message)
+        if known_by is not None and peer.roles.get(sender) == RIGHTS[type(message)].sender:
+            self._outbox.control(peer, Returned(to, sender, f"refused: {why}", known_by))
 
     def _on_stranger(self, peer: Peer) -> None:
         """It was given up, or we are new: it must say Hello before we listen."""
@@ -149,11 +203,21 @@ class Inbox:
         elif isinstance(message, Bye):
             # What became of a head is told where it runs; to those it leaves it has ended.
             expected = message.in_order or peer.is_head
-            self._membership.lose(peer, f"said goodbye: {message.reason}", expected=expected)
-        elif isinstance(message, Returned) and not peer.is_head:
-            self._on_forged(peer)  # only a head hands on, so only a head has something to return
-        elif isinstance(message, Returned) and self.receiver is not None:
+            self._membership.lose(peer, f"said goodbye: {text_of(message.reason, 300)}", expected=expected)
+        elif not isinstance(message, Returned) or not peer.is_head:
+            self._on_forged(peer)  # only a head refuses peers, and gives back what came to it
+        elif self.receiver is not None:
             self.receiver.on_undeliverable(message.to, message.sender, message.message, message.reason)
+
+
+def _known_by(message: Message) -> Message | None:
+    """As much of a refused message as its sender needs to end what it is about; None where nothing waits for it."""
+    if isinstance(message, Submit):
+        return Submit(Request(message.request.id, 0.0), message.reply_to)
+    if isinstance(message, BatchFinished):
+        error = None if message.error is None else text_of(message.error)
+        return BatchFinished(message.replica, message.batch, 0.0, error=error, tickets=message.tickets)
+    return None
 
 
 def _key_of(frame: zmq.Frame) -> str | None:

@@ -16,13 +16,13 @@ import time
 from collections import deque
 from collections.abc import Callable, Coroutine
 from queue import SimpleQueue
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import anyio
 from msgspec import Struct
 
 from fleet.actor import Actor, FleetError
-from fleet.messages import Message, ReplicaExited, Undeliverable
+from fleet.messages import Message, Reason, ReplicaExited, Undeliverable
 from fleet.runtime.alarm import Alarm
 from fleet.runtime.peers import Peer, count
 from fleet.runtime.transport import Node
@@ -39,6 +39,10 @@ SLOW_CALLBACK_S = 0.010
 
 class RefusedError(FleetError):
     """The head does not want this process."""
+
+
+_REASONS: dict[str, Reason] = {"overloaded": "overloaded", "too-large": "too-large", "refused": "refused"}
+"""Any other is as good as unreachable."""
 
 
 class LiveCounters(Struct):
@@ -319,17 +323,17 @@ class LiveRuntime:
             if not self._busy:
                 self._schedule()
         else:
-            self._send_elsewhere(to, sender, message, relayed=False)
+            self._send_elsewhere(to, sender, message)
 
-    def _send_elsewhere(self, to: str, sender: str, message: Message, *, relayed: bool) -> None:
+    def _send_elsewhere(self, to: str, sender: str, message: Message, *, received: bool = False) -> None:
         group = self._groups.get(to)
         if group is not None:
             for address in group:
                 self.send(address, sender, message)
         elif self.node is None:
             self.on_undeliverable(to, sender, message, "unreachable")
-        elif relayed:
-            self.node.relay(to, sender, message)
+        elif received:
+            self.node.give_back(to, sender, message)
         else:
             self.node.send(to, sender, message)
 
@@ -370,7 +374,7 @@ class LiveRuntime:
             for to, sender, message in envelopes:
                 context = contexts.get(to)
                 if context is None:
-                    self._send_elsewhere(to, sender, message, relayed=True)
+                    self._send_elsewhere(to, sender, message, received=True)
                 else:
                     context.actor.receive(message)
                     delivered += 1
@@ -378,7 +382,7 @@ class LiveRuntime:
                 to, sender, message = queue.popleft()
                 context = contexts.get(to)
                 if context is None:
-                    self._send_elsewhere(to, sender, message, relayed=False)
+                    self._send_elsewhere(to, sender, message)
                 else:
                     context.actor.receive(message)
                 delivered += 1
@@ -425,16 +429,15 @@ class LiveRuntime:
     def on_undeliverable(self, to: str, sender: str, message: Message, reason: str) -> None:
         """Back to its sender, if that is here and wants it."""
         context = self._contexts.get(sender)
+        kind, _, detail = reason.partition(": ")
         if context is not None and context.returns and not isinstance(message, Undeliverable):
-            kind = cast(
-                Literal["unreachable", "overloaded"], reason if reason == "overloaded" else "unreachable"
-            )
-            self._queue.append((sender, to, Undeliverable(to, kind, message)))
+            why = _REASONS.get(kind, "unreachable")
+            self._queue.append((sender, to, Undeliverable(to, why, message, detail or None)))
             if not self._busy:
                 self._schedule()
             return
-        if count(self.counters.undeliverable, reason) == 1:
-            log.warning("%s from %s to %s: %s", type(message).__name__, sender, to, reason)
+        if count(self.counters.undeliverable, _REASONS.get(kind, "unreachable")) == 1:
+            log.warning("%s from %s to %s: %s", type(message).__name__, sender, text_of(to), reason)
 
     def on_peer_joined(self, peer: Peer) -> None:
         if self._joined is not None:

@@ -1,13 +1,15 @@
 """Who is in the star: Hello, leases, and which peer hosts which address.
 
 The one thing to know: a name belongs to one process at a time, the one with the largest incarnation. A process
-that was stopped, given up and replaced cannot come back and answer for its successor.
+that was stopped, given up and replaced cannot come back and answer for its successor. With keys the name, and the
+address of a host or a client, belong to the key that came with them first, also while nobody uses them.
 """
 
 from __future__ import annotations
 
 import logging
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Protocol
 
@@ -16,13 +18,18 @@ from msgspec import Struct
 from fleet.messages import Message
 from fleet.runtime.channel import Channel
 from fleet.runtime.peers import NodeCounters, Peer, count
-from fleet.runtime.security import AllowList, permits
-from fleet.runtime.wire import NODE, Hello, Refused
+from fleet.runtime.rights import role_of
+from fleet.runtime.security import AllowList, Owners, permits
+from fleet.runtime.wire import Hello, Refused, text_of
 
 log = logging.getLogger("fleet.transport")
 
-MAX_LEASE_S = 3_600.0
-MAX_ADDRESSES = 4_096
+MAX_NAME = 255
+MAX_ADDRESSES = 256
+MAX_GROUPS = 16
+
+Refusal = tuple[str, str]
+"""A word for counting, and a sentence for whoever was refused."""
 
 
 class MembershipOptions(Struct, frozen=True):
@@ -32,7 +39,11 @@ class MembershipOptions(Struct, frozen=True):
     """A peer that is silent for so long is lost."""
     connect_timeout_s: float = 10.0
     """How long a head may take to answer the first Hello."""
+    max_lease_s: float = 10.0
+    """The longest lease that a peer is given, whatever it asks for; more only where `lease_s` is more."""
     max_peers: int = 4_096
+    max_peers_per_key: int = 1_024
+    """Of one key, where the allow-list does not say. Without keys: hosts, clients, and those that are neither yet."""
 
 
 class Events(Protocol):
@@ -75,6 +86,9 @@ class Membership:
         self.hosted: dict[str, None] = {}
         self.groups: dict[str, None] = {}
         self._allow = allow
+        self._owners = Owners()
+        self._present: Counter[str] = Counter()
+        """Peers that are alive, by whom they count for."""
         self._counters = counters
         self._events = events
 
@@ -100,7 +114,7 @@ class Membership:
         if refusal is not None:
             kind, reason = refusal
             if count(self._counters.refused, kind) == 1:
-                log.warning("refused %s: %s", hello.name, reason)
+                log.warning("refused %s: %s", text_of(hello.name), reason)
             if not peer.is_head:
                 self._events.control(peer, Refused(reason))
             return
@@ -121,45 +135,84 @@ class Membership:
     def _learn(self, peer: Peer, hello: Hello, key: str | None) -> None:
         known = peer.alive and peer.name == hello.name
         if known and peer.addresses == frozenset(hello.addresses) - peer.disowned:
-            peer.adopt(hello, key)
+            peer.adopt(hello, key, self._most_lease_s(peer))
             return
         self._forget_routes(peer)
-        peer.adopt(hello, key)
+        if peer.alive:
+            self._present[_counts_for(peer.key, peer.addresses)] -= 1
+        peer.adopt(hello, key, self._most_lease_s(peer))
         for address in peer.addresses:
             self.routes[address] = peer
         self.peers[peer.name] = peer
         if not peer.is_head:
+            self._present[_counts_for(key, peer.addresses)] += 1
+            if key is not None:
+                self._owners.claim(key, hello.name, hello.addresses)
             self.by_identity[peer.identity] = peer
             self._prune()
 
-    def _refusal(
-        self, peer: Peer, before: Peer | None, hello: Hello, key: str | None
-    ) -> tuple[str, str] | None:
-        """Why this Hello is not believed: a word for counting, and a sentence for its sender."""
-        lease_is_sane = math.isfinite(hello.lease_s) and 0.0 < hello.lease_s <= MAX_LEASE_S
-        if (
-            not lease_is_sane
-            or not hello.name
-            or NODE in hello.addresses
-            or len(hello.addresses) > MAX_ADDRESSES
-        ):
-            return "malformed", f"a Hello of {hello.name!r} with a lease of {hello.lease_s} s"
+    def _most_lease_s(self, peer: Peer) -> float:
+        return math.inf if peer.is_head else max(self.options.max_lease_s, self.options.lease_s)
+
+    def _refusal(self, peer: Peer, before: Peer | None, hello: Hello, key: str | None) -> Refusal | None:
+        """Why this Hello is not believed."""
+        if not _is_sane(hello):
+            what = f"{len(hello.addresses)} addresses and a lease of {hello.lease_s} s"
+            return "malformed", f"a Hello of {text_of(hello.name)!r} with {what}"
         if peer.alive and peer.name != hello.name:
             return "name", f"this connection is {peer.name!r}"
-        if not peer.is_head and self._allow is not None:
-            rule = self._allow.rule(key)
-            denial = (
-                "this key is not on the list" if rule is None else permits(rule, hello.name, hello.addresses)
-            )
+        if not peer.is_head:
+            denial = self._denial(hello, key) or self._change_of_side(peer, before, hello, key)
             if denial is not None:
-                return "name", denial
-        if before is None and len(self.peers) >= self.options.max_peers:
-            return "full", f"already {len(self.peers)} peers"
+                return denial
         if before is not None and before is not peer and hello.incarnation <= before.incarnation:
             return "stale", f"a newer incarnation of {hello.name!r} is here"
         return self._conflict(peer, before, hello)
 
-    def _conflict(self, peer: Peer, before: Peer | None, hello: Hello) -> tuple[str, str] | None:
+    def _denial(self, hello: Hello, key: str | None) -> Refusal | None:
+        """What it may not be called, whoever is here."""
+        denial = None
+        if self._allow is not None:
+            rule = self._allow.rule(key)
+            if rule is None or key is None:
+                return "name", "this key is not on the list"
+            named = (hello.name, hello.addresses)
+            denial = permits(rule, *named) or self._owners.denial(key, *named)
+        if denial is None and hello.name == self.name:
+            denial = f"{hello.name!r} is the name of this node itself"
+        if denial is not None:
+            return "name", denial
+        for address in hello.addresses:
+            if role_of(address) is None:
+                kinds = "host/NAME, replica/NUMBER and client/NAME"
+                return "address", f"{text_of(address)!r} is not for a peer to host; there are {kinds}"
+        return None
+
+    def _change_of_side(
+        self, peer: Peer, before: Peer | None, hello: Hello, key: str | None
+    ) -> Refusal | None:
+        """A name passes on within its key, nobody becomes another kind of peer, and of each there are only so many."""
+        if before is not None and before.key != key:
+            return "name", f"{hello.name!r} belongs to another key"
+        sides, now = _sides(hello.addresses), frozenset[str]()
+        for known in (peer if peer.alive else None, before):
+            now |= frozenset() if known is None else _sides(known.addresses)
+        if now and not sides <= now:
+            return "name", f"{hello.name!r} is a {' and a '.join(sorted(now))}, and stays one"
+        counts_for = _counts_for(key, hello.addresses)
+        same = before is not None and _counts_for(before.key, before.addresses) == counts_for
+        if not same and self._present[counts_for] >= self._most_peers(key):
+            whose = "this kind" if key is None else "this key"
+            return "full", f"already {self._present[counts_for]} peers of {whose}"
+        if before is None and len(self.peers) >= self.options.max_peers:
+            return "full", f"already {len(self.peers)} peers"
+        return None
+
+    def _most_peers(self, key: str | None) -> int:
+        rule = None if self._allow is None else self._allow.rule(key)
+        return self.options.max_peers_per_key if rule is None or rule.peers is None else rule.peers
+
+    def _conflict(self, peer: Peer, before: Peer | None, hello: Hello) -> Refusal | None:
         for address in [item for item in hello.addresses if item not in peer.disowned]:
             owner = self.routes.get(address)
             if address in self.hosted:
@@ -186,6 +239,8 @@ class Membership:
             peer.lease_s = self.options.connect_timeout_s
         if was_alive:
             self._counters.peers_lost += 1
+            if not peer.is_head:
+                self._present[_counts_for(peer.key, peer.addresses)] -= 1
         log.log(logging.INFO if expected else logging.WARNING, "lost %s: %s", peer.name, reason)
         self._events.on_lost(peer, reason, expected=expected)
 
@@ -228,3 +283,24 @@ class Membership:
     def stranger(self, channel: Channel, identity: bytes, now_s: float) -> Peer:
         """Someone who has not said Hello; not in the table until it has."""
         return Peer(channel, identity, "", self.options.lease_s, now_s)
+
+
+def _is_sane(hello: Hello) -> bool:
+    return (
+        math.isfinite(hello.lease_s)
+        and hello.lease_s > 0.0
+        and 0 < len(hello.name) <= MAX_NAME
+        and hello.name.isprintable()
+        and len(hello.addresses) <= MAX_ADDRESSES
+        and len(hello.groups) <= MAX_GROUPS
+    )
+
+
+def _sides(addresses: Iterable[str]) -> frozenset[str]:
+    """A host and its replicas are on one side, clients on the other."""
+    return frozenset("client" if role_of(address) == "client" else "host" for address in addresses)
+
+
+def _counts_for(key: str | None, addresses: Iterable[str]) -> str:
+    """Whose bound on peers one counts for: its key's, or without keys that of its kind."""
+    return key if key is not None else " and ".join(sorted(_sides(addresses)))

@@ -16,12 +16,12 @@ from fleet.actor import FleetError
 from fleet.messages import Message, Streamed, TokensGenerated
 from fleet.runtime.channel import Channel
 from fleet.runtime.peers import NodeCounters, Peer
-from fleet.runtime.wire import NODE, SENDABLE, Batch, Codec, Envelope, Hello, TooLargeError
+from fleet.runtime.wire import FLUSH_BYTES, NODE, SENDABLE, Batch, Codec, Envelope, Hello, TooLargeError
 
 log = logging.getLogger("fleet.transport")
 
 Report = Callable[[str, str, Message, str], None]
-"""(to, sender, message, reason): a message could not be handed over."""
+"""(to, sender, message, reason): a message could not be handed over. After a colon the reason has a detail."""
 
 
 class OutboxOptions(Struct, frozen=True):
@@ -29,7 +29,7 @@ class OutboxOptions(Struct, frozen=True):
 
     max_message_bytes: int = 32 << 20
     """Of one message, and of each tensor."""
-    flush_bytes: int = 65_536
+    flush_bytes: int = FLUSH_BYTES
     """A batch leaves early when it has grown to this."""
     messages: int = 20_000
     bytes: int = 64 << 20
@@ -98,8 +98,8 @@ class Outbox:
         try:
             self._codec.append(batch, to, sender, message)
         except TooLargeError as error:
-            log.error("%s: %s", sender, error)
-            self._report(to, sender, message, "overloaded")
+            log.error("%s to %s: %s", sender, to, error)
+            self._report(to, sender, message, f"too-large: {error}")
             return
         if len(batch.buffer) + batch.tensor_bytes >= self._options.flush_bytes:
             self._send(peer)
@@ -151,9 +151,10 @@ class Outbox:
         peer.seal()
         while peer.sealed:
             batch = peer.sealed[0]
-            if self._faults.active and self._faults.strike(peer):
+            if self._faults.active and not batch.spared and self._faults.strike(peer):
                 peer.pop()
                 continue
+            batch.spared = True
             sent = peer.channel.send(peer.identity, batch.seal())
             if sent == "full":
                 return

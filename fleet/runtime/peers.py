@@ -7,6 +7,7 @@ from collections import deque
 from msgspec import Struct
 
 from fleet.runtime.channel import Channel
+from fleet.runtime.rights import role_of
 from fleet.runtime.wire import Batch, Hello
 
 
@@ -30,6 +31,10 @@ class NodeCounters(Struct):
     """Batches with a sender that their peer does not host."""
     refused: dict[str, int] = {}
     """Hellos refused, by reason."""
+    refused_messages: dict[str, int] = {}
+    """Messages refused, by type: their sender may not send them, or they held what cannot be."""
+    dropped_peers: int = 0
+    """Connections that are not listened to any more."""
     handshake_failures: dict[str, int] = {}
     """Connections that failed, by reason: a refused key, or bytes that are no ZeroMQ."""
     refused_keys: int = 0
@@ -53,7 +58,7 @@ class Peer:
 
     __slots__ = (
         "addresses", "alive", "channel", "dirty", "disowned", "groups", "identity", "incarnation", "is_head", "key",
-        "last_heard_s", "lease_s", "lost", "name", "open", "sealed", "waiting_bytes", "waiting_messages",
+        "last_heard_s", "lease_s", "lost", "name", "open", "roles", "sealed", "waiting_bytes", "waiting_messages",
     )  # fmt: skip
 
     def __init__(self, channel: Channel, identity: bytes, name: str, lease_s: float, now_s: float) -> None:
@@ -69,6 +74,8 @@ class Peer:
         """Addresses that it says it hosts, and that are not its own any more."""
         self.key: str | None = None
         """Its CURVE public key."""
+        self.roles: dict[str, str] = {}
+        """What it speaks as, by the address that it speaks from."""
         self.lease_s = lease_s
         self.last_heard_s = now_s
         self.alive = False
@@ -86,13 +93,14 @@ class Peer:
     def __repr__(self) -> str:
         return f"Peer({self.name!r}, {sorted(self.addresses)})"
 
-    def adopt(self, hello: Hello, key: str | None) -> None:
-        """Believe what it says of itself."""
+    def adopt(self, hello: Hello, key: str | None, most_lease_s: float) -> None:
+        """Believe what it says of itself; it gets no longer lease than `most_lease_s`."""
         self.name = hello.name
         self.incarnation = hello.incarnation
         self.addresses = frozenset(hello.addresses) - self.disowned
+        self.roles = {address: role_of(address) or "" for address in self.addresses}
         self.groups = frozenset(hello.groups)
-        self.lease_s = hello.lease_s
+        self.lease_s = min(hello.lease_s, most_lease_s)
         self.key = key
         self.alive = True
         self.lost = False

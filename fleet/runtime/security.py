@@ -12,12 +12,12 @@ import os
 import stat
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TypeVar
+from typing import Annotated, TypeVar
 from urllib.parse import urlsplit
 
 import msgspec
 import zmq
-from msgspec import Struct
+from msgspec import Meta, Struct
 from zmq.auth.thread import ThreadAuthenticator
 from zmq.utils import z85
 
@@ -44,6 +44,8 @@ class PeerRule(Struct, frozen=True, forbid_unknown_fields=True):
     hosts: tuple[str, ...] = ("host/*", "replica/*")
     name: str | None = None
     """The process name it must use; None: any."""
+    peers: Annotated[int, Meta(ge=1)] | None = None
+    """How many processes may use it at a time; None: 1,024."""
 
 
 class AllowList(Struct, frozen=True, forbid_unknown_fields=True):
@@ -54,6 +56,39 @@ class AllowList(Struct, frozen=True, forbid_unknown_fields=True):
     def rule(self, key: str | None) -> PeerRule | None:
         """The entry of a public key."""
         return next((rule for rule in self.peers if rule.key == key), None)
+
+
+class Owners:
+    """Which key each name, host and client belongs to: the one that came with it first, as long as this node runs."""
+
+    def __init__(self, most: int = 16_384) -> None:
+        self._most = most
+        """Of one key; of more, its oldest is forgotten. Others' keys have no part in that."""
+        self._keys: dict[str, str] = {}
+        self._owned: dict[str, dict[str, None]] = {}
+
+    def denial(self, key: str, name: str, addresses: tuple[str, ...]) -> str | None:
+        """Which of these belongs to another key; None when none does."""
+        for called, thing in _things(name, addresses):
+            if self._keys.get(thing, key) != key:
+                return f"{called!r} belongs to another key"
+        return None
+
+    def claim(self, key: str, name: str, addresses: tuple[str, ...]) -> None:
+        """These are its own from now on."""
+        owned = self._owned.setdefault(key, {})
+        for _, thing in _things(name, addresses):
+            owned.pop(thing, None)  # what is in use is the newest
+            owned[thing], self._keys[thing] = None, key
+        while len(owned) > self._most:
+            oldest = next(iter(owned))
+            del owned[oldest], self._keys[oldest]
+
+
+def _things(name: str, addresses: tuple[str, ...]) -> list[tuple[str, str]]:
+    """Each as it is said, and as it is kept: a name may look like an address. Replicas are the head's to give out."""
+    own = (address for address in addresses if not address.startswith("replica/"))
+    return [(name, f"name {name}"), *((address, address) for address in own)]
 
 
 class Security(Struct, frozen=True):

@@ -31,7 +31,7 @@ from fleet.runtime.membership import Membership, MembershipOptions
 from fleet.runtime.outbox import Faults, Outbox, OutboxOptions
 from fleet.runtime.peers import NodeCounters, Peer, count
 from fleet.runtime.security import Authenticator, Security, require_keys
-from fleet.runtime.wire import Bye, Codec, Returned
+from fleet.runtime.wire import Bye, Codec, Returned, text_of
 
 
 class NodeOptions(Struct, frozen=True):
@@ -233,13 +233,9 @@ class Node:
         if not heads:
             self._report(to, sender, message, "unreachable")
 
-    def relay(self, to: str, sender: str, message: Message) -> None:
-        """Hand on what came from another node. Only a head does, and only to where `to` is known to be: no loops."""
-        peer = self._routes.get(to)
-        if peer is None or self._router is None:
-            self._report(to, sender, message, "unreachable")
-        else:
-            self._enqueue(peer, to, sender, message)
+    def give_back(self, to: str, sender: str, message: Message) -> None:
+        """What came from another node is for an address that nobody has here. Nothing is handed on: it goes back."""
+        self._report(to, sender, message, "unreachable")
 
     def _enqueue(self, peer: Peer, to: str, sender: str, message: Message) -> None:
         if self._announce:
@@ -282,9 +278,10 @@ class Node:
             self._guarded(self.flush)
 
     def _report(self, to: str, sender: str, message: Message, reason: str) -> None:
-        """Tell the sender: it is here, or with a peer whose message we relayed."""
-        count(self.counters.undeliverable, reason)
-        self._log.warn(f"undeliverable {reason}", "%s to %s: %s", type(message).__name__, to, reason)
+        """Tell the sender: it is here, or it is the peer that the message came from."""
+        kind = reason.partition(":")[0]
+        count(self.counters.undeliverable, kind)
+        self._log.warn(f"undeliverable {kind}", "%s to %s: %s", type(message).__name__, text_of(to), reason)
         origin = self._routes.get(sender)
         if origin is not None and not origin.is_head:
             self.control(origin, Returned(to, sender, reason, message))
@@ -359,7 +356,9 @@ class Node:
     def _on_beat(self) -> None:
         if self.closed or self._loop is None:
             return
-        now, beat_s = time.monotonic(), self.options.membership.lease_s / 4
+        options = self.options.membership
+        # A head grants no more than `max_lease_s`, whatever was asked for.
+        now, beat_s = time.monotonic(), min(options.lease_s, options.max_lease_s) / 4
         late_s = now - self._beat_due_s
         self._guarded(lambda: self._membership.beat(now, late_s))
         self._count_connections()

@@ -19,6 +19,7 @@ import zmq
 
 from fleet.actor import FleetError
 from fleet.messages import WIRE_MESSAGES, Message
+from fleet.runtime.weighing import MOST_ITEMS, WEIGH_ABOVE_BYTES, is_heavy
 
 Frame: TypeAlias = zmq.Frame | bytes | bytearray | memoryview
 Envelope: TypeAlias = tuple[str, str, Message]
@@ -36,6 +37,8 @@ ARRAY32 = b"\xdd\0\0\0\0"
 ZERO_COPY_BYTES = 65_536
 """Below this a copy costs less than sharing a buffer with ZeroMQ's thread, and is aligned."""
 MAX_DIMENSIONS = 32
+FLUSH_BYTES = 65_536
+"""A batch leaves when it has grown to this."""
 
 
 # --- what nodes say to each other ----------------------------------------------------------------------
@@ -91,6 +94,10 @@ class WireError(FleetError):
         self.reason = reason
 
 
+HEAVY = "heavy"
+"""The reason of a `WireError`: so many items that no honest node sends them."""
+
+
 class TooLargeError(FleetError):
     """One message is larger than a peer would accept."""
 
@@ -101,13 +108,15 @@ class TooLargeError(FleetError):
 class Batch:
     """Envelopes on their way to one peer. Once sealed it is never changed again: ZeroMQ may share its memory."""
 
-    __slots__ = ("buffer", "count", "tensor_bytes", "tensors")
+    __slots__ = ("buffer", "count", "spared", "tensor_bytes", "tensors")
 
     def __init__(self) -> None:
         self.buffer = bytearray(ARRAY32)
         self.count = 0
         self.tensors: list[np.ndarray] = []
         self.tensor_bytes = 0
+        self.spared = False
+        """An injected fault has let it pass, and is not asked again when it could not leave at once."""
 
     @property
     def size_bytes(self) -> int:
@@ -137,6 +146,7 @@ class Codec:
 
     def __init__(self, max_message_bytes: int) -> None:
         self.max_message_bytes = max_message_bytes
+        self._look_above_bytes = min(max_message_bytes, WEIGH_ABOVE_BYTES)
         self._encoder = msgspec.msgpack.Encoder(enc_hook=self._tensor_out)
         envelope = tuple[str, str, Union[(*WIRE_MESSAGES, *CONTROL)]]  # type: ignore[valid-type]  # built at run time
         self._decoder = msgspec.msgpack.Decoder(list[envelope], dec_hook=self._tensor_in)
@@ -155,8 +165,8 @@ class Codec:
         self._outgoing = batch
         try:
             self._encoder.encode_into((to, sender, message), buffer, -1)
-            if len(buffer) - start > self.max_message_bytes:
-                raise TooLargeError(f"{type(message).__name__} of {len(buffer) - start} bytes to {to}")
+            if len(buffer) - start > self._look_above_bytes:
+                self._demand_acceptable(buffer[start:], message)
         except Exception as error:
             del buffer[start:], batch.tensors[tensors:]
             batch.tensor_bytes = tensor_bytes
@@ -167,10 +177,20 @@ class Codec:
             ) from error
         batch.count += 1
 
+    def _demand_acceptable(self, encoded: bytearray, message: Message) -> None:
+        kind, size, most = type(message).__name__, len(encoded), self.max_message_bytes
+        if size > most:
+            raise TooLargeError(f"a {kind} of {size:,} bytes; a message may have {most:,}")
+        # What else is in its batch has room too.
+        if is_heavy(encoded, MOST_ITEMS - FLUSH_BYTES):
+            raise TooLargeError(f"a {kind} of more than {MOST_ITEMS - FLUSH_BYTES:,} items")
+
     def decode(self, frames: Sequence[Frame]) -> list[Envelope]:
         """The envelopes of a batch; `WireError` for anything that is not one."""
         if not frames:
             raise WireError("empty", "a message without a body")
+        if len(frames[0]) > WEIGH_ABOVE_BYTES and is_heavy(_buffer(frames[0])):
+            raise WireError(HEAVY, f"{len(frames[0]):,} bytes of more than {MOST_ITEMS:,} items")
         self._incoming = frames
         self._used.clear()
         try:
@@ -196,7 +216,9 @@ class Codec:
         if array.dtype.str not in _DTYPES:
             raise TypeError(f"an array of {array.dtype} is not an array of plain numbers")
         if array.nbytes > self.max_message_bytes:
-            raise TooLargeError(f"a tensor of {array.nbytes} bytes")
+            raise TooLargeError(
+                f"a tensor of {array.nbytes:,} bytes; a message may have {self.max_message_bytes:,}"
+            )
         batch = self._outgoing
         batch.tensors.append(array)
         batch.tensor_bytes += array.nbytes
@@ -221,6 +243,10 @@ class Codec:
         array = np.frombuffer(bytes(frame) if small else memoryview(frame), dtype=dtype).reshape(shape)
         array.flags.writeable = False
         return array
+
+
+def _buffer(frame: Frame) -> bytes | bytearray | memoryview:
+    return frame.buffer if isinstance(frame, zmq.Frame) else frame
 
 
 def text_of(value: Any, most: int = 80) -> str:  # Any: it is for logs, and takes what there is

@@ -120,7 +120,7 @@ class BatchingHead(Actor):
         self.free = replicas * 2
 
     def handlers(self) -> dict:
-        return {Submit: self.on_submit, BatchFinished: self.on_finished}
+        return {Submit: self.on_submit}
 
     def on_submit(self, message: Submit) -> None:
         self.waiting.append(message)
@@ -140,7 +140,17 @@ class BatchingHead(Actor):
         self.batch += 1
         self.running[self.batch] = taken
         work = [Work(submit.request, 1, None, submit.payload) for submit in taken]
-        self.ctx.send(self.free.pop(0), RunBatch(self.batch, work, self.ctx.address))
+        self.ctx.send(self.free.pop(0), RunBatch(self.batch, work, "batcher"))
+
+
+class Returns(Actor):
+    """Where the replicas of a `BatchingHead` answer."""
+
+    def __init__(self, head: BatchingHead) -> None:
+        self.head = head
+
+    def handlers(self) -> dict:
+        return {BatchFinished: self.head.on_finished}
 
 
 class InstantReplica(Actor):
@@ -242,9 +252,9 @@ def _host(role: str, arguments: list[str]) -> None:
             node = Node("head")
             print(node.bind("tcp://127.0.0.1:*"), flush=True)
             runtime = LiveRuntime(node=node)
-            runtime.add(
-                "router", EchoServer() if role == "server" else BatchingHead(["replica/0", "replica/1"])
-            )
+            head = BatchingHead(["replica/0", "replica/1"])
+            runtime.add("router", EchoServer() if role == "server" else head)
+            runtime.add("batcher", Returns(head))
         await runtime.run()
 
     run(main)

@@ -12,7 +12,7 @@ from pathlib import Path
 import zmq
 
 from fleet.actor import Actor
-from fleet.messages import Message, Payload, Reply, Submit
+from fleet.messages import BatchFinished, Message, Payload, Reply, RunBatch, Submit, Work
 from fleet.runtime.channel import SocketOptions
 from fleet.runtime.membership import MembershipOptions
 from fleet.runtime.peers import Peer
@@ -31,6 +31,17 @@ def submit(number: int, sender: str = "client/0", size: int = 8) -> Submit:
     return Submit(Request(f"r{number}", float(number)), sender, None, Payload(b"x" * size))
 
 
+def order(number: int, size: int = 0) -> RunBatch:
+    """What a head sends to a replica."""
+    work = [Work(Request("r", 0.0), 1, None, Payload(b"x" * size))] if size else []
+    return RunBatch(number, work, "batcher/default")
+
+
+def finished(number: int, replica: str = "replica/0", **fields: object) -> BatchFinished:
+    """What a replica sends to its head's batcher."""
+    return BatchFinished(replica, number, 0.0, **fields)
+
+
 class Recorder:
     """A node's receiver that keeps what it is told."""
 
@@ -47,8 +58,8 @@ class Recorder:
     def deliver(self, envelopes: list[Envelope]) -> None:
         self.delivered += envelopes
         if self.echo:
-            for to, sender, message in envelopes:
-                self.node.send(sender, to, Reply(message.request.id, "completed"))
+            for to, _, message in envelopes:
+                self.node.send("router", to, submit(int(message.request_id), to))
 
     def on_undeliverable(self, to: str, sender: str, message: Message, reason: str) -> None:
         self.undeliverable.append((to, sender, message, reason))
@@ -145,10 +156,13 @@ def raw_dealer(endpoint, identity=b"raw", **options):
 
 
 class EchoActor(Actor):
-    """Answers every request at once."""
+    """Answers every request, or every batch, at once."""
 
     def handlers(self) -> dict:
-        return {Submit: self.on_submit}
+        return {Submit: self.on_submit, RunBatch: self.on_run_batch}
+
+    def on_run_batch(self, message: RunBatch) -> None:
+        self.ctx.send(message.reply_to, BatchFinished(self.ctx.address, message.batch, 0.0))
 
     def on_submit(self, message: Submit) -> None:
         self.ctx.send(message.reply_to, Reply(message.request.id, "completed", replica=self.ctx.address))

@@ -20,11 +20,11 @@ import asyncio, sys
 from pathlib import Path
 from fleet.runtime.security import Security, read_allow_list, read_keys
 from fleet.runtime.transport import Node
-from tests.live.harness import QUICK, Recorder, submit
+from tests.live.harness import QUICK, Recorder, order
 
 async def main(endpoint, keys, allow):
     node = Node("head", options=QUICK, security=Security(read_keys(Path(keys)), read_allow_list(Path(allow))))
-    node.host("router")
+    node.host("batcher")
     node.bind(endpoint)
     recorder = Recorder(node)
     node.start(recorder)
@@ -39,7 +39,7 @@ async def main(endpoint, keys, allow):
         await asyncio.sleep(0.002)
         if recorder.joined and "asked" not in reported:
             sent = loop.time()
-            node.send("replica/0", "router", submit(1, "router"))
+            node.send("replica/0", "batcher", order(1))
             say("asked")
         if recorder.delivered:
             say("answered", loop.time() - sent)

@@ -18,6 +18,7 @@ from policies import (
     Route,
     RoutingPolicy,
 )
+from tests.live.fragile import POISON, Fragile
 from tests.live.harness import children
 from traces import Fault, FaultTrace, Trace, poisson
 from traces.schema import Header, Request, TraceEntry
@@ -205,6 +206,19 @@ def test_a_replica_whose_device_is_lost_is_failed_and_its_batch_goes_elsewhere()
     died = [row["detail"] for row in run.replicas.to_pylist() if row["state"] == "failed"]
     assert len(died) == 1
     assert "AcceleratorError: CUDA error: device-side assert triggered" in died[0]
+
+
+def test_a_request_that_kills_its_replicas_is_failed_and_named_and_the_others_are_served() -> None:
+    """The engine is of a module of the tests' own: the hosts of a `replay` may import what it was given."""
+    engine = Fragile(latency=AffineLatency(base_s=0.004, per_item_s=0.001))
+    retry = ExponentialBackoff(base_s=0.0, max_attempts=100, budget_ratio=None)
+    trace = evenly(12, 0.1)
+    run = replay(trace, TWO.replace(engine=engine, retry=retry, max_replicas=4, poison_limit=2))
+    assert books_balance(run, len(trace))
+    assert (run.summary.completed, run.summary.failed) == (len(trace) - 1, 1)
+    (poisoned,) = [row for row in run.records.to_pylist() if row["outcome"] == "failed"]
+    assert poisoned["id"] == POISON
+    assert poisoned["detail"].startswith("poison: its attempts ended with the loss of replica/")
 
 
 def test_what_cannot_be_queued_is_shed_with_a_reason() -> None:

@@ -32,6 +32,7 @@ from tests.live.recording import RecordingLru, RecordingTokenBudget, events
 from tests.live.test_replay import Recording, books_balance
 from traces import Fault, FaultTrace, Request, Trace, TraceEntry, save_trace
 
+RECORDING = ("tests.live.recording",)
 pytestmark = [pytest.mark.live, pytest.mark.timeout(120)]
 
 
@@ -309,12 +310,12 @@ def test_a_killed_replica_is_resumed_not_begun_anew(tmp_path: Path) -> None:
             async for some in client.stream(Request("r", 0.0, prompt_tokens=20), output_tokens=200):
                 if len(tokens) < 50 <= len(tokens) + len(some):
                     os.kill(replicas[0].pid, signal.SIGKILL)
-                    replicas.append(joined(endpoint)[0])
+                    replicas.append(joined(endpoint, allow_modules=RECORDING)[0])
                 tokens += some
             assert tokens == list(range(200))
 
     with head_of(one(iteration=RecordingTokenBudget(path=str(steps))), local_replicas=0) as head:
-        replicas = joined(head.endpoint)
+        replicas = joined(head.endpoint, allow_modules=RECORDING)
         anyio.run(use, head.endpoint, replicas)
         assert head.stop().outcomes == {"completed": 1}
         end_all(*replicas)
@@ -331,7 +332,7 @@ def test_without_retry_a_killed_replica_ends_the_stream_with_one_clear_error() -
 
     spec = one(engine=engine(blocks=20_000), retry=NoRetry(), max_replicas=1)
     with head_of(spec, local_replicas=0) as head:
-        replicas = joined(head.endpoint)
+        replicas = joined(head.endpoint, allow_modules=RECORDING)
         with pytest.raises(FleetError, match="'r' failed: replica-lost"):
             anyio.run(use, head.endpoint, replicas[0])
         end_all(*replicas)

@@ -11,13 +11,22 @@ from pathlib import Path
 import pytest
 
 from fleet.actor import FleetError
-from fleet.messages import InjectSlowness, Payload, ReplicaExited, Reply, Submit
+from fleet.messages import InjectSlowness, Payload, ReplicaExited, ReplicaReported, Reply, Submit
 from fleet.runtime.channel import SocketOptions
 from fleet.runtime.membership import MembershipOptions
 from fleet.runtime.outbox import OutboxOptions
 from fleet.runtime.transport import Node, NodeOptions
 from fleet.runtime.wire import NODE, Batch, Codec, Hello
-from tests.live.harness import QUICK, peer_process, raw_dealer, run_with_fleet, submit, until
+from tests.live.harness import (
+    QUICK,
+    finished,
+    order,
+    peer_process,
+    raw_dealer,
+    run_with_fleet,
+    submit,
+    until,
+)
 from traces.schema import Request
 
 
@@ -26,6 +35,10 @@ def ids(recorder):
         message.request.id if isinstance(message, Submit) else message.request_id
         for _, _, message in recorder.delivered
     ]
+
+
+def batches(recorder):
+    return [message.batch for _, _, message in recorder.delivered if not isinstance(message, ReplicaReported)]
 
 
 # --- delivery -------------------------------------------------------------------------------------------
@@ -73,32 +86,32 @@ def test_a_large_tensor_crosses():
     import numpy as np
 
     async def main(fleet):
-        _, at_head = fleet.head("router")
+        _, at_head = fleet.head("batcher")
         peer, _ = fleet.peer("a", "replica/0")
         tensor = np.random.default_rng(0).random((500, 400))
-        peer.send("router", "replica/0", Reply("r", "completed", result=Payload(tensor=tensor)))
+        peer.send("batcher", "replica/0", finished(1, results=[Payload(tensor=tensor)]))
         await until(lambda: at_head.delivered)
-        np.testing.assert_array_equal(at_head.delivered[0][2].result.tensor, tensor)
+        np.testing.assert_array_equal(at_head.delivered[0][2].results[0].tensor, tensor)
 
     run_with_fleet(main)
 
 
 def test_a_node_serves_several_heads():
     async def main(fleet):
-        _, at_first = fleet.head("router")
+        _, at_first = fleet.head("batcher/1")
         second = Node("head-2", options=QUICK)
         endpoint = second.bind("tcp://127.0.0.1:*")
         second.host_group("observers")
-        at_second = fleet.start(second, "router-2")
+        at_second = fleet.start(second, "batcher/2")
         peer, at_peer = fleet.peer("a", "replica/0")
         peer.connect(endpoint)
         await until(lambda: len(at_peer.joined) == 2)
-        peer.send("router", "replica/0", submit(1, "replica/0"))
-        peer.send("router-2", "replica/0", submit(2, "replica/0"))
-        peer.send("observers", "replica/0", submit(3, "replica/0"))
+        peer.send("batcher/1", "replica/0", finished(1))
+        peer.send("batcher/2", "replica/0", finished(2))
+        peer.send("observers", "replica/0", ReplicaReported("replica/0", "ready", 0))
         await until(lambda: at_first.delivered and len(at_second.delivered) == 2)
-        assert ids(at_first) == ["r1"]
-        assert sorted(ids(at_second)) == ["r2", "r3"]
+        assert (batches(at_first), batches(at_second)) == ([1], [2])
+        assert {to for to, _, _ in at_second.delivered} == {"batcher/2", "observers"}
 
     run_with_fleet(main)
 
@@ -111,10 +124,10 @@ def test_addresses_hosted_later_become_known():
         peer.host("replica/7")
         peer.unhost("replica/0")
         await until(lambda: "replica/7" in head.peers["a"].addresses)
-        head.send("replica/7", "router", submit(1))
-        head.send("replica/0", "router", submit(2))
+        head.send("replica/7", "batcher", order(1))
+        head.send("replica/0", "batcher", order(2))
         await until(lambda: at_peer.delivered and at_head.undeliverable)
-        assert ids(at_peer) == ["r1"]
+        assert batches(at_peer) == [1]
         assert [(to, reason) for to, _, _, reason in at_head.undeliverable] == [("replica/0", "unreachable")]
 
     run_with_fleet(main)
@@ -134,15 +147,15 @@ def test_an_address_nobody_hosts_is_unreachable():
     run_with_fleet(main)
 
 
-def test_the_head_returns_what_it_cannot_hand_on():
+def test_the_head_returns_what_is_for_nobody_there():
     async def main(fleet):
-        head, at_head = fleet.head("router")
+        head, at_head = fleet.head()
         peer, at_peer = fleet.peer("a", "client/0")
-        at_head.deliver = lambda envelopes: [head.relay(*envelope) for envelope in envelopes]
+        at_head.deliver = lambda envelopes: [head.give_back(*envelope) for envelope in envelopes]
         message = submit(1)
-        peer.send("nobody", "client/0", message)
+        peer.send("router", "client/0", message)
         await until(lambda: at_peer.undeliverable)
-        assert at_peer.undeliverable == [("nobody", "client/0", message, "unreachable")]
+        assert at_peer.undeliverable == [("router", "client/0", message, "unreachable")]
 
     run_with_fleet(main)
 
@@ -171,7 +184,9 @@ def test_a_message_larger_than_the_bound_is_reported_and_the_connection_lives():
         for number in range(2, 100):
             peer.send("router", "client/0", submit(number, size=9_000))
         await until(lambda: len(at_head.delivered) == 98)
-        assert [reason for *_, reason in at_peer.undeliverable] == ["overloaded"]
+        assert [reason for *_, reason in at_peer.undeliverable] == [
+            "too-large: a Submit of 10,078 bytes; a message may have 10,000"
+        ]
         assert not head.counters.handshake_failures
         assert peer.counters.reconnects == 0
 
@@ -277,14 +292,14 @@ def test_a_killed_process_is_lost_after_its_lease_and_unreachable_then():
         head, at_head = fleet.head("router")
         with peer_process(fleet.endpoint, "a", "replica/0") as process:
             await until(lambda: at_head.joined)
-            head.send("replica/0", "router", submit(1, "router"))
+            head.send("replica/0", "batcher/default", order(1))
             await until(lambda: at_head.delivered)
             process.kill()
             killed = time.monotonic()
             await until(lambda: at_head.lost)
             assert 0.3 < time.monotonic() - killed < 3.0
             assert at_head.lost == [("a", "silent for 0.8 s", False)]
-            head.send("replica/0", "router", submit(2, "router"))
+            head.send("replica/0", "batcher/default", order(2))
             assert [reason for *_, reason in at_head.undeliverable] == ["unreachable"]
 
     run_with_fleet(main)
@@ -300,8 +315,8 @@ def test_a_stopped_process_is_lost_and_joins_again_when_it_continues():
             await until(lambda: at_head.lost)
             os.kill(process.pid, 18)
             await until(lambda: len(at_head.joined) == 2)
-            head.send("replica/0", "router", submit(3, "router"))
-            await until(lambda: "r3" in ids(at_head))
+            head.send("replica/0", "batcher/default", order(3))
+            await until(lambda: 3 in batches(at_head))
 
     run_with_fleet(main)
 
@@ -319,9 +334,9 @@ def test_a_newer_incarnation_takes_over_and_the_older_cannot_come_back():
                 os.kill(old.pid, 18)
                 assert await asyncio.to_thread(old.wait, 10) == 3
                 assert "a newer incarnation" in old.stderr.read()
-                head.send("replica/0", "router", submit(1, "router"))
+                head.send("replica/0", "batcher/default", order(1))
                 await until(lambda: at_head.delivered)
-                assert head.counters.refused == {"stale": 1}
+                assert set(head.counters.refused) == {"stale"}
                 assert head.counters.handovers + head.counters.peers_lost >= 1
 
     run_with_fleet(main)
@@ -352,7 +367,7 @@ def test_a_head_that_comes_back_is_found_again():
         again.bind(fleet.endpoint)
         at_again = fleet.start(again, "router")
         await until(lambda: len(at_peer.joined) == 2)
-        peer.send("router", "replica/0", submit(1, "replica/0"))
+        peer.send("batcher", "replica/0", finished(1))
         await until(lambda: at_again.delivered)
         await until(lambda: peer.counters.reconnects == 1)
 
@@ -381,8 +396,8 @@ def test_a_partition_loses_both_ways_until_it_heals(by):
         peer, at_peer = fleet.peer("a", "replica/0")
         await until(lambda: at_head.joined and at_peer.joined)
         head.partition(by)
-        head.send("replica/0", "router", submit(1, "router"))
-        peer.send("router", "replica/0", submit(2, "replica/0"))
+        head.send("replica/0", "batcher", order(1))
+        peer.send("batcher", "replica/0", finished(2))
         await until(lambda: at_head.lost and at_peer.lost)
         await asyncio.sleep(0.5)
         assert len(at_head.joined) == 1
@@ -390,7 +405,7 @@ def test_a_partition_loses_both_ways_until_it_heals(by):
         assert head.counters.dropped_by_fault >= 2
         head.partition(by, cut=False)
         await until(lambda: len(at_head.joined) == 2 and len(at_peer.joined) == 2)
-        head.send("replica/0", "router", submit(3, "router"))
+        head.send("replica/0", "batcher", order(3))
         await until(lambda: at_peer.delivered)
 
     run_with_fleet(main)
@@ -430,11 +445,11 @@ def test_nothing_is_left_waiting_in_a_ping_pong_of_many():
             for _, sender, _ in envelopes:
                 left[sender] -= 1
                 if left[sender] > 0:
-                    head.send(sender, "router", submit(left[sender], "router"))
+                    head.send(sender, "router", Reply(str(left[sender]), "completed"))
 
         at_head.deliver = pong
         for address in left:
-            head.send(address, "router", submit(0, "router"))
+            head.send(address, "router", Reply("0", "completed"))
         await until(lambda: not any(left.values()), 25)
         assert len(clients) == 3
 

@@ -7,7 +7,7 @@ On the wire each is a msgpack array that starts with its class name.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from msgspec import Struct
@@ -299,6 +299,13 @@ class QueueReport(Message, frozen=True, gc=False):
     """Attempts ever queued."""
     finished: int
     """Attempts ever ended."""
+
+
+class Told(Message, frozen=True, gc=False):
+    """The router tells policies that live in another actor what came of attempts. Within the head only."""
+
+    calls: list[tuple[str, tuple[Any, ...]]]  # Any: each hook has arguments of its own
+    """Hooks by name with their arguments, short of the time, in the order of what happened."""
 
 
 class ProbeAnswered(Message, frozen=True, gc=False):

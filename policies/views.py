@@ -152,6 +152,8 @@ class Failure(Struct, frozen=True, kw_only=True, gc=False):
     """1 for the first."""
     replica: str | None
     detail: str | None = None
+    completions: int = 0
+    """Requests that have completed since the run began: what a budget of retries is reckoned from."""
 
 
 class Completion(Struct, frozen=True, kw_only=True, gc=False):
@@ -164,9 +166,33 @@ class Completion(Struct, frozen=True, kw_only=True, gc=False):
     """None: it completed."""
     service_s: float | None = None
     e2e_s: float | None = None
-    """Since the intended arrival."""
+    """Since the intended arrival; on a replica, since it came there."""
+    ttft_s: float | None = None
+    """Likewise, to its first token; None before one, and when the engine answers whole requests."""
     output_tokens: int | None = None
-    """Tokens that were generated; None when the engine answers whole requests."""
+    """Tokens that were generated, by a failed attempt too where that is known, those of an attempt that it resumed
+    included; None when the engine answers whole requests."""
+    resumed_tokens: int = 0
+    """Of them, those of an earlier attempt."""
+
+
+class BatchCompletion(Struct, frozen=True, kw_only=True, gc=False):
+    """How a batch ended: the requests that were dispatched together, whether or not each was still wanted."""
+
+    replica: str
+    requests: tuple[Request, ...]
+    service_s: float | None
+    """How long the engine ran it, on the replica's clock; None: it did not run to its end. Token by token, where
+    its attempts end one by one: the longest of theirs."""
+    elapsed_s: float
+    """From its dispatch to the end of its last attempt, waiting at the replica's door included."""
+    failure: FailureKind | None = None
+    """None: at least one of its attempts completed."""
+
+    @property
+    def size(self) -> int:
+        """How many ran together."""
+        return len(self.requests)
 
 
 class SequenceView(Protocol):

@@ -13,6 +13,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from fleet.actor import Actor, Context
+from fleet.actors.hearing import Hooks
 from fleet.actors.roster import Reports
 from fleet.blame import blaming, reset
 from fleet.messages import (
@@ -27,6 +28,7 @@ from fleet.messages import (
     ReportQueue,
     StartReplica,
     Tick,
+    Told,
     TrustChanged,
     Undeliverable,
     replica_number,
@@ -77,6 +79,7 @@ class Autoscaler(Actor):
         first_number: int | None = None,
     ) -> None:
         self._scaling, self._warm_pool = scaling, warm_pool
+        self._hooks = Hooks(scaling, warm_pool)
         self._min, self._max = min_replicas, max_replicas
         self._interval_s = control_interval_s
         self._grace_s, self._start_timeout_s = failed_grace_s, start_timeout_s
@@ -113,6 +116,7 @@ class Autoscaler(Actor):
             ReplicaExited: self.on_replica_exited,
             TrustChanged: self.on_trust_changed,
             Undeliverable: self.on_undeliverable,
+            Told: self.on_told,
         }
 
     # --- what is there -----------------------------------------------------------------------------------------
@@ -156,6 +160,10 @@ class Autoscaler(Actor):
 
     def on_undeliverable(self, message: Undeliverable) -> None:
         """A command to a replica that is gone; its exit is, or will be, reported."""
+
+    def on_told(self, message: Told) -> None:
+        """What came of attempts."""
+        self._hooks.hear(message, self.ctx.now)
 
     def _back_off(self, replica: str, detail: str | None) -> None:
         """A replica never became ready: wait longer before each next try, so that a broken model costs little."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 from msgspec import Struct
 
 from fleet.actor import Timer
-from fleet.messages import Payload, Streamed
+from fleet.messages import Payload, Streamed, Usage, Work
+from policies.views import Completion, FailureKind
 from traces.schema import Request
 
 
@@ -35,6 +36,24 @@ class Pending(Struct):
     """Output tokens that the client has: a new attempt goes on after them. None: it does not stream them."""
     first_token: bool = False
     """The current attempt has given one."""
+    first_token_s: float | None = None
+    """When the client heard the first one, of whichever attempt."""
+
+    resumed: int = 0
+    """Tokens that the current attempt went on after."""
+
+    def begin(self, replica: str | None, ticket: int, *, each_token: bool) -> Work:
+        """Its next attempt; `each_token`: a policy wants to hear of each one, whatever the client wants."""
+        self.replica, self.placed = replica, True
+        self.attempt += 1
+        self.ticket = ticket
+        self.first_token = False
+        resume = self.resume
+        self.resumed = len(resume)
+        return Work(
+            self.request, self.attempt, self.output_tokens, self.payload, ticket,
+            each_token or self.tokens is not None, resume,
+        )  # fmt: skip
 
     @property
     def resume(self) -> tuple[int, ...]:
@@ -50,7 +69,8 @@ class Pending(Struct):
             if start != len(self.tokens) or not ids:
                 return None
             self.tokens += ids
-        return Streamed(self.request.id, start, ids)
+            return Streamed(self.request.id, start, ids)
+        return Streamed(self.request.id, start, ())
 
     def rest_of(self, result: Payload | None) -> Streamed | None:
         """What of its answer the client has not got yet, because a message was lost or it reads too slowly."""
@@ -58,6 +78,18 @@ class Pending(Struct):
         if had is None or result is None or result.tensor is None or len(result.tensor) <= len(had):
             return None
         return Streamed(self.request.id, len(had), tuple(int(token) for token in result.tensor[len(had) :]))
+
+    def completion(
+        self, failure: FailureKind | None, service_s: float | None, usage: Usage | None, now_s: float
+    ) -> Completion:
+        """How its current attempt ended, as policies are told."""
+        request = self.request
+        ttft_s = None if self.first_token_s is None else self.first_token_s - request.arrived_s
+        return Completion(
+            request=request, replica=self.replica or "", attempt=self.attempt, failure=failure,
+            service_s=service_s, e2e_s=now_s - request.arrived_s, ttft_s=ttft_s,
+            output_tokens=None if usage is None else usage.output_tokens, resumed_tokens=self.resumed,
+        )  # fmt: skip
 
     def take_back(self, lost: Streamed) -> None:
         """The client did not get these: from there on it gets the rest in one piece, with the answer."""

@@ -7,16 +7,17 @@ not carry the current one belongs to an abandoned attempt and is counted and dro
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from itertools import count, repeat
 from typing import Any
 
 from msgspec.structs import force_setattr, replace
 
 from fleet.actor import Actor, Context
+from fleet.actors.hearing import Announcer
 from fleet.actors.pending import Pending
 from fleet.actors.roster import Roster
-from fleet.blame import blaming, reset, tell
+from fleet.blame import blaming, reset
 from fleet.messages import (
     AttemptsEnded,
     Cancel,
@@ -33,25 +34,20 @@ from fleet.messages import (
     Streamed,
     Submit,
     Tick,
+    Tokens,
     TokensGenerated,
     TrustChanged,
     Undeliverable,
     Usage,
-    Work,
 )
 from fleet.telemetry.sink import Telemetry
-from policies.base import AdmissionPolicy, Policy, PolicyError, RetryPolicy, RoutingPolicy, overrides
+from policies.base import AdmissionPolicy, PolicyError, RetryPolicy, RoutingPolicy
 from policies.decisions import Admit, Degrade, Hold, Reject, Retry, Route
-from policies.views import Completion, Failure, FailureKind, FleetView, ReplicaView
+from policies.views import Failure, FailureKind, FleetView, ReplicaView
 from traces.schema import Request
 
 MOST_HOLDS = 100_000
 """Of one request: a policy that holds it more often only looks busy."""
-
-
-def _hooks(name: str, *policies: Policy) -> list[Callable[..., None]]:
-    """The hooks of that name that somebody overrides; the others are never called, and cost nothing."""
-    return [getattr(policy, name) for policy in policies if overrides(policy, name)]
 
 
 class Router(Actor):
@@ -68,6 +64,7 @@ class Router(Actor):
         telemetry: Telemetry,
         default_deadline_s: float | None = None,
         stamp_arrivals: bool = False,
+        hear: Mapping[str, frozenset[str]] | None = None,
     ) -> None:
         self._admission, self._routing, self._retry = admission, routing, retry
         self._early = early_binding
@@ -84,10 +81,8 @@ class Router(Actor):
         self._next_ticket = count(1).__next__
         self.submitted = 0
         self.ended: Counter[Outcome] = Counter()
-        self._on_completed = _hooks("on_completed", admission, routing, retry)
-        self._on_dispatched = _hooks("on_dispatched", admission, routing, retry)
-        self._on_first_token = _hooks("on_first_token", admission, routing, retry)
-        self._on_replicas = _hooks("on_replicas", routing)
+        # `hear`: the hooks that policies of other actors want, by address.
+        self._hooks = Announcer(admission, routing, retry, elsewhere=hear or {})
 
     def start(self, ctx: Context) -> None:
         super().start(ctx)
@@ -95,7 +90,7 @@ class Router(Actor):
             reset(policy, ctx.rng)
 
     def handlers(self) -> dict[type[Message], Callable[[Any], None]]:
-        return {
+        handlers: dict[type[Message], Callable[[Any], None]] = {
             Submit: self.on_submit,
             AttemptsEnded: self.on_attempts_ended,
             Dispatched: self.on_dispatched,
@@ -108,6 +103,7 @@ class Router(Actor):
             TrustChanged: self.on_trust_changed,
             Undeliverable: self.on_undeliverable,
         }
+        return self._hooks.start(self.ctx, handlers)
 
     # --- in ----------------------------------------------------------------------------------------------------
 
@@ -172,15 +168,9 @@ class Router(Actor):
             replica = self._choose(pending, now)
             if replica is None:
                 return
-            tell(self._on_dispatched, pending.request.id, now, pending.request, replica)
-        pending.replica, pending.placed = replica, True
-        pending.attempt = attempt = pending.attempt + 1
-        pending.ticket = ticket = self._next_ticket()
-        pending.first_token = False
-        work = Work(
-            pending.request, attempt, pending.output_tokens, pending.payload, ticket, pending.tokens is not None,
-            pending.resume,
-        )  # fmt: skip
+            if self._hooks.on_dispatched:
+                self._hooks.tell("on_dispatched", now, pending.request, replica)
+        work = pending.begin(replica, self._next_ticket(), each_token=self._hooks.on_tokens)
         self.ctx.send(self._batcher, Enqueue(work, replica))
 
     def _choose(self, pending: Pending, now: float) -> str | None:
@@ -265,7 +255,8 @@ class Router(Actor):
     def _bound_late(self, pending: Pending, replica: str) -> None:
         if replica in pending.exclude:  # whoever is free takes the batch
             self._telemetry.counters["excludes_ignored"] += 1
-        tell(self._on_dispatched, pending.request.id, self.ctx.now, pending.request, replica)
+        if self._hooks.on_dispatched:
+            self._hooks.tell("on_dispatched", self.ctx.now, pending.request, replica)
 
     def on_tokens_generated(self, message: TokensGenerated) -> None:
         """Pass output tokens on.
@@ -277,14 +268,26 @@ class Router(Actor):
             if pending is None or pending.ticket != item.ticket:
                 self._telemetry.counters["late_tokens"] += 1
                 continue
-            if not pending.first_token:
-                pending.first_token = True
-                tell(self._on_first_token, item.request_id, self.ctx.now, pending.request, message.replica)
+            first = not pending.first_token
+            self._tokens_came(pending, message.replica, item, first=first)
+            if not first and pending.tokens is None:
+                continue  # a policy listens, and no client
             streamed = pending.pass_on(item.start, item.ids)
             if streamed is None:
                 self._telemetry.counters["tokens_out_of_order"] += 1
             else:
                 self.ctx.send(pending.reply_to, streamed)
+
+    def _tokens_came(self, pending: Pending, replica: str, item: Tokens, *, first: bool) -> None:
+        hooks, now = self._hooks, self.ctx.now
+        if first:
+            pending.first_token = True
+            if pending.first_token_s is None:
+                pending.first_token_s = now
+            if hooks.on_first_token:
+                hooks.tell("on_first_token", now, pending.request, replica)
+        if hooks.on_tokens:
+            hooks.tell("on_tokens", now, pending.request, replica, item.start + max(1, len(item.ids)))
 
     def on_attempts_ended(self, message: AttemptsEnded) -> None:
         work = message.work
@@ -295,7 +298,7 @@ class Router(Actor):
         if message.failure is not None:
             self._attempts_failed(message)
             return
-        find, end, observed = self.pending.get, self._end, bool(self._on_completed)
+        find, end, observed = self.pending.get, self._end, self._hooks.on_completed
         size, service_s, cold = len(work), message.service_s, message.cold
         results: Iterable[Payload | None] = message.results or repeat(None)
         usages: Iterable[Usage | None] = message.usage or repeat(None)
@@ -331,9 +334,12 @@ class Router(Actor):
 
     def _failed(self, pending: Pending, kind: FailureKind, detail: str | None) -> None:
         request, now = pending.request, self.ctx.now
-        if self._on_completed:
+        if self._hooks.on_completed:
             self._observe(pending, kind, None)
-        failure = Failure(kind=kind, attempt=pending.attempt, replica=pending.replica, detail=detail)
+        failure = Failure(
+            kind=kind, attempt=pending.attempt, replica=pending.replica, detail=detail,
+            completions=self.ended["completed"],
+        )  # fmt: skip
         try:
             decision = self._retry.after_failure(request, failure, now)
         except Exception as error:
@@ -360,7 +366,7 @@ class Router(Actor):
 
     def _withdraw(self, pending: Pending, kind: FailureKind) -> None:
         """An attempt ends without an answer: whoever heard that it was sent hears that too."""
-        if self._on_completed and (self._early or pending.running):
+        if self._hooks.on_completed and (self._early or pending.running):
             self._observe(pending, kind, None)
 
     def _observe(
@@ -370,13 +376,8 @@ class Router(Actor):
         service_s: float | None,
         usage: Usage | None = None,
     ) -> None:
-        request, now = pending.request, self.ctx.now
-        completion = Completion(
-            request=request, replica=pending.replica or "", attempt=pending.attempt, failure=failure,
-            service_s=service_s, e2e_s=now - request.arrived_s,
-            output_tokens=None if usage is None else usage.output_tokens,
-        )  # fmt: skip
-        tell(self._on_completed, request.id, now, completion)
+        now = self.ctx.now
+        self._hooks.tell("on_completed", now, pending.completion(failure, service_s, usage, now))
 
     def _end(  # noqa: PLR0917  # called for every request, and keywords cost
         self,
@@ -475,7 +476,8 @@ class Router(Actor):
 
     def _replicas_changed(self) -> None:
         candidates = self._roster.candidates
-        tell(self._on_replicas, "the replicas", self.ctx.now, candidates)
+        if self._hooks.on_replicas:
+            self._hooks.tell("on_replicas", self.ctx.now, candidates)
         if candidates and self._held:
             self._release()
 

@@ -8,6 +8,8 @@ from fleet.actor import Actor, FleetError
 from fleet.actors.autoscaler import Autoscaler
 from fleet.actors.batcher import Batcher
 from fleet.actors.health_checker import HealthChecker
+from fleet.actors.hearing import Hooks
+from fleet.actors.queue_hearing import QueueHearing
 from fleet.actors.replica import ReplicaSettings
 from fleet.actors.router import Router
 from fleet.engines.base import StepEngine
@@ -40,6 +42,7 @@ class Head:
         self.router = Router(
             admission=spec.admission, routing=spec.routing, retry=spec.retry, early_binding=early, batcher=BATCHER,
             telemetry=telemetry, default_deadline_s=spec.deadline_s, stamp_arrivals=stamp_arrivals,
+            hear=hear_elsewhere(spec),
         )  # fmt: skip
         self.batcher = Batcher(
             queueing=spec.queueing, batching=spec.batching, early_binding=early, capacity=spec.queue_capacity,
@@ -66,6 +69,15 @@ class Head:
         ):
             runtime.subscribe(OBSERVERS, address)
             runtime.add(address, actor)
+
+
+def hear_elsewhere(spec: FleetSpec) -> dict[str, frozenset[str]]:
+    """What the router tells other actors of: the hooks that their policies listen to, by address."""
+    return {
+        BATCHER: QueueHearing(spec.queueing, spec.batching).from_router,
+        "autoscaler": Hooks(spec.scaling, spec.warm_pool).wanted(),
+        "health": Hooks(spec.health).wanted(),
+    }
 
 
 def replica_settings(spec: FleetSpec, address: str, seed: int) -> ReplicaSettings:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from itertools import repeat
+from typing import Any
 
 from msgspec import Struct
 
@@ -13,6 +14,7 @@ from fleet.blame import tell
 from fleet.messages import Usage, Work, replica_number
 from policies.base import Policy
 from policies.views import BatchCompletion, Completion, FailureKind, ReplicaView
+from traces.schema import Request
 
 
 class Batch(Struct):
@@ -32,6 +34,8 @@ class Sent(Struct):
 
     batch: Batch
     first_token_s: float | None = None
+    tokens: int = 0
+    """Output tokens that were told of."""
     withdrawn: bool = False
 
 
@@ -79,17 +83,16 @@ class QueueHearing:
         if sent is not None:
             sent.withdrawn = True
 
-    def told(
-        self, queue: WaitingQueue | None, name: str, arguments: tuple[object, ...], now_s: float
-    ) -> None:
+    def told(self, queue: WaitingQueue | None, name: str, arguments: tuple[Any, ...], now_s: float) -> None:
         """The router tells of tokens."""
-        request_id = arguments[0].id  # type: ignore[attr-defined]  # it tells of requests
-        sent = self._sent.get(self._tickets.get(request_id, 0))
+        sent = self._sent.get(self._tickets.get(arguments[0].id, 0))
         if queue is None or sent is None or sent.batch.replica != arguments[1]:
             return
         if name == "on_first_token":
-            sent.first_token_s = now_s
-        tell(getattr(queue.hooks, name), now_s, *arguments)
+            _first_token(queue, sent, arguments[0], now_s)
+        else:
+            sent.tokens = arguments[2]
+            tell(queue.hooks.on_tokens, now_s, *arguments)
 
     def ended(
         self,
@@ -119,11 +122,27 @@ class QueueHearing:
                 batch.failure = "withdrawn" if sent.withdrawn else failure
             if queue is None:
                 continue
+            if used is not None:
+                _last_tokens(queue, item, sent, used.output_tokens, now_s)
             if queue.hooks.on_completed:
                 completion = _completion(item, sent, now_s, failure=failure, service_s=service_s, usage=used)
                 tell(queue.hooks.on_completed, now_s, completion)
             if batch.left == 0 and queue.hooks.on_batch_completed:
                 tell(queue.hooks.on_batch_completed, now_s, _batch_completion(batch, now_s))
+
+
+def _first_token(queue: WaitingQueue, sent: Sent, request: Request, now_s: float) -> None:
+    sent.first_token_s = now_s
+    tell(queue.hooks.on_first_token, now_s, request, sent.batch.replica)
+
+
+def _last_tokens(queue: WaitingQueue, work: Work, sent: Sent, tokens: int, now_s: float) -> None:
+    """Those of its last step, and such as were lost on the way: the router's word of them comes after the answer."""
+    request = work.request
+    if sent.first_token_s is None and tokens > len(work.resume):
+        _first_token(queue, sent, request, now_s)
+    if tokens > max(sent.tokens, len(work.resume)):
+        tell(queue.hooks.on_tokens, now_s, request, sent.batch.replica, tokens)
 
 
 def _completion(

@@ -180,6 +180,7 @@ class FakeReplica:
         self._came += 1
         if self._can_be_served(sequence):
             self.waiting.append(sequence)
+            self.ask(self.policy, "on_dispatched", sequence.request, "replica/0", self.now_s)
 
     def _can_be_served(self, sequence: FakeSequence) -> bool:
         return -(-sequence.total_tokens // self.kv.block_tokens) <= self.kv.total_blocks
@@ -192,7 +193,9 @@ class FakeReplica:
         self.ended.append(sequence.request.id)
         done = Completion(
             request=sequence.request, replica="replica/0", attempt=1, failure=None if completed else "withdrawn",
-            output_tokens=sequence.generated_tokens, service_s=self.now_s - sequence.queued_s,
+            output_tokens=sequence.generated_tokens, resumed_tokens=sequence.resumed_tokens,
+            service_s=self.now_s - sequence.queued_s, e2e_s=self.now_s - sequence.queued_s,
+            ttft_s=None if sequence.first_token_s is None else sequence.first_token_s - sequence.queued_s,
         )  # fmt: skip
         self.ask(self.policy, "on_completed", done, self.now_s)
 
@@ -306,11 +309,19 @@ class FakeReplica:
                 continue
             sequence.generated_tokens += 1
             self.plans_without_output = 0
+            self._tell_of_token(sequence)
             completed = sequence.generated_tokens >= self._output[sequence.request.id]
             if completed or not self._can_be_served(sequence):
                 self._end(sequence, completed=completed)
                 nobody = False
         return nobody
+
+    def _tell_of_token(self, sequence: FakeSequence) -> None:
+        request, tokens = sequence.request, sequence.generated_tokens
+        if sequence.first_token_s is None:
+            sequence.first_token_s = self.now_s
+            self.ask(self.policy, "on_first_token", request, "replica/0", self.now_s)
+        self.ask(self.policy, "on_tokens", request, "replica/0", tokens, self.now_s)
 
     def _repeat(self, decodes: list[FakeSequence], times: int, entry: tuple[object, ...]) -> None:
         """The same again, until something comes or ends or there are no blocks."""

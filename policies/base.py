@@ -216,12 +216,12 @@ def listeners(policy: Policy, hook: str) -> list[Callable[..., None]]:
 def is_settled(policy: PeriodicPolicy, decision: str) -> bool:
     """What `policy.settled()` says, if it was written for this `decision` method.
 
-    A subclass that decides otherwise must say for itself.
+    A subclass that decides otherwise, or hears of more, must say for itself.
     """
     for cls in type(policy).__mro__:
         if "settled" in vars(cls):
             return policy.settled()
-        if decision in vars(cls):
+        if any(method in vars(cls) for method in (decision, *HOOKS)):
             return False
     return False
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from fleet.actor import Context
+from fleet.actor import Actor
 from fleet.blame import tell
 from fleet.messages import Message, Told
 from policies.base import HOOKS, Policy, listeners
@@ -53,7 +53,7 @@ class Announcer:
     anybody at all listens to it.
     """
 
-    __slots__ = ("_calls", "_ctx", "_elsewhere", "_here", *HOOKS)
+    __slots__ = ("_calls", "_elsewhere", "_here", *HOOKS)
 
     on_dispatched: bool
     on_first_token: bool
@@ -71,12 +71,11 @@ class Announcer:
             away = any(name in wanted for wanted in self._elsewhere.values())
             setattr(self, name, away or bool(getattr(self._here, name)))
 
-    def start(self, ctx: Context, handlers: Handlers) -> Handlers:
-        """The handlers of the actor that tells: after each of them the other actors are told."""
-        self._ctx = ctx
+    def telling(self, actor: Actor, handlers: Handlers) -> Handlers:
+        """These handlers of the actor that tells, after each of which the other actors are told."""
         if not self._elsewhere:
             return handlers
-        return {kind: self._then_send(handler) for kind, handler in handlers.items()}
+        return {kind: self._then_send(actor, handler) for kind, handler in handlers.items()}
 
     def tell(self, hook: str, now_s: float, *arguments: Any) -> None:  # Any: those of the hook
         """Call this hook, or have it called."""
@@ -85,13 +84,13 @@ class Announcer:
             if hook in wanted:
                 self._calls.setdefault(address, []).append((hook, _lasting(hook, arguments)))
 
-    def _then_send(self, handler: Callable[[Any], None]) -> Callable[[Any], None]:
+    def _then_send(self, actor: Actor, handler: Callable[[Any], None]) -> Callable[[Any], None]:
         def handle(message: Message) -> None:
             handler(message)
             if self._calls:
                 calls, self._calls = self._calls, {}
                 for address, told in calls.items():
-                    self._ctx.send(address, Told(told))
+                    actor.ctx.send(address, Told(told))
 
         return handle
 

@@ -103,7 +103,7 @@ class Router(Actor):
             TrustChanged: self.on_trust_changed,
             Undeliverable: self.on_undeliverable,
         }
-        return self._hooks.start(self.ctx, handlers)
+        return self._hooks.telling(self, handlers)
 
     # --- in ----------------------------------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ from fleet.messages import RunFinished
 from fleet.runs.assembly import hear_elsewhere
 from policies import (
     Composed,
+    ConsecutiveFailures,
     Dispatch,
     ExponentialBackoff,
     Fifo,
@@ -23,7 +24,7 @@ from policies import (
     Verdict,
     Wait,
 )
-from policies.base import HOOKS, SLOTS, BatchingPolicy, Policy, listeners
+from policies.base import HOOKS, SLOTS, BatchingPolicy, Policy, is_settled, listeners
 from tests.policies.listening import listening, told
 from tests.simulation.building import (
     arrivals,
@@ -338,6 +339,20 @@ def test_a_health_policy_can_judge_by_what_fails_where_every_probe_is_answered()
     assert [(row["subject"], row["choice"]) for row in decisions(run, "health")] == [("replica/1", "failed")]
     assert run.manifest.counters["retries"] == 9, "those of the first second, until its first probe"
     assert play(arrivals(*(0.1 * n for n in range(40))), spec).manifest.counters["retries"] == 39
+
+
+def test_one_that_hears_more_than_its_parent_is_asked_in_every_period():
+    class Hears(ConsecutiveFailures):
+        def on_completed(self, completion, now_s):
+            self.last_s = now_s
+
+    class Says(Hears):
+        def settled(self):
+            return True
+
+    assert is_settled(ConsecutiveFailures(), "observe")
+    assert not is_settled(Hears(), "observe")
+    assert is_settled(Says(), "observe")
 
 
 class Waits(BatchingPolicy):

@@ -317,7 +317,7 @@ TARGET_S = 0.5
 @cache
 def day() -> Trace:
     """A day of ten minutes: from 8 requests a second to 72, and back."""
-    return diurnal(mean_per_s=40, amplitude=0.8, period_s=600, duration_s=600, seed=3)
+    return diurnal(mean_per_s=40, amplitude=0.8, period_s=600, duration_s=600, seed=4)
 
 
 def served_by(scaling, **changes):

@@ -26,6 +26,7 @@ from policies import (
 )
 from policies.base import HOOKS, SLOTS, BatchingPolicy, Policy, is_settled, listeners
 from tests.policies.listening import listening, told
+from tests.policies.makers import reset
 from tests.simulation.building import (
     arrivals,
     column,
@@ -350,9 +351,9 @@ def test_one_that_hears_more_than_its_parent_is_asked_in_every_period():
         def settled(self):
             return True
 
-    assert is_settled(ConsecutiveFailures(), "observe")
-    assert not is_settled(Hears(), "observe")
-    assert is_settled(Says(), "observe")
+    assert is_settled(reset(ConsecutiveFailures()), "observe")
+    assert not is_settled(reset(Hears()), "observe")
+    assert is_settled(reset(Says()), "observe")
 
 
 class Waits(BatchingPolicy):

@@ -24,7 +24,8 @@ class Batch(Struct):
     streams: bool
     """It is served token by token."""
     left: int
-    completed: bool = False
+    service_s: float | None = None
+    """The longest of those that completed."""
 
 
 class Attempt(Struct):
@@ -96,11 +97,12 @@ class Life:
             done = self._completion(attempt, failure, service_s, now_s)
             self._tell("on_completed", done, now_s)
             batch.left -= 1
-            batch.completed |= failure is None
+            if service_s is not None:
+                batch.service_s = max(service_s, batch.service_s or 0.0)
             if not batch.left:
                 ended = BatchCompletion(
-                    replica=batch.replica, requests=batch.requests, service_s=service_s,
-                    elapsed_s=now_s - batch.sent_s, failure=None if batch.completed else failure,
+                    replica=batch.replica, requests=batch.requests, service_s=batch.service_s,
+                    elapsed_s=now_s - batch.sent_s, failure=failure if batch.service_s is None else None,
                 )  # fmt: skip
                 self._tell("on_batch_completed", ended, now_s)
 

@@ -63,8 +63,6 @@ TOKENS = trace_of(*(asks(f"r{n}", 0.3 * n) for n in range(4)))
 @pytest.mark.parametrize("binding", ["early", "late"])
 @pytest.mark.parametrize("slot", [*SLOTS, *PARTS])
 def test_every_slot_hears_the_hooks_that_are_its_own_and_no_others(slot, binding):
-    if (slot in PARTS or slot == "routing") and binding == "late":
-        pytest.skip("nobody routes")
     policy, heard = listening(slot)
 
     play(WHOLE, spec_that_hears(slot, policy, fleet(replicas=2, binding=binding)))

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fleet import AffineLatency, EmulatedEngine, FleetSpec, simulate
-from fleet.engines.affine_steps import AffineSteps
+from fleet.engines import AffineSteps
 from policies import (
     BatchCompletion,
     ClipperAimd,

@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable, Iterable
 
 from policies.base import Policy, PolicyError
-from policies.views import BatchCompletion, Completion
+from policies.views import BatchCompletion, Completion, Ending, StepCompletion
 from traces.schema import Request
 
 
@@ -37,9 +37,11 @@ def _subject(told: object) -> str:
     """What a hook with this first argument tells of."""
     if isinstance(told, Request):
         return told.id
-    if isinstance(told, Completion):
+    if isinstance(told, Completion | Ending):
         return told.request.id
-    return f"a batch of {told.size}" if isinstance(told, BatchCompletion) else "the replicas"
+    if isinstance(told, BatchCompletion):
+        return f"a batch of {told.size}"
+    return "a step" if isinstance(told, StepCompletion) else "the replicas"
 
 
 def reset(policy: Policy, rng: random.Random) -> None:

@@ -12,10 +12,9 @@ from typing import Any, Literal
 import numpy as np
 from msgspec import Struct
 
-from policies.views import FailureKind, ProbeLevel, ProbeStatus, ReplicaState, TokenSignals, Trust
+from policies.views import FailureKind, Outcome, ProbeLevel, ProbeStatus, ReplicaState, TokenSignals, Trust
 from traces.schema import Request
 
-Outcome = Literal["completed", "rejected", "shed", "expired", "failed", "cancelled"]
 OUTCOMES: tuple[Outcome, ...] = ("completed", "rejected", "shed", "expired", "failed", "cancelled")
 
 

@@ -95,6 +95,7 @@ from policies.scaling.target_utilization import TargetUtilization
 from policies.views import (
     BatchCompletion,
     Completion,
+    Ending,
     Failure,
     FleetView,
     KvView,
@@ -103,6 +104,7 @@ from policies.views import (
     QueueView,
     ReplicaView,
     SequenceView,
+    StepCompletion,
     TokenSignals,
 )
 from policies.warm_pool.fixed_size import FixedSize
@@ -128,6 +130,7 @@ __all__ = [
     "Degrade",
     "Dispatch",
     "EarliestDeadline",
+    "Ending",
     "EvictionPolicy",
     "ExponentialBackoff",
     "Failure",
@@ -197,6 +200,7 @@ __all__ = [
     "SoftmaxPicker",
     "StaticBatch",
     "Step",
+    "StepCompletion",
     "TargetKvUtilization",
     "TargetUtilization",
     "TokenSignals",

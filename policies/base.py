@@ -35,6 +35,7 @@ from policies.decisions import (
 from policies.views import (
     BatchCompletion,
     Completion,
+    Ending,
     Failure,
     FleetView,
     KvView,
@@ -43,6 +44,7 @@ from policies.views import (
     QueueView,
     ReplicaView,
     SequenceView,
+    StepCompletion,
 )
 from traces.schema import Request
 
@@ -118,7 +120,9 @@ def _rebuild(cls: type[Component], parameters: dict[str, Any]) -> Component:
 
 
 OF_ATTEMPTS = ("on_dispatched", "on_first_token", "on_tokens", "on_completed")
-HOOKS = (*OF_ATTEMPTS, "on_batch_completed", "on_replicas")
+OF_HEAD = (*OF_ATTEMPTS, "on_request_ended", "on_replicas")
+OF_QUEUE = (*OF_ATTEMPTS, "on_batch_completed", "on_replicas")
+HOOKS = (*OF_ATTEMPTS, "on_request_ended", "on_batch_completed", "on_step_completed", "on_replicas")
 """Every observation hook there is. `hears` of a slot's base class says which of them its policies get."""
 
 
@@ -173,10 +177,20 @@ class Policy(Component):
         for part in parts_of(self):
             part.on_completed(completion, now_s)
 
+    def on_request_ended(self, ending: Ending, now_s: float) -> None:
+        """A request that was let in has ended, one way or another: once for each, however many attempts it had."""
+        for part in parts_of(self):
+            part.on_request_ended(ending, now_s)
+
     def on_batch_completed(self, batch: BatchCompletion, now_s: float) -> None:
         """A batch of this queue ended, well or badly; before the next one is asked for (queueing and batching only)."""
         for part in parts_of(self):
             part.on_batch_completed(batch, now_s)
+
+    def on_step_completed(self, step: StepCompletion, now_s: float) -> None:
+        """A step that this policy planned ran; after the ends of sequences that came with it (iteration only)."""
+        for part in parts_of(self):
+            part.on_step_completed(step, now_s)
 
     def on_replicas(self, replicas: Sequence[ReplicaView], now_s: float) -> None:
         """The set of replicas that may be chosen has changed; for a queue: of those that may take from it."""
@@ -230,7 +244,7 @@ class AdmissionPolicy(Policy):
     """Let a request in, refuse it, or let it in for less."""
 
     slot = "admission"
-    hears = (*OF_ATTEMPTS, "on_replicas")
+    hears = OF_HEAD
 
     @abstractmethod
     def admit(self, request: Request, fleet: FleetView, now_s: float) -> Admit | Reject | Degrade: ...
@@ -240,7 +254,7 @@ class RoutingPolicy(Policy):
     """Choose a replica for one request. `replicas` is never empty, ordered by id, ready and trusted."""
 
     slot = "routing"
-    hears = (*OF_ATTEMPTS, "on_replicas")
+    hears = OF_HEAD
 
     @abstractmethod
     def route(
@@ -252,7 +266,7 @@ class QueueingPolicy(Policy):
     """Own the order of waiting requests. One instance per queue."""
 
     slot = "queueing"
-    hears = HOOKS
+    hears = OF_QUEUE
 
     @abstractmethod
     def push(self, request: Request, now_s: float) -> None: ...
@@ -277,7 +291,7 @@ class BatchingPolicy(Policy):
     """
 
     slot = "batching"
-    hears = HOOKS
+    hears = OF_QUEUE
 
     @abstractmethod
     def next_batch(self, queue: QueueView, idle: Sequence[ReplicaView], now_s: float) -> Dispatch | Wait: ...
@@ -293,7 +307,7 @@ class IterationPolicy(Policy):
     """
 
     slot = "iteration"
-    hears = OF_ATTEMPTS
+    hears = (*OF_ATTEMPTS, "on_step_completed")
 
     @abstractmethod
     def plan(
@@ -346,7 +360,7 @@ class ScalingPolicy(PeriodicPolicy):
     """Say how many replicas a pool should have. Asked every `control_interval_s`."""
 
     slot = "scaling"
-    hears = (*OF_ATTEMPTS, "on_replicas")
+    hears = OF_HEAD
 
     @abstractmethod
     def desired(self, pool: PoolView, now_s: float) -> Scale: ...
@@ -356,7 +370,7 @@ class WarmPoolPolicy(PeriodicPolicy):
     """Say how many loaded spares a pool should keep beside its ready replicas."""
 
     slot = "warm_pool"
-    hears = (*OF_ATTEMPTS, "on_replicas")
+    hears = OF_HEAD
 
     @abstractmethod
     def desired(self, pool: PoolView, now_s: float) -> Warm: ...
@@ -366,7 +380,7 @@ class HealthPolicy(PeriodicPolicy):
     """Turn probe outcomes into trust. One instance sees the probes of every replica."""
 
     slot = "health"
-    hears = (*OF_ATTEMPTS, "on_replicas")
+    hears = OF_HEAD
 
     @abstractmethod
     def observe(self, probe: ProbeOutcome, now_s: float) -> Verdict | None:
@@ -377,7 +391,7 @@ class RetryPolicy(Policy):
     """Say what to do after a failed attempt."""
 
     slot = "retry"
-    hears = (*OF_ATTEMPTS, "on_replicas")
+    hears = OF_HEAD
 
     @abstractmethod
     def after_failure(self, request: Request, failure: Failure, now_s: float) -> Retry | GiveUp: ...

@@ -29,6 +29,8 @@ FailureKind = Literal[
 """Why an attempt came to nothing. `message-lost`: it, or its answer, was lost on the way. `refused`: its replica can
 never serve it, such as a prompt longer than the cache. `withdrawn`: its request ended first, or it was moved to another
 replica; no retry policy is asked about that."""
+Outcome = Literal["completed", "rejected", "shed", "expired", "failed", "cancelled"]
+"""How a request ends; there is no other way."""
 
 
 class TokenSignals(Struct, frozen=True, array_like=True, gc=False):
@@ -193,6 +195,33 @@ class BatchCompletion(Struct, frozen=True, kw_only=True, gc=False):
     def size(self) -> int:
         """How many ran together."""
         return len(self.requests)
+
+
+class StepCompletion(Struct, frozen=True, kw_only=True, gc=False):
+    """A step of continuous batching that ran, or several in a row that were alike (see `Step.repeat`)."""
+
+    replica: str
+    prefill_tokens: int
+    """Prompt tokens, or tokens computed anew, in it."""
+    decodes: int
+    """Sequences that got one token each in each of the steps."""
+    service_s: float
+    """What the steps took together, on the replica's clock."""
+    steps: int = 1
+
+
+class Ending(Struct, frozen=True, kw_only=True, gc=False):
+    """How a request that was let in ended, after all its attempts; it may have had none."""
+
+    request: Request
+    outcome: Outcome
+    attempts: int
+    e2e_s: float
+    """Since the intended arrival."""
+    ttft_s: float | None = None
+    """Likewise, to its first token; None before one, and when the engine answers whole requests."""
+    output_tokens: int | None = None
+    """Tokens of its answer; None when it has none, or when the engine answers whole requests."""
 
 
 class SequenceView(Protocol):

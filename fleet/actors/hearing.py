@@ -28,13 +28,15 @@ class Hooks:
     on_first_token: Hook
     on_tokens: Hook
     on_completed: Hook
+    on_request_ended: Hook
     on_batch_completed: Hook
+    on_step_completed: Hook
     on_replicas: Hook
 
     def __init__(self, *policies: Policy) -> None:
         for name in HOOKS:
-            heard = (listener for policy in policies for listener in listeners(policy, name))
-            setattr(self, name, tuple(heard))
+            told = [policy for policy in policies if name in policy.hears]
+            setattr(self, name, tuple(listener for policy in told for listener in listeners(policy, name)))
 
     def wanted(self) -> frozenset[str]:
         """The names of those that somebody listens to."""
@@ -59,7 +61,9 @@ class Announcer:
     on_first_token: bool
     on_tokens: bool
     on_completed: bool
+    on_request_ended: bool
     on_batch_completed: bool
+    on_step_completed: bool
     on_replicas: bool
 
     def __init__(self, *here: Policy, elsewhere: Mapping[str, frozenset[str]]) -> None:

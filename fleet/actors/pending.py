@@ -6,7 +6,7 @@ from msgspec import Struct
 
 from fleet.actor import Timer
 from fleet.messages import Payload, Streamed, Usage, Work
-from policies.views import Completion, FailureKind
+from policies.views import Completion, Ending, FailureKind, Outcome
 from traces.schema import Request
 
 
@@ -80,7 +80,11 @@ class Pending(Struct):
         return Streamed(self.request.id, len(had), tuple(int(token) for token in result.tensor[len(had) :]))
 
     def completion(
-        self, failure: FailureKind | None, service_s: float | None, usage: Usage | None, now_s: float
+        self,
+        failure: FailureKind | None,
+        now_s: float,
+        service_s: float | None = None,
+        usage: Usage | None = None,
     ) -> Completion:
         """How its current attempt ended, as policies are told."""
         request = self.request
@@ -89,6 +93,15 @@ class Pending(Struct):
             request=request, replica=self.replica or "", attempt=self.attempt, failure=failure,
             service_s=service_s, e2e_s=now_s - request.arrived_s, ttft_s=ttft_s,
             output_tokens=None if usage is None else usage.output_tokens, resumed_tokens=self.resumed,
+        )  # fmt: skip
+
+    def ending(self, outcome: Outcome, usage: Usage | None, now_s: float) -> Ending:
+        """How it ended, as policies are told."""
+        request = self.request
+        return Ending(
+            request=request, outcome=outcome, attempts=self.attempt, e2e_s=now_s - request.arrived_s,
+            ttft_s=None if self.first_token_s is None else self.first_token_s - request.arrived_s,
+            output_tokens=None if usage is None else usage.output_tokens,
         )  # fmt: skip
 
     def take_back(self, lost: Streamed) -> None:

@@ -25,7 +25,6 @@ from fleet.messages import (
     Dispatched,
     Enqueue,
     Message,
-    Outcome,
     Payload,
     ReplicaExited,
     ReplicaReported,
@@ -43,7 +42,7 @@ from fleet.messages import (
 from fleet.telemetry.sink import Telemetry
 from policies.base import AdmissionPolicy, PolicyError, RetryPolicy, RoutingPolicy
 from policies.decisions import Admit, Degrade, Hold, Reject, Retry, Route
-from policies.views import Failure, FailureKind, FleetView, ReplicaView
+from policies.views import Failure, FailureKind, FleetView, Outcome, ReplicaView
 from traces.schema import Request
 
 MOST_HOLDS = 100_000
@@ -335,7 +334,7 @@ class Router(Actor):
     def _failed(self, pending: Pending, kind: FailureKind, detail: str | None) -> None:
         request, now = pending.request, self.ctx.now
         if self._hooks.on_completed:
-            self._observe(pending, kind, None)
+            self._observe(pending, kind)
         failure = Failure(
             kind=kind, attempt=pending.attempt, replica=pending.replica, detail=detail,
             completions=self.ended["completed"],
@@ -367,17 +366,12 @@ class Router(Actor):
     def _withdraw(self, pending: Pending, kind: FailureKind) -> None:
         """An attempt ends without an answer: whoever heard that it was sent hears that too."""
         if self._hooks.on_completed and (self._early or pending.running):
-            self._observe(pending, kind, None)
+            self._observe(pending, kind)
 
-    def _observe(
-        self,
-        pending: Pending,
-        failure: FailureKind | None,
-        service_s: float | None,
-        usage: Usage | None = None,
-    ) -> None:
+    def _observe(self, pending: Pending, failure: FailureKind | None, *served: Any) -> None:
+        """Tell how an attempt ended; `served`: see `Pending.completion`."""
         now = self.ctx.now
-        self._hooks.tell("on_completed", now, pending.completion(failure, service_s, usage, now))
+        self._hooks.tell("on_completed", now, pending.completion(failure, now, *served))
 
     def _end(  # noqa: PLR0917  # called for every request, and keywords cost
         self,
@@ -402,6 +396,9 @@ class Router(Actor):
         if self._held:
             self._held.pop(request_id, None)
         self.ended[outcome] += 1
+        if self._hooks.on_request_ended:
+            now = self.ctx.now
+            self._hooks.tell("on_request_ended", now, pending.ending(outcome, usage, now))
         reply = Reply(
             request_id, outcome, pending.attempt, pending.replica, batch_size, service_s, cold, detail, result, usage
         )  # fmt: skip

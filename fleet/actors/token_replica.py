@@ -41,7 +41,7 @@ from fleet.tokens.scheduler import StepScheduler
 from fleet.tokens.sequence import SequenceState, StepWork
 from policies.base import IterationPolicy
 from policies.decisions import Wait
-from policies.views import Completion, FailureKind, ProbeStatus, TokenSignals
+from policies.views import Completion, FailureKind, ProbeStatus, StepCompletion, TokenSignals
 
 
 class Held(Struct):
@@ -241,7 +241,10 @@ class TokenReplica(Replica):
                 self._observe(sequence, "engine-error")
                 self._answer(sequence, error=message.error)
         else:
+            work = scheduler.work
             self._deliver(scheduler.ran(message.steps, now), message)
+            if self._hooks.on_step_completed:
+                self._tell_of_step(work, message)
         self._next()
         self._stop_if_empty()
 
@@ -289,6 +292,15 @@ class TokenReplica(Replica):
         if sequence.last_token_s is None:
             tell(self._hooks.on_first_token, now, request, replica)
         tell(self._hooks.on_tokens, now, request, replica, sequence.generated_tokens)
+
+    def _tell_of_step(self, work: StepWork, ran: StepRan) -> None:
+        now = self.ctx.now
+        completion = StepCompletion(
+            replica=self.ctx.address, prefill_tokens=sum(tokens for _, tokens in work.prefills),
+            decodes=len(work.decodes), steps=ran.steps,
+            service_s=ran.service_s if self._slowness == 1.0 else now - self._step_s,
+        )  # fmt: skip
+        tell(self._hooks.on_step_completed, now, completion)
 
     def _tokens(
         self, sequence: SequenceState, steps: int, generated: dict[int, tuple[int, ...]] | None

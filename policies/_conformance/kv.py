@@ -15,8 +15,7 @@ class FakeSequence:
         self.request = request
         self.queued_s = queued_s
         self.prompt_tokens = request.prompt_tokens or 1
-        self.generated_tokens = self.resumed_tokens = generated_tokens
-        self.first_token_s: float | None = None
+        self.generated_tokens = generated_tokens
         self.computed_tokens = 0
         self.cached_tokens = 0
         self.preemptions = 0

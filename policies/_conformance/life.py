@@ -11,7 +11,7 @@ from msgspec import Struct
 from policies._conformance.calls import Ask
 from policies._conformance.inputs import FAILURES
 from policies.base import Policy
-from policies.views import BatchCompletion, Completion, FailureKind, ReplicaView
+from policies.views import BatchCompletion, Completion, Ending, FailureKind, Outcome, ReplicaView
 from traces.schema import Request
 
 
@@ -96,6 +96,7 @@ class Life:
                 self._token(attempt, now_s)  # what completed has at least one
             done = self._completion(attempt, failure, service_s, now_s)
             self._tell("on_completed", done, now_s)
+            self._request_ended(done, now_s)
             batch.left -= 1
             if service_s is not None:
                 batch.service_s = max(service_s, batch.service_s or 0.0)
@@ -106,11 +107,21 @@ class Life:
                 )  # fmt: skip
                 self._tell("on_batch_completed", ended, now_s)
 
+    def _request_ended(self, done: Completion, now_s: float) -> None:
+        outcome: Outcome = (
+            "completed" if done.failure is None else self.rng.choice(("failed", "expired", "cancelled"))
+        )
+        ending = Ending(
+            request=done.request, outcome=outcome, attempts=1, e2e_s=now_s - done.request.arrived_s,
+            ttft_s=done.ttft_s, output_tokens=done.output_tokens if done.failure is None else None,
+        )  # fmt: skip
+        self._tell("on_request_ended", ending, now_s)
+
     def _completion(
         self, attempt: Attempt, failure: FailureKind | None, service_s: float | None, now_s: float
     ) -> Completion:
         batch, first_s = attempt.batch, attempt.first_token_s
-        known = batch.streams and (failure is None or self.rng.random() < 0.5)
+        known = first_s is not None and (failure is None or self.rng.random() < 0.5)
         return Completion(
             request=attempt.request,
             replica=batch.replica,

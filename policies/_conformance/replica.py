@@ -17,7 +17,7 @@ from policies._conformance.calls import Ask, Call, ask, demand, fail
 from policies._conformance.kv import FakeKv, FakeSequence
 from policies.base import Policy
 from policies.decisions import Step, Wait
-from policies.views import Completion
+from policies.views import Completion, StepCompletion
 from traces.schema import Request, Slo
 
 MOST_EMPTY = 64
@@ -112,6 +112,9 @@ class FakeReplica:
         """Every step that ran: its number, prefills, decodes, preempted, and whether they were to be swapped out."""
         self.ended: list[str] = []
         self._output = {arrival.request.id: arrival.output_tokens for arrival in script.arrivals}
+        self._resumed = {arrival.request.id: arrival.resumed_tokens for arrival in script.arrivals}
+        self._first_token_s: dict[int, float] = {}
+        """When each sequence had it."""
         self._to_come = list(reversed(script.arrivals))
         self._cancels = sorted(
             (arrival.cancelled_step, number)
@@ -191,11 +194,12 @@ class FakeReplica:
             if sequence in part:
                 part.remove(sequence)
         self.ended.append(sequence.request.id)
+        first_s = self._first_token_s.get(sequence.id)
         done = Completion(
             request=sequence.request, replica="replica/0", attempt=1, failure=None if completed else "withdrawn",
-            output_tokens=sequence.generated_tokens, resumed_tokens=sequence.resumed_tokens,
+            output_tokens=sequence.generated_tokens, resumed_tokens=self._resumed[sequence.request.id],
             service_s=self.now_s - sequence.queued_s, e2e_s=self.now_s - sequence.queued_s,
-            ttft_s=None if sequence.first_token_s is None else sequence.first_token_s - sequence.queued_s,
+            ttft_s=None if first_s is None else first_s - sequence.queued_s,
         )  # fmt: skip
         self.ask(self.policy, "on_completed", done, self.now_s)
 
@@ -250,9 +254,15 @@ class FakeReplica:
             self._extend(sequence, tokens, require)
         decode = sorted(sequence.id for sequence in decodes)
         entry = tuple(sorted(step.prefill)), tuple(decode), step.preempt, step.swap and bool(step.preempt)
+        began_s, first = self.now_s, self.step
         nobody_ended = self._ran([*prefills, *((sequence, 1) for sequence in decodes)], entry)
         if nobody_ended and not self.stepwise:
             self._repeat(decodes, step.repeat - 1, entry)
+        ran = StepCompletion(
+            replica="replica/0", prefill_tokens=sum(tokens for _, tokens in prefills), decodes=len(decodes),
+            service_s=self.now_s - began_s, steps=self.step - first,
+        )  # fmt: skip
+        self.ask(self.policy, "on_step_completed", ran, self.now_s)
 
     def _named(self, step: Step, require: Any) -> tuple[dict[int, FakeSequence], list[FakeSequence]]:
         """The sequences by id, and those that decode; Any: takes a truth and what was expected."""
@@ -318,8 +328,8 @@ class FakeReplica:
 
     def _tell_of_token(self, sequence: FakeSequence) -> None:
         request, tokens = sequence.request, sequence.generated_tokens
-        if sequence.first_token_s is None:
-            sequence.first_token_s = self.now_s
+        if sequence.id not in self._first_token_s:
+            self._first_token_s[sequence.id] = self.now_s
             self.ask(self.policy, "on_first_token", request, "replica/0", self.now_s)
         self.ask(self.policy, "on_tokens", request, "replica/0", tokens, self.now_s)
 

@@ -12,19 +12,21 @@ from msgspec import Meta
 from policies.base import ScalingPolicy
 from policies.decisions import Scale
 from policies.scaling.target_utilization import largest
-from policies.views import Completion, PoolView
+from policies.views import Ending, PoolView
 
 _ROUNDING = 1e-9
+_NOT_OURS = frozenset(("cancelled", "rejected"))  # its client's doing, or another policy's
 
 
 class LatencyTarget(ScalingPolicy):
     """Ask for `arrivals / rate` replicas, `rate` being the load of one that still keeps the objective. Amortised O(1).
 
-    The objective: of the answers that come, `attainment` take no longer than their own `slo.e2e_s`, or `target_s` where
-    they bring none. In each interval that kept it the rate is raised to the load that the replicas had, and by `probe`
-    more where they were near it; in one that did not it is cut to `1 - backoff` of that load. What is late while the
-    last change takes effect says nothing new, so for `settle_s` the rate is not cut again. It goes down only to the
-    largest number that it would have asked for within `down_stabilization_s`.
+    The objective: of the requests that end, `attainment` have their answer within their own `slo.e2e_s`, or `target_s`
+    where they bring none; what is shed, expires or fails missed it. In each interval that kept it the rate is raised
+    to the load that the replicas had, and by `probe` more where they were near it; in one that did not it is cut to `1
+    - backoff` of that load. What is late while the last change takes effect says nothing new, so for `settle_s` the
+    rate is not cut again. It goes down only to the largest number that it would have asked for within
+    `down_stabilization_s`.
 
     Before the first answer, and while nothing is known, it asks for what there is; for what waits, at least for one.
 
@@ -36,7 +38,7 @@ class LatencyTarget(ScalingPolicy):
     target_s: Annotated[float, Meta(gt=0)] = 1.0
     """Latency from arrival to the whole answer that a request without an objective of its own should have at most."""
     attainment: Annotated[float, Meta(gt=0, le=1)] = 0.95
-    """Part of the answers that should meet it."""
+    """Part of the requests that should meet it."""
     probe: Annotated[float, Meta(ge=0)] = 0.01
     """Growth of the rate in an interval that was good under about as much load."""
     backoff: Annotated[float, Meta(gt=0, lt=1)] = 0.15
@@ -73,7 +75,7 @@ class LatencyTarget(ScalingPolicy):
             self.arrivals_per_s += part * (pool.arrivals_per_s - self.arrivals_per_s)
 
     def _learn(self, pool: PoolView, now_s: float) -> None:
-        """From the answers of the last interval."""
+        """From what ended in the last interval."""
         met, missed = self.met, self.missed
         self.met = self.missed = 0
         if not met + missed or not self.arrivals_per_s:
@@ -96,11 +98,13 @@ class LatencyTarget(ScalingPolicy):
             wanted = max(1, wanted)
         return max(pool.min_replicas, min(wanted, pool.max_replicas))
 
-    def on_completed(self, completion: Completion, now_s: float) -> None:
-        slo = completion.request.slo
+    def on_request_ended(self, ending: Ending, now_s: float) -> None:
+        if ending.outcome in _NOT_OURS:
+            return
+        slo = ending.request.slo
         own_s = None if slo is None else slo.e2e_s
         target_s = self.target_s if own_s is None else own_s
-        if completion.e2e_s is not None and completion.e2e_s > target_s:
-            self.missed += 1
-        elif completion.failure is None:
+        if ending.outcome == "completed" and ending.e2e_s <= target_s:
             self.met += 1
+        else:
+            self.missed += 1

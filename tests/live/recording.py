@@ -31,6 +31,9 @@ class RecordingTokenBudget(VllmTokenBudget):
     def on_tokens(self, request, replica, output_tokens, now_s):
         _write(self.path, ["tokens", request.id, replica, output_tokens])
 
+    def on_step_completed(self, step, now_s):
+        _write(self.path, ["step", step.prefill_tokens, step.decodes, step.steps])
+
 
 class RecordingLru(Lru):
     """Evicts as its parent does."""

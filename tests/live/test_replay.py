@@ -89,6 +89,8 @@ def said(call):
         return name, told.request.id, told.replica, told.attempt, told.failure
     if name == "on_batch_completed":
         return name, [request.id for request in told.requests], told.replica, told.failure
+    if name == "on_request_ended":
+        return name, told.request.id, told.outcome, told.attempts, told.output_tokens
     return (name, told.id, *call[2:-1])
 
 

@@ -62,7 +62,12 @@ def test_a_hook_that_its_slot_never_gets_is_caught(slot: str, hook: str) -> None
 @pytest.mark.parametrize("cls", [Lru, VllmTokenBudget, LeastOutstanding])
 @pytest.mark.parametrize(
     ("name", "meant"),
-    [("on_complete", "on_completed"), ("on_token", "on_tokens"), ("on_batch", "on_batch_completed")],
+    [
+        ("on_complete", "on_completed"),
+        ("on_token", "on_tokens"),
+        ("on_batch", "on_batch_completed"),
+        ("on_request_end", "on_request_ended"),
+    ],
 )
 def test_a_misspelt_hook_is_caught_in_every_slot(cls: type[Policy], name: str, meant: str) -> None:
     hopeful = derived("Hopeful", cls, {name: lambda self, *told: None})

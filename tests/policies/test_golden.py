@@ -33,7 +33,7 @@ EXPECTED: dict[str, tuple[float, ...]] = {
     "InFlightScorer": (839, 0, 0, 79.0, 203.4, 30.6),
     "KvCost": (839, 0, 0, 78.1, 188.6, 30.6),
     "KvUtilizationScorer": (839, 0, 0, 90.5, 240.4, 30.7),
-    "LatencyTarget": (839, 0, 0, 67.7, 171.4, 36.1),
+    "LatencyTarget": (839, 0, 0, 71.5, 171.4, 33.9),
     "LeastOutstanding": (839, 0, 0, 78.2, 194.9, 30.6),
     "LeastTokens": (839, 0, 0, 78.5, 200.0, 30.6),
     "LeastWorkOracle": (839, 0, 0, 78.5, 200.0, 30.6),

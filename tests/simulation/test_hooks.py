@@ -149,6 +149,37 @@ def test_a_batch_that_did_not_run_says_why_and_has_no_service_time():
     assert (one.failure, one.replica) == (None, "replica/1")
 
 
+@pytest.mark.parametrize("binding", ["early", "late"])
+@pytest.mark.parametrize("slot", ["admission", "scaling", "health"])
+def test_the_end_of_each_request_is_told_once_even_where_no_replica_ever_had_it(slot, binding):
+    policy, heard = listening(slot)
+    crash = faults(Fault(at_s=0.5, kind="crash", replica="replica/0"))
+    spec = fleet(replicas=1, max_replicas=2, binding=binding, queue_capacity=3, **{slot: policy})
+    trace = trace_of(*(entry(f"r{n}", 0.01 * n, deadline_s=None if n % 2 else 1.4) for n in range(8)))
+
+    run = play(trace, spec.replace(retry=ExponentialBackoff()), faults=crash)
+
+    endings = told(heard, "on_request_ended")
+    assert {ending.request.id: ending.outcome for ending, _ in endings} == column(run, "outcome")
+    assert {ending.request.id: ending.attempts for ending, _ in endings} == column(run, "attempts")
+    assert len(endings) == 8
+    assert {"completed", "shed", "expired"} <= {ending.outcome for ending, _ in endings}
+    for ending, at_s in endings:
+        assert ending.e2e_s == pytest.approx(at_s - ending.request.arrived_s)
+
+
+def test_an_iteration_policy_hears_what_its_steps_took_and_equal_ones_in_a_row_at_once():
+    policy, heard = listening("iteration", "on_step_completed")
+
+    play(trace_of(asks("r0", prompt_tokens=6, output_tokens=5)), serving(iteration=policy))
+
+    (prompt, first_s), (decodes, last_s) = told(heard, "on_step_completed")
+    assert (prompt.prefill_tokens, prompt.decodes, prompt.steps) == (6, 0, 1)
+    assert (decodes.prefill_tokens, decodes.decodes, decodes.steps) == (0, 1, 4)
+    assert (prompt.service_s, first_s) == pytest.approx((0.16, 0.16))
+    assert (decodes.service_s, last_s) == pytest.approx((0.48, 0.64))
+
+
 def test_what_nobody_wants_any_more_is_told_as_withdrawn_when_its_replica_is_rid_of_it():
     policy, heard = listening("queueing")
 
@@ -182,6 +213,9 @@ def test_tokens_are_counted_as_they_come_and_change_nothing_of_the_run(slot):
         assert done.ttft_s == pytest.approx(column(run, "ttft_s")[id])
         assert first_s == pytest.approx(done.request.arrived_s + done.ttft_s)
         assert done.e2e_s == pytest.approx(column(run, "e2e_s")[id])
+    for ending, _ in told(heard, "on_request_ended"):
+        assert (ending.outcome, ending.output_tokens) == ("completed", 4)
+        assert ending.ttft_s == pytest.approx(column(run, "ttft_s")[ending.request.id])
     assert column(run, "e2e_s") == pytest.approx(column(deaf, "e2e_s")), (
         "to the last digit but for the order of sums"
     )
@@ -271,6 +305,7 @@ def test_what_nobody_hears_is_not_told(monkeypatch):
         raise AssertionError("nobody listens")
 
     monkeypatch.setattr("fleet.actors.pending.Completion", never)
+    monkeypatch.setattr("fleet.actors.pending.Ending", never)
     monkeypatch.setattr("fleet.actors.queue_hearing.Sent", never)
     monkeypatch.setattr("fleet.actors.hearing.Told", never)
     monkeypatch.setattr(TokenReplica, "_tell_tokens", never)

@@ -15,6 +15,7 @@ from policies import (
     BatchCompletion,
     ClipperAimd,
     Completion,
+    Ending,
     Fifo,
     LatencyTarget,
     NoBatching,
@@ -22,10 +23,11 @@ from policies import (
     ReplicaView,
     VirtualTokenCounter,
 )
-from tests.policies.makers import request, reset
+from tests.policies.makers import pool, request, reset
 from tests.simulation.building import faults, trace_of
 from tests.simulation.building_tokens import asks, llm
 from traces import Fault, Trace, diurnal, poisson
+from traces.schema import Slo
 
 # --- Clipper ---------------------------------------------------------------------------------------------------
 
@@ -332,10 +334,32 @@ def served_by(scaling, **changes):
     return run, 1.0 - late.mean()
 
 
+def test_what_expires_or_is_shed_before_a_replica_has_it_missed_the_target():
+    policy = reset(LatencyTarget(target_s=1.0))
+    for outcome, e2e_s in (
+        ("completed", 1.0), ("completed", 1.1), ("expired", 0.5), ("shed", 0.0), ("failed", 0.1), ("cancelled", 9.0),
+        ("rejected", 0.0),
+    ):  # fmt: skip
+        policy.on_request_ended(Ending(request=request(), outcome=outcome, attempts=0, e2e_s=e2e_s), 0.0)
+    own = request(slo=Slo(e2e_s=5.0))
+    policy.on_request_ended(Ending(request=own, outcome="completed", attempts=1, e2e_s=4.0), 0.0)
+    assert (policy.met, policy.missed) == (2, 4)
+
+
+def test_it_goes_from_none_to_some_and_back():
+    policy = reset(LatencyTarget(down_stabilization_s=5.0, smoothing_s=0.1))
+    empty = pool(0, min_replicas=0)
+    assert policy.desired(empty, 0.0).replicas == 0
+    assert policy.desired(pool(0, min_replicas=0, queue_depth=1), 1.0).replicas == 1, "what waits is seen"
+    policy.on_request_ended(Ending(request=request(), outcome="completed", attempts=1, e2e_s=0.1), 1.0)
+    assert policy.desired(pool(1, min_replicas=0, arrivals_per_s=2.0), 2.0).replicas == 1
+    assert [policy.desired(pool(1, min_replicas=0), float(second)).replicas for second in (3, 30)] == [1, 0]
+
+
 class Deaf(LatencyTarget):
     """Hears of nothing."""
 
-    def on_completed(self, completion, now_s):
+    def on_request_ended(self, ending, now_s):
         pass
 
 

@@ -11,9 +11,11 @@ from typing import Any
 from msgspec.structs import replace
 
 from fleet.actor import Actor
+from fleet.actors.pending import Pending
 from fleet.blame import tell
-from fleet.messages import Message, Told
+from fleet.messages import Message, Told, Usage
 from policies.base import HOOKS, Policy, listeners
+from policies.views import FailureKind
 
 Handlers = dict[type[Message], Callable[[Any], None]]  # Any: each handler takes its own type
 Hook = tuple[Callable[..., None], ...]
@@ -55,7 +57,7 @@ class Announcer:
     anybody at all listens to it.
     """
 
-    __slots__ = ("_calls", "_elsewhere", "_here", *HOOKS)
+    __slots__ = ("_calls", "_elsewhere", "_here", "of_attempts", *HOOKS)
 
     on_dispatched: bool
     on_first_token: bool
@@ -74,6 +76,7 @@ class Announcer:
         for name in HOOKS:
             away = any(name in wanted for wanted in self._elsewhere.values())
             setattr(self, name, away or bool(getattr(self._here, name)))
+        self.of_attempts = self.on_first_token or self.on_tokens or self.on_completed
 
     def telling(self, actor: Actor, handlers: Handlers) -> Handlers:
         """These handlers of the actor that tells, after each of which the other actors are told."""
@@ -87,6 +90,32 @@ class Announcer:
         for address, wanted in self._elsewhere.items():
             if hook in wanted:
                 self._calls.setdefault(address, []).append((hook, _lasting(hook, arguments)))
+
+    def tokens_came(self, pending: Pending, replica: str, tokens: int, now_s: float) -> None:
+        """The current attempt has so many output tokens now. A message that was overtaken says nothing new."""
+        if not pending.first_token:
+            pending.first_token = True
+            if pending.first_token_s is None:
+                pending.first_token_s = now_s
+            if self.on_first_token:
+                self.tell("on_first_token", now_s, pending.request, replica)
+        if self.on_tokens and tokens > pending.told:
+            pending.told = tokens
+            self.tell("on_tokens", now_s, pending.request, replica, tokens)
+
+    def attempt_ended(
+        self,
+        pending: Pending,
+        failure: FailureKind | None,
+        now_s: float,
+        service_s: float | None = None,
+        usage: Usage | None = None,
+    ) -> None:
+        """The current attempt ended; of tokens that were lost on the way it is told before."""
+        if usage is not None and self.of_attempts and usage.output_tokens > pending.resumed:
+            self.tokens_came(pending, pending.replica or "", usage.output_tokens, now_s)
+        if self.on_completed:
+            self.tell("on_completed", now_s, pending.completion(failure, now_s, service_s, usage))
 
     def _then_send(self, actor: Actor, handler: Callable[[Any], None]) -> Callable[[Any], None]:
         def handle(message: Message) -> None:

@@ -41,6 +41,8 @@ class Pending(Struct):
 
     resumed: int = 0
     """Tokens that the current attempt went on after."""
+    told: int = 0
+    """Tokens of it that policies were told of, where any listens."""
 
     def begin(self, replica: str | None, ticket: int, *, each_token: bool) -> Work:
         """Its next attempt; `each_token`: a policy wants to hear of each one, whatever the client wants."""
@@ -49,7 +51,7 @@ class Pending(Struct):
         self.ticket = ticket
         self.first_token = False
         resume = self.resume
-        self.resumed = len(resume)
+        self.resumed = self.told = len(resume)
         return Work(
             self.request, self.attempt, self.output_tokens, self.payload, ticket,
             each_token or self.tokens is not None, resume,

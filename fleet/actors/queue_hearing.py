@@ -57,6 +57,10 @@ class QueueHearing:
         self._tickets: dict[str, int] = {}
         """By request, of its last attempt."""
 
+    def is_empty(self) -> bool:
+        """Nothing was sent that has not ended."""
+        return not self._sent and not self._tickets
+
     def dispatched(self, queue: WaitingQueue, replica: str, work: Sequence[Work], now_s: float) -> None:
         """These left their queue together."""
         batch = Batch(replica, tuple(work), now_s, len(work))

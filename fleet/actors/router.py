@@ -33,7 +33,6 @@ from fleet.messages import (
     Streamed,
     Submit,
     Tick,
-    Tokens,
     TokensGenerated,
     TrustChanged,
     Undeliverable,
@@ -268,7 +267,9 @@ class Router(Actor):
                 self._telemetry.counters["late_tokens"] += 1
                 continue
             first = not pending.first_token
-            self._tokens_came(pending, message.replica, item, first=first)
+            self._hooks.tokens_came(
+                pending, message.replica, item.start + max(1, len(item.ids)), self.ctx.now
+            )
             if not first and pending.tokens is None:
                 continue  # a policy listens, and no client
             streamed = pending.pass_on(item.start, item.ids)
@@ -276,17 +277,6 @@ class Router(Actor):
                 self._telemetry.counters["tokens_out_of_order"] += 1
             else:
                 self.ctx.send(pending.reply_to, streamed)
-
-    def _tokens_came(self, pending: Pending, replica: str, item: Tokens, *, first: bool) -> None:
-        hooks, now = self._hooks, self.ctx.now
-        if first:
-            pending.first_token = True
-            if pending.first_token_s is None:
-                pending.first_token_s = now
-            if hooks.on_first_token:
-                hooks.tell("on_first_token", now, pending.request, replica)
-        if hooks.on_tokens:
-            hooks.tell("on_tokens", now, pending.request, replica, item.start + max(1, len(item.ids)))
 
     def on_attempts_ended(self, message: AttemptsEnded) -> None:
         work = message.work
@@ -297,7 +287,7 @@ class Router(Actor):
         if message.failure is not None:
             self._attempts_failed(message)
             return
-        find, end, observed = self.pending.get, self._end, self._hooks.on_completed
+        find, end, observed = self.pending.get, self._end, self._hooks.of_attempts
         size, service_s, cold = len(work), message.service_s, message.cold
         results: Iterable[Payload | None] = message.results or repeat(None)
         usages: Iterable[Usage | None] = message.usage or repeat(None)
@@ -307,7 +297,7 @@ class Router(Actor):
                 self._telemetry.counters["late_answers"] += 1
                 continue
             if observed:
-                self._observe(pending, None, service_s, usage)
+                self._hooks.attempt_ended(pending, None, self.ctx.now, service_s, usage)
             if pending.tokens is not None and (rest := pending.rest_of(result)) is not None:
                 self.ctx.send(pending.reply_to, rest)
             end(pending, "completed", size, service_s, cold, None, result, usage)
@@ -333,8 +323,7 @@ class Router(Actor):
 
     def _failed(self, pending: Pending, kind: FailureKind, detail: str | None) -> None:
         request, now = pending.request, self.ctx.now
-        if self._hooks.on_completed:
-            self._observe(pending, kind)
+        self._hooks.attempt_ended(pending, kind, now)
         failure = Failure(
             kind=kind, attempt=pending.attempt, replica=pending.replica, detail=detail,
             completions=self.ended["completed"],
@@ -365,13 +354,8 @@ class Router(Actor):
 
     def _withdraw(self, pending: Pending, kind: FailureKind) -> None:
         """An attempt ends without an answer: whoever heard that it was sent hears that too."""
-        if self._hooks.on_completed and (self._early or pending.running):
-            self._observe(pending, kind)
-
-    def _observe(self, pending: Pending, failure: FailureKind | None, *served: Any) -> None:
-        """Tell how an attempt ended; `served`: see `Pending.completion`."""
-        now = self.ctx.now
-        self._hooks.tell("on_completed", now, pending.completion(failure, now, *served))
+        if self._early or pending.running:
+            self._hooks.attempt_ended(pending, kind, self.ctx.now)
 
     def _end(  # noqa: PLR0917  # called for every request, and keywords cost
         self,

@@ -33,21 +33,26 @@ Heard = list[tuple[Any, ...]]
 """Name of the hook, its arguments, and when."""
 
 
-def listening(slot: str, *hooks: str, parent: type[Policy] | None = None) -> tuple[Policy, Heard]:
-    """A policy of this slot that hears these hooks (all of them, unless told otherwise), and what it hears."""
+def listening(
+    slot: str, *hooks: str, parent: type[Policy] | None = None, parameters: dict[str, Any] | None = None
+) -> tuple[Policy, Heard]:
+    """A policy of this slot that hears these hooks (all of them, unless told otherwise), and what it hears.
+
+    It decides as `parent` does, and lets that hear too.
+    """
     heard: Heard = []
+    base = parent or DECIDES[slot]
 
     def hook(name: str) -> Any:
         def method(self: Policy, *told: Any) -> None:
             heard.append((name, *told))
+            getattr(base, name)(self, *told)
 
         method.__name__ = name
         return method
 
-    parent = parent or DECIDES[slot]
-    return derived(
-        f"Listening{parent.__name__}", parent, {name: hook(name) for name in hooks or HOOKS}
-    )(), heard
+    cls = derived(f"Listening{base.__name__}", base, {name: hook(name) for name in hooks or HOOKS})
+    return cls(**(parameters or {})), heard
 
 
 def derived(name: str, parent: type[P], methods: dict[str, Any]) -> type[P]:

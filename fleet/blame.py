@@ -6,6 +6,8 @@ import random
 from collections.abc import Callable, Iterable
 
 from policies.base import Policy, PolicyError
+from policies.views import BatchCompletion, Completion, Ending, StepCompletion
+from traces.schema import Request
 
 
 def blaming(policy: Policy, error: Exception, subject: str, now_s: float) -> PolicyError:
@@ -18,7 +20,7 @@ def blaming(policy: Policy, error: Exception, subject: str, now_s: float) -> Pol
     )
 
 
-def tell(hooks: Iterable[Callable[..., None]], subject: str, now_s: float, *arguments: object) -> None:
+def tell(hooks: Iterable[Callable[..., None]], now_s: float, *arguments: object) -> None:
     """Call observation hooks, bound methods of policies, with these arguments and the time.
 
     What one of them raises is its policy's own.
@@ -28,7 +30,18 @@ def tell(hooks: Iterable[Callable[..., None]], subject: str, now_s: float, *argu
             hook(*arguments, now_s)
         except Exception as error:
             policy: Policy = hook.__self__  # type: ignore[attr-defined]  # hooks are bound methods
-            raise blaming(policy, error, f"{subject}, in {hook.__name__}", now_s) from error
+            raise blaming(policy, error, f"{_subject(arguments[0])}, in {hook.__name__}", now_s) from error
+
+
+def _subject(told: object) -> str:
+    """What a hook with this first argument tells of."""
+    if isinstance(told, Request):
+        return told.id
+    if isinstance(told, Completion | Ending):
+        return told.request.id
+    if isinstance(told, BatchCompletion):
+        return f"a batch of {told.size}"
+    return "a step" if isinstance(told, StepCompletion) else "the replicas"
 
 
 def reset(policy: Policy, rng: random.Random) -> None:

@@ -7,15 +7,14 @@ On the wire each is a msgpack array that starts with its class name.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from msgspec import Struct
 
-from policies.views import FailureKind, ProbeLevel, ProbeStatus, ReplicaState, TokenSignals, Trust
+from policies.views import FailureKind, Outcome, ProbeLevel, ProbeStatus, ReplicaState, TokenSignals, Trust
 from traces.schema import Request
 
-Outcome = Literal["completed", "rejected", "shed", "expired", "failed", "cancelled"]
 Reason = Literal["unreachable", "overloaded", "too-large", "refused"]
 """Why a message came back."""
 OUTCOMES: tuple[Outcome, ...] = ("completed", "rejected", "shed", "expired", "failed", "cancelled")
@@ -358,6 +357,13 @@ class PoolReport(Message, frozen=True, gc=False):
     demand: DemandReport
     engines: dict[str, float]
     """Engine seconds of each replica since its start, up to now."""
+
+
+class Told(Message, frozen=True, gc=False):
+    """The router tells policies that live in another actor what came of attempts. Within the head only."""
+
+    calls: list[tuple[str, tuple[Any, ...]]]  # Any: each hook has arguments of its own
+    """Hooks by name with their arguments, short of the time, in the order of what happened."""
 
 
 class ProbeAnswered(Message, frozen=True, gc=False):

@@ -22,6 +22,7 @@ from policies.base import (
     ScalingPolicy,
     WarmPoolPolicy,
 )
+from policies.batching.clipper_aimd import ClipperAimd
 from policies.batching.greedy import Greedy
 from policies.batching.no_batching import NoBatching
 from policies.batching.window import Window
@@ -62,6 +63,7 @@ from policies.queueing.fifo import Fifo
 from policies.queueing.keyed import KeyedQueue
 from policies.queueing.priority import Priority
 from policies.queueing.shortest_prompt import ShortestPrompt
+from policies.queueing.virtual_token_counter import VirtualTokenCounter
 from policies.registry import build, describe
 from policies.resilience.exponential_backoff import ExponentialBackoff
 from policies.resilience.no_retry import NoRetry
@@ -86,11 +88,14 @@ from policies.routing.session_affinity import SessionAffinity
 from policies.routing.softmax_picker import SoftmaxPicker
 from policies.routing.weighted_random import WeightedRandom
 from policies.scaling.fixed import Fixed
+from policies.scaling.latency_target import LatencyTarget
 from policies.scaling.queue_depth import QueueDepth
 from policies.scaling.target_kv_utilization import TargetKvUtilization
 from policies.scaling.target_utilization import TargetUtilization
 from policies.views import (
+    BatchCompletion,
     Completion,
+    Ending,
     Failure,
     FleetView,
     KvView,
@@ -100,6 +105,7 @@ from policies.views import (
     QueueView,
     ReplicaView,
     SequenceView,
+    StepCompletion,
     TokenSignals,
 )
 from policies.warm_pool.fixed_size import FixedSize
@@ -112,8 +118,10 @@ __all__ = [
     "Admit",
     "AdmitAll",
     "AlwaysTrust",
+    "BatchCompletion",
     "BatchingPolicy",
     "BusyScorer",
+    "ClipperAimd",
     "Completion",
     "Component",
     "Composed",
@@ -123,6 +131,7 @@ __all__ = [
     "Degrade",
     "Dispatch",
     "EarliestDeadline",
+    "Ending",
     "EvictionPolicy",
     "ExponentialBackoff",
     "Failure",
@@ -146,6 +155,7 @@ __all__ = [
     "KvUtilizationScorer",
     "KvView",
     "Latencies",
+    "LatencyTarget",
     "LeastOutstanding",
     "LeastTokens",
     "LeastWorkOracle",
@@ -192,10 +202,12 @@ __all__ = [
     "SoftmaxPicker",
     "StaticBatch",
     "Step",
+    "StepCompletion",
     "TargetKvUtilization",
     "TargetUtilization",
     "TokenSignals",
     "Verdict",
+    "VirtualTokenCounter",
     "VllmPrefillFirst",
     "VllmTokenBudget",
     "Wait",

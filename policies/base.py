@@ -12,7 +12,7 @@ from __future__ import annotations
 import random
 import re
 from abc import ABCMeta, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar
 
 from msgspec import Struct, StructMeta
@@ -33,7 +33,9 @@ from policies.decisions import (
     Warm,
 )
 from policies.views import (
+    BatchCompletion,
     Completion,
+    Ending,
     Failure,
     FleetView,
     KvView,
@@ -42,6 +44,7 @@ from policies.views import (
     QueueView,
     ReplicaView,
     SequenceView,
+    StepCompletion,
 )
 from traces.schema import Request
 
@@ -116,48 +119,123 @@ def _rebuild(cls: type[Component], parameters: dict[str, Any]) -> Component:
     return cls(**parameters)
 
 
+OF_ATTEMPTS = ("on_dispatched", "on_first_token", "on_tokens", "on_completed")
+OF_HEAD = (*OF_ATTEMPTS, "on_request_ended", "on_replicas")
+OF_QUEUE = (*OF_ATTEMPTS, "on_batch_completed", "on_replicas")
+HOOKS = (*OF_ATTEMPTS, "on_request_ended", "on_batch_completed", "on_step_completed", "on_replicas")
+"""Every observation hook there is. `hears` of a slot's base class says which of them its policies get."""
+
+
 class Policy(Component):
     """Base of every slot. `reset` comes once before a run; the hooks tell what came of the decisions.
 
-    A hook that a class does not override is never called, so unused ones cost nothing.
+    A hook that a class does not override is never called, so unused ones cost nothing. Policies that are fields of
+    another one, alone or in lists and dicts, are its parts: they hear what it hears. An owner that defines a method of
+    this class itself passes it on to them with `super()`.
     """
 
     oracle: ClassVar[bool] = False
     """True: may be shown true output lengths through `reveal`, and then runs in simulation only."""
+    hears: ClassVar[tuple[str, ...]] = ()
+    """The hooks that actors call on policies of this slot; `docs/write-a-policy.md` says when."""
 
     def reset(self, rng: random.Random) -> None:
         """Forget everything. `rng`, seeded from (run seed, address), is the only allowed source of chance."""
+        for part in parts_of(self):
+            part.reset(rng)
 
     def reveal(self, output_tokens: Callable[[str], int | None]) -> None:
         """Oracle policies only, right after `reset`: `output_tokens(request_id)` is the true length."""
+        for part in parts_of(self):
+            if part.oracle:
+                part.reveal(output_tokens)
 
     def on_dispatched(self, request: Request, replica: str, now_s: float) -> None:
-        """`request` was sent to `replica`, to run or to wait there (once per attempt)."""
+        """`request` was sent to `replica`, to run or to wait there (once per attempt).
+
+        Queueing and batching hear it when it leaves their queue, iteration and eviction when it comes to their replica.
+        """
+        for part in parts_of(self):
+            part.on_dispatched(request, replica, now_s)
 
     def on_first_token(self, request: Request, replica: str, now_s: float) -> None:
         """An attempt at `request` has been prefilled and has its first output token (token by token serving only)."""
+        for part in parts_of(self):
+            part.on_first_token(request, replica, now_s)
+
+    def on_tokens(self, request: Request, replica: str, output_tokens: int, now_s: float) -> None:
+        """An attempt at `request` has so many output tokens now, those of one that it resumes included.
+
+        After each step that gave it some (token by token serving only). Who hears this makes every step an event of
+        its own, in simulation, and a message in a live fleet.
+        """
+        for part in parts_of(self):
+            part.on_tokens(request, replica, output_tokens, now_s)
 
     def on_completed(self, completion: Completion, now_s: float) -> None:
-        """An attempt ended, well or badly (once for each that was sent)."""
+        """An attempt ended, well or badly (once for each that `on_dispatched` told of)."""
+        for part in parts_of(self):
+            part.on_completed(completion, now_s)
+
+    def on_request_ended(self, ending: Ending, now_s: float) -> None:
+        """A request that was let in has ended, one way or another: once for each, however many attempts it had."""
+        for part in parts_of(self):
+            part.on_request_ended(ending, now_s)
+
+    def on_batch_completed(self, batch: BatchCompletion, now_s: float) -> None:
+        """A batch of this queue ended, well or badly; before the next one is asked for (queueing and batching only)."""
+        for part in parts_of(self):
+            part.on_batch_completed(batch, now_s)
+
+    def on_step_completed(self, step: StepCompletion, now_s: float) -> None:
+        """A step that this policy planned ran; after the ends of sequences that came with it (iteration only)."""
+        for part in parts_of(self):
+            part.on_step_completed(step, now_s)
 
     def on_replicas(self, replicas: Sequence[ReplicaView], now_s: float) -> None:
-        """The set of replicas that may be chosen has changed."""
+        """The set of replicas that may be chosen has changed; for a queue: of those that may take from it."""
+        for part in parts_of(self):
+            part.on_replicas(replicas, now_s)
 
 
-def overrides(policy: Policy, hook: str) -> bool:
-    """True when the policy's class defines `hook` itself; actors skip hooks that nobody overrides."""
-    return getattr(type(policy), hook) is not getattr(Policy, hook)
+def parts_of(policy: Policy) -> Iterator[Policy]:
+    """The policies in the fields of `policy`, in the order of the fields; not those in the fields of these."""
+    for field in policy.__struct_fields__:
+        yield from _policies_in(getattr(policy, field))
+
+
+def _policies_in(value: object) -> Iterator[Policy]:
+    if isinstance(value, Policy):
+        yield value
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _policies_in(item)
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from _policies_in(item)
+
+
+def overrides(policy: Policy, method: str) -> bool:
+    """True when the policy's class defines this method of `Policy` itself."""
+    return getattr(type(policy), method) is not getattr(Policy, method)
+
+
+def listeners(policy: Policy, hook: str) -> list[Callable[..., None]]:
+    """Whom to call when `hook` is due: the policy, if its class defines it, else those of its parts that do."""
+    if overrides(policy, hook):
+        return [getattr(policy, hook)]
+    return [listener for part in parts_of(policy) for listener in listeners(part, hook)]
 
 
 def is_settled(policy: PeriodicPolicy, decision: str) -> bool:
     """What `policy.settled()` says, if it was written for this `decision` method.
 
-    A subclass that decides otherwise must say for itself.
+    A subclass that decides otherwise, or hears of more, must say for itself.
     """
     for cls in type(policy).__mro__:
         if "settled" in vars(cls):
             return policy.settled()
-        if decision in vars(cls):
+        if any(method in vars(cls) for method in (decision, *HOOKS)):
             return False
     return False
 
@@ -166,6 +244,7 @@ class AdmissionPolicy(Policy):
     """Let a request in, refuse it, or let it in for less."""
 
     slot = "admission"
+    hears = OF_HEAD
 
     @abstractmethod
     def admit(self, request: Request, fleet: FleetView, now_s: float) -> Admit | Reject | Degrade: ...
@@ -175,6 +254,7 @@ class RoutingPolicy(Policy):
     """Choose a replica for one request. `replicas` is never empty, ordered by id, ready and trusted."""
 
     slot = "routing"
+    hears = OF_HEAD
 
     @abstractmethod
     def route(
@@ -186,6 +266,7 @@ class QueueingPolicy(Policy):
     """Own the order of waiting requests. One instance per queue."""
 
     slot = "queueing"
+    hears = OF_QUEUE
 
     @abstractmethod
     def push(self, request: Request, now_s: float) -> None: ...
@@ -210,6 +291,7 @@ class BatchingPolicy(Policy):
     """
 
     slot = "batching"
+    hears = OF_QUEUE
 
     @abstractmethod
     def next_batch(self, queue: QueueView, idle: Sequence[ReplicaView], now_s: float) -> Dispatch | Wait: ...
@@ -220,11 +302,12 @@ class IterationPolicy(Policy):
 
     Asked whenever a step has ended, or something came while the engine was idle, and at least one sequence waits or
     runs. `waiting` is in the order of arrival, preempted ones first; `running` in the order of admission. A policy that
-    answers `Wait` leaves the engine idle until `until_s`, or until something comes. Of the hooks it gets
-    `on_completed`, for every sequence that ends on its replica.
+    answers `Wait` leaves the engine idle until `until_s`, or until something comes. Its hooks tell of the sequences
+    on its replica.
     """
 
     slot = "iteration"
+    hears = (*OF_ATTEMPTS, "on_step_completed")
 
     @abstractmethod
     def plan(
@@ -239,6 +322,7 @@ class EvictionPolicy(Policy):
     """
 
     slot = "eviction"
+    hears = OF_ATTEMPTS
 
     @abstractmethod
     def released(self, blocks: Sequence[int], now_s: float) -> None:
@@ -249,7 +333,7 @@ class EvictionPolicy(Policy):
         """A candidate was found by a prompt and is held again: it is none until released again."""
 
     def shared(self, block: int, now_s: float) -> None:
-        """A block that is held, and so no candidate, was found by one more prompt. A hook: see `Policy`."""
+        """A block that is held, and so no candidate, was found by one more prompt."""
 
     @abstractmethod
     def victim(self, now_s: float) -> int:
@@ -276,6 +360,7 @@ class ScalingPolicy(PeriodicPolicy):
     """Say how many replicas a pool should have. Asked every `control_interval_s`."""
 
     slot = "scaling"
+    hears = OF_HEAD
 
     @abstractmethod
     def desired(self, pool: PoolView, now_s: float) -> Scale: ...
@@ -285,6 +370,7 @@ class WarmPoolPolicy(PeriodicPolicy):
     """Say how many loaded spares a pool should keep beside its ready replicas."""
 
     slot = "warm_pool"
+    hears = OF_HEAD
 
     @abstractmethod
     def desired(self, pool: PoolView, now_s: float) -> Warm: ...
@@ -294,6 +380,7 @@ class HealthPolicy(PeriodicPolicy):
     """Turn probe outcomes into trust. One instance sees the probes of every replica."""
 
     slot = "health"
+    hears = OF_HEAD
 
     @abstractmethod
     def observe(self, probe: ProbeOutcome, now_s: float) -> Verdict | None:
@@ -304,6 +391,7 @@ class RetryPolicy(Policy):
     """Say what to do after a failed attempt."""
 
     slot = "retry"
+    hears = OF_HEAD
 
     @abstractmethod
     def after_failure(self, request: Request, failure: Failure, now_s: float) -> Retry | GiveUp: ...

@@ -30,6 +30,8 @@ FailureKind = Literal[
 """Why an attempt came to nothing. `message-lost`: it, or its answer, was lost on the way. `refused`: its replica can
 never serve it, such as a prompt longer than the cache. `withdrawn`: its request ended first, or it was moved to another
 replica; no retry policy is asked about that."""
+Outcome = Literal["completed", "rejected", "shed", "expired", "failed", "cancelled"]
+"""How a request ends; there is no other way."""
 
 
 class TokenSignals(Struct, frozen=True, array_like=True, gc=False):
@@ -228,6 +230,8 @@ class Failure(Struct, frozen=True, kw_only=True, gc=False):
     """1 for the first."""
     replica: str | None
     detail: str | None = None
+    completions: int = 0
+    """Requests that have completed since the run began: what a budget of retries is reckoned from."""
 
 
 class Completion(Struct, frozen=True, kw_only=True, gc=False):
@@ -240,9 +244,60 @@ class Completion(Struct, frozen=True, kw_only=True, gc=False):
     """None: it completed."""
     service_s: float | None = None
     e2e_s: float | None = None
-    """Since the intended arrival."""
+    """Since the intended arrival; on a replica, since it came there."""
+    ttft_s: float | None = None
+    """Likewise, to its first token; None before one, and when the engine answers whole requests."""
     output_tokens: int | None = None
-    """Tokens that were generated; None when the engine answers whole requests."""
+    """Tokens that were generated, by a failed attempt too where that is known, those of an attempt that it resumed
+    included; None when the engine answers whole requests."""
+    resumed_tokens: int = 0
+    """Of them, those of an earlier attempt."""
+
+
+class BatchCompletion(Struct, frozen=True, kw_only=True, gc=False):
+    """How a batch ended: the requests that were dispatched together, whether or not each was still wanted."""
+
+    replica: str
+    requests: tuple[Request, ...]
+    service_s: float | None
+    """How long the engine ran it, on the replica's clock; None: it did not run to its end. Token by token, where
+    its attempts end one by one: the longest of theirs."""
+    elapsed_s: float
+    """From its dispatch to the end of its last attempt, waiting at the replica's door included."""
+    failure: FailureKind | None = None
+    """None: at least one of its attempts completed."""
+
+    @property
+    def size(self) -> int:
+        """How many ran together."""
+        return len(self.requests)
+
+
+class StepCompletion(Struct, frozen=True, kw_only=True, gc=False):
+    """A step of continuous batching that ran, or several in a row that were alike (see `Step.repeat`)."""
+
+    replica: str
+    prefill_tokens: int
+    """Prompt tokens, or tokens computed anew, in it."""
+    decodes: int
+    """Sequences that got one token each in each of the steps."""
+    service_s: float
+    """What the steps took together, on the replica's clock."""
+    steps: int = 1
+
+
+class Ending(Struct, frozen=True, kw_only=True, gc=False):
+    """How a request that was let in ended, after all its attempts; it may have had none."""
+
+    request: Request
+    outcome: Outcome
+    attempts: int
+    e2e_s: float
+    """Since the intended arrival."""
+    ttft_s: float | None = None
+    """Likewise, to its first token; None before one, and when the engine answers whole requests."""
+    output_tokens: int | None = None
+    """Tokens of its answer; None when it has none, or when the engine answers whole requests."""
 
 
 class SequenceView(Protocol):

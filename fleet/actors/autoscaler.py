@@ -12,6 +12,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from fleet.actor import Actor, Context
+from fleet.actors.hearing import Hooks
 from fleet.actors.pool_watch import Known, PoolWatch
 from fleet.actors.registrar import Signals
 from fleet.actors.roster import Reports
@@ -30,6 +31,7 @@ from fleet.messages import (
     StartFailed,
     StartReplica,
     Tick,
+    Told,
     TrustChanged,
     Undeliverable,
     replica_number,
@@ -70,6 +72,7 @@ class Autoscaler(Actor):
     ) -> None:
         """`say` gets a line for whoever watches the fleet, now and then."""
         self._scaling, self._warm_pool = scaling, warm_pool
+        self._hooks = Hooks(scaling, warm_pool)
         self._min, self._max = min_replicas, max_replicas
         self._interval_s = control_interval_s
         self._grace_s, self._start_timeout_s = failed_grace_s, start_timeout_s
@@ -112,6 +115,7 @@ class Autoscaler(Actor):
             ReplicaExited: self.on_replica_exited,
             TrustChanged: self.on_trust_changed,
             Undeliverable: self.on_undeliverable,
+            Told: self.on_told,
         }
 
     # --- what is there -----------------------------------------------------------------------------------------
@@ -165,6 +169,10 @@ class Autoscaler(Actor):
 
     def on_undeliverable(self, message: Undeliverable) -> None:
         """A command to a replica that is gone; its exit is, or will be, reported."""
+
+    def on_told(self, message: Told) -> None:
+        """What came of attempts."""
+        self._hooks.hear(message, self.ctx.now)
 
     def _back_off(self, replica: str, known: Known, detail: str | None) -> None:
         """A replica never became ready: wait longer before each next try, so that a broken model costs little."""

@@ -13,6 +13,7 @@ from typing import Any
 from msgspec.structs import force_setattr
 
 from fleet.actor import Actor, Context
+from fleet.actors.queue_hearing import QueueHearing
 from fleet.actors.registrar import Signals
 from fleet.actors.roster import Reports, take_signals
 from fleet.actors.waiting import WaitingQueue
@@ -33,6 +34,7 @@ from fleet.messages import (
     ReportPool,
     RunBatch,
     Tick,
+    Told,
     TrustChanged,
     Undeliverable,
     Work,
@@ -57,6 +59,7 @@ class Batcher(Actor):
         router: str = "router",
     ) -> None:
         self._queueing, self._batching = queueing, batching
+        self.hearing = QueueHearing(queueing, batching)
         self._early = early_binding
         self._telemetry = telemetry
         self._signals = signals
@@ -96,6 +99,7 @@ class Batcher(Actor):
             ReplicaExited: self.on_replica_exited,
             TrustChanged: self.on_trust_changed,
             Undeliverable: self.on_undeliverable,
+            Told: self.on_told,
         }
 
     def _open_queue(self, replica: str | None) -> WaitingQueue:
@@ -163,6 +167,7 @@ class Batcher(Actor):
             return
         for number, work in self._batches.get(message.replica, {}).items():
             if work is not None and any(item.ticket == message.ticket for item in work):
+                self.hearing.withdrawn(message.ticket)
                 self.ctx.send(message.replica, CancelBatch(number, (message.ticket,)))
                 return
 
@@ -247,6 +252,8 @@ class Batcher(Actor):
         if capacity == 0:
             queue.withhold(view)
         self._telemetry.dispatched(now, view.id, len(work), len(queue.waiting), decision.reason)
+        if self.hearing.listens:
+            self.hearing.dispatched(queue, view.id, work, now)
         self.ctx.send(self._router, Dispatched(view.id, work))
         self.ctx.send(view.id, RunBatch(self._last_batch, work, self.ctx.address))
 
@@ -352,6 +359,8 @@ class Batcher(Actor):
         self, work: list[Work], replica: str | None, *, dispatched: bool, **ended: Any
     ) -> None:  # Any: see AttemptsEnded
         self.finished += len(work)
+        if dispatched and self.hearing.listens:
+            self.hearing.ended(self._queue_of(replica), work, self.ctx.now, **ended)
         self.ctx.send(self._router, AttemptsEnded(work, replica, dispatched, **ended))
 
     def on_undeliverable(self, message: Undeliverable) -> None:
@@ -380,6 +389,14 @@ class Batcher(Actor):
             self._offer(view)
             self._lose(replica, "unreachable", "it cannot be reached")
         self._give_room(replica, len(work))
+
+    def _queue_of(self, replica: str | None) -> WaitingQueue | None:
+        return self._queues.get(replica if self._early else None)
+
+    def on_told(self, message: Told) -> None:
+        """The router tells of tokens, which do not pass through here."""
+        for name, arguments in message.calls:
+            self.hearing.told(self._queue_of(arguments[1]), name, arguments, self.ctx.now)
 
     # --- replicas ----------------------------------------------------------------------------------------------
 
@@ -435,6 +452,8 @@ class Batcher(Actor):
         if queue is None:
             return
         queue.withhold(view)
+        if self.hearing.replicas:
+            self.hearing.offered(queue, view, self._takes_work(view), self.ctx.now)
         if self._takes_work(view) and view.capacity > 0:
             queue.offer(view)
             self._form(queue)
@@ -454,6 +473,8 @@ class Batcher(Actor):
             del self._by_number[queue.number]
         elif queue is not None and view is not None:
             queue.withhold(view)
+            if self.hearing.replicas:
+                self.hearing.offered(queue, view, False, self.ctx.now)
 
     def _lose(self, replica: str, failure: FailureKind, detail: str) -> None:
         """What a replica had is lost; what waited for it alone goes elsewhere."""

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections import deque
 
 from fleet.actors.pending import Pending
-from fleet.messages import DemandReport, Outcome, Usage
+from fleet.messages import DemandReport, Usage
+from policies.views import Outcome
 from traces.schema import Slo
 
 REMEMBERED = 65_536

@@ -12,6 +12,7 @@ from typing import Any
 from msgspec import Struct
 
 from fleet.actor import Actor, Context, Timer
+from fleet.actors.hearing import Hooks
 from fleet.actors.roster import Reports
 from fleet.blame import blaming, reset
 from fleet.messages import (
@@ -22,6 +23,7 @@ from fleet.messages import (
     ReplicaExited,
     ReplicaReported,
     Tick,
+    Told,
     TrustChanged,
     Undeliverable,
 )
@@ -55,6 +57,7 @@ class HealthChecker(Actor):
         registrar: str = "registrar",
     ) -> None:
         self._health = health
+        self._hooks = Hooks(health)
         self._interval_s, self._timeout_s, self._deep_interval_s = interval_s, timeout_s, deep_interval_s
         self._telemetry = telemetry
         self._observers, self._registrar = observers, registrar
@@ -82,6 +85,7 @@ class HealthChecker(Actor):
             ReplicaExited: self.on_replica_exited,
             TrustChanged: self.on_trust_changed,
             Undeliverable: self.on_undeliverable,
+            Told: self.on_told,
         }
 
     def on_replica_reported(self, message: ReplicaReported) -> None:
@@ -98,6 +102,10 @@ class HealthChecker(Actor):
 
     def on_replica_exited(self, message: ReplicaExited) -> None:
         self._forget(message.replica)
+
+    def on_told(self, message: Told) -> None:
+        """What came of attempts."""
+        self._hooks.hear(message, self.ctx.now)
 
     def _forget(self, replica: str) -> None:
         self._probed.pop(replica, None)

@@ -18,7 +18,6 @@ from fleet.actors.liveness import LOST, Liveness
 from fleet.messages import (
     Cancel,
     Message,
-    Outcome,
     Payload,
     Reply,
     RequestsConfirmed,
@@ -28,6 +27,7 @@ from fleet.messages import (
     Undeliverable,
 )
 from fleet.telemetry.sink import Telemetry
+from policies.views import Outcome
 from traces.schema import Request, TraceEntry
 
 PROGRESS_EVERY = 100

@@ -5,7 +5,8 @@ from __future__ import annotations
 from msgspec import Struct
 
 from fleet.actor import Timer
-from fleet.messages import Payload, Streamed
+from fleet.messages import Payload, Streamed, Usage, Work
+from policies.views import Completion, Ending, FailureKind, Outcome
 from traces.schema import Request
 
 
@@ -42,12 +43,30 @@ class Pending(Struct):
     first_token_s: float | None = None
     """When the client heard the first one, of whichever attempt."""
 
+    resumed: int = 0
+    """Tokens that the current attempt went on after."""
+    told: int = 0
+    """Tokens of it that policies were told of, where any listens."""
+
     @property
     def waits_for(self) -> str:
         """For the report of a deadlock."""
         if self.running:
             return f"an answer of {self.replica}"
         return "the batcher" if self.placed else "a replica it may go to"
+
+    def begin(self, replica: str | None, ticket: int, *, each_token: bool) -> Work:
+        """Its next attempt; `each_token`: a policy wants to hear of each one, whatever the client wants."""
+        self.replica, self.placed = replica, True
+        self.attempt += 1
+        self.ticket = ticket
+        self.first_token = False
+        resume = self.resume
+        self.resumed = self.told = len(resume)
+        return Work(
+            self.request, self.attempt, self.output_tokens, self.payload, ticket,
+            each_token or self.tokens is not None, resume,
+        )  # fmt: skip
 
     @property
     def resume(self) -> tuple[int, ...]:
@@ -69,7 +88,8 @@ class Pending(Struct):
             if start != len(self.tokens) or not ids:
                 return None
             self.tokens += ids
-        return Streamed(self.request.id, start, ids)
+            return Streamed(self.request.id, start, ids)
+        return Streamed(self.request.id, start, ())
 
     def rest_of(self, result: Payload | None) -> Streamed | None:
         """What of its answer the client has not got yet, because a message was lost or it reads too slowly."""
@@ -77,6 +97,31 @@ class Pending(Struct):
         if had is None or result is None or result.tensor is None or len(result.tensor) <= len(had):
             return None
         return Streamed(self.request.id, len(had), tuple(int(token) for token in result.tensor[len(had) :]))
+
+    def completion(
+        self,
+        failure: FailureKind | None,
+        now_s: float,
+        service_s: float | None = None,
+        usage: Usage | None = None,
+    ) -> Completion:
+        """How its current attempt ended, as policies are told."""
+        request = self.request
+        ttft_s = None if self.first_token_s is None else self.first_token_s - request.arrived_s
+        return Completion(
+            request=request, replica=self.replica or "", attempt=self.attempt, failure=failure,
+            service_s=service_s, e2e_s=now_s - request.arrived_s, ttft_s=ttft_s,
+            output_tokens=None if usage is None else usage.output_tokens, resumed_tokens=self.resumed,
+        )  # fmt: skip
+
+    def ending(self, outcome: Outcome, usage: Usage | None, now_s: float) -> Ending:
+        """How it ended, as policies are told."""
+        request = self.request
+        return Ending(
+            request=request, outcome=outcome, attempts=self.attempt, e2e_s=now_s - request.arrived_s,
+            ttft_s=None if self.first_token_s is None else self.first_token_s - request.arrived_s,
+            output_tokens=None if usage is None else usage.output_tokens,
+        )  # fmt: skip
 
     def take_back(self, lost: Streamed) -> None:
         """The client did not get these: from there on it gets the rest in one piece, with the answer."""

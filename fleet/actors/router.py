@@ -7,7 +7,7 @@ not carry the current one belongs to an abandoned attempt and is counted and dro
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from itertools import count, repeat
 from typing import Any
 
@@ -15,10 +15,11 @@ from msgspec.structs import force_setattr, replace
 
 from fleet.actor import Actor, Context
 from fleet.actors.demand import Demand
+from fleet.actors.hearing import Announcer
 from fleet.actors.pending import Pending
 from fleet.actors.registrar import Signals
 from fleet.actors.roster import Roster
-from fleet.blame import blaming, reset, tell
+from fleet.blame import blaming, reset
 from fleet.messages import (
     UNBOUNDED,
     AttemptsEnded,
@@ -28,7 +29,6 @@ from fleet.messages import (
     Dispatched,
     Enqueue,
     Message,
-    Outcome,
     Payload,
     ReplicaExited,
     ReplicaReported,
@@ -43,21 +43,15 @@ from fleet.messages import (
     TrustChanged,
     Undeliverable,
     Usage,
-    Work,
 )
 from fleet.telemetry.sink import Telemetry
-from policies.base import AdmissionPolicy, Policy, PolicyError, RetryPolicy, RoutingPolicy, overrides
+from policies.base import AdmissionPolicy, PolicyError, RetryPolicy, RoutingPolicy
 from policies.decisions import Admit, Degrade, Hold, Reject, Retry, Route
-from policies.views import Completion, Failure, FailureKind, FleetView, ReplicaView
+from policies.views import Failure, FailureKind, FleetView, Outcome, ReplicaView
 from traces.schema import Request, Slo
 
 MOST_HOLDS = 100_000
 """Of one request: a policy that holds it more often only looks busy."""
-
-
-def _hooks(name: str, *policies: Policy) -> list[Callable[..., None]]:
-    """The hooks of that name that somebody overrides; the others are never called, and cost nothing."""
-    return [getattr(policy, name) for policy in policies if overrides(policy, name)]
 
 
 class Router(Actor):
@@ -78,6 +72,7 @@ class Router(Actor):
         slo: Slo | None = None,
         stamp_arrivals: bool = False,
         poison_limit: int = 3,
+        hear: Mapping[str, frozenset[str]] | None = None,
     ) -> None:
         self._admission, self._routing, self._retry = admission, routing, retry
         self._early = early_binding
@@ -99,10 +94,8 @@ class Router(Actor):
         self.submitted = self.refused = 0
         """Of those submitted, `refused` were not let in."""
         self.ended: Counter[Outcome] = Counter()
-        self._on_completed = _hooks("on_completed", admission, routing, retry)
-        self._on_dispatched = _hooks("on_dispatched", admission, routing, retry)
-        self._on_first_token = _hooks("on_first_token", admission, routing, retry)
-        self._on_replicas = _hooks("on_replicas", routing)
+        # `hear`: the hooks that policies of other actors want, by address.
+        self._hooks = Announcer(admission, routing, retry, elsewhere=hear or {})
 
     def start(self, ctx: Context) -> None:
         super().start(ctx)
@@ -110,7 +103,7 @@ class Router(Actor):
             reset(policy, ctx.rng)
 
     def handlers(self) -> dict[type[Message], Callable[[Any], None]]:
-        return {
+        handlers: dict[type[Message], Callable[[Any], None]] = {
             Submit: self.on_submit,
             AttemptsEnded: self.on_attempts_ended,
             Dispatched: self.on_dispatched,
@@ -125,6 +118,7 @@ class Router(Actor):
             TrustChanged: self.on_trust_changed,
             Undeliverable: self.on_undeliverable,
         }
+        return self._hooks.telling(self, handlers)
 
     @property
     def queue_depth(self) -> int:
@@ -203,16 +197,9 @@ class Router(Actor):
             replica = self._choose(pending, now)
             if replica is None:
                 return
-            if self._on_dispatched:
-                tell(self._on_dispatched, pending.request.id, now, pending.request, replica)
-        pending.replica, pending.placed = replica, True
-        pending.attempt = attempt = pending.attempt + 1
-        pending.ticket = ticket = self._next_ticket()
-        pending.first_token = False
-        work = Work(
-            pending.request, attempt, pending.output_tokens, pending.payload, ticket, pending.tokens is not None,
-            pending.resume,
-        )  # fmt: skip
+            if self._hooks.on_dispatched:
+                self._hooks.tell("on_dispatched", now, pending.request, replica)
+        work = pending.begin(replica, self._next_ticket(), each_token=self._hooks.on_tokens)
         self.ctx.send(self._batcher, Enqueue(work, replica, room))
 
     def _choose(self, pending: Pending, now: float) -> str | None:
@@ -297,7 +284,8 @@ class Router(Actor):
     def _bound_late(self, pending: Pending, replica: str) -> None:
         if replica in pending.exclude:  # whoever is free takes the batch
             self._telemetry.counters["excludes_ignored"] += 1
-        tell(self._on_dispatched, pending.request.id, self.ctx.now, pending.request, replica)
+        if self._hooks.on_dispatched:
+            self._hooks.tell("on_dispatched", self.ctx.now, pending.request, replica)
 
     def on_tokens_generated(self, message: TokensGenerated) -> None:
         """Pass output tokens on.
@@ -309,11 +297,12 @@ class Router(Actor):
             if pending is None or pending.ticket != item.ticket or pending.replica != message.replica:
                 self._telemetry.counters["late_tokens"] += 1
                 continue
-            if not pending.first_token:
-                pending.first_token = True
-                if pending.first_token_s is None:
-                    pending.first_token_s = self.ctx.now
-                tell(self._on_first_token, item.request_id, self.ctx.now, pending.request, message.replica)
+            first = not pending.first_token
+            self._hooks.tokens_came(
+                pending, message.replica, item.start + max(1, len(item.ids)), self.ctx.now
+            )
+            if not first and pending.tokens is None:
+                continue  # a policy listens, and no client
             streamed = pending.pass_on(item.start, item.ids)
             if streamed is None:
                 self._telemetry.counters["tokens_out_of_order"] += 1
@@ -329,7 +318,7 @@ class Router(Actor):
         if message.failure is not None:
             self._attempts_failed(message)
             return
-        find, end, observed = self.pending.get, self._end, bool(self._on_completed)
+        find, end, observed = self.pending.get, self._end, self._hooks.of_attempts
         size, service_s, cold, now = len(work), message.service_s, message.cold, self.ctx.now
         demand, ended = self.demand, 0
         latency, judging = demand.e2e_s.append, demand.slo is not None
@@ -342,7 +331,7 @@ class Router(Actor):
                 self._telemetry.counters["late_answers"] += 1
                 continue
             if observed:
-                self._observe(pending, None, service_s, usage)
+                self._hooks.attempt_ended(pending, None, self.ctx.now, service_s, usage)
             if pending.tokens is not None and (rest := pending.rest_of(result)) is not None:
                 self.ctx.send(pending.reply_to, rest)
             ended += 1
@@ -373,15 +362,17 @@ class Router(Actor):
 
     def _failed(self, pending: Pending, kind: FailureKind, detail: str | None) -> None:
         request, now = pending.request, self.ctx.now
-        if self._on_completed:
-            self._observe(pending, kind, None)
+        self._hooks.attempt_ended(pending, kind, now)
         if kind == "replica-lost" and pending.lost_with(pending.replica) >= self._poison_limit:
             self._telemetry.counters["poisoned"] += 1
             why = f"poison: its attempts ended with the loss of {', '.join(pending.lost)}"
             self._telemetry.decided(now, "retry", request.id, "GiveUp", reason=why)
             self._end(pending, "failed", detail=why)
             return
-        failure = Failure(kind=kind, attempt=pending.attempt, replica=pending.replica, detail=detail)
+        failure = Failure(
+            kind=kind, attempt=pending.attempt, replica=pending.replica, detail=detail,
+            completions=self.ended["completed"],
+        )  # fmt: skip
         try:
             decision = self._retry.after_failure(request, failure, now)
         except Exception as error:
@@ -413,23 +404,8 @@ class Router(Actor):
 
     def _withdraw(self, pending: Pending, kind: FailureKind) -> None:
         """An attempt ends without an answer: whoever heard that it was sent hears that too."""
-        if self._on_completed and (self._early or pending.running):
-            self._observe(pending, kind, None)
-
-    def _observe(
-        self,
-        pending: Pending,
-        failure: FailureKind | None,
-        service_s: float | None,
-        usage: Usage | None = None,
-    ) -> None:
-        request, now = pending.request, self.ctx.now
-        completion = Completion(
-            request=request, replica=pending.replica or "", attempt=pending.attempt, failure=failure,
-            service_s=service_s, e2e_s=now - request.arrived_s,
-            output_tokens=None if usage is None else usage.output_tokens,
-        )  # fmt: skip
-        tell(self._on_completed, request.id, now, completion)
+        if self._early or pending.running:
+            self._hooks.attempt_ended(pending, kind, self.ctx.now)
 
     def _end(  # noqa: PLR0917  # called for every request, and keywords cost
         self,
@@ -454,6 +430,9 @@ class Router(Actor):
         if self._parked:
             self._parked.pop(request_id, None)
         self.ended[outcome] += 1
+        if self._hooks.on_request_ended:
+            now = self.ctx.now
+            self._hooks.tell("on_request_ended", now, pending.ending(outcome, usage, now))
         reply = Reply(
             request_id, outcome, pending.attempt, pending.replica, batch_size, service_s, cold, detail, result, usage
         )  # fmt: skip
@@ -578,7 +557,8 @@ class Router(Actor):
         candidates = self._roster.candidates
         if candidates:
             self._start_failure = None
-        tell(self._on_replicas, "the replicas", self.ctx.now, candidates)
+        if self._hooks.on_replicas:
+            self._hooks.tell("on_replicas", self.ctx.now, candidates)
         if candidates and self._parked:
             self._release()
 

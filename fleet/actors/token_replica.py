@@ -17,6 +17,7 @@ import numpy as np
 from msgspec import Struct
 
 from fleet.actor import FleetError, Timer
+from fleet.actors.hearing import Hooks
 from fleet.actors.replica import Replica, ReplicaSettings
 from fleet.blame import reset, tell
 from fleet.engines.base import StepEngine
@@ -38,9 +39,9 @@ from fleet.messages import (
 )
 from fleet.tokens.scheduler import StepScheduler
 from fleet.tokens.sequence import SequenceState, StepWork
-from policies.base import IterationPolicy, overrides
+from policies.base import IterationPolicy
 from policies.decisions import Wait
-from policies.views import Completion, FailureKind, ProbeStatus, TokenSignals
+from policies.views import Completion, FailureKind, ProbeStatus, StepCompletion, TokenSignals
 
 
 class Held(Struct):
@@ -74,7 +75,8 @@ class TokenReplica(Replica):
         self._eviction = settings.eviction.fresh()
         self._reveal = reveal
         """Simulation: true output lengths, for a policy that declares itself an oracle."""
-        self._observed = overrides(self._policy, "on_completed")
+        self._hooks = Hooks(self._policy, self._eviction)
+        self._tells_tokens = bool(self._hooks.on_first_token or self._hooks.on_tokens)
         self._held: dict[int, Held] = {}
         self._ids = 0
         self._step_s = 0.0
@@ -131,6 +133,7 @@ class TokenReplica(Replica):
                 answered.append(sequence)
             elif why is None:
                 scheduler.add(sequence)
+                tell(self._hooks.on_dispatched, now, work.request, self.ctx.address)
             else:
                 refused.append((sequence, why))
         for sequence in answered:
@@ -193,7 +196,11 @@ class TokenReplica(Replica):
             if sequence.started_s is None:
                 sequence.started_s = now
                 sequence.prefix_tokens = sequence.cached_tokens
-        if work.most > 1 and (self._slowness > 1.0 or any(sequence.work.stream for sequence in work.decodes)):
+        if work.most > 1 and (
+            self._slowness > 1.0
+            or self._hooks.on_tokens
+            or any(sequence.work.stream for sequence in work.decodes)
+        ):
             work.most = 1  # somebody wants to see each step
         self._engine.run_step(work)
 
@@ -240,7 +247,10 @@ class TokenReplica(Replica):
                 self._observe(sequence, "engine-error")
                 self._answer(sequence, error=error)
         else:
+            work = scheduler.work
             self._deliver(scheduler.ran(message.steps, now), message, generated)
+            if self._hooks.on_step_completed:
+                self._tell_of_step(work, message)
         self._next()
         self._stop_if_empty()
 
@@ -274,6 +284,8 @@ class TokenReplica(Replica):
                 self._outputs.setdefault(sequence.id, list(sequence.work.resume)).extend(
                     generated[sequence.id]
                 )
+            if self._tells_tokens:
+                self._tell_tokens(sequence, now)
             if sequence.last_token_s is None:
                 sequence.first_token_s = now
                 notices.append(self._tokens(sequence, ran.steps, generated))
@@ -296,6 +308,21 @@ class TokenReplica(Replica):
                 scheduler.ended(ended, now)
                 self._observe(ended, None)
                 self._answer(ended)
+
+    def _tell_tokens(self, sequence: SequenceState, now: float) -> None:
+        request, replica = sequence.work.request, self.ctx.address
+        if sequence.last_token_s is None:
+            tell(self._hooks.on_first_token, now, request, replica)
+        tell(self._hooks.on_tokens, now, request, replica, sequence.generated_tokens)
+
+    def _tell_of_step(self, work: StepWork, ran: StepRan) -> None:
+        now = self.ctx.now
+        completion = StepCompletion(
+            replica=self.ctx.address, prefill_tokens=sum(tokens for _, tokens in work.prefills),
+            decodes=len(work.decodes), steps=ran.steps,
+            service_s=ran.service_s if self._slowness == 1.0 else now - self._step_s,
+        )  # fmt: skip
+        tell(self._hooks.on_step_completed, now, completion)
 
     def _tokens(self, sequence: SequenceState, steps: int, generated: dict[int, tuple[int, ...]]) -> Tokens:
         work = sequence.work
@@ -332,15 +359,17 @@ class TokenReplica(Replica):
 
     def _observe(self, sequence: SequenceState, failure: FailureKind | None) -> None:
         """Tell the iteration policy how a sequence ended."""
-        if not self._observed:
+        if not self._hooks.on_completed:
             return
         now, work = self.ctx.now, sequence.work
         completion = Completion(
             request=work.request, replica=self.ctx.address, attempt=work.attempt, failure=failure,
             service_s=None if sequence.started_s is None else now - sequence.started_s,
-            e2e_s=now - sequence.queued_s, output_tokens=sequence.generated_tokens,
+            e2e_s=now - sequence.queued_s,
+            ttft_s=None if sequence.first_token_s is None else sequence.first_token_s - sequence.queued_s,
+            output_tokens=sequence.generated_tokens, resumed_tokens=len(work.resume),
         )  # fmt: skip
-        tell((self._policy.on_completed,), work.request.id, now, completion)
+        tell(self._hooks.on_completed, now, completion)
 
     def _answer(self, sequence: SequenceState, *, error: str | None = None, refused: bool = False) -> None:
         held = self._held[sequence.batch]

@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 
 from fleet.actor import Timer
+from fleet.actors.hearing import Hooks
 from fleet.blame import blaming
 from fleet.messages import Work, replica_number
 from policies.base import BatchingPolicy, QueueingPolicy
@@ -23,6 +24,7 @@ class WaitingQueue:
 
     __slots__ = (
         "batching",
+        "hooks",
         "idle",
         "number",
         "order",
@@ -41,6 +43,7 @@ class WaitingQueue:
         """Who alone may take from it; None: any of the pool."""
         self.order = queueing
         self.batching = batching
+        self.hooks = Hooks(queueing, batching)
         self.waiting: OrderedDict[str, tuple[Work, float]] = OrderedDict()
         self.idle: list[ReplicaView] = []
         """Replicas with room for a batch."""

@@ -9,6 +9,8 @@ from fleet.actor import Actor, FleetError
 from fleet.actors.autoscaler import Autoscaler
 from fleet.actors.batcher import Batcher
 from fleet.actors.health_checker import HealthChecker
+from fleet.actors.hearing import Hooks
+from fleet.actors.queue_hearing import QueueHearing
 from fleet.actors.registrar import Registrar, Signals
 from fleet.actors.replica import ReplicaSettings
 from fleet.actors.router import Router
@@ -56,7 +58,7 @@ class Head:
             admission=spec.admission, routing=spec.routing, retry=spec.retry, early_binding=early, batcher=BATCHER,
             telemetry=telemetry, signals=signals, queue_capacity=spec.queue_capacity,
             default_deadline_s=spec.deadline_s, slo=spec.slo, stamp_arrivals=stamp_arrivals,
-            poison_limit=spec.poison_limit,
+            poison_limit=spec.poison_limit, hear=hear_elsewhere(spec),
         )  # fmt: skip
         self.batcher = Batcher(
             queueing=spec.queueing, batching=spec.batching, early_binding=early, telemetry=telemetry, signals=signals,
@@ -86,6 +88,15 @@ class Head:
         ):
             runtime.subscribe(WATCHERS, address)
             runtime.add(address, actor)
+
+
+def hear_elsewhere(spec: FleetSpec) -> dict[str, frozenset[str]]:
+    """What the router tells other actors of: the hooks that their policies listen to, by address."""
+    return {
+        BATCHER: QueueHearing(spec.queueing, spec.batching).from_router,
+        "autoscaler": Hooks(spec.scaling, spec.warm_pool).wanted(),
+        "health": Hooks(spec.health).wanted(),
+    }
 
 
 def replica_settings(spec: FleetSpec, address: str, seed: int) -> ReplicaSettings:

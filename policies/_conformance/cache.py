@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from policies._conformance.calls import Ask, Call, demand
-from policies._conformance.inputs import later
+from policies._conformance.inputs import later, random_request
+from policies._conformance.life import Life
 
 EVENTS = 254
 BLOCKS = 64
@@ -19,9 +20,12 @@ def drive_eviction(policy: Any, rng: random.Random, ask: Ask) -> Iterator[Call]:
         0.0,
         list[int](),
     )  # a list, and not a set: what is drawn from it must not depend on hashing
-    held = list(range(BLOCKS))
+    held, life = list(range(BLOCKS)), Life(policy, rng, ask)
     for number in range(EVENTS):
         now_s, chance = later(rng, now_s), rng.random()
+        life.goes_on(now_s)
+        if chance < 0.3:
+            life.dispatched([random_request(rng, number, now_s)], "replica/0", now_s)
         filling = number // 30 % 2 == 0
         answer: object
         if held and chance < (0.6 if filling else 0.15):

@@ -19,7 +19,7 @@ import msgspec
 from policies._conformance.calls import ask, fail
 from policies._conformance.drive import DRIVERS, answers, drive
 from policies._conformance.guard import environment_with_hash_seed, functions, parts, pure
-from policies.base import Policy, PolicyError, overrides
+from policies.base import HOOKS, Policy, PolicyError, listeners, overrides, parts_of
 from policies.registry import build, tag_field
 
 Make = Callable[[], Policy]
@@ -97,18 +97,61 @@ def check_parameters_stay(make: Make) -> None:
 
 
 def check_hooks_exist(make: Make) -> None:
-    """Every `on_...` method is one that actors call, and `reveal` goes with `oracle = True`."""
+    """Every `on_...` method is a hook that its slot gets, and `reveal` goes with `oracle = True`."""
     policy = made(make)
-    cls = type(policy)
-    contract = [base for base in cls.__mro__ if base is Policy or getattr(base, "__abstractmethods__", None)]
-    hooks = sorted({name for base in contract for name in dir(base) if name.startswith("on_")})
-    for name in dir(cls):
-        if name.startswith("on_") and name not in hooks:
-            meant = (difflib.get_close_matches(name, hooks, 1, 0.0) or hooks)[0]
-            fail(policy, f"defines `{name}`, which nothing calls; did you mean `{meant}`?")
+    for part in parts(policy):
+        for name in dir(type(part)):
+            if name.startswith("on_") and name not in part.__struct_fields__:
+                _check_hook(part, name, policy)
     whole = len(list(parts(policy))) == 1  # one that has parts may pass `reveal` on to them
     if overrides(policy, "reveal") and whole and not policy.oracle:
         fail(policy, "defines `reveal` but is no oracle, so it is never called; declare `oracle = True`")
+
+
+def _check_hook(part: Policy, name: str, whole: Policy) -> None:
+    """`whole` is the policy that is asked, and whose hooks its parts hear."""
+    if name not in HOOKS:
+        begun = [hook for hook in HOOKS if hook.startswith(name)]
+        meant = (begun or difflib.get_close_matches(name, HOOKS, 1, 0.0))[0]
+        fail(part, f"defines `{name}`, which nothing calls; did you mean `{meant}`?")
+    if overrides(part, name) and name not in whole.hears:
+        gets = ", ".join(f"`{hook}`" for hook in whole.hears)
+        fail(part, f"defines `{name}`, which a policy of slot {whole.slot!r} never gets; it gets {gets}")
+
+
+def check_parts_hear(make: Make) -> None:
+    """Policies in its fields are told what it is told, once, and reset with it."""
+    for owner, part in enumerate(parts(made(make))):
+        for number in range(len(list(parts_of(part)))):
+            for method in ("reset", *made(make).hears):
+                _check_part_hears(made(make), owner, number, method)
+
+
+def _check_part_hears(whole: Policy, owner_number: int, part_number: int, method: str) -> None:
+    owner = list(parts(whole))[owner_number]
+    part = list(parts_of(owner))[part_number]
+    listens = overrides(part, method) if method == "reset" else bool(listeners(part, method))
+    if not overrides(owner, method) or not listens:
+        return
+    told = {"owner": 0, "part": 0}
+
+    def counted(policy: Policy, who: str) -> None:
+        original = getattr(policy, method)
+
+        def count(*arguments: object) -> None:
+            told[who] += 1
+            original(*arguments)
+
+        vars(policy)[method] = count
+
+    counted(owner, "owner")
+    counted(part, "part")
+    answers(whole, 1)
+    if told["owner"] and not told["part"]:
+        what = f"defines `{method}` and does not pass it on to its part {part.name()}, which defines it too"
+        fail(owner, f"{what}; call `super().{method}(...)`")
+    if method != "reset" and told["part"] > told["owner"]:
+        fail(owner, f"passes `{method}` on to its part {part.name()} more than once")
 
 
 def check_imports_nothing_of_the_fleet(make: Make) -> None:
@@ -262,6 +305,7 @@ IN_USE: dict[str, Callable[[Make], None]] = {
     "instances_share_nothing": check_instances_share_nothing,
     "reset_forgets": check_reset_forgets,
     "copies_are_fresh": check_copies_are_fresh,
+    "parts_hear": check_parts_hear,
 }
 SLOW: dict[str, Callable[[Make], None]] = {
     "hash_seed_makes_no_difference": check_hash_seed_makes_no_difference,

@@ -15,16 +15,17 @@ from policies._conformance.calls import Ask, Call, ask, demand
 from policies._conformance.inputs import (
     FAILURES,
     FakeQueue,
-    World,
     idle_replicas,
     later,
     maybe,
     random_request,
 )
+from policies._conformance.life import Life
 from policies._conformance.replica import FakeReplica, Script
+from policies._conformance.world import World
 from policies.base import Policy
 from policies.decisions import Dispatch, Retry, Route, Scale, Warm
-from policies.views import Completion, Failure, FleetView, PoolView, ProbeOutcome, ProbeStatus, ReplicaView
+from policies.views import Failure, FleetView, PoolView, ProbeOutcome, ProbeStatus, ReplicaView
 from traces.schema import Request
 
 STEPS = 127  # prime: a counter that goes round a few replicas is not back where it began
@@ -50,9 +51,10 @@ def answers(policy: Policy, seed: int, ask: Ask = ask) -> list[tuple[str, object
 
 
 def _drive_admission(policy: Policy, rng: random.Random, ask: Ask) -> Iterator[Call]:
-    now_s = 0.0
+    now_s, world = 0.0, World(policy, rng, ask)
     for number in range(STEPS):
         now_s = later(rng, now_s)
+        world.goes_on(now_s)
         request = random_request(rng, number, now_s)
         depth = rng.choice([0, 1, rng.randrange(10_000)])
         fleet = FleetView(
@@ -60,29 +62,28 @@ def _drive_admission(policy: Policy, rng: random.Random, ask: Ask) -> Iterator[C
         )
         answer = ask(policy, "admit", request, fleet, now_s)
         yield Call(f"admit({request.id}, {fleet}, {now_s!r})", answer, now_s, request)
+        world.somebody_serves(request)
 
 
 def _drive_routing(policy: Policy, rng: random.Random, ask: Ask) -> Iterator[Call]:
-    world = World(rng)
-    ask(policy, "on_replicas", tuple(world.views()), 0.0)
+    world = World(policy, rng, ask)
     for number in range(STEPS):
-        world.now_s = now_s = later(rng, world.now_s)
-        _answers_come(policy, world, ask)
-        if rng.random() < 0.1:
-            world.change()
-            ask(policy, "on_replicas", tuple(world.views()), now_s)
+        now_s = later(rng, world.now_s)
+        world.goes_on(now_s)
         request, replicas = random_request(rng, number, now_s), world.some(world.views())
         answer = ask(policy, "route", request, list(replicas), now_s)
         yield Call(f"route({request.id}, {_names(replicas)}, {now_s!r})", answer, now_s, request, replicas)
         if isinstance(answer, Route) and answer.replica in {replica.id for replica in replicas}:
-            world.in_flight.append((request, answer.replica))
-            ask(policy, "on_dispatched", request, answer.replica, now_s)
+            world.life.dispatched([request], answer.replica, now_s)
 
 
 def _drive_queueing(policy: Any, rng: random.Random, ask: Ask) -> Iterator[Call]:
-    now_s, waiting = 0.0, dict[str, Request]()
+    now_s, waiting, popped = 0.0, dict[str, Request](), list[Request]()
+    life = Life(policy, rng, ask)
+    life.replicas(idle_replicas(2, now_s), now_s)
     for number in range(3 * STEPS):
         now_s, chance = later(rng, now_s), rng.random()
+        life.goes_on(now_s)
         # In turns of 40 it fills up and empties, so that both a long and an empty queue are met.
         if chance < (0.75 if number // 40 % 2 == 0 else 0.25):
             request = random_request(rng, number, now_s)
@@ -92,12 +93,18 @@ def _drive_queueing(policy: Any, rng: random.Random, ask: Ask) -> Iterator[Call]
             name = rng.choice([*waiting, "nobody"])
             question, answer = f"remove({name!r})", ask(policy, "remove", name)
             demand(policy, answer is (name in waiting), question, answer, f"expected {name in waiting}")
-            waiting.pop(name, None)
+            taken = waiting.pop(name, None)
+            if taken is not None and rng.random() < 0.5:  # a batching policy picked it by name
+                life.dispatched([taken], "replica/0", now_s)
         elif waiting:
             question, answer = "pop()", ask(policy, "pop", now_s)
             expected = "expected one of the waiting requests, as it was pushed"
             same = isinstance(answer, Request) and waiting.pop(answer.id, None) == answer
             demand(policy, same, question, answer, expected)
+            popped.append(answer)
+            if not waiting or rng.random() < 0.5:
+                life.dispatched(popped, f"replica/{rng.randrange(2)}", now_s)
+                popped.clear()
         else:
             continue
         length = ask(policy, "__len__")
@@ -106,9 +113,11 @@ def _drive_queueing(policy: Any, rng: random.Random, ask: Ask) -> Iterator[Call]
 
 
 def _drive_batching(policy: Policy, rng: random.Random, ask: Ask) -> Iterator[Call]:
-    queue, number, now_s = FakeQueue(), 0, 0.0
+    queue, number, now_s, life = FakeQueue(), 0, 0.0, Life(policy, rng, ask)
+    life.replicas(idle_replicas(5, now_s), now_s)
     for _ in range(STEPS):
         now_s = later(rng, now_s)
+        life.goes_on(now_s)
         for _ in range(rng.choice([0, 1, 1, 2, 40]) if len(queue) < 40 else 0):
             number += 1
             queue.push(random_request(rng, number, now_s), now_s)
@@ -120,14 +129,18 @@ def _drive_batching(policy: Policy, rng: random.Random, ask: Ask) -> Iterator[Ca
             yield Call(question, answer, now_s, replicas=tuple(idle), waiting=waiting)
             if not isinstance(answer, Dispatch):
                 break
-            queue.take(max(answer.size, 1), answer.ids)
-            idle = [replica for replica in idle if replica.id != (answer.replica or idle[0].id)]
+            taken, replica = queue.take(max(answer.size, 1), answer.ids), answer.replica or idle[0].id
+            life.dispatched(taken, replica, now_s)
+            idle = [other for other in idle if other.id != replica]
 
 
 def _drive_pool(policy: Policy, rng: random.Random, ask: Ask) -> Iterator[Call]:
     ready, starting = rng.randrange(1, 4), 0
-    depth = 0.0
+    depth, world = 0.0, World(policy, rng, ask)
     for step in range(STEPS):
+        world.goes_on(step * 0.5)
+        for number in range(rng.randrange(4)):
+            world.somebody_serves(random_request(rng, 4 * step + number, step * 0.5))
         ready, starting = ready + starting, 0
         depth = max(0.0, depth + rng.uniform(-20.0, 20.0))
         pool = PoolView(
@@ -148,7 +161,10 @@ def _drive_pool(policy: Policy, rng: random.Random, ask: Ask) -> Iterator[Call]:
 
 def _drive_health(policy: Policy, rng: random.Random, ask: Ask) -> Iterator[Call]:
     ill: set[str] = set()
+    world = World(policy, rng, ask)
     for step in range(STEPS):
+        world.goes_on(float(step))
+        world.somebody_serves(random_request(rng, step, float(step)))
         for name in ("replica/0", "replica/1", "replica/2"):
             if rng.random() < 0.15:
                 ill ^= {name}
@@ -166,21 +182,22 @@ def _drive_health(policy: Policy, rng: random.Random, ask: Ask) -> Iterator[Call
 
 
 def _drive_retry(policy: Policy, rng: random.Random, ask: Ask) -> Iterator[Call]:
-    now_s = 0.0
+    now_s, completions, world = 0.0, 0, World(policy, rng, ask)
     for number in range(STEPS // 2):
         now_s = later(rng, now_s)
+        completions += rng.randrange(8)
+        world.goes_on(now_s)
         request = random_request(rng, number, now_s)
+        world.somebody_serves(request)
         for attempt in range(1, 6):
             replica = maybe(rng, f"replica/{rng.randrange(3)}")
-            failure = Failure(kind=rng.choice(FAILURES), attempt=attempt, replica=replica)
+            kind = rng.choice(FAILURES)
+            failure = Failure(kind=kind, attempt=attempt, replica=replica, completions=completions)
             answer = ask(policy, "after_failure", request, failure, now_s)
             question = f"after_failure({request.id}, {failure}, {now_s!r})"
             yield Call(question, answer, now_s, request, failure=failure)
             if not isinstance(answer, Retry) or rng.random() < 0.5:
                 break
-        for _ in range(rng.randrange(8)):
-            done = Completion(request=request, replica="replica/0", attempt=1, service_s=0.1, e2e_s=0.2)
-            ask(policy, "on_completed", done, now_s)
 
 
 def _drive_filter(policy: Policy, rng: random.Random, ask: Ask) -> Iterator[Call]:
@@ -205,26 +222,12 @@ def _drive_picker(policy: Policy, rng: random.Random, ask: Ask) -> Iterator[Call
 def _candidates(
     policy: Policy, rng: random.Random, ask: Ask
 ) -> Iterator[tuple[Request, list[ReplicaView], float]]:
-    world = World(rng)
-    ask(policy, "on_replicas", tuple(world.views()), 0.0)
+    world = World(policy, rng, ask)
     for number in range(STEPS):
-        world.now_s = later(rng, world.now_s)
-        if rng.random() < 0.1:
-            world.change()
-            ask(policy, "on_replicas", tuple(world.views()), world.now_s)
+        world.goes_on(later(rng, world.now_s))
         request, replicas = random_request(rng, number, world.now_s), world.views()
         yield request, replicas, world.now_s
-        replica = rng.choice(replicas).id
-        world.in_flight.append((request, replica))
-        ask(policy, "on_dispatched", request, replica, world.now_s)
-        _answers_come(policy, world, ask)
-
-
-def _answers_come(policy: Policy, world: World, ask: Ask) -> None:
-    for request, name in world.first_tokens():
-        ask(policy, "on_first_token", request, name, world.now_s)
-    for completion in world.completions():
-        ask(policy, "on_completed", completion, world.now_s)
+        world.somebody_serves(request)
 
 
 def _drive_iteration(policy: Policy, rng: random.Random, ask: Ask) -> Iterator[Call]:

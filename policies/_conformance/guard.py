@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from types import FrameType, FunctionType, ModuleType
 from typing import Any, NoReturn
 
-from policies.base import Component, PolicyError
+from policies.base import Policy, PolicyError, parts_of
 
 _CLOCKS = (
     "time", "time_ns", "monotonic", "monotonic_ns", "perf_counter", "perf_counter_ns", "process_time",
@@ -52,7 +52,7 @@ def _audit(event: str, arguments: tuple[object, ...]) -> None:
 
 
 @contextlib.contextmanager
-def pure(policy: Component) -> Iterator[None]:
+def pure(policy: Policy) -> Iterator[None]:
     """Raise `ImpureError` when the code in the block does what no policy may, even if that catches it."""
     if not _hooked:
         sys.addaudithook(_audit)  # for good: Python has no way to remove one
@@ -72,7 +72,7 @@ def pure(policy: Component) -> Iterator[None]:
 class _Guard:
     """What one guarded block has seen."""
 
-    def __init__(self, policy: Component) -> None:
+    def __init__(self, policy: Policy) -> None:
         self.name = type(policy).__name__
         self.namespaces = list(_namespaces(policy))
         if "threading" in sys.modules:  # it keeps the functions of `_thread` under names of its own
@@ -158,27 +158,20 @@ def _replace(
     return restore
 
 
-def _namespaces(component: Component) -> Iterator[dict[str, Any]]:
-    """The globals of the code that `component` and its parts consist of."""
+def _namespaces(policy: Policy) -> Iterator[dict[str, Any]]:
+    """The globals of the code that `policy` and its parts consist of."""
     found: dict[int, dict[str, Any]] = {}
-    for part in parts(component):
+    for part in parts(policy):
         for function in functions(type(part)):
             found[id(function.__globals__)] = function.__globals__
     yield from found.values()
 
 
-def parts(component: Component) -> Iterator[Component]:
-    """The component and the components in its fields."""
-    yield component
-    waiting = list(component.parameters().values())
-    while waiting:
-        value = waiting.pop()
-        if isinstance(value, Component):
-            yield from parts(value)
-        elif isinstance(value, list | tuple):
-            waiting.extend(value)
-        elif isinstance(value, dict):
-            waiting.extend(value.values())
+def parts(policy: Policy) -> Iterator[Policy]:
+    """The policy and all policies in its fields, and in theirs."""
+    yield policy
+    for part in parts_of(policy):
+        yield from parts(part)
 
 
 def functions(cls: type) -> Iterator[FunctionType]:

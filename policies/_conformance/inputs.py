@@ -6,10 +6,10 @@ Edge cases come often: a single replica, equal counts, absent signals, bursts at
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import TypeVar
 
-from policies.views import Completion, FailureKind, ReplicaView, TokenSignals
+from policies.views import FailureKind, ReplicaView
 from traces.schema import Request, Slo
 
 T = TypeVar("T")
@@ -69,84 +69,6 @@ def idle_replicas(count: int, now_s: float) -> list[ReplicaView]:
     ]
 
 
-class World:
-    """Replicas that come and go, and the requests that they have in flight."""
-
-    def __init__(self, rng: random.Random) -> None:
-        self.rng = rng
-        self.now_s = 0.0
-        self.numbers = list(range(rng.choice([1, 2, 3, 8])))
-        self.in_flight: list[tuple[Request, str]] = []
-        self.answering: dict[str, str] = {}
-        """Request and replica of those that have their first token."""
-
-    def change(self) -> None:
-        """A replica goes, or a new one comes; its number is never used again."""
-        if len(self.numbers) > 1 and self.rng.random() < 0.5:
-            gone = self.rng.choice(self.numbers)
-            self.numbers.remove(gone)
-            self.in_flight = [item for item in self.in_flight if item[1] != f"replica/{gone}"]
-        else:
-            self.numbers.append(self.numbers[-1] + 1)
-
-    def views(self) -> list[ReplicaView]:
-        """Every replica, in the order of their numbers, with signals of different ages."""
-        return [self._view(f"replica/{number}") for number in self.numbers]
-
-    def _view(self, name: str) -> ReplicaView:
-        rng = self.rng
-        return ReplicaView(
-            id=name,
-            in_flight=sum(replica == name for _, replica in self.in_flight),
-            capacity=rng.randrange(3),
-            weight=rng.choice([0.0, 0.5, 1.0, 1.0, 2.0]),
-            as_of_s=max(0.0, self.now_s - rng.expovariate(1.0)),
-            busy_fraction=maybe(rng, rng.random()),
-            gpu_utilization=maybe(rng, rng.random()),
-            memory_used_bytes=maybe(rng, rng.randrange(80 * 2**30)),
-            memory_total_bytes=80 * 2**30,
-            tokens=maybe(rng, self._signals()),
-        )
-
-    def _signals(self) -> TokenSignals:
-        rng, total = self.rng, self.rng.choice([0, 64, 4096])
-        used = rng.randint(0, total)
-        return TokenSignals(
-            waiting=rng.choice([0, 0, rng.randrange(50)]), running=rng.randrange(257),
-            waiting_tokens=rng.randrange(50_000), used_blocks=used, cached_blocks=rng.randint(0, total - used),
-            total_blocks=total,
-        )  # fmt: skip
-
-    def some(self, views: Sequence[ReplicaView]) -> list[ReplicaView]:
-        """Usually all of them; else some, as when a retry excludes the others."""
-        if self.rng.random() < 0.8:
-            return list(views)
-        return [view for view in views if self.rng.random() < 0.5] or [self.rng.choice(views)]
-
-    def first_tokens(self) -> Iterator[tuple[Request, str]]:
-        """Attempts that get their first output token now."""
-        for request, replica in list(self.in_flight):
-            if request.id not in self.answering and self.rng.random() < 0.3:
-                self.answering[request.id] = replica
-                yield request, replica
-
-    def completions(self) -> Iterator[Completion]:
-        """Attempts that end now, mostly well; of some it is known how many tokens they gave."""
-        while self.in_flight and self.rng.random() < 0.5:
-            request, replica = self.in_flight.pop(self.rng.randrange(len(self.in_flight)))
-            answering = self.answering.pop(request.id, None) is not None
-            failed = self.rng.random() < 0.1
-            yield Completion(
-                request=request,
-                replica=replica,
-                attempt=1,
-                failure=self.rng.choice(FAILURES) if failed else None,
-                service_s=None if failed else self.rng.expovariate(10.0),
-                e2e_s=self.now_s - request.arrived_s,
-                output_tokens=self.rng.randint(1, 500) if answering and not failed else None,
-            )
-
-
 class FakeQueue:
     """A queue of waiting requests, as a batching policy sees one."""
 
@@ -168,9 +90,11 @@ class FakeQueue:
         """Add one at the end."""
         self.waiting.append((now_s, request))
 
-    def take(self, size: int, ids: tuple[str, ...] | None) -> None:
+    def take(self, size: int, ids: tuple[str, ...] | None) -> list[Request]:
         """Remove what a dispatch names."""
         if ids is None:
-            del self.waiting[:size]
+            taken, self.waiting = self.waiting[:size], self.waiting[size:]
         else:
+            taken = [item for item in self.waiting if item[1].id in ids]
             self.waiting = [item for item in self.waiting if item[1].id not in ids]
+        return [request for _, request in taken]

@@ -274,7 +274,7 @@ def check_retry_terminates(make: Make) -> None:
     for attempt in range(1, 1001):
         for _ in range(20):
             ask(policy, "on_completed", other, now_s)
-        failure = Failure(kind="engine-error", attempt=attempt, replica="replica/0")
+        failure = Failure(kind="engine-error", attempt=attempt, replica="replica/0", completions=20 * attempt)
         answer = ask(policy, "after_failure", request, failure, now_s)
         if not isinstance(answer, Retry):
             return

@@ -17,7 +17,7 @@ from policies._conformance.calls import Ask, Call, ask, demand, fail
 from policies._conformance.kv import FakeKv, FakeSequence
 from policies.base import Policy
 from policies.decisions import Step, Wait
-from policies.views import Completion
+from policies.views import Completion, StepCompletion
 from traces.schema import Request, Slo
 
 MOST_EMPTY = 64
@@ -112,6 +112,9 @@ class FakeReplica:
         """Every step that ran: its number, prefills, decodes, preempted, and whether they were to be swapped out."""
         self.ended: list[str] = []
         self._output = {arrival.request.id: arrival.output_tokens for arrival in script.arrivals}
+        self._resumed = {arrival.request.id: arrival.resumed_tokens for arrival in script.arrivals}
+        self._first_token_s: dict[int, float] = {}
+        """When each sequence had it."""
         self._to_come = list(reversed(script.arrivals))
         self._cancels = sorted(
             (arrival.cancelled_step, number)
@@ -180,6 +183,7 @@ class FakeReplica:
         self._came += 1
         if self._can_be_served(sequence):
             self.waiting.append(sequence)
+            self.ask(self.policy, "on_dispatched", sequence.request, "replica/0", self.now_s)
 
     def _can_be_served(self, sequence: FakeSequence) -> bool:
         return -(-sequence.total_tokens // self.kv.block_tokens) <= self.kv.total_blocks
@@ -190,9 +194,12 @@ class FakeReplica:
             if sequence in part:
                 part.remove(sequence)
         self.ended.append(sequence.request.id)
+        first_s = self._first_token_s.get(sequence.id)
         done = Completion(
             request=sequence.request, replica="replica/0", attempt=1, failure=None if completed else "withdrawn",
-            output_tokens=sequence.generated_tokens, service_s=self.now_s - sequence.queued_s,
+            output_tokens=sequence.generated_tokens, resumed_tokens=self._resumed[sequence.request.id],
+            service_s=self.now_s - sequence.queued_s, e2e_s=self.now_s - sequence.queued_s,
+            ttft_s=None if first_s is None else first_s - sequence.queued_s,
         )  # fmt: skip
         self.ask(self.policy, "on_completed", done, self.now_s)
 
@@ -247,9 +254,15 @@ class FakeReplica:
             self._extend(sequence, tokens, require)
         decode = sorted(sequence.id for sequence in decodes)
         entry = tuple(sorted(step.prefill)), tuple(decode), step.preempt, step.swap and bool(step.preempt)
+        began_s, first = self.now_s, self.step
         nobody_ended = self._ran([*prefills, *((sequence, 1) for sequence in decodes)], entry)
         if nobody_ended and not self.stepwise:
             self._repeat(decodes, step.repeat - 1, entry)
+        ran = StepCompletion(
+            replica="replica/0", prefill_tokens=sum(tokens for _, tokens in prefills), decodes=len(decodes),
+            service_s=self.now_s - began_s, steps=self.step - first,
+        )  # fmt: skip
+        self.ask(self.policy, "on_step_completed", ran, self.now_s)
 
     def _named(self, step: Step, require: Any) -> tuple[dict[int, FakeSequence], list[FakeSequence]]:
         """The sequences by id, and those that decode; Any: takes a truth and what was expected."""
@@ -306,11 +319,19 @@ class FakeReplica:
                 continue
             sequence.generated_tokens += 1
             self.plans_without_output = 0
+            self._tell_of_token(sequence)
             completed = sequence.generated_tokens >= self._output[sequence.request.id]
             if completed or not self._can_be_served(sequence):
                 self._end(sequence, completed=completed)
                 nobody = False
         return nobody
+
+    def _tell_of_token(self, sequence: FakeSequence) -> None:
+        request, tokens = sequence.request, sequence.generated_tokens
+        if sequence.id not in self._first_token_s:
+            self._first_token_s[sequence.id] = self.now_s
+            self.ask(self.policy, "on_first_token", request, "replica/0", self.now_s)
+        self.ask(self.policy, "on_tokens", request, "replica/0", tokens, self.now_s)
 
     def _repeat(self, decodes: list[FakeSequence], times: int, entry: tuple[object, ...]) -> None:
         """The same again, until something comes or ends or there are no blocks."""

@@ -10,7 +10,7 @@ from msgspec import Meta
 from policies.backoff import grown
 from policies.base import RetryPolicy
 from policies.decisions import GiveUp, Retry
-from policies.views import Completion, Failure
+from policies.views import Failure
 from traces.schema import Request
 
 _LAST_ATTEMPT = GiveUp("attempts exhausted")
@@ -51,6 +51,8 @@ class ExponentialBackoff(RetryPolicy):
     def reset(self, rng: random.Random) -> None:
         self.random = rng.random
         self.tokens = self.budget_tokens
+        self.completions = 0
+        """Those that the budget has been paid for."""
 
     def after_failure(self, request: Request, failure: Failure, now_s: float) -> Retry | GiveUp:
         if failure.kind == "refused":
@@ -58,6 +60,10 @@ class ExponentialBackoff(RetryPolicy):
         if failure.attempt >= self.max_attempts:
             return _LAST_ATTEMPT
         if self.budget_ratio is not None:
+            # Reckoned where it is needed: a policy that heard of each completion would cost something with each.
+            earned = self.budget_ratio * (failure.completions - self.completions)
+            self.tokens = min(self.budget_tokens, self.tokens + earned)
+            self.completions = failure.completions
             if self.tokens < 1.0:
                 return _NO_BUDGET
             self.tokens -= 1.0
@@ -71,8 +77,3 @@ class ExponentialBackoff(RetryPolicy):
         if self.jitter == "equal":
             return delay_s * (0.5 + 0.5 * self.random())
         return delay_s * self.random()
-
-    def on_completed(self, completion: Completion, now_s: float) -> None:
-        # Full is the usual state, and this is called for each request.
-        if self.tokens < self.budget_tokens and completion.failure is None and self.budget_ratio is not None:
-            self.tokens = min(self.budget_tokens, self.tokens + self.budget_ratio)

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from msgspec import Meta, field
 
-from policies.base import Policy, RoutingPolicy
+from policies.base import RoutingPolicy, parts_of
 from policies.decisions import Hold, Reject, Route
 from policies.routing.max_score_picker import MaxScorePicker
 from policies.routing.parts import Filter, Picker, Scorer
-from policies.views import Completion, ReplicaView
+from policies.views import ReplicaView
 from traces.schema import Request
 
 _NOBODY = Reject("no replica passes the filters")
@@ -38,21 +37,8 @@ class Composed(RoutingPolicy):
     """Seconds until a held request is tried again."""
 
     def __post_init__(self) -> None:
-        if not self.oracle and any(part.oracle for part in self.parts()):
+        if not self.oracle and any(part.oracle for part in parts_of(self)):
             raise ValueError("a part is an oracle; use a subclass of Composed that sets `oracle = True`")
-
-    def parts(self) -> list[Policy]:
-        """All parts, in the order in which they are asked."""
-        return [*self.filters, *(scorer for _, scorer in self.scorers), self.picker]
-
-    def reset(self, rng: random.Random) -> None:
-        for part in self.parts():
-            part.reset(rng)
-
-    def reveal(self, output_tokens: Callable[[str], int | None]) -> None:
-        for part in self.parts():
-            if part.oracle:
-                part.reveal(output_tokens)
 
     def route(self, request: Request, replicas: Sequence[ReplicaView], now_s: float) -> Route | Hold | Reject:
         candidates = replicas
@@ -72,19 +58,3 @@ class Composed(RoutingPolicy):
         return Route(
             chosen, None, {replica.id: total for replica, total in zip(candidates, totals, strict=True)}
         )
-
-    def on_dispatched(self, request: Request, replica: str, now_s: float) -> None:
-        for part in self.parts():
-            part.on_dispatched(request, replica, now_s)
-
-    def on_first_token(self, request: Request, replica: str, now_s: float) -> None:
-        for part in self.parts():
-            part.on_first_token(request, replica, now_s)
-
-    def on_completed(self, completion: Completion, now_s: float) -> None:
-        for part in self.parts():
-            part.on_completed(completion, now_s)
-
-    def on_replicas(self, replicas: Sequence[ReplicaView], now_s: float) -> None:
-        for part in self.parts():
-            part.on_replicas(replicas, now_s)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 
-from policies.base import Policy
+from policies.base import Policy, RoutingPolicy
 from policies.views import ReplicaView
 from traces.schema import Request
 
@@ -17,6 +17,7 @@ class Filter(Policy):
     """Narrow the candidates."""
 
     slot = "filter"
+    hears = RoutingPolicy.hears
 
     @abstractmethod
     def keep(self, request: Request, replicas: Sequence[ReplicaView], now_s: float) -> Sequence[ReplicaView]:
@@ -27,6 +28,7 @@ class Scorer(Policy):
     """Rate the candidates."""
 
     slot = "scorer"
+    hears = RoutingPolicy.hears
 
     @abstractmethod
     def scores(self, request: Request, replicas: Sequence[ReplicaView], now_s: float) -> Sequence[float]:
@@ -37,6 +39,7 @@ class Picker(Policy):
     """Take one of the candidates."""
 
     slot = "picker"
+    hears = RoutingPolicy.hears
 
     @abstractmethod
     def pick(self, replicas: Sequence[ReplicaView], scores: Sequence[float]) -> int:

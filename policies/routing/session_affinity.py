@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Annotated
 
 from msgspec import Meta, field
@@ -12,7 +12,7 @@ from msgspec import Meta, field
 from policies.base import RoutingPolicy
 from policies.decisions import Hold, Reject, Route
 from policies.routing.least_outstanding import LeastOutstanding
-from policies.views import Completion, ReplicaView
+from policies.views import ReplicaView
 from traces.schema import Request
 
 
@@ -33,7 +33,8 @@ class SessionAffinity(RoutingPolicy):
     max_imbalance: Annotated[float, Meta(ge=0)] | None = 16.0
     """Requests in flight above the mean of the candidates up to which a session stays. None: always."""
     max_sessions: Annotated[int, Meta(ge=1)] = 65_536
-    """How many to remember; the least recently used is forgotten first."""
+    """How many to remember; the least recently used is forgotten first. A session stays when its replica goes, for
+    that may be back before the next turn, and ids are never given twice."""
 
     def __post_init__(self) -> None:
         if self.fallback.oracle and not self.oracle:
@@ -44,11 +45,7 @@ class SessionAffinity(RoutingPolicy):
     def reset(self, rng: random.Random) -> None:
         self.homes: OrderedDict[tuple[str, str], str] = OrderedDict()
         """By session or user: the replica that has it."""
-        self.fallback.reset(rng)
-
-    def reveal(self, output_tokens: Callable[[str], int | None]) -> None:
-        if self.fallback.oracle:
-            self.fallback.reveal(output_tokens)
+        super().reset(rng)
 
     def route(self, request: Request, replicas: Sequence[ReplicaView], now_s: float) -> Route | Hold | Reject:
         key = _key(request)
@@ -77,17 +74,7 @@ class SessionAffinity(RoutingPolicy):
             self.homes.move_to_end(key)
             if len(self.homes) > self.max_sessions:
                 self.homes.popitem(last=False)
-        self.fallback.on_dispatched(request, replica, now_s)
-
-    def on_first_token(self, request: Request, replica: str, now_s: float) -> None:
-        self.fallback.on_first_token(request, replica, now_s)
-
-    def on_completed(self, completion: Completion, now_s: float) -> None:
-        self.fallback.on_completed(completion, now_s)
-
-    def on_replicas(self, replicas: Sequence[ReplicaView], now_s: float) -> None:
-        # Sessions stay: their replica may be back before their next turn, and ids are never given twice.
-        self.fallback.on_replicas(replicas, now_s)
+        super().on_dispatched(request, replica, now_s)
 
 
 def _key(request: Request) -> tuple[str, str] | None:

@@ -53,8 +53,8 @@ class TargetUtilization(ScalingPolicy):
         asked = pool.ready + pool.starting if self.asked is None else self.asked
         asked = max(pool.min_replicas, min(asked, pool.max_replicas))
         wanted = self._recommend(pool, asked)
-        highest = _largest(self.highest, now_s, wanted, self.down_stabilization_s)
-        lowest = -_largest(self.lowest, now_s, -wanted, self.up_stabilization_s)
+        highest = largest(self.highest, now_s, wanted, self.down_stabilization_s)
+        lowest = -largest(self.lowest, now_s, -wanted, self.up_stabilization_s)
         decided = max(asked, lowest) if wanted > asked else min(asked, highest)
         if pool.requested or self.asked is not None:  # before the first report there is nothing to go by
             self.asked = decided
@@ -78,7 +78,7 @@ class TargetUtilization(ScalingPolicy):
         return max(least, min(math.ceil(load / self.target - _ROUNDING), pool.max_replicas))
 
 
-def _largest(window: deque[tuple[float, int]], now_s: float, value: int, length_s: float) -> int:
+def largest(window: deque[tuple[float, int]], now_s: float, value: int, length_s: float) -> int:
     """The largest value of the last `length_s`, with `value` added now.
 
     `window` keeps only values that may still become the largest: later ones are smaller.

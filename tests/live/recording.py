@@ -22,6 +22,18 @@ class RecordingTokenBudget(VllmTokenBudget):
     def on_completed(self, completion, now_s):
         _write(self.path, ["completed", completion.request.id, completion.failure, completion.output_tokens])
 
+    def on_dispatched(self, request, replica, now_s):
+        _write(self.path, ["dispatched", request.id, replica])
+
+    def on_first_token(self, request, replica, now_s):
+        _write(self.path, ["first token", request.id, replica])
+
+    def on_tokens(self, request, replica, output_tokens, now_s):
+        _write(self.path, ["tokens", request.id, replica, output_tokens])
+
+    def on_step_completed(self, step, now_s):
+        _write(self.path, ["step", step.prefill_tokens, step.decodes, step.steps])
+
 
 class RecordingLru(Lru):
     """Evicts as its parent does."""
@@ -31,6 +43,9 @@ class RecordingLru(Lru):
     def released(self, blocks, now_s):
         super().released(blocks, now_s)
         _write(self.path, ["released", list(blocks)])
+
+    def on_completed(self, completion, now_s):
+        _write(self.path, ["completed", completion.request.id])
 
     def victim(self, now_s):
         block = super().victim(now_s)

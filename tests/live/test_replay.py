@@ -20,6 +20,7 @@ from policies import (
 )
 from tests.live.fragile import POISON, Fragile
 from tests.live.harness import children
+from tests.policies.listening import listening
 from traces import Fault, FaultTrace, Trace, poisson
 from traces.schema import Header, Request, TraceEntry
 
@@ -77,6 +78,43 @@ def test_a_policy_sees_the_same_calls_in_both_runtimes() -> None:
         seen.append(([call[:3] for call in Recording.calls], Recording.completions))
         assert all(now_s >= 0.2 + number * 0.05 for number, (*_, now_s) in enumerate(Recording.calls))
     assert seen[0] == seen[1]
+
+
+HEAD_SLOTS = ("admission", "routing", "queueing", "batching", "scaling", "warm_pool", "health", "retry")
+
+
+def said(call):
+    """What a hook was told, short of what a clock measured."""
+    name, told = call[0], call[1]
+    if name == "on_completed":
+        return name, told.request.id, told.replica, told.attempt, told.failure
+    if name == "on_batch_completed":
+        return name, [request.id for request in told.requests], told.replica, told.failure
+    if name == "on_request_ended":
+        return name, told.request.id, told.outcome, told.attempts, told.output_tokens
+    return (name, told.id, *call[2:-1])
+
+
+@pytest.mark.parametrize("binding", ["early", "late"])
+def test_every_slot_of_the_head_hears_the_same_in_both_runtimes(binding) -> None:
+    trace = evenly(8, 0.06)
+    heard = {}
+    for runtime in (simulate, replay):
+        policies = {slot: listening(slot) for slot in HEAD_SLOTS}
+        runtime(
+            trace, TWO.replace(binding=binding, **{slot: policy for slot, (policy, _) in policies.items()})
+        )
+        for slot, (_, calls) in policies.items():
+            heard[runtime, slot] = [said(call) for call in calls if call[0] != "on_replicas"]
+            if binding == "late" or slot not in (
+                "queueing",
+                "batching",
+            ):  # else each queue has a replica of its own
+                sets = [[view.id for view in call[1]] for call in calls if call[0] == "on_replicas"]
+                assert sets[-1] == ["replica/0", "replica/1"]
+    for slot in HEAD_SLOTS:
+        assert len(heard[simulate, slot]) >= 16, slot
+        assert heard[replay, slot] == heard[simulate, slot], slot
 
 
 def test_both_runtimes_give_the_same_type_of_result_with_the_same_columns() -> None:

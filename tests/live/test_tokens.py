@@ -29,7 +29,8 @@ from policies import ExponentialBackoff, NoRetry, RoundRobin
 from tests.live.fleet_processes import CONTEXT, HeadProcess, end_all, joined
 from tests.live.harness import children
 from tests.live.recording import RecordingLru, RecordingTokenBudget, events
-from tests.live.test_replay import Recording, books_balance
+from tests.live.test_replay import Recording, books_balance, said
+from tests.policies.listening import listening
 from traces import Fault, FaultTrace, Request, Trace, TraceEntry, save_trace
 
 RECORDING = ("tests.live.recording",)
@@ -74,7 +75,7 @@ def generated(run: Run) -> list[int | None]:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_iteration_eviction_and_routing_policies_see_the_same_in_both_runtimes(
+def test_policies_see_and_hear_the_same_token_by_token_in_both_runtimes(
     tmp_path: Path, *, stream: bool
 ) -> None:
     # Steps take 0.1 s, the first begins at 0.25 s and there is no pause; all others come in the middle of one. So noise
@@ -99,14 +100,16 @@ def test_iteration_eviction_and_routing_policies_see_the_same_in_both_runtimes(
             tmp_path / f"{runtime.__name__}.evictions",
         )
         Recording.calls, Recording.completions = [], []
+        (queueing, in_queue), (scaling, in_pool) = listening("queueing"), listening("scaling")
         spec = FleetSpec(
-            engine=engine(base_s=0.1, blocks=9), replicas=1, routing=Recording(),
+            engine=engine(base_s=0.1, blocks=9), replicas=1, routing=Recording(), queueing=queueing, scaling=scaling,
             iteration=RecordingTokenBudget(path=str(iteration)), eviction=RecordingLru(path=str(eviction)),
         )  # fmt: skip
         run = runtime(Trace.from_entries(entries), spec, stream=stream)
         assert generated(run) == [4] * 6
         routed = [call[:3] for call in Recording.calls]
-        seen.append((events(iteration), events(eviction), routed, Recording.completions))
+        told = [[said(call) for call in heard if call[0] != "on_replicas"] for heard in (in_queue, in_pool)]
+        seen.append((events(iteration), events(eviction), routed, Recording.completions, *told))
     for simulated, live in zip(*seen, strict=True):
         assert live == simulated
         assert len(live) >= 6

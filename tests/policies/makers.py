@@ -39,8 +39,8 @@ def probe(status: str, replica: str = "replica/0", sent_s: float = 0.0) -> Probe
     return ProbeOutcome(replica=replica, level="ready", status=status, sent_s=sent_s)
 
 
-def failure(attempt: int, replica: str | None = "replica/0") -> Failure:
-    return Failure(kind="timeout", attempt=attempt, replica=replica)
+def failure(attempt: int, replica: str | None = "replica/0", completions: int = 0) -> Failure:
+    return Failure(kind="engine-error", attempt=attempt, replica=replica, completions=completions)
 
 
 def completion(name: str = "r", replica: str = "replica/0", **fields: Any) -> Completion:

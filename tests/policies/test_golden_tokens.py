@@ -6,10 +6,20 @@ After an intended change: `python -m tests.policies.test_golden_tokens` prints t
 from functools import cache
 
 import pytest
+from msgspec.structs import replace
 
 from fleet import FleetSpec, simulate
 from fleet.engines import AffineSteps, EmulatedLlmEngine, KvSpec
-from policies import Composed, InFlightScorer, KvUtilizationScorer, Policy, PrefixScorer
+from policies import (
+    Composed,
+    Fifo,
+    InFlightScorer,
+    KvUtilizationScorer,
+    NoBatching,
+    Policy,
+    PrefixScorer,
+    VirtualTokenCounter,
+)
 from tests.policies.makers import SHIPPED
 from traces import Trace, load_trace
 
@@ -18,6 +28,8 @@ COVERED = [
     *(cls for cls in SHIPPED if cls.slot in TOKEN_SLOTS or cls.slot == "routing"),
     PrefixScorer,
     KvUtilizationScorer,
+    Fifo,
+    VirtualTokenCounter,
 ]
 
 # fmt: off
@@ -49,6 +61,8 @@ EXPECTED: dict[str, tuple[float, ...]] = {
     "WeightedRandom": (138.9, 1546.2, 16.2, 258.0, 43.2, 45, 59.7),
     "PrefixScorer": (121.1, 1226.3, 16.1, 284.0, 47.5, 47, 61.0),
     "KvUtilizationScorer": (123.3, 1020.1, 16.1, 227.8, 43.2, 50, 60.0),
+    "Fifo": (774.1, 3247.3, 12.5, 98.9, 46.6, 0, 59.7),
+    "VirtualTokenCounter": (742.6, 3331.2, 12.5, 98.9, 46.5, 0, 63.0),
 }
 # fmt: on
 
@@ -74,11 +88,23 @@ BASE = FleetSpec(
 def spec_with(policy: Policy) -> FleetSpec:
     if policy.slot == "scorer":
         return BASE.replace(routing=Composed(scorers=[(1.0, policy), (1.0, InFlightScorer())]))  # type: ignore[list-item]
+    if policy.slot == "queueing":  # it orders what waits at the head
+        return BASE.replace(queueing=policy, binding="late", max_inflight_batches=8, batching=NoBatching())
     return BASE.replace(**{policy.slot: policy})
 
 
+@cache
+def of_two_tenants() -> Trace:
+    """The same, nine in ten of one tenant."""
+    return Trace.from_entries(
+        replace(entry, request=replace(entry.request, tenant="quiet" if number % 10 == 0 else "loud"))
+        for number, entry in enumerate(conversations())
+    )
+
+
 def figures(policy: Policy) -> tuple[float, ...]:
-    summary = simulate(conversations(), spec_with(policy), seed=1).summary
+    trace = of_two_tenants() if policy.slot == "queueing" else conversations()
+    summary = simulate(trace, spec_with(policy), seed=1).summary
     return (
         *(
             round(1000 * (seconds or 0.0), 1)

@@ -5,11 +5,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policies import ExponentialBackoff, Failure, GiveUp, NoRetry, Retry
-from tests.policies.makers import completion, failure, request, reset
+from policies.base import listeners
+from tests.policies.makers import failure, request, reset
 
 
-def delays(policy: ExponentialBackoff, attempts: int) -> list[float | None]:
-    answers = [policy.after_failure(request(), failure(attempt), 0.0) for attempt in range(1, attempts + 1)]
+def delays(policy: ExponentialBackoff, attempts: int, completions: int = 0) -> list[float | None]:
+    answers = [
+        policy.after_failure(request(), failure(attempt, completions=completions), 0.0)
+        for attempt in range(1, attempts + 1)
+    ]
     return [answer.after_s if isinstance(answer, Retry) else None for answer in answers]
 
 
@@ -47,16 +51,16 @@ class TestBudget:
         assert [delay is not None for delay in (delays(policy, 1) + delays(policy, 1) + delays(policy, 1))] == [
             True, True, False,
         ]  # fmt: skip
-        policy.on_completed(completion(), 0.0)
-        assert delays(policy, 1) == [None]
-        policy.on_completed(completion(), 0.0)
-        assert delays(policy, 1) == [0.05]
+        assert delays(policy, 1, completions=1) == [None]
+        assert delays(policy, 1, completions=2) == [0.05]
+        assert delays(policy, 1, completions=3) == [None]
 
-    def test_a_failed_attempt_earns_nothing(self) -> None:
-        policy = reset(ExponentialBackoff(budget_tokens=1.0, budget_ratio=1.0))
-        delays(policy, 1)
-        policy.on_completed(completion(failure="timeout"), 0.0)
-        assert policy.after_failure(request(), failure(1), 0.0) == GiveUp("retry budget exhausted")
+    def test_it_holds_no_more_than_its_tokens_however_much_completes(self) -> None:
+        policy = reset(ExponentialBackoff(budget_tokens=2.0, budget_ratio=0.5, jitter="none"))
+        assert [delays(policy, 1, completions=1_000)[0] is not None for _ in range(3)] == [True, True, False]
+
+    def test_the_budget_costs_nothing_while_all_goes_well(self) -> None:
+        assert listeners(ExponentialBackoff(), "on_completed") == []
 
     def test_no_ratio_means_no_budget(self) -> None:
         policy = reset(ExponentialBackoff(budget_tokens=0.0, budget_ratio=None))
@@ -74,9 +78,8 @@ class TestBudget:
         retries = completions = 0
         for completes in events:
             if completes:
-                policy.on_completed(completion(), 0.0)
                 completions += 1
-            elif isinstance(policy.after_failure(request(), failure(1), 0.0), Retry):
+            elif isinstance(policy.after_failure(request(), failure(1, None, completions), 0.0), Retry):
                 retries += 1
             assert retries <= tokens + ratio * completions + 1e-6
 

@@ -14,7 +14,7 @@ from traces import Trace, load_trace
 
 SLOTS = {"routing": RoutingPolicy, "batching": BatchingPolicy, "queueing": QueueingPolicy}
 FIGURES = ("e2e_s.mean", "e2e_s.p50", "e2e_s.p99", "queue_s.mean", "batch_size_mean", "utilization")
-PARAMETERS = {"composed": {"scorers": [(1.0, InFlightScorer())]}}
+PARAMETERS = {"composed": {"scorers": [(1.0, InFlightScorer())]}, "clipper-aimd": {"objective_s": 4.0}}
 """Those that need some to do anything."""
 
 # fmt: off
@@ -31,6 +31,7 @@ GOLDEN = {
     ("routing", "random"): (4.53354009, 3.09444969, 18.2548158, 3.56546009, 1, 0.764313634),
     ("routing", "round-robin"): (2.91903107, 2.08938701, 10.5833986, 1.95095107, 1, 0.781730681),
     ("routing", "weighted-random"): (10.5401214, 6.78756784, 38.4245319, 9.57204143, 1, 0.706591627),
+    ("batching", "clipper-aimd"): (2.55131218, 2.12980371, 7.61044933, 0.305840177, 2.372, 0.829475356),
     ("batching", "greedy"): (2.8074393, 2.15869986, 8.24108194, 0.2604073, 2.78, 0.823695259),
     ("batching", "no-batching"): (6.7502231, 5.6853116, 15.9538786, 5.5757591, 1, 0.914836915),
     ("batching", "window"): (3.0191633, 2.17346571, 12.4852503, 0.283671299, 2.996, 0.821208304),
@@ -38,6 +39,7 @@ GOLDEN = {
     ("queueing", "fifo"): (1.82736121, 1.48832667, 5.35693559, 0.859281206, 1, 0.789332487),
     ("queueing", "priority"): (1.79335801, 1.225, 7.445494, 0.825278008, 1, 0.789332487),
     ("queueing", "shortest-prompt"): (1.8398034, 1.174678, 13.46029, 0.871723405, 1, 0.789332487),
+    ("queueing", "virtual-token-counter"): (1.82736121, 1.48832667, 5.35693559, 0.859281206, 1, 0.789332487),
 }
 # fmt: on
 

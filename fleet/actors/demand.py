@@ -69,12 +69,8 @@ class Demand:
         if usage is not None:
             self._ttft_s.append(first_s - arrived_s)
         e2e_s, ttft_s, tpot_s = self._bounds(pending.request.slo)
-        if (
-            e2e_s is None
-            and ttft_s is None
-            and (tpot_s is None or (usage is None and outcome == "completed"))
-        ):
-            return  # a whole answer has no gaps between its tokens
+        if e2e_s is None and ttft_s is None and tpot_s is None:
+            return
         self.judged += 1
         gaps = 0 if usage is None else usage.output_tokens - 1
         self.met += (

@@ -256,3 +256,41 @@ def test_a_replica_with_notice_is_replaced_at_the_notice():
     assert draining in ([1], [0]), "idle at its notice, it is gone at once"
     assert series(runs[30.0], "starting", 10.5, 15.0) == [1] * 4
     assert runs[30.0].summary.e2e_s.p99 <= runs[0.0].summary.e2e_s.p99
+
+
+def test_a_replica_on_notice_drains_and_is_not_requested():
+    watching = []
+
+    class Look(Fixed):
+        def desired(self, pool, now_s):
+            watching.append(pool)
+            return super().desired(pool, now_s)
+
+    spec = fleet(5.0, engine=engine(5.0, cold_start_s=3.0), replicas=2, scaling=Look(replicas=2))
+    notice = faults(Fault(at_s=1.5, kind="preempt", replica="replica/0", notice_s=30.0))
+
+    play(arrivals(0.0, 0.0, 9.0), spec, faults=notice)
+
+    then = watching[2]
+    assert (then.ready, then.draining, then.starting, then.requested) == (1, 1, 1, 2)
+
+
+# --- token by token ------------------------------------------------------------------------------------------
+
+
+def test_what_waits_at_a_replica_that_serves_token_by_token_is_in_the_depth_of_the_queue():
+    llm = EmulatedLlmEngine(latency=AffineSteps(base_s=0.1), kv=KvSpec(blocks=8, block_tokens=16))
+    trace = arrivals(*[0.0] * 20, prompt_tokens=100)
+
+    run = simulate(trace, FleetSpec(engine=llm), until_s=3.0)
+
+    assert max(series(run, "queue_depth")) > 10, "one sequence fits into the cache at a time"
+
+
+def test_utilization_counts_the_steps_that_a_horizon_cut_off():
+    llm = EmulatedLlmEngine(latency=AffineSteps(base_s=0.05), kv=KvSpec(blocks=1_000))
+    trace = load_trace("chat-small").first(requests=1)
+
+    run = simulate(trace, FleetSpec(engine=llm), until_s=trace.column("arrived_s")[0].as_py() + 1.0)
+
+    assert run.summary.utilization == pytest.approx(1.0 / run.summary.duration_s)

@@ -76,10 +76,13 @@ class Head:
             registrar=REGISTRAR,
         )  # fmt: skip
 
-    def host(self, runtime: Runtime) -> None:
-        """Add the head's actors; each hears of replicas in this order."""
+    def listen(self, runtime: Runtime) -> None:
+        """Add the registrar, before there are replicas that report."""
         runtime.subscribe(OBSERVERS, REGISTRAR)
         runtime.add(REGISTRAR, self.registrar)
+
+    def host(self, runtime: Runtime) -> None:
+        """Add the head's other actors; each hears of replicas in this order."""
         for address, actor in (
             (ROUTER, self.router),
             (BATCHER, self.batcher),

@@ -84,6 +84,7 @@ class LiveHead:
                 self.launcher = self.hosts.launcher = Launcher(
                     lambda address: replica_settings(self.spec, address, self.seed), self.hosts, spares=spares
                 )
+                self.head.listen(self.runtime)
                 self.runtime.subscribe(WATCHERS, "launcher")
                 self.runtime.add("launcher", self.launcher)
                 try:

@@ -19,7 +19,7 @@ import anyio.lowlevel
 from fleet.actor import FleetError
 from fleet.actors.load_generator import LoadGenerator
 from fleet.messages import Payload, StartReplica
-from fleet.runs.assembly import OBSERVERS, WATCHERS, initial_replicas
+from fleet.runs.assembly import WATCHERS, initial_replicas
 from fleet.runs.faults import FaultInjector
 from fleet.runs.live_head import LiveHead
 from fleet.runtime.live import run
@@ -127,7 +127,7 @@ class LiveRun(LiveHead):
             self.runtime.subscribe(WATCHERS, "faults")
             self.runtime.add("faults", FaultInjector(self.faults, LiveFaults(self), self.telemetry))
         for name in names:
-            self.runtime.send(OBSERVERS, "launcher", self.launcher.last_report[name])
+            self.runtime.send(WATCHERS, "launcher", self.launcher.last_report[name])
         self.runtime.add(CLIENT, self.client)
 
     async def _all_ready(self, names: list[str]) -> None:

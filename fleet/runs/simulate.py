@@ -86,6 +86,7 @@ class Simulation:
             progress=on_progress,
         )  # fmt: skip
         self.head.batcher.reveal = lengths
+        self.head.listen(self.runtime)
         self.head.host(self.runtime)
         self.runtime.subscribe(WATCHERS, "launcher")
         self.runtime.add("launcher", self.launcher)

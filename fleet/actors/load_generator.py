@@ -169,7 +169,12 @@ class LoadGenerator(Actor):
         self.ctx.send(
             self._router,
             Submit(
-                request, self.ctx.address, entry.output_tokens, payload, self._stream, self._answers.get(row, ())
+                request,
+                self.ctx.address,
+                entry.output_tokens,
+                payload,
+                self._stream,
+                self._answers.get(row, ()),
             ),
         )
 

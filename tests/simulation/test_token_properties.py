@@ -193,7 +193,9 @@ def test_without_faults_only_what_cannot_fit_fails(trace, spec, sessions, stream
     for row in run.records.to_pylist():
         output_tokens = row.get("output_tokens")
         output_tokens = DEFAULT_OUTPUT_TOKENS if output_tokens is None else output_tokens
-        longest = max(1, row.get("prompt_tokens") or 1) + max(0, output_tokens - 1)  # the last one is not computed
+        longest = max(1, row.get("prompt_tokens") or 1) + max(
+            0, output_tokens - 1
+        )  # the last one is not computed
         if row["outcome"] == "failed":
             assert longest > room_tokens
             assert row["detail"].startswith("refused: its ")

@@ -62,7 +62,9 @@ class KvSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             raise ValueError("the device's `memory_bytes` is missing; give it, or `blocks`")
         budget_bytes = self.gpu_memory_utilization * device.memory_bytes
         weights_bytes = model.weights_bytes / self.tensor_parallel
-        blocks = int((budget_bytes - weights_bytes - self.reserve_bytes) // self.block_bytes(model)) - NULL_BLOCKS
+        blocks = (
+            int((budget_bytes - weights_bytes - self.reserve_bytes) // self.block_bytes(model)) - NULL_BLOCKS
+        )
         if blocks < 1:
             raise ValueError(
                 f"no room for a key-value cache: of {budget_bytes / 1e9:.1f} GB of each device the weights take "

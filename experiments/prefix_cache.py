@@ -72,6 +72,7 @@ def _pass(cache: PagedKvCache, number: int, request: Request) -> int:
     )
     cache.admit(sequence, request.arrived_s)
     cache.extend(sequence, tokens - sequence.computed_tokens, request.arrived_s)
+    sequence.computed_tokens = tokens
     cache.release(sequence, request.arrived_s)
     return sequence.cached_tokens // cache.block_tokens
 

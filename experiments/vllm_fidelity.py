@@ -20,6 +20,7 @@ from msgspec import Struct
 
 from fleet import FleetSpec, Run, simulate
 from fleet.engines import EmulatedLlmEngine, KvSpec, ProfiledSteps
+from fleet.engines.devices.kv_spec import NULL_BLOCKS
 from fleet.engines.devices.specs import known_device, known_model
 from fleet.engines.latency.steps.profiled import Skew
 from fleet.engines.latency.tables.kernels import read_kernel_tables
@@ -71,7 +72,7 @@ def settings_of(run: Path) -> Settings:
     cache, arguments = meta.kv_cache, meta.engine_kwargs
     return Settings(
         kv=KvSpec(
-            blocks=cache.num_gpu_blocks,
+            blocks=cache.num_gpu_blocks - NULL_BLOCKS,
             block_tokens=cache.block_size,
             prefix_caching=cache.enable_prefix_caching,
             watermark=0.0,
@@ -157,7 +158,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--workload", type=Path, required=True, help="the trace that was played")
     parser.add_argument("--max-num-seqs", type=int, default=128, help="without --run (default: 128)")
     parser.add_argument("--max-num-batched-tokens", type=int, default=2048, help="likewise (default: 2048)")
-    parser.add_argument("--blocks", type=int, help="likewise (default: what fits into the device's memory)")
+    parser.add_argument(
+        "--blocks",
+        type=int,
+        help="vLLM's num_gpu_blocks, likewise (default: what fits into the device's memory)",
+    )
     parser.add_argument(
         "--skew",
         choices=get_args(Skew),
@@ -169,7 +174,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if given.run is not None:
             settings = settings_of(given.run)
         elif given.blocks is not None:
-            kv = KvSpec(blocks=given.blocks, watermark=0.0)
+            kv = KvSpec(blocks=given.blocks - NULL_BLOCKS, watermark=0.0)
             settings = Settings(
                 kv=kv, max_sequences=given.max_num_seqs, max_step_tokens=given.max_num_batched_tokens
             )

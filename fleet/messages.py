@@ -57,6 +57,9 @@ class Work(Struct, frozen=True, array_like=True, gc=False):
     """Send every output token as it comes; False: tell of the first one only."""
     resume: tuple[int, ...] = ()
     """Output tokens that the client has of an earlier attempt: go on after them."""
+    answer_blocks: tuple[int, ...] = ()
+    """Hashes of the blocks that the answer fills, after the full ones of the prompt, where the trace has them because a
+    later prompt contains the answer: for engines only, like the output length."""
 
 
 class Usage(Struct, frozen=True, array_like=True, gc=False):
@@ -95,6 +98,8 @@ class Submit(Message, frozen=True, gc=False):
     payload: Payload | None = None
     stream: bool = False
     """Send `Streamed` for every output token; False: for the first one only."""
+    answer_blocks: tuple[int, ...] = ()
+    """See `Work`."""
 
 
 class Cancel(Message, frozen=True, gc=False):

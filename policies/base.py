@@ -309,6 +309,10 @@ class IterationPolicy(Policy):
     slot = "iteration"
     hears = (*OF_ATTEMPTS, "on_step_completed")
 
+    async_scheduling: ClassVar[bool] = False
+    """The system whose scheduler this is plans each step while the one before it runs. So does the engine, unless it is
+    told: `EmulatedLlmEngine.async_scheduling`."""
+
     @abstractmethod
     def plan(
         self, waiting: Sequence[SequenceView], running: Sequence[SequenceView], kv: KvView, now_s: float
@@ -338,6 +342,16 @@ class EvictionPolicy(Policy):
     @abstractmethod
     def victim(self, now_s: float) -> int:
         """Name one candidate, and forget it; called only when there is one."""
+
+    def emptied(self, count: int, now_s: float) -> None:
+        """So many blocks without content became free; at first, all. Told only where `empties` is overridden."""
+
+    def empties(self, at_most: int, now_s: float) -> int:
+        """How many of the blocks without content are taken before the next `victim`, `at_most` so many; they are taken.
+
+        By default all: nothing is evicted while there are such. 0 only while there is a candidate.
+        """
+        return at_most
 
     @abstractmethod
     def __len__(self) -> int:

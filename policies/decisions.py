@@ -71,11 +71,14 @@ class Wait(Decision, frozen=True, gc=False):
 class Step(Decision, frozen=True, gc=False):
     """One step of continuous batching. Sequences are named by `SequenceView.id`, each at most once.
 
-    It must fit: the blocks it takes are at most those that are free, and those that its preemptions give back.
+    It is done in this order: preemptions, then running sequences grow, then those that wait are admitted, one after the
+    other, each with what the cache has of it by then. It must fit: the blocks it takes are at most those that are free,
+    and those that its preemptions give back.
     """
 
     prefill: tuple[tuple[int, int], ...] = ()
-    """(sequence, tokens to compute of it), waiting or running; 1 to all that remain after what the cache has."""
+    """(sequence, tokens to compute of it), waiting or running; 1 to all that remain. Of one that waits: at most,
+    because it may find more in the cache when its turn comes than when it was planned."""
     decode: tuple[int, ...] | None = ()
     """Running sequences that get one token each. None: every running one that has 1 token remaining and is not
     preempted or named in `prefill`."""

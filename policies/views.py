@@ -333,7 +333,8 @@ class SequenceView(Protocol):
     def remaining_tokens(self) -> int:
         """`total_tokens` less computed.
 
-        Computing the last of them yields the next output token, so a sequence that decodes has 1 remaining.
+        Computing the last of them yields the next output token, so a sequence that decodes has 1 remaining. 0: its last
+        token comes with the step that runs, while this plan is for the one after it; it has its place until then.
         """
 
     @property
@@ -356,8 +357,11 @@ class SequenceView(Protocol):
 class KvView(Protocol):
     """The paged key-value cache of one replica.
 
-    Total = used + cached + free, where `free_blocks` counts both what is empty and what is cached and nobody holds:
-    both can be had.
+    `free_blocks` counts both what is empty and what is cached and nobody holds: both can be had.
+
+    A plan is written on the account: what a policy takes and gives up while it plans is done at once, so that every
+    later question is answered with it. The `Step` that it answers with must say the same. `StepDraft` does both. A
+    policy may as well only ask, and leave all of it to the step.
     """
 
     @property
@@ -378,7 +382,8 @@ class KvView(Protocol):
     def cached_tokens(self, sequence: SequenceView) -> int:
         """Of a waiting sequence's tokens, how many it would find in the cache; 0 for one that runs.
 
-        A multiple of `block_tokens`, and less than `total_tokens`: the last token is always computed.
+        A multiple of `block_tokens`, and less than `total_tokens`: the last token is always computed. What another
+        sequence computes in the same step counts, once it has taken the blocks for it.
         """
 
     def blocks_for(self, sequence: SequenceView, tokens: int) -> int:
@@ -389,3 +394,12 @@ class KvView(Protocol):
 
     def blocks_held_alone(self, sequence: SequenceView) -> int:
         """How many blocks would become free if this running sequence were preempted."""
+
+    def take(self, sequence: SequenceView, tokens: int) -> None:
+        """Give it the blocks to compute `tokens` more; one that waits gets what the cache has of it first.
+
+        To take the same twice is to take it once. There must be room: see `blocks_for`.
+        """
+
+    def give_up(self, sequence: SequenceView, *, swap: bool = False) -> None:
+        """Take from a running sequence all that it holds; with `swap` it is kept in host memory, if there is room."""

@@ -7,7 +7,7 @@ that has a parent is sent `think_s` after the parent's reply, and that is its in
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from msgspec import Struct
@@ -63,8 +63,11 @@ class LoadGenerator(Actor):
         router: str = "router",
         payload: Callable[[Request], Payload | None] | None = None,
         progress: Callable[[int], None] | None = None,
+        answers: Mapping[int, tuple[int, ...]] | None = None,
     ) -> None:
+        """`answers`: by row, what `traces.answer_blocks` says."""
         self._entries: Iterator[tuple[int, TraceEntry]] = enumerate(entries)
+        self._answers = answers or {}
         self._telemetry = telemetry
         self._on_done = on_done
         self._progress = progress
@@ -164,7 +167,15 @@ class LoadGenerator(Actor):
         self.submitted += 1
         payload = None if self._payload is None else self._payload(request)
         self.ctx.send(
-            self._router, Submit(request, self.ctx.address, entry.output_tokens, payload, self._stream)
+            self._router,
+            Submit(
+                request,
+                self.ctx.address,
+                entry.output_tokens,
+                payload,
+                self._stream,
+                self._answers.get(row, ()),
+            ),
         )
 
     def on_streamed(self, message: Streamed) -> None:

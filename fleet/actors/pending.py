@@ -17,6 +17,7 @@ class Pending(Struct):
     reply_to: str
     output_tokens: int | None
     payload: Payload | None
+    answer_blocks: tuple[int, ...] = ()
     attempt: int = 0
     """How many there were. A hold is none, and neither is one that was moved before it ran."""
     ticket: int = 0
@@ -65,7 +66,7 @@ class Pending(Struct):
         self.resumed = self.told = len(resume)
         return Work(
             self.request, self.attempt, self.output_tokens, self.payload, ticket,
-            each_token or self.tokens is not None, resume,
+            each_token or self.tokens is not None, resume, self.answer_blocks,
         )  # fmt: skip
 
     @property

@@ -152,7 +152,10 @@ class Router(Actor):
                 return
             request = self._degraded(request, decision, now)
         self.demand.arrivals_s += now
-        pending = Pending(request, message.reply_to, message.output_tokens, message.payload)
+        answer_blocks = message.answer_blocks
+        if answer_blocks and request.prompt_tokens != message.request.prompt_tokens:
+            answer_blocks = ()  # they go on after another prompt
+        pending = Pending(request, message.reply_to, message.output_tokens, message.payload, answer_blocks)
         if message.stream:
             pending.tokens = []
         self.pending[request.id] = pending

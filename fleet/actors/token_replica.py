@@ -5,6 +5,9 @@ account; the engine, which runs a step; and the fleet, which sends work and gets
 
     RunBatch -> scheduler.add        StepRan -> scheduler.ran -> TokensGenerated, BatchFinished
              \-> plan -> engine.run_step -> (StepRan) -> plan -> ...
+
+With asynchronous scheduling a step is planned as it was when the one before it began. Where that makes no difference it
+is done later: before whatever comes during the last step, or when that ends.
 """
 
 from __future__ import annotations
@@ -83,6 +86,10 @@ class TokenReplica(Replica):
         """When the steps under way began."""
         self._asked: list[Probe] = []
         """Deep probes that the end of the step under way answers."""
+        self._ahead = False
+        """Asynchronous scheduling."""
+        self._stale = False
+        """Something came or ended since the next step was planned."""
         self._ran: StepRan | None = None
         """Held back by an injected slowness."""
         self._disowned: int | None = None
@@ -100,6 +107,7 @@ class TokenReplica(Replica):
     def opened(self) -> None:
         reset(self._policy, self.ctx.rng)
         reset(self._eviction, self.ctx.rng)
+        self._ahead = self._engine.plans_ahead(self._policy)
         if self._policy.oracle and self._reveal is not None:
             self._policy.reveal(self._reveal)
         self.scheduler = StepScheduler(
@@ -119,6 +127,7 @@ class TokenReplica(Replica):
 
     def accept(self, message: RunBatch) -> None:
         scheduler, now = self._open, self.ctx.now
+        self._look_ahead()
         held = Held(message.reply_to, {}, len(message.work) > 1)
         self._held[message.batch] = held
         refused: list[tuple[SequenceState, str]] = []
@@ -127,6 +136,7 @@ class TokenReplica(Replica):
             self._ids += 1
             prompt_tokens, why = self._measured(work)
             sequence = SequenceState(self._ids, work, message.batch, now, prompt_tokens=prompt_tokens)
+            sequence.target_tokens = self._engine.output_tokens(work)
             held.sequences[work.ticket] = sequence
             why = why or scheduler.why_never(sequence)
             if self._engine.answered(work):
@@ -154,6 +164,7 @@ class TokenReplica(Replica):
         held = self._held.get(message.batch)
         if held is None:
             return
+        self._look_ahead()
         for ticket in message.tickets or tuple(held.sequences):
             sequence = held.sequences.get(ticket)
             if sequence is not None:
@@ -164,11 +175,19 @@ class TokenReplica(Replica):
 
     def _changed(self) -> None:
         """Plan anew: now if the engine is idle, else as soon as the step that runs has ended."""
+        self._stale = True
         if self._open.work is None:
             self._next()
-        else:
+        elif not self._ahead:
             self._engine.interrupt()
         self._stop_if_empty()
+
+    def _look_ahead(self) -> None:
+        """Plan the step after the one that runs, before anything changes, if that is still to be done."""
+        scheduler = self._open
+        if self._ahead and scheduler.work is not None and not scheduler.looked_ahead:
+            scheduler.plan_ahead(*self._engine.last_step())
+            self._stale = False
 
     # --- steps -------------------------------------------------------------------------------------------------
 
@@ -189,6 +208,11 @@ class TokenReplica(Replica):
             if work is not None and work.until_s is not None:
                 self._waiting = self.ctx.after(work.until_s - now, Tick("plan"))
             return
+        self._stale = False
+        self._start(work)
+
+    def _start(self, work: StepWork) -> None:
+        now = self.ctx.now
         if self._running_since_s is None:
             self.engine_started()
         self._step_s = now
@@ -196,13 +220,18 @@ class TokenReplica(Replica):
             if sequence.started_s is None:
                 sequence.started_s = now
                 sequence.prefix_tokens = sequence.cached_tokens
-        if work.most > 1 and (
+        stepwise = (
             self._slowness > 1.0
             or self._hooks.on_tokens
             or any(sequence.work.stream for sequence in work.decodes)
-        ):
-            work.most = 1  # somebody wants to see each step
+        )
+        if work.most > 1 and (stepwise or (self._ahead and self._stale)):
+            work.most = 1  # somebody wants to see each step, or what follows it is to be planned anew
         self._engine.run_step(work)
+        if self._ahead and work.most == 1:
+            self._look_ahead()
+            if not stepwise and self._open.join_ahead():
+                self._engine.prolong()
 
     def _refuse_hopeless(self) -> None:
         """Those that have grown beyond the whole cache end here: no preemption of others can help them."""
@@ -247,11 +276,18 @@ class TokenReplica(Replica):
                 self._observe(sequence, "engine-error")
                 self._answer(sequence, error=error)
         else:
+            if self._ahead and not scheduler.looked_ahead:
+                scheduler.plan_ahead(message.steps, self._step_s + message.service_s - message.last_step_s)
+                self._stale = False
+            self._stale |= bool(scheduler.leaving)
             work = scheduler.work
             self._deliver(scheduler.ran(message.steps, now), message, generated)
             if self._hooks.on_step_completed:
                 self._tell_of_step(work, message)
-        self._next()
+        if scheduler.work is None:
+            self._next()
+        else:
+            self._start(scheduler.work)
         self._stop_if_empty()
 
     def _misanswered(self, number: int) -> None:
@@ -305,6 +341,7 @@ class TokenReplica(Replica):
         for id in ran.ended:
             ended = scheduler.by_id.get(id)
             if ended is not None:  # else it was cancelled during its last step
+                self._stale = True
                 scheduler.ended(ended, now)
                 self._observe(ended, None)
                 self._answer(ended)
@@ -406,8 +443,12 @@ class TokenReplica(Replica):
         if scheduler is None:
             return None
         cache = scheduler.cache
-        done = 0 if scheduler.work is None or scheduler.work.most == 1 else self._engine.steps_done()
-        used = scheduler.used_blocks(done)
+        begun = 1
+        if scheduler.work is not None and scheduler.work.most > 1:
+            if self._ahead and not self._engine.steps_left():
+                self._look_ahead()
+            begun = self._engine.steps_done() + 1 + self._ahead
+        used = scheduler.used_blocks(begun)
         return TokenSignals(
             len(scheduler.waiting), len(scheduler.running),
             sum([sequence.total_tokens for sequence in scheduler.waiting]),

@@ -21,7 +21,7 @@ from policies.base import Component, kebab_case
 if TYPE_CHECKING:
     from fleet.tokens.kv_cache import KvCache
     from fleet.tokens.sequence import SequenceState, StepWork
-    from policies.base import EvictionPolicy
+    from policies.base import EvictionPolicy, IterationPolicy
 
 
 def engine_name(class_name: str) -> str:
@@ -86,6 +86,10 @@ class StepEngine(Engine):
         """
         return max(1, work.request.prompt_tokens or 1)
 
+    def output_tokens(self, work: Work) -> int | None:
+        """How many tokens its answer will have, where that is known before it is generated."""
+        return None
+
     @abstractmethod
     def run_step(self, work: StepWork) -> None:
         """Run `work`, up to `work.most` times over; then `StepRan(work.number, ...)` arrives."""
@@ -93,6 +97,24 @@ class StepEngine(Engine):
     def answered(self, work: Work) -> bool:
         """True when the tokens that this attempt resumes are its whole answer: then there is nothing left to run."""
         return work.output_tokens is not None and 0 < work.output_tokens <= len(work.resume)
+
+    # --- asynchronous scheduling ---------------------------------------------------------------------------------
+
+    def plans_ahead(self, policy: IterationPolicy) -> bool:
+        """Is each step to be planned when the one before it begins, and not when that has ended?"""
+        return False
+
+    def last_step(self) -> tuple[int, float]:
+        """Of the steps under way, end after the one that runs now: how many that makes, and when it began."""
+        raise NotImplementedError(f"{type(self).__name__} cannot be planned ahead")
+
+    def steps_left(self) -> int:
+        """How many of the steps under way will begin after the one that runs now."""
+        raise NotImplementedError(f"{type(self).__name__} cannot be planned ahead")
+
+    def prolong(self) -> None:
+        """`most` of the work under way has grown, in its first step: run it so many times over."""
+        raise NotImplementedError(f"{type(self).__name__} cannot be planned ahead")
 
     def interrupt(self) -> None:
         """Something changed: of the steps under way, end after the one that runs now."""

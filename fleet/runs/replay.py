@@ -18,6 +18,7 @@ import anyio.lowlevel
 
 from fleet.actor import FleetError
 from fleet.actors.load_generator import LoadGenerator
+from fleet.engines.base import StepEngine
 from fleet.messages import Payload, StartReplica
 from fleet.runs.assembly import WATCHERS, initial_replicas
 from fleet.runs.faults import FaultInjector
@@ -27,6 +28,7 @@ from fleet.seeding import rng_for
 from fleet.spec import FleetSpec
 from fleet.telemetry.run import Run, finish_run
 from traces import FaultTrace, Trace
+from traces.answers import answer_blocks
 from traces.schema import Request
 
 CLIENT = "client/trace"
@@ -99,6 +101,7 @@ class LiveRun(LiveHead):
         self.client = LoadGenerator(
             trace, telemetry=self.telemetry, on_done=self.runtime.stop, sessions=sessions, stream=stream,
             stall_timeout_s=stall_timeout_s, payload=payload, progress=on_progress,
+            answers=answer_blocks(trace) if isinstance(spec.engine, StepEngine) else None,
         )  # fmt: skip
 
     async def main(self) -> Run:

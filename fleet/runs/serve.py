@@ -40,6 +40,7 @@ from fleet.spec import FleetSpec
 from fleet.telemetry.run import Run, finish_run
 from fleet.telemetry.sink import Telemetry
 from traces import Trace
+from traces.answers import answer_blocks
 from traces.schema import Request
 
 log = logging.getLogger("fleet.serve")
@@ -342,7 +343,7 @@ class Driver:
         )
         self.generator = LoadGenerator(
             trace, telemetry=self.telemetry, on_done=self.runtime.stop, sessions=sessions, stream=stream,
-            stall_timeout_s=stall_timeout_s, progress=on_progress, payload=payload,
+            stall_timeout_s=stall_timeout_s, progress=on_progress, payload=payload, answers=answer_blocks(trace),
         )  # fmt: skip
         self._address = f"client/{name}"
         self._started = False

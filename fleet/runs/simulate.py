@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 from fleet.actor import FleetError
 from fleet.actors.load_generator import LoadGenerator
+from fleet.engines.base import StepEngine
 from fleet.launch.simulated import SimulatedLauncher
 from fleet.runs.assembly import WATCHERS, Head, initial_replicas, replica_settings
 from fleet.runs.deadlock import DeadlockWatch
@@ -19,6 +20,7 @@ from fleet.telemetry.run import Run, finish_run
 from fleet.telemetry.sink import Telemetry
 from policies.base import Policy
 from traces import FaultTrace, Trace
+from traces.answers import answer_blocks
 
 CLIENT = "client/trace"
 
@@ -83,7 +85,7 @@ class Simulation:
         )
         self.client = LoadGenerator(
             trace, telemetry=self.telemetry, on_done=self.runtime.stop, sessions=sessions, stream=stream,
-            progress=on_progress,
+            progress=on_progress, answers=answer_blocks(trace) if isinstance(spec.engine, StepEngine) else None,
         )  # fmt: skip
         self.head.batcher.reveal = lengths
         self.head.listen(self.runtime)

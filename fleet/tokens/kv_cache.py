@@ -24,6 +24,12 @@ class KvCache(ABC):
     block_tokens: int
     total_blocks: int
     watermark_blocks: int = 0
+    now_s: float = 0.0
+    """When the step is planned that is being planned; the scheduler's own."""
+    moved_blocks: int = 0
+    """Blocks swapped out and in since the scheduler last looked."""
+    taken: list[SequenceState]
+    """Those that got a place, or lost it, while a policy planned; the scheduler's own."""
 
     @property
     @abstractmethod
@@ -41,6 +47,10 @@ class KvCache(ABC):
         return self.total_blocks - self.used_blocks
 
     # --- questions: they change nothing ------------------------------------------------------------------------
+
+    @abstractmethod
+    def holds(self, sequence: SequenceView) -> bool:
+        """It was admitted, and not released since."""
 
     @abstractmethod
     def cached_tokens(self, sequence: SequenceView) -> int:
@@ -62,6 +72,25 @@ class KvCache(ABC):
     def used_after(self, decodes: Sequence[SequenceState], steps: int) -> int:
         """What `used_blocks` will be when each of `decodes` has taken `steps` further tokens."""
 
+    # --- what a policy may do while it plans: see `policies.views.KvView` ----------------------------------------
+
+    def take(self, sequence: SequenceView, tokens: int) -> None:
+        """See `policies.views.KvView`."""
+        assert isinstance(sequence, SequenceState)
+        if not self.holds(sequence):
+            self.admit(sequence, self.now_s)
+            self.taken.append(sequence)
+        self.extend(sequence, tokens, self.now_s)
+
+    def give_up(self, sequence: SequenceView, *, swap: bool = False) -> None:
+        """See `policies.views.KvView`."""
+        assert isinstance(sequence, SequenceState)
+        if not self.holds(sequence):
+            return
+        if not (swap and self.swap_out(sequence, self.now_s)):
+            self.release(sequence, self.now_s, comes_back=True)
+        self.taken.append(sequence)
+
     # --- commands ----------------------------------------------------------------------------------------------
 
     @abstractmethod
@@ -75,17 +104,19 @@ class KvCache(ABC):
     def extend(self, sequence: SequenceState, tokens: int, now_s: float) -> None:
         """Take the blocks for `tokens` more beyond `computed_tokens`, which the scheduler advances when it is done.
 
-        Blocks of its prompt that this fills can be found by others from now on.
+        Blocks that this fills can be found by others from now on. To ask for what it has already changes nothing.
 
         Raises `FleetError` when they cannot be had: the scheduler asked first.
         """
 
     @abstractmethod
-    def release(self, sequence: SequenceState, now_s: float, *, keep: bool = True) -> None:
+    def release(
+        self, sequence: SequenceState, now_s: float, *, keep: bool = True, comes_back: bool = False
+    ) -> None:
         """Give up everything it holds, and set `computed_tokens` to 0.
 
-        Full blocks of its prompt stay cached, unless `keep` is False: then those that it alone holds are empty,
-        because what is in them is not to be trusted.
+        Full blocks that somebody could find stay cached: those with a hash, and all of them for one that comes back.
+        With `keep=False` none does that it alone holds, because what is in them is not to be trusted.
         """
 
     @abstractmethod

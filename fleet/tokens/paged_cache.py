@@ -1,35 +1,44 @@
 """The paged key-value cache as an account: how many blocks are used, cached and empty, and who shares what.
 
-The one thing to know: only what can be shared has an identity. That is the *chunk*: one prompt hash and the blocks that
-hold its tokens. Every other block of a sequence is a number. Work therefore grows with calls and with the hashed chunks
-they touch, never with tokens.
+The one thing to know: only what can be found has an identity. That is the *chunk*: one hash and the blocks that hold
+its tokens. Every other block of a sequence is a number. Work therefore grows with calls and with the hashed chunks
+they touch, never with tokens. The one exception is a sequence that loses its place: it alone finds again what it had,
+and each of these blocks is a chunk from then on, until it comes back.
 
 What an `EvictionPolicy` calls a block is a chunk, which may be several blocks: see `fleet.tokens.chunks`.
+
+What is found, from when, and in which order blocks are taken is as in vLLM 0.19: `BlockPool.cache_full_blocks`,
+`get_cached_block`, `get_new_blocks` and `free_blocks` in `vllm/v1/core/block_pool.py`,
+`KVCacheManager.get_computed_blocks` and `allocate_slots` in `vllm/v1/core/kv_cache_manager.py`.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
+from typing import NoReturn
 
 from fleet.actor import FleetError
-from fleet.tokens.chunks import Chunk, Holding, Prompt, chunks_of, fits
+from fleet.tokens.chunks import GONE, Chunk, Found, Holding, chunks_of, fits
 from fleet.tokens.kv_cache import KvCache
 from fleet.tokens.sequence import SequenceState
 from policies.base import EvictionPolicy, PolicyError
 from policies.views import SequenceView
 
+NUMBERED = 1 << 64
+"""Ids from here on are no hashes."""
+
 
 class PagedKvCache(KvCache):
-    """`total_blocks` blocks of `block_tokens` tokens each, shared by prompts with equal beginnings.
+    """`total_blocks` blocks of `block_tokens` tokens each, shared by sequences with equal beginnings.
 
-    - `admit` finds the leading chunks of a prompt and holds them.
-    - `extend` takes blocks, empty ones first, then what the policy gives up. A chunk that is filled can be found from
-      then on. One that is filled a second time takes over the cached one if nobody holds it, else it is a private copy.
+    - `admit` finds the leading chunks of a sequence and holds them.
+    - `extend` takes blocks, in the order that the policy says. A chunk that is filled can be found from then on, in the
+      same step. One that is there already is kept all the same: there are two then.
     - `release` leaves the chunks that nobody else holds to the policy as candidates; all other blocks become empty.
 
     `eviction` must have been reset, and is used by this cache alone. `watermark_blocks` are only shown to policies.
-    `prefix_caching=False`: no prompt shares, and nothing is kept. `host_blocks` bounds what can be swapped out.
+    `prefix_caching=False`: nothing is shared, and nothing is kept. `host_blocks` bounds what can be swapped out.
 
     The public counters are for studies; tokens are counted once per sequence, when it is first admitted.
     """
@@ -49,6 +58,7 @@ class PagedKvCache(KvCache):
                 f"a cache needs blocks and tokens in them, not {total_blocks} of {block_tokens} tokens"
             )
         self.total_blocks = total_blocks
+        self.taken = []
         self.block_tokens = block_tokens
         self.eviction = eviction
         self.watermark_blocks = watermark_blocks
@@ -63,14 +73,27 @@ class PagedKvCache(KvCache):
         self.unshareable = 0
         """Sequences whose hashed blocks do not fit the cache's block size, so that they share nothing."""
         self._tells_shared = type(eviction).shared is not EvictionPolicy.shared
+        self._orders_empty = prefix_caching and type(eviction).empties is not EvictionPolicy.empties
+        """The policy says when an empty block goes before a cached one, and so has to know of each."""
+        self._left_over = 0
+        """Empty blocks of the last victim: they are taken before any other."""
         self._used = 0
         self._cached = 0
         self._chunks: dict[int, Chunk] = {}
+        """What is found under each hash: the oldest chunk of it."""
+        self._copies: dict[int, list[Chunk]] = {}
+        """Further ones of the same hash, the oldest first."""
+        self._numbered: dict[int, Chunk] = {}
+        """Those that go by a number and not by their hash."""
+        self._own: dict[int, tuple[int, list[Chunk]]] = {}
+        """Of each sequence that lost its place: its tokens in shared chunks, and its own blocks after them."""
+        self._next_number = NUMBERED
         self._held: dict[int, Holding] = {}
         self._in_host: dict[int, int] = {}
         self._host_used = 0
-        self._looked_up: dict[int, Prompt] = {}
+        self._looked_up: dict[int, Found] = {}
         """Lookups since the chunks last changed: a plan asks for the same ones several times."""
+        self._tell_emptied(total_blocks, 0.0)
 
     @property
     def used_blocks(self) -> int:
@@ -92,27 +115,28 @@ class PagedKvCache(KvCache):
 
     # --- questions ---------------------------------------------------------------------------------------------
 
+    def holds(self, sequence: SequenceView) -> bool:
+        return sequence.id in self._held
+
     def cached_tokens(self, sequence: SequenceView) -> int:
         if sequence.id in self._held or sequence.swapped:
             return 0
-        prompt = self._look_up(sequence)
-        return prompt.hits * prompt.chunk_tokens
+        return self._look_up(sequence).tokens
 
     def blocks_for(self, sequence: SequenceView, tokens: int) -> int:
-        holding = self._held.get(sequence.id)
-        if holding is not None:
+        if sequence.id in self._held:
             return max(0, self._blocks_of(sequence.computed_tokens + tokens) - sequence.blocks)
         if sequence.swapped:
             return self._blocks_of(sequence.computed_tokens + tokens) - self._used_of_swapped(sequence)
-        prompt = self._look_up(sequence)
-        used_by_others = (prompt.hits - prompt.unheld) * (prompt.chunk_tokens // self.block_tokens)
-        return self._blocks_of(prompt.hits * prompt.chunk_tokens + tokens) - used_by_others
+        found = self._look_up(sequence)
+        used_by_others = found.tokens // self.block_tokens - found.unheld_blocks
+        return self._blocks_of(found.tokens + tokens) - used_by_others
 
     def blocks_held_alone(self, sequence: SequenceView) -> int:
         holding = self._held.get(sequence.id)
         if holding is None:
             return 0
-        alone = sum(1 for key in holding.shared() if self._chunks[key].holders == 1)
+        alone = sum([chunk.holders == 1 for chunk in holding.chunks])
         return holding.private_blocks + alone * holding.chunk_blocks
 
     def steps_that_fit(self, decodes: Sequence[SequenceState], at_most: int) -> int:
@@ -156,64 +180,81 @@ class PagedKvCache(KvCache):
         if sequence.swapped:
             self._swap_in(sequence, now_s)
             return
-        prompt = self._look_up(sequence)
-        holding = Holding(sequence, prompt.keys, prompt.chunk_tokens, self.block_tokens)
-        for key in prompt.keys[: prompt.hits]:
-            self._hold(key, self._chunks[key], now_s)
-        holding.fill_to(prompt.hits)
-        sequence.blocks = prompt.hits * holding.chunk_blocks
-        sequence.computed_tokens = sequence.cached_tokens = prompt.hits * prompt.chunk_tokens
-        self._used += prompt.unheld * holding.chunk_blocks
+        found = self._look_up(sequence)
+        holding = Holding(sequence, found.keys, found.chunk_tokens, self.block_tokens)
+        for chunk in found.hits:
+            self._hold(chunk, now_s)
+        holding.chunks += found.hits
+        holding.filled()
+        for chunk in self._own.pop(sequence.id, (0, []))[1][: found.own]:
+            # It goes on where it was, and nobody else can find these.
+            self._cached -= chunk.blocks
+            self.eviction.reused(chunk.id, now_s)
+            self._forget_chunk(chunk)
+        sequence.blocks = found.tokens // self.block_tokens
+        sequence.computed_tokens = found.tokens
+        sequence.cached_tokens = min(found.tokens, sequence.prompt_tokens)
+        self._used += found.unheld_blocks
         self._held[sequence.id] = holding
         self._looked_up.clear()
         if not sequence.preemptions:
             self._count_lookup(sequence)
 
     def extend(self, sequence: SequenceState, tokens: int, now_s: float) -> None:
-        holding = self._holding(sequence)
         covered = sequence.computed_tokens + tokens
         growth = -(-covered // self.block_tokens) - sequence.blocks
-        if growth <= 0 and covered < holding.next_fill_tokens:
+        if growth <= 0 and covered < sequence.next_fill_tokens:
             return
+        holding = self._holding(sequence)
         if growth > self.total_blocks - self._used:
             raise FleetError(
                 f"{growth} blocks for {tokens} tokens of {sequence!r}, and {self.free_blocks} are free"
             )
-        if covered >= holding.next_fill_tokens:
-            # Before blocks are taken, so that chunks it is about to take over are not evicted for it.
-            self._fill(holding, covered, now_s)
         if growth > 0:
             sequence.blocks += growth
-            self._used += growth
-            self._make_room(now_s)
+            self._take(growth, now_s)
+        if covered >= sequence.next_fill_tokens:
+            self._fill(holding, min(covered, sequence.known_tokens))
 
-    def release(self, sequence: SequenceState, now_s: float, *, keep: bool = True) -> None:
+    def release(
+        self, sequence: SequenceState, now_s: float, *, keep: bool = True, comes_back: bool = False
+    ) -> None:
         holding = self._holding(sequence)
+        known = min(sequence.computed_tokens, sequence.known_tokens)
+        if known >= sequence.next_fill_tokens:
+            self._fill(holding, known)
         del self._held[sequence.id]
-        self._used -= holding.private_blocks
-        candidates = []
-        for number, key in enumerate(holding.keys[: holding.filled]):
-            chunk = self._chunks.get(key)
-            if number in holding.duplicates:
-                if not keep or chunk is not None:
-                    continue
-                self._chunks[key] = Chunk(0, holding.chunk_blocks)  # the one that it was a copy of is gone
+        private = holding.private_blocks
+        own: list[Chunk] = []
+        if comes_back and keep and self.prefix_caching:
+            own = self._keep_own(holding, self._hashed(sequence))
+        empty = private - len(own)
+        self._used -= private
+        released: list[Chunk] = []
+        computed = sequence.computed_tokens // holding.chunk_tokens if keep else 0
+        for number, chunk in enumerate(holding.chunks):
+            chunk.holders -= 1
+            if chunk.holders:
+                if keep and number >= computed:
+                    raise FleetError(
+                        f"what {sequence!r} was to compute of its chunk {number} was found already"
+                    )
+                continue
+            self._used -= chunk.blocks
+            if number < computed:
+                released.append(chunk)
             else:
-                assert chunk is not None
-                chunk.holders -= 1
-                if chunk.holders:
-                    continue
-                self._used -= chunk.blocks
-                if not keep:
-                    del self._chunks[key]
-                    continue
-            candidates.append(key)
-        if candidates:
-            self._cached += len(candidates) * holding.chunk_blocks
-            self.eviction.released(candidates, now_s)
-        if holding.filled:
+                empty += chunk.blocks
+                self._forget_chunk(chunk)
+        released += own
+        if empty:
+            self._tell_emptied(empty, now_s)
+        if released:
+            self._cached += sum([chunk.blocks for chunk in released])
+            self.eviction.released([chunk.id for chunk in released], now_s)
+        if holding.chunks or own:
             self._looked_up.clear()
-        sequence.blocks = sequence.chunks = sequence.computed_tokens = 0
+        sequence.released()
 
     def swap_out(self, sequence: SequenceState, now_s: float) -> bool:
         """See `KvCache`. Chunks of its prompt stay cached on the device too, where it finds them again if it can."""
@@ -225,6 +266,7 @@ class PagedKvCache(KvCache):
         self.release(sequence, now_s)
         self._in_host[sequence.id] = blocks
         self._host_used += blocks
+        self.moved_blocks += blocks
         sequence.computed_tokens = computed
         sequence.swapped = True
         return True
@@ -232,6 +274,7 @@ class PagedKvCache(KvCache):
     def forget(self, sequence: SequenceState, now_s: float) -> None:
         self._host_used -= self._in_host.pop(sequence.id, 0)
         self._looked_up.pop(sequence.id, None)
+        self._own.pop(sequence.id, None)  # cached until they are evicted, and found by nobody
         if sequence.swapped:
             sequence.swapped = False
             sequence.computed_tokens = 0
@@ -240,80 +283,206 @@ class PagedKvCache(KvCache):
         need = self.blocks_for(sequence, 0)
         if need > self.free_blocks:
             raise FleetError(f"{need} blocks to swap in {sequence!r}, and {self.free_blocks} are free")
-        holding = Holding(sequence, *self._chunks_of(sequence), self.block_tokens)
-        self._fill(holding, sequence.computed_tokens, now_s, share=True)
+        keys, chunk_tokens = self._chunks_of(sequence)
+        holding = Holding(sequence, keys, chunk_tokens, self.block_tokens)
+        chunks = [
+            self._find(key, holding.chunk_blocks) for key in keys[: sequence.computed_tokens // chunk_tokens]
+        ]
+        for chunk in chunks:
+            if chunk is not None:
+                need -= 0 if chunk.holders else chunk.blocks
+                self._used += 0 if chunk.holders else chunk.blocks
+                self._hold(chunk, now_s)
+        self._take(need, now_s)
+        for key, chunk in zip(keys, chunks, strict=False):
+            holding.chunks.append(self._new_chunk(key, holding.chunk_blocks) if chunk is None else chunk)
+        holding.filled()
         sequence.blocks = self._in_host.pop(sequence.id)
         self._host_used -= sequence.blocks
+        self.moved_blocks += sequence.blocks
         sequence.swapped = False
         self._held[sequence.id] = holding
-        self._used += need
-        self._make_room(now_s)
+        self._looked_up.clear()
 
-    # --- chunks ------------------------------------------------------------------------------------------------
+    # --- what is found -----------------------------------------------------------------------------------------
 
-    def _look_up(self, sequence: SequenceView) -> Prompt:
+    def _look_up(self, sequence: SequenceView) -> Found:
         known = self._looked_up.get(sequence.id)
         if known is not None:
             return known
         keys, chunk_tokens = self._chunks_of(sequence)
         chunk_blocks = chunk_tokens // self.block_tokens
-        hits = unheld = 0
-        chunks = self._chunks
-        for key in keys[: (sequence.total_tokens - 1) // chunk_tokens]:  # the last token is always computed
-            chunk = chunks.get(key)
-            if chunk is None or chunk.blocks != chunk_blocks:
+        most = sequence.total_tokens - 1  # the last token is always computed
+        hits: list[Chunk] = []
+        unheld = 0
+        for key in keys[: most // chunk_tokens]:
+            chunk = self._find(key, chunk_blocks)
+            if chunk is None:
                 break
-            hits += 1
+            hits.append(chunk)
             unheld += not chunk.holders
-        self._looked_up[sequence.id] = prompt = Prompt(keys, chunk_tokens, hits, unheld)
-        return prompt
+        unheld *= chunk_blocks
+        tokens = len(hits) * chunk_tokens
+        own = 0
+        if sequence.id in self._own:
+            own = self._own_left(sequence.id, tokens, most)
+            unheld += own
+            tokens += own * self.block_tokens
+        found = self._looked_up[sequence.id] = Found(keys, chunk_tokens, hits, own, tokens, unheld)
+        return found
+
+    def _own_left(self, id: int, tokens: int, most: int) -> int:
+        """Blocks of its own that a sequence finds after so many tokens in shared chunks."""
+        before, chunks = self._own[id]
+        if before != tokens:
+            return 0
+        left = 0
+        for chunk in chunks[: (most - tokens) // self.block_tokens]:
+            if chunk.holders == GONE:
+                break
+            left += 1
+        return left
+
+    def _find(self, key: int, blocks: int) -> Chunk | None:
+        """The oldest chunk with this hash; a hash of another number of tokens is other content."""
+        chunk = self._chunks.get(key)
+        if chunk is None or chunk.blocks == blocks:
+            return chunk
+        return next((other for other in self._copies.get(key, ()) if other.blocks == blocks), None)
 
     def _chunks_of(self, sequence: SequenceView) -> tuple[tuple[int, ...], int]:
-        """Keys of the chunks of its prompt that can be shared, and the tokens in each."""
+        """Keys of its chunks, and the tokens in each."""
         if not self.prefix_caching:
             return (), self.block_tokens
-        return chunks_of(sequence.request, sequence.prompt_tokens, self.block_tokens)
+        assert isinstance(sequence, SequenceState)
+        return chunks_of(sequence.hashes, sequence.request.block_tokens, self.block_tokens)
 
-    def _hold(self, key: int, chunk: Chunk, now_s: float) -> None:
+    def _hold(self, chunk: Chunk, now_s: float) -> None:
         """One more sequence holds a chunk that was found; the caller counts it as used."""
         if not chunk.holders:
             self._cached -= chunk.blocks
-            self.eviction.reused(key, now_s)
+            self.eviction.reused(chunk.id, now_s)
         elif self._tells_shared:
-            self.eviction.shared(key, now_s)
+            self.eviction.shared(chunk.id, now_s)
         chunk.holders += 1
 
-    def _fill(self, holding: Holding, tokens: int, now_s: float, *, share: bool = False) -> None:
-        """The sequence has the blocks for so many tokens: chunks that this completes can be found from now on.
+    # --- what can be found -------------------------------------------------------------------------------------
 
-        One that another sequence holds already is shared on request; else this sequence has a copy of its own.
-        """
+    def _fill(self, holding: Holding, tokens: int) -> None:
+        """The sequence has the blocks for so many tokens: chunks that this completes can be found from now on."""
         upto = min(tokens // holding.chunk_tokens, len(holding.keys))
-        for number in range(holding.filled, upto):
-            key = holding.keys[number]
-            chunk = self._chunks.get(key)
-            if chunk is None:
-                self._chunks[key] = Chunk(1, holding.chunk_blocks)
-            elif chunk.blocks != holding.chunk_blocks or (chunk.holders and not share):
-                holding.duplicates.add(number)
+        if upto <= len(holding.chunks):
+            return
+        known, blocks, chunks = self._chunks, holding.chunk_blocks, holding.chunks
+        for key in holding.keys[len(chunks) : upto]:
+            if key in known:
+                chunks.append(self._new_chunk(key, blocks))
             else:
-                self._hold(key, chunk, now_s)
-        holding.fill_to(upto)
+                known[key] = chunk = Chunk(key, key, blocks, 1)
+                chunks.append(chunk)
+        holding.filled()
         self._looked_up.clear()
 
-    def _make_room(self, now_s: float) -> None:
-        """Evict until what is used and what is cached fit."""
-        if self._used + self._cached <= self.total_blocks:
+    def _new_chunk(self, key: int, blocks: int) -> Chunk:
+        """One that somebody holds."""
+        if key not in self._chunks:
+            chunk = self._chunks[key] = Chunk(key, key, blocks, 1)
+            return chunk
+        chunk = self._number(key, blocks, 1)
+        self._copies.setdefault(key, []).append(chunk)
+        return chunk
+
+    def _number(self, key: int | None, blocks: int, holders: int) -> Chunk:
+        chunk = self._numbered[self._next_number] = Chunk(self._next_number, key, blocks, holders)
+        self._next_number += 1
+        return chunk
+
+    def _keep_own(self, holding: Holding, tokens: int) -> list[Chunk]:
+        """Full blocks after its shared chunks: it alone finds them again."""
+        shared = len(holding.chunks) * holding.chunk_tokens
+        own = [self._number(None, 1, 0) for _ in range((tokens - shared) // self.block_tokens)]
+        if own:
+            self._own[holding.sequence.id] = shared, own
+        return own
+
+    def _hashed(self, sequence: SequenceState) -> int:
+        """How many of its tokens are in blocks whose content was known when their step was planned."""
+        computed = sequence.computed_tokens
+        if sequence.known_tokens < sequence.total_tokens and computed > sequence.prompt_tokens:
+            return computed - 1
+        return computed
+
+    def _forget_chunk(self, chunk: Chunk) -> None:
+        """It cannot be found any more."""
+        chunk.holders = GONE
+        key = chunk.key
+        if chunk.id != key:
+            del self._numbered[chunk.id]
+        if key is None:
             return
-        self._looked_up.clear()
-        while self._used + self._cached > self.total_blocks:
-            key = self.eviction.victim(now_s)
-            chunk = self._chunks.get(key)
-            if chunk is None or chunk.holders:
-                raise PolicyError(f"{type(self.eviction).__name__} evicts {key!r}, which is no candidate")
+        copies = self._copies.get(key)
+        if self._chunks[key] is not chunk:
+            assert copies is not None
+            copies.remove(chunk)
+        elif copies:
+            self._chunks[key] = copies.pop(0)
+        else:
             del self._chunks[key]
-            self._cached -= chunk.blocks
-            self.evictions += 1
+        if copies is not None and not copies:
+            del self._copies[key]
+
+    # --- taking blocks -----------------------------------------------------------------------------------------
+
+    def _take(self, count: int, now_s: float) -> None:
+        """Count so many more as used, and evict where they were cached."""
+        if not self._orders_empty:
+            self._used += count
+            while self._used + self._cached > self.total_blocks:
+                self._evict(now_s)
+            return
+        self._used += count
+        spare, empties = self._left_over, self.eviction.empties
+        while count > spare:
+            count -= spare
+            spare = 0
+            taken = empties(count, now_s)
+            if taken or not self._cached:
+                if not 0 < taken <= count:
+                    self._blame_empties(taken, count)
+                count -= taken
+            else:
+                spare = self._evict(now_s)
+        self._left_over = spare - count
+        if self._used + self._cached > self.total_blocks:
+            self._blame_empties(self._used + self._cached - self.total_blocks, 0)
+
+    def _blame_empties(self, taken: int, count: int) -> NoReturn:
+        raise PolicyError(
+            f"{type(self.eviction).__name__} takes {taken!r} empty blocks too many or too few where {count} are needed "
+            f"and {self._cached} are cached"
+        )
+
+    def _evict(self, now_s: float) -> int:
+        """Let the policy's victim go; answers its blocks, which are empty now."""
+        id = self.eviction.victim(now_s)
+        chunk = self._chunks.get(id)
+        if chunk is None or chunk.id != id:
+            chunk = self._numbered.get(id)
+        if chunk is None or chunk.holders:
+            raise PolicyError(f"{type(self.eviction).__name__} evicts {id!r}, which is no candidate")
+        if chunk.key == id and id not in self._copies:
+            chunk.holders = GONE
+            del self._chunks[id]
+        else:
+            self._forget_chunk(chunk)
+        self._looked_up.clear()
+        self._cached -= chunk.blocks
+        self.evictions += 1
+        return chunk.blocks
+
+    def _tell_emptied(self, count: int, now_s: float) -> None:
+        if self._orders_empty:
+            self.eviction.emptied(count, now_s)
 
     # --- small ones --------------------------------------------------------------------------------------------
 
@@ -330,10 +499,8 @@ class PagedKvCache(KvCache):
         """Blocks on the device that a swapped sequence can share with those that hold them."""
         keys, chunk_tokens = self._chunks_of(sequence)
         blocks = chunk_tokens // self.block_tokens
-        found = (self._chunks.get(key) for key in keys[: sequence.computed_tokens // chunk_tokens])
-        return sum(
-            blocks for chunk in found if chunk is not None and chunk.holders and chunk.blocks == blocks
-        )
+        found = (self._find(key, blocks) for key in keys[: sequence.computed_tokens // chunk_tokens])
+        return sum([blocks for chunk in found if chunk is not None and chunk.holders])
 
     def _count_lookup(self, sequence: SequenceState) -> None:
         self.lookup_tokens += sequence.prompt_tokens
@@ -344,20 +511,20 @@ class PagedKvCache(KvCache):
     # --- the check ---------------------------------------------------------------------------------------------
 
     def check(self) -> None:
-        holders = dict.fromkeys(self._chunks, 0)
         used = 0
+        holders: dict[int, int] = {}
         for holding in self._held.values():
             sequence = holding.sequence
             if holding.private_blocks < 0 or sequence.blocks < self._blocks_of(sequence.computed_tokens):
                 raise FleetError(f"{sequence!r} has {holding.private_blocks} blocks that it does not share")
             used += holding.private_blocks
-            for key in holding.shared():
-                holders[key] = holders.get(key, 0) + 1
-        known = {key: chunk.holders for key, chunk in self._chunks.items()}
-        if wrong := [key for key, number in holders.items() if known.get(key) != number]:
+            for chunk in holding.chunks:
+                holders[chunk.id] = holders.get(chunk.id, 0) + 1
+        known = [*self._numbered.values(), *(one for one in self._chunks.values() if one.id == one.key)]
+        if wrong := [one.id for one in known if holders.pop(one.id, 0) != one.holders] + list(holders):
             raise FleetError(f"the holders of chunks {wrong[:9]} are not those that have them")
-        used += sum(chunk.blocks for chunk in self._chunks.values() if chunk.holders)
-        unheld = [chunk.blocks for chunk in self._chunks.values() if not chunk.holders]
+        used += sum([chunk.blocks for chunk in known if chunk.holders])
+        unheld = [chunk.blocks for chunk in known if not chunk.holders]
         _demand("used blocks", self._used, used)
         _demand("cached blocks", self._cached, sum(unheld))
         _demand("candidates of the eviction policy", len(self.eviction), len(unheld))

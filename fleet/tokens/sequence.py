@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import sys
+
 from fleet.messages import Work
 from traces.schema import Request
+
+NEVER = sys.maxsize
+"""More tokens than any sequence has."""
 
 
 class SequenceState:
@@ -13,9 +18,10 @@ class SequenceState:
     """
 
     __slots__ = (
-        "batch", "blocks", "cached_tokens", "chunks", "computed_tokens", "first_token_s", "generated_tokens", "id",
-        "itl_max_s", "last_token_s", "preemptions", "prefix_tokens", "prompt_tokens", "queued_s", "request", "running",
-        "started_s", "swapped", "target_tokens", "total_tokens", "work",
+        "batch", "blocks", "cached_tokens", "chunks", "computed_tokens", "first_token_s", "generated_tokens", "hashes",
+        "id", "itl_max_s", "last_token_s", "next_fill_tokens", "preemptions", "prefix_tokens", "prompt_tokens",
+        "queued_s", "request", "running", "started_s", "swapped", "target_tokens", "total_tokens", "unknown_tokens",
+        "work",
     )  # fmt: skip
 
     def __init__(
@@ -36,13 +42,20 @@ class SequenceState:
         self.running = False
         self.preemptions = 0
         self.swapped = False
-        self.target_tokens = 0
-        """How many output tokens it will have, where the engine knows; the engine's own."""
+        self.unknown_tokens = 0
+        """Of `total_tokens`, those at the end that the step under way is still to say: 1 with a plan ahead of it."""
+        self.target_tokens: int | None = None
+        """How many output tokens it will have, where the engine knows; no policy sees it."""
         # What it holds; the cache's own.
+        self.hashes: tuple[int, ...] = self._hashes(request, work)
+        """Of the blocks of `request.block_tokens` tokens that can be full, in order: of its prompt, and of its answer
+        as far as the trace has them."""
         self.blocks = 0
         self.cached_tokens = 0
         self.chunks = 0
-        """Leading chunks of its prompt that it has all blocks of, shared ones and copies of its own."""
+        """Leading chunks that it has all blocks of, shared ones and copies of its own."""
+        self.next_fill_tokens = NEVER
+        """With so many tokens it fills the next one."""
         # The actor's, for what it reports; times are on the replica's clock.
         self.prefix_tokens = 0
         """`cached_tokens` of its first admission."""
@@ -50,6 +63,26 @@ class SequenceState:
         self.first_token_s: float | None = None
         self.last_token_s: float | None = None
         self.itl_max_s: float | None = None
+
+    def _hashes(self, request: Request, work: Work) -> tuple[int, ...]:
+        if not request.blocks or not request.block_tokens:
+            return ()
+        full = request.blocks[: self.prompt_tokens // request.block_tokens]
+        goes_on = (
+            work.answer_blocks
+            and len(full) * request.block_tokens + request.block_tokens > self.prompt_tokens
+        )
+        return full + work.answer_blocks if goes_on else full
+
+    def released(self) -> None:
+        """It holds nothing any more."""
+        self.blocks = self.chunks = self.computed_tokens = 0
+        self.next_fill_tokens = NEVER
+
+    @property
+    def known_tokens(self) -> int:
+        """Of `total_tokens`, those whose value is known."""
+        return self.total_tokens - self.unknown_tokens
 
     @property
     def remaining_tokens(self) -> int:
@@ -70,7 +103,7 @@ class SequenceState:
 class StepWork:
     """One step as the engine gets it, to be run up to `most` times over (more than once only when all decode)."""
 
-    __slots__ = ("decodes", "most", "moved_blocks", "number", "prefills")
+    __slots__ = ("advanced", "decodes", "most", "moved_blocks", "number", "output", "prefills")
 
     def __init__(
         self,
@@ -87,5 +120,9 @@ class StepWork:
         self.decodes = decodes
         """Each computes one token."""
         self.most = most
+        self.advanced = 0
+        """So many steps of it have been counted before they ended, to plan what comes after them."""
+        self.output: list[SequenceState] = []
+        """Those that get output tokens of the steps that have been counted."""
         self.moved_blocks = moved_blocks
         """Blocks to be copied between the device and the host before the step: swapped out, and in."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import copy
+from collections.abc import Iterable, Iterator
 
 from traces.schema import Request
 
@@ -49,7 +50,11 @@ class FakeSequence:
 
 
 class FakeKv:
-    """A `KvView`, and the commands of the scheduler. Blocks that nobody holds are evicted in the order of release."""
+    """A `KvView`, and the commands of the scheduler. Blocks that nobody holds are evicted in the order of release.
+
+    What a policy takes and gives up while it plans is done to copies of its sequences, until `settle`: so that what it
+    is shown stays as it was, and a policy that changes it can be caught.
+    """
 
     def __init__(self, block_tokens: int, total_blocks: int, watermark_blocks: int, host_blocks: int) -> None:
         self.block_tokens = block_tokens
@@ -59,10 +64,15 @@ class FakeKv:
         self.holders: dict[int, int] = {}
         """How many hold the block of this hash; 0: it is cached, and the first such is the first to go."""
         self.private = 0
+        self._planned: dict[int, FakeSequence] = {}
+        self._shown: list[tuple[str, object]] = []
+        """What it was before the plan."""
 
     def __iter__(self) -> Iterator[object]:
-        """Everything, so that a change can be seen."""
-        return iter(vars(self).items())
+        """Everything as it was before what is planned, so that a change can be seen."""
+        return iter(self._shown or list(vars(self).items()))
+
+    # --- what a policy asks, and takes ---------------------------------------------------------------------------
 
     @property
     def free_blocks(self) -> int:
@@ -71,18 +81,21 @@ class FakeKv:
 
     def cached_tokens(self, sequence: FakeSequence) -> int:
         """Of one that waits, what the cache has."""
+        sequence = self._planned.get(sequence.id, sequence)
         return 0 if sequence.running or sequence.swapped else self.block_tokens * len(self._hits(sequence))
 
     def blocks_for(self, sequence: FakeSequence, tokens: int) -> int:
         """Of the free blocks, what it takes to compute so many more."""
+        sequence = self._planned.get(sequence.id, sequence)
         if sequence.running or sequence.swapped:
-            return self._blocks(sequence.computed_tokens + tokens) - sequence.blocks
+            return max(0, self._blocks(sequence.computed_tokens + tokens) - sequence.blocks)
         hits = self._hits(sequence)
         held = sum(self.holders[hash] > 0 for hash in hits)
         return self._blocks(len(hits) * self.block_tokens + tokens) - held
 
     def blocks_held_alone(self, sequence: FakeSequence) -> int:
         """What would be free if it lost its place."""
+        sequence = self._planned.get(sequence.id, sequence)
         return sequence.private + sum(self.holders[hash] == 1 for hash in _hashes(sequence)[: sequence.held])
 
     def _blocks(self, tokens: int) -> int:
@@ -94,6 +107,38 @@ class FakeKv:
             if hash not in self.holders:
                 return hashes[:number]
         return hashes
+
+    def take(self, sequence: FakeSequence, tokens: int) -> None:
+        """Admit it, if it waits, and give it blocks for so many more tokens."""
+        sequence = self._copy(sequence)
+        if not sequence.running:
+            self.admit(sequence)
+        need = self.blocks_for(sequence, tokens)
+        if need > self.free_blocks:
+            raise ValueError(
+                f"took {need} blocks for sequence {sequence.id}, and {self.free_blocks} are free"
+            )
+        self.extend(sequence, tokens)
+
+    def give_up(self, sequence: FakeSequence, *, swap: bool = False) -> None:
+        """Take its blocks from it."""
+        sequence = self._copy(sequence)
+        if sequence.running and not (swap and self.swap_out(sequence)):
+            self.release(sequence)
+
+    def _copy(self, sequence: FakeSequence) -> FakeSequence:
+        if not self._shown:
+            self._shown = [(name, copy.deepcopy(value)) for name, value in vars(self).items()]
+        if sequence.id not in self._planned:
+            self._planned[sequence.id] = copy.copy(sequence)
+        return self._planned[sequence.id]
+
+    def settle(self, sequences: Iterable[FakeSequence]) -> None:
+        """Do to these what was planned for them."""
+        planned, self._planned, self._shown = self._planned, {}, []
+        for sequence in sequences:
+            if sequence.id in planned:
+                vars(sequence).update(vars(planned[sequence.id]))
 
     # --- commands ----------------------------------------------------------------------------------------------
 
@@ -137,11 +182,13 @@ class FakeKv:
 
     def release(self, sequence: FakeSequence) -> None:
         """Give up everything; what others may find stays cached."""
-        for hash in _hashes(sequence)[: sequence.held]:
+        computed = sequence.computed_tokens // self.block_tokens
+        for number, hash in enumerate(_hashes(sequence)[: sequence.held]):
             self.holders[hash] -= 1
             if not self.holders[hash]:
                 del self.holders[hash]
-                self.holders[hash] = 0  # the last in the order of release
+                if number < computed:
+                    self.holders[hash] = 0  # the last in the order of release
         self.private -= sequence.private
         if sequence.swapped:
             self.host_blocks += self._blocks(sequence.computed_tokens)

@@ -147,6 +147,7 @@ class FakeReplica:
             answer = self.ask(
                 self.policy, "plan", list(self.waiting), list(self.running), self.kv, self.now_s
             )
+            self.kv.settle(self.waiting + self.running)
             yield Call(question, answer, self.now_s)
             if type(answer) is Step:
                 self._waits = 0
@@ -205,6 +206,7 @@ class FakeReplica:
 
     def _wait(self, question: str, answer: Any) -> None:  # Any: the policy's
         self._demand(type(answer) is Wait, question, answer, "expected Step or Wait")
+        self._give_back()
         until_s = answer.until_s
         self._demand(
             until_s is not None, question, answer,
@@ -229,17 +231,8 @@ class FakeReplica:
 
         named, decodes = self._named(step, require)
         self._preempt(step, named)
-        prefills = [(named[id], tokens) for id, tokens in step.prefill]
-        for sequence, _ in prefills:
-            if not sequence.running:
-                self.waiting.remove(sequence)
-                self.running.append(sequence)
-                self.kv.admit(sequence)
-        require(
-            self.kv.free_blocks >= 0,
-            "what it admits had in the cache, or in host memory, takes more than is free",
-        )
-        if not prefills and not decodes:
+        if not step.prefill and not decodes:
+            self._give_back()
             require(bool(step.preempt), "it plans nothing; say Wait, or plan something")
             self._empty += 1
             require(self._empty <= MOST_EMPTY, f"it only preempts, {self._empty} times in a row")
@@ -247,22 +240,53 @@ class FakeReplica:
         self._empty = 0
         for sequence in decodes:
             self._extend(sequence, 1, require)
-        for sequence, tokens in prefills:
-            most = sequence.remaining_tokens
-            expected = f"`prefill` of sequence {sequence.id} must be 1 to {most} tokens, what remains after cached ones"
-            require(type(tokens) is int and 1 <= tokens <= most, expected)
-            self._extend(sequence, tokens, require)
+        prefills: dict[int, tuple[FakeSequence, int]] = {}
+        for admits in (False, True):  # first those that run grow
+            for id, tokens in step.prefill:
+                if (named[id] in self.waiting) is admits:
+                    prefills[id] = named[id], self._prefill(named[id], tokens, require)
+        admitted = [named[id] for id, _ in step.prefill if named[id] in self.waiting]
+        self.waiting = [one for one in self.waiting if one not in admitted]
+        self.running += admitted
+        self._give_back()
+        require(
+            all(one.running for one in self.running),
+            "`preempt` must name all that lost their blocks in the plan",
+        )
         decode = sorted(sequence.id for sequence in decodes)
         entry = tuple(sorted(step.prefill)), tuple(decode), step.preempt, step.swap and bool(step.preempt)
         began_s, first = self.now_s, self.step
-        nobody_ended = self._ran([*prefills, *((sequence, 1) for sequence in decodes)], entry)
+        computed = [prefills[id] for id, _ in step.prefill]
+        nobody_ended = self._ran([*computed, *((sequence, 1) for sequence in decodes)], entry)
         if nobody_ended and not self.stepwise:
             self._repeat(decodes, step.repeat - 1, entry)
         ran = StepCompletion(
-            replica="replica/0", prefill_tokens=sum(tokens for _, tokens in prefills), decodes=len(decodes),
+            replica="replica/0", prefill_tokens=sum(tokens for _, tokens in computed), decodes=len(decodes),
             service_s=self.now_s - began_s, steps=self.step - first,
         )  # fmt: skip
         self.ask(self.policy, "on_step_completed", ran, self.now_s)
+
+    def _give_back(self) -> None:
+        """What the policy took while it planned, and did not plan."""
+        for sequence in self.waiting:
+            if sequence.running:
+                self.kv.release(sequence)
+
+    def _prefill(self, sequence: FakeSequence, tokens: Any, require: Any) -> int:
+        """Give it the blocks, and one that waits what the cache has of it now; answers the tokens that it computes."""
+        id = sequence.id
+        most = sequence.total_tokens if sequence in self.waiting else sequence.remaining_tokens
+        expected = f"`prefill` of sequence {id} must be 1 to {most} tokens, what remains"
+        require(type(tokens) is int and 1 <= tokens <= most, expected)
+        if not sequence.running:
+            self.kv.admit(sequence)
+            require(
+                self.kv.free_blocks >= 0,
+                "what it admits had in the cache, or in host memory, takes more than is free",
+            )
+        tokens = min(tokens, sequence.remaining_tokens)
+        self._extend(sequence, tokens, require)
+        return int(tokens)
 
     def _named(self, step: Step, require: Any) -> tuple[dict[int, FakeSequence], list[FakeSequence]]:
         """The sequences by id, and those that decode; Any: takes a truth and what was expected."""
@@ -278,13 +302,15 @@ class FakeReplica:
         ids = [id for id, _ in step.prefill] + list(step.decode or ()) + list(step.preempt)
         require(all(id in here for id in ids), "it must name sequences that are here, by `id`")
         require(len(set(ids)) == len(ids), "it must name each sequence at most once")
-        require(all(here[id].running for id in step.preempt), "`preempt` must name sequences that run")
+        require(
+            all(here[id] in self.running for id in step.preempt), "`preempt` must name sequences that run"
+        )
         if step.decode is None:
             taken = {id for id, _ in step.prefill} | set(step.preempt)
             decodes = [one for one in self.running if one.remaining_tokens == 1 and one.id not in taken]
         else:
             decodes = [here[id] for id in step.decode]
-            right = all(one.running and one.remaining_tokens == 1 for one in decodes)
+            right = all(one in self.running and one.remaining_tokens == 1 for one in decodes)
             require(right, "`decode` must name sequences that run and have 1 token remaining")
         require(type(step.repeat) is int and step.repeat >= 1, "`repeat` must be a whole number, 1 or more")
         alone = not step.prefill and not step.preempt
@@ -294,7 +320,7 @@ class FakeReplica:
     def _preempt(self, step: Step, named: dict[int, FakeSequence]) -> None:
         lost = [named[id] for id in step.preempt]
         for sequence in lost:
-            if not (step.swap and self.kv.swap_out(sequence)):
+            if sequence.running and not (step.swap and self.kv.swap_out(sequence)):
                 self.kv.release(sequence)
             sequence.preemptions += 1
             self.running.remove(sequence)

@@ -37,8 +37,8 @@ class DeadlineFirst(IterationPolicy):
     def plan(
         self, waiting: Sequence[SequenceView], running: Sequence[SequenceView], kv: KvView, now_s: float
     ) -> Step | Wait:
-        draft = StepDraft(kv, running, self.max_step_tokens)
-        plan_by_rank(draft, waiting, running, _due_s, self.max_sequences, displaces=self.displaces)
+        draft = StepDraft(kv, running, self.max_step_tokens, displaces=self.displaces)
+        plan_by_rank(draft, waiting, running, _due_s, self.max_sequences)
         return draft.step()
 
 

@@ -18,14 +18,39 @@ UNLIMITED = 1 << 60
 
 
 class StepDraft:
-    """One step in the making. What it answers takes into account all that was planned before."""
+    """One step in the making. What it answers takes into account all that was planned before.
+
+    It takes the blocks for what is planned at once (`KvView.take`), so that those who come after in the same step find
+    what those before them compute, and nothing is counted that is not so. With `displaces` those that run are only
+    promised their blocks, because they may still lose their places.
+    """
 
     __slots__ = (
-        "_all", "_decode", "_found_blocks", "_free", "_preempt", "_prefill", "_running", "_uncounted", "_unsettled",
-        "kv", "owed_blocks", "places", "tokens_left",
+        "_all",
+        "_decode",
+        "_preempt",
+        "_prefill",
+        "_promised",
+        "_running",
+        "_swap",
+        "_unsettled",
+        "_untaken",
+        "displaces",
+        "kv",
+        "owed_blocks",
+        "places",
+        "tokens_left",
     )  # fmt: skip
 
-    def __init__(self, kv: KvView, running: Sequence[SequenceView], max_step_tokens: int = UNLIMITED) -> None:
+    def __init__(
+        self,
+        kv: KvView,
+        running: Sequence[SequenceView],
+        max_step_tokens: int = UNLIMITED,
+        *,
+        displaces: bool = False,
+        swap: bool = False,
+    ) -> None:
         self.kv = kv
         self.places = len(running)
         """Sequences that will have a place after this step."""
@@ -33,15 +58,17 @@ class StepDraft:
         self.owed_blocks = 0
         """Blocks that prompts begun and not finished by this step have yet to take."""
         self._running = running
-        self._free = kv.free_blocks
-        self._uncounted: Sequence[SequenceView] = ()
-        """Decodes whose blocks `_free` still has: counted only when somebody asks for room."""
+        self.displaces = displaces
+        """Running ones may lose their places to one that waits."""
+        self._swap = swap
+        self._promised = 0
+        """Blocks of `free_blocks` that those planned will take when the step is done."""
+        self._untaken: Sequence[SequenceView] = ()
+        """Decodes that have not taken their blocks: they do when somebody asks for room."""
         self._all: Sequence[SequenceView] = ()
         self._decode: dict[int, int] = {}
         self._prefill: dict[int, tuple[int, int]] = {}
         self._preempt: list[int] = []
-        self._found_blocks = 0
-        """Blocks that those admitted in this step find held by others."""
         self._unsettled = False
 
     # --- what is left ------------------------------------------------------------------------------------------
@@ -54,11 +81,9 @@ class StepDraft:
     @property
     def free_blocks(self) -> int:
         """Blocks left when all that is planned has taken its own."""
-        if self._uncounted:
-            blocks_for = self.kv.blocks_for
-            self._free -= sum([blocks_for(sequence, 1) for sequence in self._uncounted])
-            self._uncounted = ()
-        return self._free
+        if self._untaken:
+            self._grow_decodes()
+        return self.kv.free_blocks - self._promised
 
     @property
     def prefill_tokens(self) -> int:
@@ -80,12 +105,12 @@ class StepDraft:
         All others that run must have more than 1 token remaining.
         """
         count = len(running)
-        if count > self._free or count > self.tokens_left:
+        if count > self.kv.free_blocks or count > self.tokens_left:
             return False  # each takes a token, and a block at most
         for sequence in running:
             if sequence.total_tokens - sequence.computed_tokens != 1:
                 return False
-        self._all = self._uncounted = running
+        self._all = self._untaken = running
         self.tokens_left -= count
         return True
 
@@ -103,18 +128,33 @@ class StepDraft:
             self._prefill[sequence.id] = tokens, need
             if tokens < remaining:
                 self.owed_blocks += self.kv.blocks_for(sequence, remaining) - need
-        self._take(tokens, need)
+        self.tokens_left -= tokens
+        self._grow(sequence, tokens)
         return tokens
+
+    def _grow_decodes(self) -> None:
+        untaken, self._untaken = self._untaken, ()
+        for sequence in untaken:
+            self._grow(sequence, 1)
+
+    def _grow(self, sequence: SequenceView, tokens: int) -> None:
+        if self.displaces:
+            self._promised += self.kv.blocks_for(sequence, tokens)
+        else:
+            self.kv.take(sequence, tokens)
 
     def preempt(self, sequence: SequenceView) -> None:
         """Plan that it loses its place: what it alone holds is free, and what was planned for it is not any more."""
-        freed = self.kv.blocks_held_alone(sequence)
         tokens, need = self._planned(sequence)
         self._decode.pop(sequence.id, None)
         self._prefill.pop(sequence.id, None)
-        # What it shares with those admitted in this step does not become free: that could be all that they found.
-        self._take(-tokens, self._found_blocks - need - freed)
-        self._found_blocks = 0
+        self.tokens_left += tokens
+        if self.displaces:
+            self._grow_decodes()
+            self._promised -= need
+        elif self._untaken:
+            self._untaken = [one for one in self._untaken if one is not sequence]
+        self.kv.give_up(sequence, swap=self._swap)
         self.places -= 1
         self._preempt.append(sequence.id)
 
@@ -127,10 +167,6 @@ class StepDraft:
         if self._all and sequence.remaining_tokens == 1:
             return 1, self.kv.blocks_for(sequence, 1)
         return 0, 0
-
-    def _take(self, tokens: int, blocks: int) -> None:
-        self.tokens_left -= tokens
-        self._free = self.free_blocks - blocks
 
     # --- those that wait ---------------------------------------------------------------------------------------
 
@@ -153,39 +189,30 @@ class StepDraft:
             after_owed: With `whole`: beside what is owed to others, who begun before it.
         """
         most = min(at_most, self.tokens_left)
-        start = self._start(sequence)
-        left = sequence.total_tokens - start
-        tokens = min(left, most)
-        if tokens < 1:
+        if most < 1:
             return 0
-        need = self._cost(sequence, start, tokens)
+        free = (
+            self.free_blocks
+        )  # before it is looked up: those that run may compute what it finds, or evict it
+        left = self.left(sequence)
+        tokens = min(left, most)
+        need = self.kv.blocks_for(sequence, tokens)
         demand = need
         if whole:
-            demand = self._cost(sequence, start, left) if tokens < left else need
+            demand = self.kv.blocks_for(sequence, left) if tokens < left else need
             demand += self.owed_blocks if after_owed else 0
         leaving = self.kv.watermark_blocks if watermark and self.places else 0
-        if demand + leaving > self._free or demand + leaving > self.free_blocks:
+        if demand + leaving > free:
             if not whole:
-                self._blocked(sequence, tokens, most, self._free - leaving)  # at least what is free
+                self._blocked(sequence, tokens, most, free - leaving)
             return 0
         self._prefill[sequence.id] = tokens, need
-        self._found_blocks += -(-(start + tokens) // self.kv.block_tokens) - need
         if whole and after_owed:
             self.owed_blocks = demand - need
         self.places += 1
-        self._take(tokens, need)
+        self.tokens_left -= tokens
+        self.kv.take(sequence, tokens)
         return tokens
-
-    def _cost(self, sequence: SequenceView, start: int, tokens: int) -> int:
-        """Free blocks that it takes to compute so many tokens of a waiting sequence.
-
-        What it shares with one that was preempted in this step is free only until it is held again, so after a
-        preemption nothing is taken to be shared.
-        """
-        need = self.kv.blocks_for(sequence, tokens)
-        if self._preempt:
-            need = max(need, -(-(start + tokens) // self.kv.block_tokens))
-        return need
 
     def _blocked(self, sequence: SequenceView, tokens: int, most: int, room: int) -> None:
         """Note whether it may get room without anything ending.
@@ -204,11 +231,10 @@ class StepDraft:
         if self.tokens_left < 1 or not worse:
             return False
         kv = self.kv
+        room = self.free_blocks - kv.watermark_blocks
         start = self._start(sequence)
         left = sequence.total_tokens - start
-        room = self.free_blocks - kv.watermark_blocks - self._found_blocks
         most = self.tokens_left
-        price = 0
         for count, victim in enumerate(reversed(worse), 1):
             planned, need = self._planned(victim)
             room += need + kv.blocks_held_alone(victim)
@@ -223,7 +249,7 @@ class StepDraft:
 
     # --- the step ----------------------------------------------------------------------------------------------
 
-    def step(self, repeat: int = MANY_STEPS, *, swap: bool = False) -> Step | Wait:
+    def step(self, repeat: int = MANY_STEPS) -> Step | Wait:
         """What was planned; `Wait` when nothing was. `repeat` holds if all that is planned is decodes."""
         if not (self._prefill or self._preempt):
             if not (self._all or self._decode):
@@ -237,7 +263,7 @@ class StepDraft:
             prefill=tuple([(id, tokens) for id, (tokens, _) in self._prefill.items()]),
             decode=None if self._all else self._decodes(),
             preempt=tuple(reversed(self._preempt)),
-            swap=swap and bool(self._preempt),
+            swap=self._swap and bool(self._preempt),
         )
 
     def _decodes(self) -> tuple[int, ...]:
@@ -259,7 +285,7 @@ def run_in_order(draft: StepDraft, order: Sequence[SequenceView]) -> None:
     index = 0
     while index < len(left) and draft.tokens_left > 0:
         sequence = left[index]
-        while not draft.advance(sequence):
+        while sequence.remaining_tokens and not draft.advance(sequence):
             loser = left.pop()
             draft.preempt(loser)
             if loser is sequence:

@@ -65,11 +65,9 @@ class FastServe(IterationPolicy):
             self._wait(sequence, now_s)
         self._prune(waiting, running)
         records = self.records
-        draft = StepDraft(kv, running, self.max_step_tokens)
-        plan_by_rank(
-            draft, waiting, running, lambda one: records[one.id].level, self.max_sequences, displaces=True
-        )
-        return draft.step(self._repeat(waiting, running), swap=self.swap)
+        draft = StepDraft(kv, running, self.max_step_tokens, displaces=True, swap=self.swap)
+        plan_by_rank(draft, waiting, running, lambda one: records[one.id].level, self.max_sequences)
+        return draft.step(self._repeat(waiting, running))
 
     def _serve(self, sequence: SequenceView) -> None:
         """Move a running one down as many levels as it has used up."""

@@ -17,14 +17,13 @@ def plan_by_rank(
     running: Sequence[SequenceView],
     rank: Rank,
     max_sequences: int,
-    *,
-    displaces: bool = False,
 ) -> None:
     """Advance those that run, then admit those that wait, chunk by chunk, best first, up to the first that has no room.
 
-    When blocks run out the worst lose their places. With `displaces` one that waits may take the place of running ones
-    that rank strictly worse.
+    When blocks run out the worst lose their places. Where the draft displaces, one that waits may take the place of
+    running ones that rank strictly worse.
     """
+    displaces = draft.displaces
     if not draft.decode_all(running):
         run_in_order(draft, sorted(running, key=lambda one: (rank(one), one.id)))
     if draft.preempted or not waiting or (draft.places >= max_sequences and not displaces):

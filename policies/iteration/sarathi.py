@@ -34,8 +34,8 @@ class Sarathi(IterationPolicy):
     ) -> Step | Wait:
         draft = StepDraft(kv, running, self.max_step_tokens)
         if not draft.decode_all(running):
-            decodes = [one for one in running if one.remaining_tokens == 1]
-            begun = [one for one in running if one.remaining_tokens != 1]
+            decodes = [one for one in running if one.remaining_tokens <= 1]
+            begun = [one for one in running if one.remaining_tokens > 1]
             run_in_order(draft, decodes + begun)
         if not draft.preempted:
             for sequence in waiting:

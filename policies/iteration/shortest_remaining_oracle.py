@@ -44,9 +44,9 @@ class ShortestRemainingOracle(IterationPolicy):
     def plan(
         self, waiting: Sequence[SequenceView], running: Sequence[SequenceView], kv: KvView, now_s: float
     ) -> Step | Wait:
-        draft = StepDraft(kv, running, self.max_step_tokens)
-        plan_by_rank(draft, waiting, running, self._to_go, self.max_sequences, displaces=True)
-        return draft.step(swap=self.swap)
+        draft = StepDraft(kv, running, self.max_step_tokens, displaces=True, swap=self.swap)
+        plan_by_rank(draft, waiting, running, self._to_go, self.max_sequences)
+        return draft.step()
 
     def _to_go(self, sequence: SequenceView) -> float:
         tokens = self.true_tokens(sequence.request.id)

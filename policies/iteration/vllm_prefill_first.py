@@ -34,7 +34,7 @@ class VllmPrefillFirst(IterationPolicy):
     def plan(
         self, waiting: Sequence[SequenceView], running: Sequence[SequenceView], kv: KvView, now_s: float
     ) -> Step | Wait:
-        draft = StepDraft(kv, running)
+        draft = StepDraft(kv, running, swap=self.swap)
         tokens = 0
         for sequence in waiting:
             if draft.places >= self.max_sequences:
@@ -47,4 +47,4 @@ class VllmPrefillFirst(IterationPolicy):
             tokens += planned
         if not tokens:
             run_in_order(draft, running)
-        return draft.step(swap=self.swap)
+        return draft.step()

@@ -24,6 +24,10 @@ class VllmTokenBudget(IterationPolicy):
     Source: vLLM v1, `vllm/v1/core/sched/scheduler.py` (`Scheduler.schedule`), policy `fcfs`.
     """
 
+    async_scheduling = True
+    """vLLM 0.19 plans a step while the one before it runs, unless it is started with `--no-async-scheduling`: see
+    `AsyncScheduler` and `EngineCore.step_with_batch_queue`."""
+
     max_sequences: Annotated[int, Meta(ge=1)] = 256
     """Sequences that run at once, at most (`max_num_seqs`)."""
     max_step_tokens: Annotated[int, Meta(ge=1)] = 2048

@@ -51,8 +51,8 @@ def greedy_answer(model, prompt, tokens):
     return ids[len(prompt) :]
 
 
-def lru():
-    policy = Lru()
+def lru(**parameters):
+    policy = Lru(**parameters)
     policy.reset(random.Random(0))
     return policy
 

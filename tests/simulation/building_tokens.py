@@ -25,7 +25,8 @@ MOST_WAITS = 60
 
 
 def llm(latency=LATENCY, *, blocks=1_000, block_tokens=4, cls=EmulatedLlmEngine, kv=None, **changes):
-    """An engine with so many blocks of 4 tokens."""
+    """An engine with so many blocks of 4 tokens. A step is planned when the one before it has ended, unless told."""
+    changes = {"async_scheduling": False, **changes}
     return cls(latency=latency, kv=KvSpec(blocks=blocks, block_tokens=block_tokens, **(kv or {})), **changes)
 
 

@@ -8,6 +8,7 @@ from fleet import FleetSpec, NetworkModel, simulate
 from fleet.engines import EmulatedLlmEngine, KvSpec
 from fleet.engines.latency.steps.affine import AffineSteps
 from fleet.engines.latency.steps.roofline import RooflineSteps
+from fleet.tokens.scheduler import StepScheduler
 from policies import IterationPolicy, LeastOutstanding, RoundRobin
 from policies.registry import classes
 from traces import Fault, FaultTrace, Request, Trace, TraceEntry
@@ -47,10 +48,10 @@ def requests(draw):
         family = draw(st.integers(0, 2))
         blocks = tuple(family * 1000 + block for block in range(-(-prompt_tokens // 8)))
         request = Request(
-            f"r{index}", draw(times), prompt_tokens=prompt_tokens, blocks=blocks, block_tokens=8,
+            f"r{index}", draw(times), prompt_tokens=prompt_tokens, blocks=blocks, block_tokens=8, session=f"s{family}",
             deadline_s=draw(st.none() | st.floats(0.1, 4.0).map(lambda value: round(value, 6) + 3.3e-8)),
         )  # fmt: skip
-        entries.append(TraceEntry(request, draw(st.integers(1, 80))))
+        entries.append(TraceEntry(request, draw(st.integers(0, 80))))
     return Trace.from_entries(sorted(entries, key=lambda entry: entry.request.arrived_s))
 
 
@@ -67,11 +68,20 @@ def fault_traces(draw):
     return FaultTrace(faults=tuple(sorted(faults, key=lambda fault: fault.at_s)))
 
 
-def spec(engine_class, *, latency, iteration, kv, routing, network):
+def spec(engine_class, *, latency, iteration, kv, routing, network, ahead):
     return FleetSpec(
-        engine=engine_class(latency=latency, kv=kv), iteration=iteration, routing=routing, replicas=2, network=network,
+        engine=engine_class(latency=latency, kv=kv, async_scheduling=ahead), iteration=iteration, routing=routing,
+        replicas=2, network=network,
         report_interval_s=0.3, control_interval_s=0.7, provision_s=0.05, deep_probe_interval_s=0.451,
     )  # fmt: skip
+
+
+def run_steps(engine_class, *given, **options):
+    """Each step is planned once: none that was planned ahead is joined with the one that runs."""
+    with pytest.MonkeyPatch.context() as patch:
+        if engine_class is StepwiseLlmEngine:
+            patch.setattr(StepScheduler, "join_ahead", lambda self: False)
+        return simulate(*given, **options)
 
 
 def close(one, other):
@@ -93,15 +103,28 @@ def close(one, other):
     host_blocks=st.sampled_from([0, 20]),
     routing=st.sampled_from([LeastOutstanding, RoundRobin]),
     network=st.sampled_from([NetworkModel(), NetworkModel(delay_s=0.013)]),
+    ahead=st.booleans(),
+    step_tokens=st.sampled_from([None, 9]),
 )
 def test_one_event_for_many_steps_changes_nothing_that_anyone_can_see(
-    *, trace, faults, latency, iteration, blocks, host_blocks, routing, network
+    *, trace, faults, latency, iteration, blocks, host_blocks, routing, network, ahead, step_tokens
 ):
+    chunked = step_tokens is not None and "max_step_tokens" in iteration.__struct_fields__
+    planner = iteration(max_step_tokens=step_tokens) if chunked else iteration()
     kv = KvSpec(blocks=blocks, block_tokens=4, host_blocks=host_blocks)
     macro, stepwise = (
-        simulate(
+        run_steps(
+            engine,
             trace,
-            spec(engine, latency=latency, iteration=iteration(), kv=kv, routing=routing(), network=network),
+            spec(
+                engine,
+                latency=latency,
+                iteration=planner,
+                kv=kv,
+                routing=routing(),
+                network=network,
+                ahead=ahead,
+            ),
             faults=faults,
         )
         for engine in (EmulatedLlmEngine, StepwiseLlmEngine)

@@ -46,21 +46,23 @@ def test_of_a_prompt_that_is_there_entirely_the_last_chunk_is_computed_again() -
     two, longer = sequence(2, PATH, FULL), sequence(3, PATH, FULL + 1)
     assert (kv.cached_tokens(two), kv.cached_tokens(longer)) == (12, 16)
     run(kv, two)
-    assert (kv.used_blocks, kv.cached_blocks) == (4, 0)  # it took over the one that it filled again
+    assert (kv.used_blocks, kv.cached_blocks) == (4, 1)  # the one that it filled again is there twice
 
 
-def test_what_two_compute_at_the_same_time_is_there_twice_and_kept_once() -> None:
+def test_what_two_compute_at_the_same_time_is_there_twice_and_both_are_kept() -> None:
+    """vLLM 0.19, `BlockHashToBlockMap`: blocks of the same content are not made one."""
     kv = cache()
     both = [sequence(number, PATH, FULL) for number in (1, 2)]
     for one in both:
         kv.admit(one, 0.0)
     for one in both:
         kv.extend(one, FULL, 0.0)
+        compute(one, FULL)
     assert [kv.blocks_held_alone(one) for one in both] == [4, 4]
     for one in both:
         kv.release(one, 0.0)
         kv.check()
-    assert (kv.used_blocks, kv.cached_blocks) == (0, 4)
+    assert (kv.used_blocks, kv.cached_blocks) == (0, 8)
 
 
 def test_a_copy_is_kept_when_the_one_that_could_be_found_went_first() -> None:
@@ -70,6 +72,7 @@ def test_a_copy_is_kept_when_the_one_that_could_be_found_went_first() -> None:
         kv.admit(one, 0.0)
     for one in both:
         kv.extend(one, FULL, 0.0)
+        compute(one, FULL)
     kv.release(both[0], 0.0)
     filler = run(kv, sequence(3, (), 20))  # takes all that is empty and cached
     assert kv.cached_blocks == 0
@@ -86,6 +89,7 @@ def test_nothing_is_found_that_was_not_filled(tokens: int) -> None:
     assert kv.cached_tokens(sequence(2, PATH, 99)) == 0
     kv.extend(one, tokens, 0.0)
     assert kv.cached_tokens(sequence(2, PATH, 99)) == tokens // 4 * 4
+    compute(one, tokens)
     kv.release(one, 0.0)
     assert kv.cached_tokens(sequence(2, PATH, 99)) == tokens // 4 * 4
 
@@ -124,7 +128,7 @@ def test_hashes_that_repeat_within_a_prompt_are_not_taken_for_prefixes() -> None
     kv.release(run(kv, sequence(1, PATH, FULL)), 0.0)
     broken = sequence(2, PATH, FULL + 1)
     first = broken.request.blocks[0]
-    broken.request = type(broken.request)("2", 0.0, FULL + 1, (first, first, first, first), 4)
+    broken.hashes = (first, first, first, first)
     free, needed = kv.free_blocks, kv.blocks_for(broken, FULL + 1 - 4)
     run(kv, broken)
     assert (broken.cached_tokens, free - kv.free_blocks) == (4, needed)

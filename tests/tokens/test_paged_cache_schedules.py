@@ -14,6 +14,7 @@ from tests.tokens.sequences import compute, sequence
 
 POLICIES = {
     "lru": Lru,
+    "empty first": lambda: Lru(empty_first=True),
     "head first": lambda: Lru(tail_first=False),
     "lfu": Lfu,
     "gdsf": Gdsf,
@@ -87,8 +88,8 @@ class Schedules(RuleBasedStateMachine):
     def release(self, pick: int, keep: bool, again: bool) -> None:
         one = self.running.pop(pick % len(self.running))
         free, alone = self.cache.free_blocks, self.cache.blocks_held_alone(one)
-        self.cache.release(one, 0.0, keep=keep)
-        self.model.release(one, keep)
+        self.model.release(one, keep, again)
+        self.cache.release(one, 0.0, keep=keep, comes_back=again)
         assert self.cache.free_blocks - free == alone
         assert one.blocks == one.computed_tokens == 0
         if again:
@@ -100,10 +101,11 @@ class Schedules(RuleBasedStateMachine):
         one = self.running[pick % len(self.running)]
         room = self.cache.host_blocks - self.cache.host_used_blocks
         needed, computed = -(-one.computed_tokens // self.cache.block_tokens), one.computed_tokens
+        if needed <= room:
+            self.model.release(one)
         assert self.cache.swap_out(one, 0.0) == (needed <= room) == one.swapped
         assert one.computed_tokens == computed
         if one.swapped:
-            self.model.release(one)
             self.running.remove(one)
             self.waiting.insert(0, one)
 
@@ -112,6 +114,7 @@ class Schedules(RuleBasedStateMachine):
     def cancel(self, pick: int) -> None:
         one = self.waiting.pop(pick % len(self.waiting))
         self.cache.forget(one, 0.0)
+        self.model.own.pop(one.id, None)
         assert not one.swapped
 
     @invariant()
@@ -130,8 +133,7 @@ class Schedules(RuleBasedStateMachine):
             if not one.swapped:
                 tokens = cache.cached_tokens(one)
                 assert tokens < one.total_tokens
-                per = max(self.hashed_tokens, cache.block_tokens)
-                assert tokens == len(model.hits(one)) * per
+                assert tokens == model.hits(one)[1]
         swapped = [one.computed_tokens for one in self.waiting if one.swapped]
         assert cache.host_used_blocks == sum(-(-tokens // cache.block_tokens) for tokens in swapped)
 

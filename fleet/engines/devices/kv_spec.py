@@ -11,12 +11,16 @@ from fleet.engines.devices.specs import DeviceSpec, ModelSpec, device_spec, mode
 
 _GIB = 1 << 30
 
+NULL_BLOCKS = 1
+"""Of those that vLLM counts as `num_gpu_blocks`: what no sequence gets."""
+
 
 class KvSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A paged key-value cache of one replica: so many `blocks`, or what fits beside the `model` on the `device`.
 
     What fits is `gpu_memory_utilization` of the device's memory, less the weights, less `reserve_bytes`, in whole
-    blocks. With `tensor_parallel` devices each holds its share of the weights and of the key-value heads (a head is
+    blocks, less one: the null block, which vLLM takes for itself (`BlockPool.null_block`; its `num_gpu_blocks` counts
+    it). With `tensor_parallel` devices each holds its share of the weights and of the key-value heads (a head is
     not divided: beyond one head a device, they are repeated), so that a block is a block on all of them.
 
     Source: Kwon et al., "Efficient Memory Management for Large Language Model Serving with PagedAttention", SOSP
@@ -24,7 +28,7 @@ class KvSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """
 
     blocks: Count | None = None
-    """Given rather than derived."""
+    """That can be used; given rather than derived. Of vLLM's `num_gpu_blocks` one less."""
     block_tokens: Count = 16
     gpu_memory_utilization: Annotated[float, Meta(gt=0, le=1)] = 0.9
     watermark: Annotated[float, Meta(ge=0, lt=1)] = 0.01
@@ -58,7 +62,9 @@ class KvSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             raise ValueError("the device's `memory_bytes` is missing; give it, or `blocks`")
         budget_bytes = self.gpu_memory_utilization * device.memory_bytes
         weights_bytes = model.weights_bytes / self.tensor_parallel
-        blocks = int((budget_bytes - weights_bytes - self.reserve_bytes) // self.block_bytes(model))
+        blocks = (
+            int((budget_bytes - weights_bytes - self.reserve_bytes) // self.block_bytes(model)) - NULL_BLOCKS
+        )
         if blocks < 1:
             raise ValueError(
                 f"no room for a key-value cache: of {budget_bytes / 1e9:.1f} GB of each device the weights take "

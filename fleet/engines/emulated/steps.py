@@ -17,14 +17,15 @@ from fleet.engines.latency.steps.base import StepLatency, StepShape
 from fleet.messages import LoadFinished, StepRan, Work
 from fleet.tokens.paged_cache import PagedKvCache
 from fleet.tokens.sequence import SequenceState, StepWork
-from policies.base import EvictionPolicy
+from policies.base import EvictionPolicy, IterationPolicy
 
 
 class EmulatedLlmEngine(StepEngine):
     """Load takes `cold_start_s`; a step takes what `latency` says of its shape, and reports that.
 
-    A sequence ends with the recorded number of output tokens. Its tokens are numbers that count up from 0, and are
-    given only where they are streamed: so a stream can be checked for repeated and missing ones.
+    A sequence ends with the recorded number of output tokens; with none, when its prompt is computed. Its tokens are
+    numbers that count up from 0, and are given only where they are streamed: so a stream can be checked for repeated
+    and missing ones.
     """
 
     latency: StepLatency
@@ -32,6 +33,10 @@ class EmulatedLlmEngine(StepEngine):
     cold_start_s: Annotated[float, Meta(ge=0)] = 0.0
     default_output_tokens: Annotated[int, Meta(ge=1)] = 128
     """For requests whose output length nobody knows."""
+    async_scheduling: bool | None = None
+    """Plan each step while the one before it runs, so that no time passes between two: what comes during step N is
+    computed in step N+2, and places and blocks that step N frees are taken in step N+2. None: as the system does whose
+    scheduler the iteration policy is (vLLM: yes; the others: no)."""
     fail_load: bool = False
     """The load ends in an error, after `cold_start_s`."""
 
@@ -59,8 +64,8 @@ class EmulatedLlmEngine(StepEngine):
         prefills: list[tuple[int, int]] = []
         outputs: list[SequenceState] = []
         for sequence, tokens in work.prefills:
-            if not sequence.target_tokens:
-                sequence.target_tokens = max(sequence.generated_tokens + 1, self._target(sequence.work))
+            if sequence.target_tokens is None:
+                sequence.target_tokens = self.output_tokens(sequence.work)
             prefills.append((tokens, sequence.computed_tokens))
             if sequence.total_tokens - sequence.computed_tokens == tokens:
                 outputs.append(sequence)
@@ -72,15 +77,18 @@ class EmulatedLlmEngine(StepEngine):
             work.moved_blocks,
         )  # fmt: skip
         self._first_s = self.latency.step_s(self._shape)
-        steps = work.most
-        if steps > 1:
-            steps = min(steps, *[item.target_tokens - item.generated_tokens for item in work.decodes])
-        self._end_after(work, steps)
+        self._end_after(work, self._most(work))
+
+    def _most(self, work: StepWork) -> int:
+        """Steps until the first of its sequences ends."""
+        if work.most == 1:
+            return 1
+        return min(work.most, *[(item.target_tokens or 0) - item.generated_tokens for item in work.decodes])
 
     def answered(self, work: Work) -> bool:
-        return len(work.resume) >= max(1, self._target(work))
+        return bool(work.resume) and self.output_tokens(work) <= len(work.resume)
 
-    def _target(self, work: Work) -> int:
+    def output_tokens(self, work: Work) -> int:
         return self.default_output_tokens if work.output_tokens is None else work.output_tokens
 
     def _end_after(self, work: StepWork, steps: int) -> None:
@@ -90,13 +98,17 @@ class EmulatedLlmEngine(StepEngine):
         if steps > 1:
             total_s = self.latency.span_s(self._shape, steps)
             last_s = self.latency.step_s(self._shape.after(steps - 1))
-        ended = [item.id for item in self._outputs if item.target_tokens - item.generated_tokens == steps]
+        ended = [
+            item.id for item in self._outputs if (item.target_tokens or 0) - item.generated_tokens <= steps
+        ]
         tokens: list[tuple[int, tuple[int, ...]]] | None = None
         if steps == 1:  # those that are streamed are given one at a time
-            tokens = [(item.id, (item.generated_tokens,)) for item in self._outputs if item.work.stream]
+            streamed = [item for item in self._outputs if item.work.stream and item.target_tokens]
+            tokens = [(item.id, (item.generated_tokens,)) for item in streamed]
         ran = StepRan(
             work.number, steps, total_s, self._first_s, last_s, tuple(sorted(ended)), None, tokens or None
         )
+        self._last_began_s = self._started_s + total_s - last_s
         self._timer = self._ctx.after(max(0.0, self._started_s + total_s - self._ctx.now), ran)
 
     def interrupt(self) -> None:
@@ -106,6 +118,26 @@ class EmulatedLlmEngine(StepEngine):
         if steps < self._steps:
             self._timer.cancel()
             self._end_after(self._work, steps)
+
+    # --- asynchronous scheduling ---------------------------------------------------------------------------------
+
+    def plans_ahead(self, policy: IterationPolicy) -> bool:
+        return policy.async_scheduling if self.async_scheduling is None else self.async_scheduling
+
+    def last_step(self) -> tuple[int, float]:
+        self.interrupt()
+        return self._steps, self._last_began_s
+
+    def steps_left(self) -> int:
+        return self._steps - self.steps_done() - 1
+
+    def prolong(self) -> None:
+        if self._work is None or self._timer is None:
+            return
+        self._timer.cancel()
+        self._end_after(self._work, self._most(self._work))
+
+    # --- how far it is -------------------------------------------------------------------------------------------
 
     def steps_done(self) -> int:
         elapsed_s = self._ctx.now - self._started_s

@@ -37,6 +37,7 @@ class TransformersKvCache(KvCache):
         watermark_blocks: int,
     ) -> None:
         self._scheduler = scheduler
+        self.taken = []
         self._allocator = scheduler.allocator
         self._ledger = scheduler.allocator.ledger
         self._pool = scheduler.allocator.pool
@@ -67,6 +68,9 @@ class TransformersKvCache(KvCache):
         return empty + int(self._pool.num_free_sectors) * int(allocator.blocks_per_sector)
 
     # --- questions ---------------------------------------------------------------------------------------------
+
+    def holds(self, sequence: SequenceView) -> bool:
+        return sequence.id in self._sequences
 
     def cached_tokens(self, sequence: SequenceView) -> int:
         if sequence.id in self._sequences:
@@ -153,7 +157,9 @@ class TransformersKvCache(KvCache):
                 raise FleetError(f"transformers has no {needed} blocks for {sequence}, and should have")
             sequence.blocks = len(self._scheduler.blocks(sequence.id))
 
-    def release(self, sequence: SequenceState, now_s: float, *, keep: bool = True) -> None:
+    def release(
+        self, sequence: SequenceState, now_s: float, *, keep: bool = True, comes_back: bool = False
+    ) -> None:
         with self._lock:
             self._settle(now_s)
             blocks = list(self._scheduler.blocks(sequence.id))

@@ -17,7 +17,7 @@ from fleet.actor import FleetError
 from fleet.actors.replica import ReplicaSettings
 from fleet.engines.base import Engine
 from policies.base import Component, EvictionPolicy, IterationPolicy
-from policies.registry import build
+from policies.building import build
 
 
 def to_portable(component: Component) -> dict[str, Any]:  # Any: JSON values, here and below

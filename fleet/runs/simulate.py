@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from fleet.actor import FleetError
 from fleet.actors.load_generator import LoadGenerator
 from fleet.launch.simulated import SimulatedLauncher
+from fleet.runs.arguments import demand_seconds
 from fleet.runs.assembly import WATCHERS, Head, initial_replicas, replica_settings
 from fleet.runs.deadlock import DeadlockWatch
 from fleet.runs.faults import FaultInjector
@@ -106,6 +107,7 @@ class Simulation:
 
     def run(self, until_s: float | None = None) -> Run:
         """Run to the end, or to the horizon."""
+        demand_seconds(until_s=until_s)
         if until_s is None:
             self.runtime.add("deadlock", DeadlockWatch(self.runtime, self._progress, self._waiting))
         try:

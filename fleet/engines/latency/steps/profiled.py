@@ -9,6 +9,7 @@ from typing import Annotated, Literal, Protocol
 
 from msgspec import Meta
 
+from fleet.actor import FleetError
 from fleet.engines.bounds import NonNegative
 from fleet.engines.latency.steps.base import StepLatency, StepShape
 from fleet.engines.latency.tables.kernels import (
@@ -87,7 +88,7 @@ class ProfiledSteps(StepLatency):
         seconds = self.overhead_s + self._steps.step_s(shape)
         if shape.moved_blocks:
             if self._move_s is None:
-                raise ValueError(
+                raise FleetError(
                     "blocks are swapped, but nothing says how long that takes: give `block_move_s`"
                 )
             seconds += self._move_s * shape.moved_blocks

@@ -87,6 +87,7 @@ def of_device(device: Any, **figures: Any) -> EmulatedEngine:
         ({"engine": llm(kv=KvSpec(device="l4", model="llama-3.1-70b"))}, "$.engine.kv"),
         ({"engine": llm(kv=KvSpec(model="qwen3-8b", device=NO_MEMORY))}, "$.engine.kv.device.memory_bytes"),
         ({"engine": llm(kv=KvSpec(device="l4", model=WEIGHTLESS))}, "$.engine.kv.model.bytes_per_parameter"),
+        ({"engine": llm(latency=RooflineSteps(tensor_parallel=0, **ROOFLINE))}, "$.engine.latency.tensor_parallel"),
         ({"engine": llm(cold_start_s=math.inf)}, "$.engine.cold_start_s"),
         ({"engine": TorchEngine(module="a:B", kwargs={"clip": math.inf})}, "$.engine.kwargs.clip"),
         ({"routing": Composed(scorers=[(math.nan, InFlightScorer())])}, "$.routing.scorers[0][0]"),
@@ -207,3 +208,9 @@ def test_a_name_of_a_device_that_is_not_known_lists_those_that_are() -> None:
 def test_a_horizon_is_a_finite_time(wrong: Any) -> None:
     with pytest.raises(FleetError, match="until_s: "):
         simulate(poisson(10.0, 1.0), FleetSpec(engine=BATCH), until_s=wrong)
+
+
+@pytest.mark.parametrize("wrong", [math.nan, 1.5, "one", None])
+def test_a_seed_is_a_whole_number(wrong: Any) -> None:
+    with pytest.raises(FleetError, match="seed: "):
+        simulate(poisson(10.0, 1.0), FleetSpec(engine=BATCH), seed=wrong)

@@ -53,4 +53,5 @@ class FaultTrace(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     seed: int | None = None
 
     def __post_init__(self) -> None:
-        force_setattr(self, "faults", tuple(sorted(self.faults, key=lambda fault: fault.at_s)))
+        faults = checked(tuple[Fault, ...], self.faults, "faults")
+        force_setattr(self, "faults", tuple(sorted(faults, key=lambda fault: fault.at_s)))

@@ -59,8 +59,11 @@ def first(trace: AnyTrace, *, seconds: float | None = None, requests: int | None
 
 
 def slice(trace: AnyTrace, start_s: float, end_s: float, *, rebase: bool = True) -> AnyTrace:
-    """The requests with ``start_s <= arrived_s < end_s``; `rebase` moves `start_s` to time 0."""
-    finite("slice", start_s, end_s)
+    """The requests with ``start_s <= arrived_s < end_s``; `rebase` moves `start_s` to time 0.
+
+    An infinite `end_s` is the end of the trace, and recorded as none.
+    """
+    finite("slice", start_s)
     if not start_s <= end_s:
         raise TraceError(f"slice from {start_s} s to {end_s} s is backwards", remedy="give start_s <= end_s")
     low, high = np.searchsorted(arrivals(trace), [start_s, end_s], side="left")

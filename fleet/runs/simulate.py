@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from fleet.actor import FleetError
 from fleet.actors.load_generator import LoadGenerator
 from fleet.launch.simulated import SimulatedLauncher
-from fleet.runs.arguments import demand_seconds
+from fleet.runs.arguments import demand_seconds, demand_seed
 from fleet.runs.assembly import WATCHERS, Head, initial_replicas, replica_settings
 from fleet.runs.deadlock import DeadlockWatch
 from fleet.runs.faults import FaultInjector
@@ -68,6 +68,7 @@ class Simulation:
         check: bool = True,
         on_progress: Callable[[int], None] | None = None,
     ) -> None:
+        demand_seed(seed)
         spec = spec.replace()  # fresh policies: a spec can be run any number of times
         self.trace, self.spec, self.seed, self.faults = trace, spec, seed, faults
         self.options = {"sessions": sessions, "stream": stream}

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 from msgspec import Meta, Struct
 
-from traces import Fault, Slo, TraceError, load_trace
+from traces import Fault, FaultTrace, Slo, TraceError, load_trace
 from traces.synthesis import Lengths, bernoulli_surge, diurnal, gamma, mmpp, poisson, sessions, surge
 from traces.values import BadValue, check_fields, checked
 
@@ -159,7 +159,6 @@ def test_other_transforms_want_finite_numbers(wrong: float) -> None:
     for act in (
         lambda: trace.first(seconds=wrong),
         lambda: trace.slice(wrong, 3.0),
-        lambda: trace.slice(0.0, wrong),
         lambda: trace.upsample(wrong, seed=0),
         lambda: trace.dequantise(tick_s=wrong, seed=0),
         lambda: trace.with_deadline(wrong),
@@ -167,6 +166,16 @@ def test_other_transforms_want_finite_numbers(wrong: float) -> None:
     ):
         with pytest.raises(TraceError):
             act()
+
+
+def test_a_slice_may_have_no_end_and_records_none() -> None:
+    trace = poisson(10.0, 5.0)
+    rest = trace.slice(2.0, math.inf)
+    assert len(rest) + len(trace.slice(0.0, 2.0)) == len(trace)
+    assert "end_s" not in rest.header.transforms[-1].parameters
+    for wrong in (math.nan, -math.inf):
+        with pytest.raises(TraceError):
+            trace.slice(0.0, wrong)
 
 
 @pytest.mark.parametrize("wrong", NUMBERS)
@@ -197,3 +206,23 @@ def test_every_law_of_arrivals_wants_finite_numbers(wrong: float) -> None:
 def test_token_counts_of_a_law_are_whole_and_not_below_0(wrong: dict[str, Any]) -> None:
     with pytest.raises(TraceError):
         sessions(1.0, 5.0, **wrong)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Lengths.constant(2.5),
+        lambda: Lengths.uniform(1.5, 3),
+        lambda: Lengths.uniform(3, 2),
+        lambda: poisson(1.0, 2.0, seed=-1),
+        lambda: poisson(1.0, 2.0, seed=1.5),
+    ],
+)
+def test_what_must_be_whole_is(make: Any) -> None:
+    with pytest.raises(TraceError):
+        make()
+
+
+def test_a_fault_trace_holds_faults() -> None:
+    with pytest.raises(BadValue, match=r"^faults\[0\]: Expected `object`, got `str`"):
+        FaultTrace(faults=("crash",))

@@ -25,6 +25,8 @@ def stream(
     seed: int, purpose: Literal["arrivals", "prompt", "output", "turns", "think", "modulation"]
 ) -> np.random.Generator:
     """An independent generator for each purpose of one seed: PCG64, so the same on every machine."""
+    if not isinstance(seed, int) or seed < 0:
+        raise TraceError(f"seed = {seed!r} is not possible", remedy="give a whole number from 0 on")
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed, spawn_key=(_STREAMS[purpose],))))
 
 

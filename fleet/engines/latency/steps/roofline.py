@@ -46,7 +46,7 @@ class RooflineSteps(StepLatency):
     """Of the cache, for the blocks that move."""
 
     def __post_init__(self) -> None:
-        device, model, ways = device_spec(self.device), model_spec(self.model), self.tensor_parallel
+        device, model, ways = device_spec(self.device), model_spec(self.model), max(1, self.tensor_parallel)
         flops_per_s = device.flops_per_s * self.flops_efficiency * ways
         bytes_per_s = device.bytes_per_s * self.bytes_efficiency * ways
         matrices_bytes = model.layers * model.layer_matrix_parameters * model.bytes_per_parameter

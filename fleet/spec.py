@@ -42,7 +42,7 @@ from policies import (
     WarmPoolPolicy,
 )
 from policies.base import Component
-from policies.building import build, checked_value
+from policies.building import build, checked_value, to_table
 from traces.schema import Slo
 
 Positive = Annotated[float, Meta(gt=0, le=1e9)]
@@ -146,9 +146,13 @@ class FleetSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         return from_mapping({**fields, **changes})
 
     def to_dict(self) -> dict[str, Any]:  # Any: JSON values
-        """Plain values that `from_mapping` reads back."""
-        plain: dict[str, Any] = msgspec.to_builtins(self)
-        return plain
+        """Plain values that `from_mapping` reads back; components of one's own as ``module:Class``."""
+        return {
+            name: to_table(value)
+            if isinstance(value := getattr(self, name), Component)
+            else msgspec.to_builtins(value)
+            for name in self.__struct_fields__
+        }
 
 
 COMPONENTS: dict[str, type[Component]] = {

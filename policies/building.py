@@ -9,11 +9,22 @@ from __future__ import annotations
 
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, TypeVar, Union
 
+import msgspec
+
 from policies.base import Component, PolicyError
-from policies.registry import is_abstract, kind_name, known_names, meant, resolve, tag_field, type_name
+from policies.registry import (
+    is_abstract,
+    kind_name,
+    known_names,
+    meant,
+    qualified,
+    resolve,
+    tag_field,
+    type_name,
+)
 from traces.values import BadValue, checked, fields_of, made
 
 C = TypeVar("C", bound=Component)
@@ -127,3 +138,32 @@ def _has_component(annotation: Any) -> bool:
     if isinstance(annotation, type) and not typing.get_args(annotation):
         return issubclass(annotation, Component)
     return any(_has_component(argument) for argument in typing.get_args(annotation))
+
+
+# --- to a table --------------------------------------------------------------------------------------------
+
+OURS = ("experiments", "fleet", "policies", "traces")
+
+
+def reference(cls: type[Component]) -> str:
+    """What a table calls `cls` by: its name where it is the library's own, else ``module:Class``."""
+    return cls.name() if cls.__module__.partition(".")[0] in OURS else qualified(cls)
+
+
+def to_table(component: Component, called: Callable[[type[Component]], str] = reference) -> dict[str, Any]:
+    """The plain values that `build` makes `component` of again; `called` says what classes go by."""
+    parameters = {
+        field.encode_name: _plain(getattr(component, field.name), called)
+        for field in fields_of(type(component))
+    }
+    return {tag_field(type(component)): called(type(component)), **parameters}
+
+
+def _plain(value: Any, called: Callable[[type[Component]], str]) -> Any:  # Any: JSON values
+    if isinstance(value, Component):
+        return to_table(value, called)
+    if isinstance(value, (list, tuple)):
+        return [_plain(item, called) for item in value]
+    if isinstance(value, dict):
+        return {key: _plain(item, called) for key, item in value.items()}
+    return msgspec.to_builtins(value)

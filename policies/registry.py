@@ -52,10 +52,10 @@ def resolve(base: type[C], name: str, path: str = "$") -> type[C]:
     if len(found) == 1:
         return found[0]
     if found:
-        which = " and ".join(_qualified(cls) for cls in found)
+        which = " and ".join(qualified(cls) for cls in found)
         raise PolicyError(
             f"{path}: {len(found)} classes go by `{name}`: {which}; "
-            f"write `{_qualified(found[0])}` to say which"
+            f"write `{qualified(found[0])}` to say which"
         )
     raise PolicyError(
         f"{path}: there is no {kind_name(base)} `{name}`{_hint(base, name)} {known_names(base)}"
@@ -77,12 +77,36 @@ def known_names(base: type[Component]) -> str:
 
 def _from_module(base: type[C], name: str, path: str) -> type[C]:
     module_name, _, class_name = name.partition(":")
+    if "<locals>" in class_name:
+        return _from_function(base, name, path)
     module = _import(module_name, path)
-    found = getattr(module, class_name, None)
+    found = _attribute(module, class_name)
+    if found is None and module_name == "__main__":
+        raise PolicyError(
+            f"{path}: `{class_name}` was defined in a script or a notebook, and not in this one; move it to a "
+            "module of its own, or define it here first"
+        )
     if found is None:
         offered = [key for key, value in vars(module).items() if _is_component(value, base)]
         raise PolicyError(f"{path}: module `{module_name}` has no `{class_name}`{meant(class_name, offered)}")
     return _demand(base, found, name, path)
+
+
+def _attribute(module: object, path: str) -> object:
+    """What `Class` or `Outer.Inner` names in a module; None where there is no such thing."""
+    for part in path.split("."):
+        module = getattr(module, part, None)
+    return module
+
+
+def _from_function(base: type[C], name: str, path: str) -> type[C]:
+    """A class defined inside a function, while the function's process still has it."""
+    for cls in classes(base):
+        if qualified(cls) == name:
+            return cls
+    raise PolicyError(
+        f"{path}: `{name}` is defined inside a function, and cannot be imported; move it to the top of its module"
+    )
 
 
 def _import(module_name: str, path: str) -> types.ModuleType:
@@ -156,7 +180,8 @@ def kind_name(base: type[Component]) -> str:
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", base.__name__).lower()
 
 
-def _qualified(cls: type) -> str:
+def qualified(cls: type) -> str:
+    """``module:Class``."""
     return f"{cls.__module__}:{cls.__qualname__}"
 
 
@@ -212,7 +237,7 @@ def _describe(cls: type[Component]) -> ComponentInfo:
         source=" ".join(source[1].split()) if source else None,
         parameters=tuple(_describe_field(field) for field in msgspec.structs.fields(cls)),
         oracle=getattr(cls, "oracle", False),
-        location=_qualified(cls),
+        location=qualified(cls),
     )
 
 

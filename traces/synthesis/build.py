@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from traces.errors import TraceError
 from traces.schema import Header, Scalar, Transform
-from traces.synthesis.lengths import Lengths
+from traces.synthesis.lengths import Lengths, is_whole
 from traces.trace import Trace
 
 Array = npt.NDArray[np.float64]
@@ -25,7 +25,7 @@ def stream(
     seed: int, purpose: Literal["arrivals", "prompt", "output", "turns", "think", "modulation"]
 ) -> np.random.Generator:
     """An independent generator for each purpose of one seed: PCG64, so the same on every machine."""
-    if not isinstance(seed, int) or seed < 0:
+    if not is_whole(seed):
         raise TraceError(f"seed = {seed!r} is not possible", remedy="give a whole number from 0 on")
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed, spawn_key=(_STREAMS[purpose],))))
 

@@ -65,8 +65,13 @@ class Lengths:
         return Lengths(name, lambda rng, n: rng.choice(values, n))
 
 
+def is_whole(value: object) -> bool:
+    """Whether it is a whole number from 0 on, whatever its annotation says."""
+    return isinstance(value, int) and value >= 0
+
+
 def _whole(law: str, *values: int) -> None:
-    if not all(isinstance(value, int) and value >= 0 for value in values):
+    if not all(map(is_whole, values)):
         raise TraceError(f"{law}: {values} is not possible", remedy="give whole numbers, none below 0")
 
 

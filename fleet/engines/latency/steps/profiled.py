@@ -10,7 +10,7 @@ from typing import Annotated, Literal, Protocol
 from msgspec import Meta
 
 from fleet.actor import FleetError
-from fleet.engines.bounds import NonNegative
+from fleet.engines.bounds import FileName, NonNegative
 from fleet.engines.latency.steps.base import StepLatency, StepShape
 from fleet.engines.latency.tables.kernels import (
     digest,
@@ -51,7 +51,7 @@ class ProfiledSteps(StepLatency):
     LLM Inference Using Phase Splitting", ISCA 2024, for prompt and token times.
     """
 
-    profile: str
+    profile: FileName
     """A directory or a file; read when this value is made."""
     model: str | None = None
     """As the table of prompt and token times names it; needed where it has several. For these only."""

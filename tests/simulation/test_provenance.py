@@ -116,8 +116,8 @@ def test_the_spec_in_the_manifest_is_one_that_a_file_may_hold(saved: Path) -> No
 
 def test_a_source_that_has_changed_is_refused_unless_it_is_allowed(saved: Path) -> None:
     (saved / "my_policies.py").write_text(OWN + "\n# changed\n")
-    script = "from fleet import load_run; run = load_run('out')\nprint(run.fleet(allow_changed=True).routing)\nrun.fleet()"
-    done = python(saved, script)
+    script = "from fleet import load_run; run = load_run('out')\n"
+    done = python(saved, script + "print(run.fleet(allow_changed=True).routing)\nrun.fleet()")
     assert done.stdout.strip() == "FirstOne(skip=1)"
     assert "$.routing: the source of my_policies:FirstOne has changed since the run" in done.stderr
 

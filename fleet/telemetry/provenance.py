@@ -21,7 +21,7 @@ from msgspec import Meta, Struct
 
 from fleet.spec import COMPONENTS, FleetSpec, from_mapping
 from policies.base import Component, PolicyError
-from policies.registry import qualified
+from policies.registry import qualified, tag_field
 from traces.values import fields_of
 
 Keys = tuple[str | int, ...]
@@ -76,7 +76,9 @@ def rebuilt(
     """The spec of a manifest. Raises `PolicyError` for code that is not to be had, or not what it was."""
     if not plain:
         raise PolicyError("the run does not say what was served: it was driven without a spec")
-    spec = from_mapping(_with_files(plain, files))
+    values = _with_files(plain, files)
+    _name_wholly(values, components)
+    spec = from_mapping(values)
     if allow_changed:
         return spec
     now = {source.path: source for source in sources_of(spec)}
@@ -106,6 +108,16 @@ def _with_files(plain: Mapping[str, Any], files: Mapping[str, str]) -> dict[str,
         if file is not None and Path(file).exists():
             _assign(values, keys, file)
     return values
+
+
+def _name_wholly(values: dict[str, Any], components: Sequence[ComponentSource]) -> None:
+    """Put ``module:Class`` in the place of a name, if the class is there: others may go by that name too."""
+    tables = {_path(keys): table for keys, table in _tables(values)}
+    for item in components:
+        module, _, name = item.component.partition(":")
+        cls = getattr(sys.modules.get(module), name, None)
+        if item.path in tables and isinstance(cls, type) and issubclass(cls, Component):
+            tables[item.path][tag_field(cls)] = item.component
 
 
 # --- walking -------------------------------------------------------------------------------------------------
@@ -139,6 +151,14 @@ def _leaves(value: Any, keys: Keys = ()) -> Iterator[Keys]:  # Any: JSON values
             yield from _leaves(item, (*keys, index))
     else:
         yield keys
+
+
+def _tables(value: Any, keys: Keys = ()) -> Iterator[tuple[Keys, dict[str, Any]]]:  # Any: JSON values
+    if isinstance(value, dict):
+        yield keys, value
+    for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+        if isinstance(item, (dict, list)):
+            yield from _tables(item, (*keys, key))
 
 
 def _copied(value: Any) -> Any:  # Any: JSON values

@@ -176,9 +176,13 @@ def test_a_class_within_a_function_is_built_again_where_it_is_known() -> None:
 def test_a_namesake_of_a_shipped_policy_is_told_apart(tmp_path: Path) -> None:
     made_in(tmp_path, OWN + "class Random(FirstOne): pass\n")
     script = RUN.format(define="from my_policies import Random as FirstOne")
-    script += "\nprint(run.manifest.spec['routing'], load_run('out').fleet().routing)"
-    printed = python(tmp_path, script).stdout.splitlines()[-1]
-    assert printed == "{'policy': 'my_policies:Random', 'skip': 1} Random(skip=1)"
+    script += """
+print(run.manifest.spec['routing'], load_run('out').fleet().routing)
+from policies import Random
+print(simulate(poisson(20.0, 2.0), FleetSpec(engine=engine, routing=Random())).fleet().routing)
+"""
+    printed = python(tmp_path, script).stdout.splitlines()[1:]
+    assert printed == ["{'policy': 'my_policies:Random', 'skip': 1} Random(skip=1)", "Random()"]
 
 
 def test_a_shipped_policy_that_has_changed_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

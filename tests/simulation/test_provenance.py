@@ -152,10 +152,8 @@ def test_a_class_of_a_script_is_hashed_by_its_own_text_and_cannot_be_built_elsew
 
 
 def test_a_class_whose_text_is_not_to_be_had_is_said_to_be_unknown(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", RUN.format(define=OWN)], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True, text=True, check=False, timeout=60,
-    )  # fmt: skip
+    define = f"exec(compile({OWN!r}, '<typed>', 'exec'))"
+    done = python(tmp_path, RUN.format(define=define))
     assert done.returncode == 0, done.stderr
     item = next(item for item in load_run(tmp_path / "out").manifest.components if item.path == "$.routing")
     assert (item.source, item.sha256) == ("unknown", None)

@@ -15,7 +15,7 @@ from fleet.launch.launcher import Launcher
 from fleet.launch.portable import modules_of
 from fleet.launch.subprocess_hosts import SubprocessHosts
 from fleet.messages import Drain
-from fleet.runs.assembly import WATCHERS, Head, demand_no_oracle, replica_settings
+from fleet.runs.assembly import OBSERVERS, Head, demand_no_oracle, replica_settings
 from fleet.runtime.live import LiveRuntime
 from fleet.runtime.membership import MembershipOptions
 from fleet.runtime.peers import Peer
@@ -84,7 +84,8 @@ class LiveHead:
                 self.launcher = self.hosts.launcher = Launcher(
                     lambda address: replica_settings(self.spec, address, self.seed), self.hosts, spares=spares
                 )
-                self.runtime.subscribe(WATCHERS, "launcher")
+                # Not by way of the registrar: that is hosted with the head, which a replay begins when replicas are ready.
+                self.runtime.subscribe(OBSERVERS, "launcher")
                 self.runtime.add("launcher", self.launcher)
                 try:
                     async with anyio.create_task_group() as running:

@@ -250,6 +250,9 @@ class Report:
             "interval": self.interval,
             "confidence": 1 - LEVEL,
             "candidates": {name: runs[0].manifest.spec for name, runs in self.runs.items()},
+            "components": {
+                name: msgspec.to_builtins(runs[0].manifest.components) for name, runs in self.runs.items()
+            },
             "digests": {name: [run.digest for run in runs] for name, runs in self.runs.items()},
             "traces": _unique([run.manifest.trace for run in self.runs[self.baseline]]),
             "faults": _unique([run.manifest.faults for run in self.runs[self.baseline]]),

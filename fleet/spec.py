@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
 
@@ -40,8 +41,8 @@ from policies import (
     VllmTokenBudget,
     WarmPoolPolicy,
 )
-from policies.base import Component, at_path
-from policies.registry import build
+from policies.base import Component
+from policies.building import build, checked_value, to_table
 from traces.schema import Slo
 
 Positive = Annotated[float, Meta(gt=0, le=1e9)]
@@ -119,13 +120,8 @@ class FleetSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     def __post_init__(self) -> None:
         for name, base in COMPONENTS.items():
             force_setattr(self, name, build(base, getattr(self, name), f"$.{name}"))
-        plain = {name: getattr(self, name) for name in self.__struct_fields__ if name not in COMPONENTS}
-        try:
-            checked = msgspec.convert(plain, _plain_fields(), from_attributes=True)
-        except msgspec.ValidationError as error:
-            raise PolicyError(at_path(str(error), "$")) from None
-        for name in plain:
-            force_setattr(self, name, getattr(checked, name))
+        for name, annotation in _plain_types().items():
+            force_setattr(self, name, checked_value(annotation, getattr(self, name), f"$.{name}"))
         low, high = self.bounds
         if not low <= self.replicas <= high:
             raise PolicyError(
@@ -150,9 +146,13 @@ class FleetSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         return from_mapping({**fields, **changes})
 
     def to_dict(self) -> dict[str, Any]:  # Any: JSON values
-        """Plain values that `from_mapping` reads back."""
-        plain: dict[str, Any] = msgspec.to_builtins(self)
-        return plain
+        """Plain values that `from_mapping` reads back; components of one's own as ``module:Class``."""
+        return {
+            name: to_table(value)
+            if isinstance(value := getattr(self, name), Component)
+            else msgspec.to_builtins(value)
+            for name in self.__struct_fields__
+        }
 
 
 COMPONENTS: dict[str, type[Component]] = {
@@ -170,16 +170,12 @@ COMPONENTS: dict[str, type[Component]] = {
 }
 """The fields that hold a component, and its base class."""
 
-_PLAIN: list[type[Struct]] = []
 
-
-def _plain_fields() -> type[Struct]:
-    """A struct of all other fields, for msgspec to check; built once."""
-    if not _PLAIN:
-        hints = get_type_hints(FleetSpec, include_extras=True)
-        fields = [(name, hints[name]) for name in FleetSpec.__struct_fields__ if name not in COMPONENTS]
-        _PLAIN.append(msgspec.defstruct("FleetSpec", fields, kw_only=True, forbid_unknown_fields=True))
-    return _PLAIN[0]
+@cache
+def _plain_types() -> dict[str, Any]:  # Any: annotations
+    """The types of all other fields."""
+    hints = get_type_hints(FleetSpec, include_extras=True)
+    return {name: hints[name] for name in FleetSpec.__struct_fields__ if name not in COMPONENTS}
 
 
 def from_mapping(values: Mapping[str, Any]) -> FleetSpec:  # Any: checked here

@@ -26,6 +26,7 @@ from policies.batching.clipper_aimd import ClipperAimd
 from policies.batching.greedy import Greedy
 from policies.batching.no_batching import NoBatching
 from policies.batching.window import Window
+from policies.building import build
 from policies.decisions import (
     Admit,
     Decision,
@@ -64,7 +65,7 @@ from policies.queueing.keyed import KeyedQueue
 from policies.queueing.priority import Priority
 from policies.queueing.shortest_prompt import ShortestPrompt
 from policies.queueing.virtual_token_counter import VirtualTokenCounter
-from policies.registry import build, describe
+from policies.registry import describe
 from policies.resilience.exponential_backoff import ExponentialBackoff
 from policies.resilience.no_retry import NoRetry
 from policies.routing.busy_scorer import BusyScorer

@@ -419,9 +419,3 @@ SLOTS: dict[str, type[Policy]] = {
     )
 }  # fmt: skip
 """Every slot's base class by the slot's name (the field's name in a FleetSpec)."""
-
-
-def at_path(message: str, path: str) -> str:
-    """Move msgspec's own trailing path (`... - at `$.x``) below `path` and to the front."""
-    text, _, tail = message.partition(" - at `$")
-    return f"{path}{tail.rstrip('`')}: {text}"

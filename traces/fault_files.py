@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import msgspec
@@ -27,7 +28,7 @@ def load_faults(
     Raises:
         TraceError: No such file, or not a fault trace; names the path of the field that is wrong.
     """
-    if time_scale <= 0 or (replicas is not None and replicas < 1):
+    if not 0 < time_scale < math.inf or (replicas is not None and replicas < 1):
         raise TraceError(f"time_scale {time_scale}, replicas {replicas}", remedy="give numbers above 0")
     source = Source(Path(path))
     recorded = recorded_faults.read(source, replicas=replicas, time_scale=time_scale, notice_s=notice_s)
@@ -72,8 +73,9 @@ def random_faults(
     """
     import numpy as np
 
-    if min(mtbf_s, mttr_s) <= 0:
-        raise TraceError(f"mtbf_s {mtbf_s}, mttr_s {mttr_s}", remedy="give times above 0")
+    if not (0 < mtbf_s < math.inf and 0 < mttr_s < math.inf and math.isfinite(duration_s)):
+        remedy = "give finite times above 0"
+        raise TraceError(f"mtbf_s {mtbf_s}, mttr_s {mttr_s}, duration_s {duration_s}", remedy=remedy)
     faults: list[Fault] = []
     for number in range(replicas):
         rng = np.random.default_rng([seed, number])

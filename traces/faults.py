@@ -11,6 +11,8 @@ from typing import Annotated, Literal
 from msgspec import Meta, Struct
 from msgspec.structs import force_setattr
 
+from traces.values import checked, fields_of
+
 FaultKind = Literal["crash", "hang", "slow", "partition", "drop", "fail-load", "preempt"]
 
 
@@ -24,6 +26,8 @@ class Fault(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     * ``drop``: each message to or from it is lost with `probability`, for `for_s`.
     * ``fail-load``: the next replica to load (or the one named) fails to load its engine.
     * ``preempt``: it is told to drain, and killed `notice_s` later.
+
+    Raises `BadValue` that names the field of what is out of its bounds, or not finite.
     """
 
     at_s: Annotated[float, Meta(ge=0)]
@@ -36,6 +40,10 @@ class Fault(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     probability: Annotated[float, Meta(ge=0, le=1)] = 1.0
     notice_s: Annotated[float, Meta(ge=0)] = 0.0
 
+    def __post_init__(self) -> None:
+        for field in fields_of(type(self)):
+            checked(field.type, getattr(self, field.name), field.name)
+
 
 class FaultTrace(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Faults in the order of their time, and where they come from."""
@@ -45,4 +53,5 @@ class FaultTrace(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     seed: int | None = None
 
     def __post_init__(self) -> None:
-        force_setattr(self, "faults", tuple(sorted(self.faults, key=lambda fault: fault.at_s)))
+        faults = checked(tuple[Fault, ...], self.faults, "faults")
+        force_setattr(self, "faults", tuple(sorted(faults, key=lambda fault: fault.at_s)))

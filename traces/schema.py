@@ -9,21 +9,23 @@ Absent is `None`, never 0. Times are float seconds from the start of the trace.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 RequestKind = Literal["online", "batch"]
 Provenance = Literal["recorded", "derived", "fitted", "synthetic", "unknown"]
 Scalar = str | int | float | bool | None
+Seconds = Annotated[float, Meta(ge=0)]
+"""A duration."""
 
 
 class Slo(Struct, frozen=True, gc=False, forbid_unknown_fields=True):
     """Service-level objective of one request; an absent bound is not checked."""
 
-    e2e_s: float | None = None
-    ttft_s: float | None = None
-    tpot_s: float | None = None
+    e2e_s: Seconds | None = None
+    ttft_s: Seconds | None = None
+    tpot_s: Seconds | None = None
 
 
 class Request(Struct, frozen=True, array_like=True, gc=False):

@@ -47,6 +47,8 @@ def first(trace: AnyTrace, *, seconds: float | None = None, requests: int | None
     """The requests that arrive before `seconds`, at most `requests` of them; at least one must be given."""
     if seconds is None and requests is None:
         raise TraceError("first() needs a limit", remedy="first(seconds=600) or first(requests=1000)")
+    if seconds is not None:
+        finite("first", seconds)
     rows = len(trace)
     if seconds is not None:
         rows = int(np.searchsorted(arrivals(trace), seconds, side="left"))
@@ -57,7 +59,11 @@ def first(trace: AnyTrace, *, seconds: float | None = None, requests: int | None
 
 
 def slice(trace: AnyTrace, start_s: float, end_s: float, *, rebase: bool = True) -> AnyTrace:
-    """The requests with ``start_s <= arrived_s < end_s``; `rebase` moves `start_s` to time 0."""
+    """The requests with ``start_s <= arrived_s < end_s``; `rebase` moves `start_s` to time 0.
+
+    An infinite `end_s` is the end of the trace, and recorded as none.
+    """
+    finite("slice", start_s)
     if not start_s <= end_s:
         raise TraceError(f"slice from {start_s} s to {end_s} s is backwards", remedy="give start_s <= end_s")
     low, high = np.searchsorted(arrivals(trace), [start_s, end_s], side="left")
@@ -294,6 +300,13 @@ def derived(
     """What a transform returns: these rows, and its name, parameters (those that are not None) and seed on record."""
     given: dict[str, Scalar] = {key: value for key, value in parameters.items() if value is not None}
     return trace.derived(table, Transform(name, given, seed))
+
+
+def finite(name: str, *values: float) -> None:
+    """Raise `TraceError` unless each of the values, parameters of transform `name`, is a number with an end."""
+    for value in values:
+        if not math.isfinite(value):
+            raise TraceError(f"{name}({value}) is not possible", remedy="give finite numbers")
 
 
 def positive(name: str, value: float) -> None:

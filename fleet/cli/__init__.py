@@ -73,8 +73,9 @@ def _judged(error: Exception) -> tuple[str, int]:
     from fleet.runs.invariants import InvariantViolation
     from policies.base import PolicyError
     from traces.errors import TraceError
+    from traces.values import BadValue
 
-    if isinstance(error, (PolicyError, TraceError, FleetError)):
+    if isinstance(error, (PolicyError, TraceError, BadValue, FleetError)):
         notes = _one_line("; ".join(getattr(error, "__notes__", ())))
         whole = f"{message} ({notes})" if notes else message
         return whole, EXIT_FAILED if isinstance(error, (InvariantViolation, DeadlockError)) else EXIT_USAGE

@@ -17,12 +17,16 @@ from fleet.actor import FleetError
 from fleet.actors.replica import ReplicaSettings
 from fleet.engines.base import Engine
 from policies.base import Component, EvictionPolicy, IterationPolicy
-from policies.registry import build
+from policies.building import build, to_table
+from policies.registry import qualified
 
 
 def to_portable(component: Component) -> dict[str, Any]:  # Any: JSON values, here and below
     """A table that names its class as ``module:Class``, nested components included."""
-    cls = type(component)
+    return to_table(component, _importable)
+
+
+def _importable(cls: type[Component]) -> str:
     if cls.__module__ == "__main__":
         raise FleetError(
             f"{cls.__name__} is defined in the script itself; a replica is another process and cannot import it from "
@@ -30,19 +34,7 @@ def to_portable(component: Component) -> dict[str, Any]:  # Any: JSON values, he
         )
     if "<locals>" in cls.__qualname__:
         raise FleetError(f"{cls.__name__} is defined inside a function; move it to the top of its module")
-    tag_field = cls.__struct_config__.tag_field
-    parameters = {name: _value(value) for name, value in component.parameters().items()}
-    return {str(tag_field): f"{cls.__module__}:{cls.__qualname__}", **parameters}
-
-
-def _value(value: Any) -> Any:
-    if isinstance(value, Component):
-        return to_portable(value)
-    if isinstance(value, (list, tuple)):
-        return [_value(item) for item in value]
-    if isinstance(value, dict):
-        return {key: _value(item) for key, item in value.items()}
-    return msgspec.to_builtins(value)
+    return qualified(cls)
 
 
 COMPONENTS: dict[str, type[Component]] = {

@@ -20,6 +20,7 @@ from fleet.actor import FleetError
 from fleet.actors.load_generator import LoadGenerator
 from fleet.engines.base import StepEngine
 from fleet.messages import Payload, StartReplica
+from fleet.runs.arguments import demand_seconds, demand_seed
 from fleet.runs.assembly import WATCHERS, initial_replicas
 from fleet.runs.faults import FaultInjector
 from fleet.runs.live_head import LiveHead
@@ -56,6 +57,8 @@ def replay(
     `stall_timeout_s`, however short or long the answers. Raises `FleetError` when the replicas do not come up in
     `start_timeout_s`, and what a policy raised as `PolicyError`; no process outlives the call.
     """
+    demand_seed(seed)
+    demand_seconds(start_timeout_s=start_timeout_s, stall_timeout_s=stall_timeout_s)
     live = LiveRun(trace if speed == 1.0 else trace.scale_rate(speed), spec, seed=seed, faults=faults,
                    sessions=sessions, stream=stream, payload=payload, start_timeout_s=start_timeout_s,
                    stall_timeout_s=stall_timeout_s, on_progress=on_progress,

@@ -29,6 +29,7 @@ from fleet.actors.load_generator import LoadGenerator
 from fleet.launch.host import REJOIN_S, host
 from fleet.launch.subprocess_hosts import GRACE_S
 from fleet.messages import Payload, StartReplica
+from fleet.runs.arguments import demand_seconds
 from fleet.runs.assembly import initial_replicas
 from fleet.runs.live_head import LiveHead
 from fleet.runs.replay import machine
@@ -304,6 +305,7 @@ def drive(
     `head_lost` and `unsent` say so. A request for which nothing is done in `stall_timeout_s`, by the head's own word,
     ends as failed too (`stalled`).
     """
+    demand_seconds(stall_timeout_s=stall_timeout_s)
     if speed != 1.0:
         trace = trace.scale_rate(speed)
     client = Driver(

@@ -10,6 +10,7 @@ from fleet.actor import FleetError
 from fleet.actors.load_generator import LoadGenerator
 from fleet.engines.base import StepEngine
 from fleet.launch.simulated import SimulatedLauncher
+from fleet.runs.arguments import demand_seconds, demand_seed
 from fleet.runs.assembly import WATCHERS, Head, initial_replicas, replica_settings
 from fleet.runs.deadlock import DeadlockWatch
 from fleet.runs.faults import FaultInjector
@@ -69,6 +70,7 @@ class Simulation:
         check: bool = True,
         on_progress: Callable[[int], None] | None = None,
     ) -> None:
+        demand_seed(seed)
         spec = spec.replace()  # fresh policies: a spec can be run any number of times
         self.trace, self.spec, self.seed, self.faults = trace, spec, seed, faults
         self.options = {"sessions": sessions, "stream": stream}
@@ -109,6 +111,7 @@ class Simulation:
 
     def run(self, until_s: float | None = None) -> Run:
         """Run to the end, or to the horizon."""
+        demand_seconds(until_s=until_s)
         if until_s is None:
             self.runtime.add("deadlock", DeadlockWatch(self.runtime, self._progress, self._waiting))
         try:

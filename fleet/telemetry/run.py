@@ -20,6 +20,7 @@ from msgspec import Struct
 
 from fleet.messages import OUTCOMES
 from fleet.spec import FleetSpec
+from fleet.telemetry.provenance import ComponentSource, portable_spec, rebuilt, sources_of
 from fleet.telemetry.sink import Telemetry, transitions
 from traces import FaultTrace, Trace
 from traces.columns import digest as table_digest
@@ -111,6 +112,10 @@ class Manifest(Struct, frozen=True, kw_only=True):
     counters: dict[str, int]
     machine: dict[str, Any] | None = None
     """Live runs: where it ran. A simulated run does not depend on it."""
+    components: tuple[ComponentSource, ...] = ()
+    """Each component of the spec by module, with the SHA-256 of its source."""
+    files: dict[str, str] = {}
+    """Where the files named in the spec were, by path within it. Not part of the digest: what was read of them is."""
 
 
 class Run:
@@ -133,10 +138,24 @@ class Run:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of everything in it: the values of the tables, however Arrow lays them out, summary and manifest."""
+        """SHA-256 of everything in it: the values of the tables, however Arrow lays them out, summary and manifest.
+
+        Of the manifest `files` is left out: no path of a machine is in it.
+        """
         parts = {name: table_digest(getattr(self, name), name) for name in TABLES}
-        document = msgspec.json.encode([parts, self.summary, self.manifest], order="sorted")
+        manifest = msgspec.structs.replace(self.manifest, files={})
+        document = msgspec.json.encode([parts, self.summary, manifest], order="sorted")
         return hashlib.sha256(document).hexdigest()
+
+    def fleet(self, *, allow_changed: bool = False) -> FleetSpec:
+        """The fleet that this run was of, built again from its manifest.
+
+        Raises `PolicyError` that names the component whose module is not to be had, or whose source is not what it
+        was, unless `allow_changed`.
+        """
+        return rebuilt(
+            self.manifest.spec, self.manifest.components, self.manifest.files, allow_changed=allow_changed
+        )
 
     def save(self, directory: str | Path) -> Path:
         """Write one Parquet file for each table, and `manifest.json`; answers the directory."""
@@ -210,11 +229,14 @@ def finish_run(
         busy_s=telemetry.engines.total(duration_s),
         initial_replicas=0 if spec is None else spec.replicas,
     )
+    plain, files = ({}, {}) if spec is None else portable_spec(spec)
     manifest = Manifest(
         runtime=runtime,
         seed=seed,
         trace={"sha256": trace.sha256, "requests": len(trace), "header": msgspec.to_builtins(trace.header)},
-        spec={} if spec is None else spec.to_dict(),
+        spec=plain,
+        components=() if spec is None else sources_of(spec),
+        files=files,
         faults=None if faults is None else msgspec.to_builtins(faults),
         options=options or {},
         versions=_versions(),

@@ -8,7 +8,8 @@ import msgspec
 
 from policies._conformance.drive import answers
 from policies.base import Policy
-from policies.registry import build, resolve, tag_field
+from policies.building import build
+from policies.registry import resolve, tag_field
 
 
 def main(name: str) -> None:

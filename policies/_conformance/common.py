@@ -20,7 +20,8 @@ from policies._conformance.calls import ask, fail
 from policies._conformance.drive import DRIVERS, answers, drive
 from policies._conformance.guard import environment_with_hash_seed, functions, parts, pure
 from policies.base import HOOKS, Policy, PolicyError, listeners, overrides, parts_of
-from policies.registry import build, tag_field
+from policies.building import build
+from policies.registry import tag_field
 
 Make = Callable[[], Policy]
 

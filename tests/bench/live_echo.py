@@ -64,14 +64,14 @@ def first_line(child: subprocess.Popen[str]) -> str:
 # --- the reference --------------------------------------------------------------------------------------
 
 
-def raw_echo(duration_s: float = 2.0, window: int = 256) -> EchoResult:
+def raw_echo(duration_s: float = 2.0, window: int = 256, unloaded: int = UNLOADED) -> EchoResult:
     """A blocking DEALER against a blocking ROUTER in another process, `window` requests under way."""
     payload = b"x" * PAYLOAD_BYTES
     with process("raw-server") as server, zmq.Context() as context, context.socket(zmq.DEALER) as dealer:
         dealer.setsockopt(zmq.LINGER, 0)
         dealer.connect(first_line(server))
         trips = []
-        for _ in range(UNLOADED):
+        for _ in range(unloaded):
             began = time.perf_counter()
             dealer.send(payload)
             dealer.recv()
@@ -167,8 +167,9 @@ class InstantReplica(Actor):
 class LoadClient(Actor):
     """First one request at a time, then `window` under way for `duration_s`."""
 
-    def __init__(self, runtime: LiveRuntime, to: str, duration_s: float, window: int) -> None:
-        self.runtime, self.to, self.duration_s, self.window = runtime, to, duration_s, window
+    def __init__(self, runtime: LiveRuntime, to: str, duration_s: float, window: int, unloaded: int) -> None:
+        self.runtime, self.to, self.duration_s = runtime, to, duration_s
+        self.window, self.unloaded = window, unloaded
         self.trips: list[float] = []
         self.number = self.answered = 0
         self.began = 0.0
@@ -192,7 +193,7 @@ class LoadClient(Actor):
 
     def on_trip(self, message: Message) -> None:
         self.trips.append(time.perf_counter() - self.sent)
-        if len(self.trips) < UNLOADED:
+        if len(self.trips) < self.unloaded:
             self.submit()
             return
         self._handlers[Reply] = self.on_reply
@@ -210,27 +211,27 @@ class LoadClient(Actor):
             self.runtime.stop()
 
 
-def node_echo(duration_s: float = 2.0, window: int = 256) -> EchoResult:
+def node_echo(duration_s: float = 2.0, window: int = 256, unloaded: int = UNLOADED) -> EchoResult:
     """Two processes: a client's actor, and one that answers at once."""
     with process("server") as server:
-        return _client(first_line(server), "router", duration_s, window)
+        return _client(first_line(server), "router", duration_s, window, unloaded)
 
 
-def batch_path(duration_s: float = 2.0, window: int = 256) -> EchoResult:
+def batch_path(duration_s: float = 2.0, window: int = 256, unloaded: int = UNLOADED) -> EchoResult:
     """Four processes: client, head, two replicas; batches of 16. The path that the framework is for."""
     with ExitStack() as stack:
         endpoint = first_line(stack.enter_context(process("head")))
         for number in range(2):
             first_line(stack.enter_context(process("replica", endpoint, str(number))))
-        return _client(endpoint, "router", duration_s, window)
+        return _client(endpoint, "router", duration_s, window, unloaded)
 
 
-def _client(endpoint: str, to: str, duration_s: float, window: int) -> EchoResult:
+def _client(endpoint: str, to: str, duration_s: float, window: int, unloaded: int) -> EchoResult:
     async def main() -> EchoResult | None:
         node = Node("client")
         node.connect(endpoint)
         runtime = LiveRuntime(node=node, name="client")
-        client = LoadClient(runtime, to, duration_s, window)
+        client = LoadClient(runtime, to, duration_s, window, unloaded)
         runtime.add("client/0", client)
         with anyio.fail_after(duration_s + 60):
             await runtime.run()

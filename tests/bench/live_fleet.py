@@ -15,9 +15,9 @@ from msgspec import Struct
 
 from fleet import AffineLatency, EmulatedEngine, FleetSpec
 from fleet.messages import Payload
-from fleet.runs.serve import Driver, join, serve
+from fleet.runs.serve import drive, join, serve
 from policies import Greedy, PowerOfTwoChoices
-from tests.bench.live_echo import batch_path, raw_echo
+from tests.bench.live_echo import UNLOADED, batch_path, raw_echo
 from tests.bench.table import Row
 from traces import Trace
 from traces.schema import Header, Request, TraceEntry
@@ -52,21 +52,11 @@ def _join(endpoint: str) -> None:
     join(endpoint)
 
 
-def _drive(endpoint: str, trace: Trace, pipe: Connection) -> None:
-    from fleet.runtime.live import run
-
-    driver = Driver(
-        trace,
-        sessions=True,
-        security=None,
-        insecure=False,
-        stall_timeout_s=60.0,
-        on_progress=None,
-        payload=lambda request: PAYLOAD,
-    )
-    run(lambda: driver.main(endpoint))
-    ended = driver.telemetry.ended.take()
-    pipe.send((ended["ended_s"].to_pylist(), ended["arrived_s"].to_pylist(), ended["outcome"].to_pylist()))
+def _drive(endpoint: str, pipe: Connection) -> None:
+    """Play the traces that come, one after the other, each as a client of its own."""
+    while (trace := pipe.recv()) is not None:
+        records = drive(trace, endpoint, sessions=True, payload=lambda request: PAYLOAD).records
+        pipe.send(tuple(records[name].to_pylist() for name in ("ended_s", "arrived_s", "outcome")))
 
 
 def burst(requests: int) -> Trace:
@@ -84,46 +74,47 @@ def one_at_a_time(requests: int) -> Trace:
     return Trace.from_entries(entries, Header(source="one at a time", provenance="synthetic"))
 
 
-def live_fleet(requests: int = 50_000) -> FleetResult:
+def live_fleet(requests: int = 50_000, unloaded: int = UNLOADED) -> FleetResult:
     """Measure both, in processes of their own."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     head = context.Process(target=_serve, args=(theirs,))
     head.start()
+    theirs.close()
     endpoint = ours.recv()
     replicas = [context.Process(target=_join, args=(endpoint,)) for _ in range(2)]
-    for replica in replicas:
-        replica.start()
+    play, end = context.Pipe()
+    client = context.Process(target=_drive, args=(endpoint, end))
+    for process in (*replicas, client):
+        process.start()
+    end.close()  # so that a process that dies is an error here, not silence
     try:
-        _play(context, endpoint, burst(2_000))
-        ended, _, outcomes = _play(context, endpoint, burst(requests))
+        _play(play, burst(min(2_000, requests)))
+        ended, _, outcomes = _play(play, burst(requests))
         assert outcomes.count("completed") == requests, {name: outcomes.count(name) for name in set(outcomes)}
         ended.sort()
         # From the first percentile to the last reply: the burst's own encoding is not the fleet's rate.
         rate = (requests * 0.98) / (ended[int(requests * 0.99)] - ended[int(requests * 0.01)])
-        replied, arrived, _ = _play(context, endpoint, one_at_a_time(2_000))
+        replied, arrived, _ = _play(play, one_at_a_time(unloaded))
         latencies = sorted(end - start for end, start in zip(replied, arrived, strict=True))
     finally:
-        for process in (head, *replicas):
+        for process in (client, head, *replicas):
             process.terminate()
             process.join(10)
     return FleetResult(rate, latencies[len(latencies) // 2], requests)
 
 
-def _play(
-    context: multiprocessing.context.SpawnContext, endpoint: str, trace: Trace
-) -> tuple[list[float], list[float], list[str]]:
-    ours, theirs = context.Pipe()
-    client = context.Process(target=_drive, args=(endpoint, trace, theirs))
-    client.start()
-    result: tuple[list[float], list[float], list[str]] = ours.recv()
-    client.join()
+def _play(client: Connection, trace: Trace) -> tuple[list[float], list[float], list[str]]:
+    client.send(trace)
+    result: tuple[list[float], list[float], list[str]] = client.recv()
     return result
 
 
-def rows() -> Iterator[Row]:
+def rows(requests: int = 50_000, duration_s: float = 2.0, unloaded: int = UNLOADED) -> Iterator[Row]:
     """Ours beside the raw echo and a chain of as many hops that only hands on, all taken in this run."""
-    echo, fleet, chain = raw_echo(2.0), live_fleet(), batch_path(2.0)
+    echo = raw_echo(duration_s, unloaded=unloaded)
+    fleet = live_fleet(requests, unloaded)
+    chain = batch_path(duration_s, unloaded=unloaded)
     rate, p50 = fleet.rate_per_s / echo.rate_per_s, fleet.unloaded_p50_s / echo.p50_s
     yield Row(
         "raw ROUTER echo, one hop there and back",

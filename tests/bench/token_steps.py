@@ -14,6 +14,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import pyarrow.compute as pc
 import zmq
 from msgspec import Struct
 
@@ -21,8 +22,7 @@ from fleet import EmulatedLlmEngine, FleetSpec, simulate
 from fleet.engines import KvSpec
 from fleet.engines.latency.steps.affine import AffineSteps
 from fleet.engines.latency.steps.roofline import RooflineSteps
-from fleet.runs.serve import Driver, join, serve
-from fleet.runtime.live import run
+from fleet.runs.serve import drive, join, serve
 from policies import KvCost, VllmTokenBudget
 from tests.bench.table import Row
 from tests.tokens.test_macro_steps import StepwiseLlmEngine
@@ -66,49 +66,52 @@ def _join(endpoint: str) -> None:
     join(endpoint)
 
 
-def _drive(endpoint: str, tokens: int, pipe: Connection) -> None:
-    driver = Driver(
-        together(SEQUENCES, tokens), sessions=False, stream=True, security=None, insecure=False, stall_timeout_s=60.0,
-        on_progress=None,
-    )  # fmt: skip
-    run(lambda: driver.main(endpoint))
-    ended = driver.telemetry.ended.take()
-    assert set(ended["outcome"].to_pylist()) == {"completed"}
-    lost = {name: count for name, count in driver.telemetry.counters.items() if "token" in name}
-    assert not lost, f"not all tokens were streamed: {lost}"
-    took = max(ended["ended_s"].to_pylist()) - min(ended["first_token_s"].to_pylist())
-    pipe.send((took, time.process_time()))
+def _drive(endpoint: str, pipe: Connection) -> None:
+    """Stream answers of as many tokens as are asked for, again and again, each time as a client of its own."""
+    while (tokens := pipe.recv()) is not None:
+        began_s = time.process_time()
+        run = drive(together(SEQUENCES, tokens), endpoint, stream=True)
+        records = run.records
+        assert set(records["outcome"].to_pylist()) == {"completed"}
+        lost = {name: count for name, count in run.manifest.counters.items() if "token" in name}
+        assert not lost, f"not all tokens were streamed: {lost}"
+        first_token_s = pc.min(pc.add(records["arrived_s"], records["ttft_s"])).as_py()
+        took = pc.max(records["ended_s"]).as_py() - first_token_s
+        pipe.send((took, time.process_time() - began_s))
 
 
-def live_steps() -> StepResult:
+def live_steps(steps: int = STEPS, short_steps: int = 200) -> StepResult:
     """The cost of a step, by the difference of a long run and a short one: connecting and prefills are in both."""
     ours, theirs = CONTEXT.Pipe()
     head = CONTEXT.Process(target=_serve, args=(theirs,))
     head.start()
+    theirs.close()
     endpoint = ours.recv()
     replica = CONTEXT.Process(target=_join, args=(endpoint,))
+    play, end = CONTEXT.Pipe()
+    client = CONTEXT.Process(target=_drive, args=(endpoint, end))
     replica.start()
+    client.start()
+    end.close()  # so that a process that dies is an error here, not silence
     try:
-        _play(endpoint, head.pid, replica.pid, 100)
-        short, long = (_play(endpoint, head.pid, replica.pid, tokens) for tokens in (200, 200 + STEPS))
+        _play(play, head.pid, replica.pid, short_steps // 2)
+        short, long = (
+            _play(play, head.pid, replica.pid, tokens) for tokens in (short_steps, short_steps + steps)
+        )
     finally:
-        for process in (head, replica):
+        for process in (client, head, replica):
             process.terminate()
             process.join(10)
-    return StepResult(*[(end - start) / STEPS for start, end in zip(short, long, strict=True)])
+    return StepResult(*[(end - start) / steps for start, end in zip(short, long, strict=True)])
 
 
 def _play(
-    endpoint: str, head: int | None, replica: int | None, tokens: int
+    client: Connection, head: int | None, replica: int | None, tokens: int
 ) -> tuple[float, float, float, float]:
     """Seconds on the clock, and of the CPU of replica, head and client."""
-    ours, theirs = CONTEXT.Pipe()
     before = _cpu_s(replica), _cpu_s(head)
-    client = CONTEXT.Process(target=_drive, args=(endpoint, tokens, theirs))
-    client.start()
-    theirs.close()
-    took, client_s = ours.recv()
-    client.join()
+    client.send(tokens)
+    took, client_s = client.recv()
     return took, _cpu_s(replica) - before[0], _cpu_s(head) - before[1], client_s
 
 
@@ -164,9 +167,9 @@ def bare_steps(steps: int = STEPS) -> float:
     return took / steps
 
 
-def live_rows() -> Iterator[Row]:
+def live_rows(steps: int = STEPS, short_steps: int = 200) -> Iterator[Row]:
     """A step of 64 sequences that stream, beside the bare loop, both taken in this run."""
-    bare_s, step = bare_steps(), live_steps()
+    bare_s, step = bare_steps(steps), live_steps(steps, short_steps)
     yield Row("bare loop, 64 messages a step through three processes", f"{bare_s * 1e3:.2f} ms")
     yield Row(
         "decode step of 64 streamed sequences, all of the framework", f"{step.wall_s * 1e3:.2f} ms", "≤ 2 ms",
@@ -197,9 +200,9 @@ def _cpu_of(work: Callable[[], object], rounds: int) -> float:
     return min(times)
 
 
-def macro_rows() -> Iterator[Row]:
+def macro_rows(requests: int | None = None) -> Iterator[Row]:
     """Decode steps in a row as one event, beside an event for each."""
-    trace = load_trace("chat-small")
+    trace = _cut(load_trace("chat-small"), requests)
     seconds = [
         _cpu_of(lambda engine=engine: simulate(trace, simulated_spec(engine), check=False), rounds)
         for engine, rounds in ((EmulatedLlmEngine, 5), (StepwiseLlmEngine, 1))
@@ -209,7 +212,11 @@ def macro_rows() -> Iterator[Row]:
     yield Row("macro-steps ÷ stepwise, speed", f"{seconds[1] / seconds[0]:.1f}")
 
 
-def trace_rows() -> Iterator[Row]:
+def _cut(trace: Trace, requests: int | None) -> Trace:
+    return trace if requests is None else trace.first(requests=requests)
+
+
+def trace_rows(most: int | None = None) -> Iterator[Row]:
     """The public traces, where they are at hand. Telemetry is on; the invariant checker is for tests."""
     mooncake = "mooncake/conversation_trace.jsonl"
     small = {"iteration": VllmTokenBudget(max_step_tokens=2048)}
@@ -221,8 +228,7 @@ def trace_rows() -> Iterator[Row]:
     ):
         if not (SHARED / path).exists():
             continue
-        trace = load_trace(SHARED / path)
-        trace = trace if requests is None else trace.first(requests=requests)
+        trace = _cut(_cut(load_trace(SHARED / path), requests), most)
         spec = simulated_spec(**changes)
         cpu_s = _cpu_of(lambda trace=trace, spec=spec: simulate(trace, spec, check=False), 3)
         yield Row(
@@ -231,10 +237,10 @@ def trace_rows() -> Iterator[Row]:
         )  # fmt: skip
 
 
-def simulated_rows() -> Iterator[Row]:
-    """Both."""
-    yield from macro_rows()
-    yield from trace_rows()
+def simulated_rows(most: int | None = None) -> Iterator[Row]:
+    """Both, of `most` requests of each trace."""
+    yield from macro_rows(most)
+    yield from trace_rows(most)
 
 
 if __name__ == "__main__":

@@ -65,15 +65,15 @@ def compare(batch_size: int, tokens: int, repeats: int, warmup: int = 5) -> Comp
     return Comparison(*(median(column) for column in zip(*rows[warmup:], strict=True)))
 
 
-def main() -> None:
-    """Print the table."""
+def main(batch_sizes: tuple[int, ...] = (1, 8, 64), repeats: int | None = None, warmup: int = 5) -> None:
+    """Print the table; without `repeats` as many as give steady medians on this device."""
     gpu = torch.cuda.is_available()
     name = torch.cuda.get_device_name() if gpu else f"CPU, {torch.get_num_threads()} threads"
-    tokens, repeats = (128, 200) if gpu else (32, 15)
+    tokens, enough = (128, 200) if gpu else (32, 15)
     print(f"{MODULE}, {tokens} tokens, on {name}, torch {torch.__version__}")
     print(f"{'batch':>6}{'bare loop':>12}{'service':>12}{'engine':>12}{'ratio':>8}")
-    for batch_size in (1, 8, 64):
-        row = compare(batch_size, tokens, repeats)
+    for batch_size in batch_sizes:
+        row = compare(batch_size, tokens, repeats or enough, warmup)
         times = "".join(f"{seconds * 1e3:>9.3f} ms" for seconds in (row.bare_s, row.service_s, row.engine_s))
         print(f"{batch_size:>6}{times}{row.ratio:>8.3f}")
 

@@ -5,7 +5,7 @@ import pytest
 from fleet.engines import AffineLatency, DeviceSignals, EmulatedEngine, Engine
 from fleet.messages import LoadFinished, RunFinished
 from policies.base import PolicyError
-from policies.registry import build
+from policies.building import build
 from tests.engines.contexts import VirtualContext, make_work
 
 LATENCY = AffineLatency(base_s=0.012, per_item_s=0.003)

@@ -24,7 +24,7 @@ from fleet.engines import (
 )
 from fleet.messages import Work
 from policies.base import PolicyError
-from policies.registry import build
+from policies.building import build
 from tests.engines.contexts import make_work
 from traces.schema import Request
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fleet.engines import ProfiledSteps, StepLatency
-from policies.registry import build
+from policies.building import build
 from tests.engines.step_tables import (
     RUN_BATCHES,
     RUN_HEADER,

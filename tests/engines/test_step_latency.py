@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fleet import FleetError
 from fleet.engines import (
     DEVICES,
     MODELS,
@@ -19,7 +20,7 @@ from fleet.engines import (
     StepLatency,
     StepShape,
 )
-from policies.registry import build
+from policies.building import build
 from tests.engines.step_tables import length_lists, make_shape, prefill_lists, write_runs, write_tables
 
 TINY = ModelSpec(layers=2, hidden=64, heads=4, kv_heads=2, head_dim=16, intermediate=128, vocabulary=1000)
@@ -162,9 +163,9 @@ def test_moved_blocks_take_what_the_host_link_takes():
 def test_what_a_device_needs_and_does_not_say_is_named():
     bare = DeviceSpec(1e12, 1e10)
 
-    with pytest.raises(ValueError, match="`host_bytes_per_s` is not given"):
+    with pytest.raises(FleetError, match="`host_bytes_per_s` is not given"):
         RooflineSteps(device=bare, model=TINY).step_s(make_shape(lengths=[1], moved_blocks=1))
-    with pytest.raises(ValueError, match="`tensor_parallel` needs the device's `peer_bytes_per_s`"):
+    with pytest.raises(ValueError, match="tensor_parallel: needs the device's `peer_bytes_per_s`"):
         RooflineSteps(device=bare, model=TINY, tensor_parallel=2)
     with pytest.raises(ValueError, match=r"no model 'llama-9'; known: llama-3\.1-8b, "):
         RooflineSteps(device=bare, model="llama-9")
@@ -241,5 +242,5 @@ def test_a_cache_of_unknown_size_says_what_is_missing(given, missing):
 
 
 def test_a_device_without_memory_is_asked_for_it():
-    with pytest.raises(ValueError, match="`memory_bytes` is missing"):
+    with pytest.raises(ValueError, match=r"device\.memory_bytes: missing"):
         KvSpec(model=TINY, device=DeviceSpec(1e12, 1e10)).total_blocks()

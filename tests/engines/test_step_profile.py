@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fleet import FleetError
 from fleet.engines import ProfiledSteps, StepPoint, StepProfile
 from fleet.engines.latency.steps.fitted import fit_steps
 from fleet.engines.latency.tables.attention_table import AttentionTable
@@ -279,7 +280,7 @@ def test_a_profile_is_read_back_as_it_was_saved_and_makes_steps(tmp_path):
     assert model.span_s(shape, 50) == pytest.approx(
         sum(model.step_s(shape.after(step)) for step in range(50))
     )
-    with pytest.raises(ValueError, match="give `block_move_s`"):
+    with pytest.raises(FleetError, match="give `block_move_s`"):
         model.step_s(make_shape(lengths=[10], moved_blocks=1))
 
 

@@ -11,7 +11,7 @@ from fleet.actor import FleetError
 from fleet.engines import DeviceSignals, Engine, TorchEngine
 from fleet.messages import LoadFinished, Payload, RunFinished, Work
 from policies.base import PolicyError
-from policies.registry import build
+from policies.building import build
 from tests.engines.contexts import ThreadContext, make_work
 from traces.schema import Request
 

@@ -19,7 +19,7 @@ from policies import (
     WeightedRandom,
     build,
 )
-from policies.base import at_path, kebab_case
+from policies.base import kebab_case
 
 
 @pytest.mark.parametrize(
@@ -87,14 +87,3 @@ def test_checked_names_the_parameter() -> None:
     with pytest.raises(PolicyError, match=r"^\$\.routing\.choices: Expected `int` >= 1$"):
         build(RoutingPolicy, PowerOfTwoChoices(choices=0), "$.routing")
     assert build(RoutingPolicy, Random()) == Random()
-
-
-@pytest.mark.parametrize(
-    ("message", "moved"),
-    [
-        ("Expected `int` - at `$.x[0]`", "$.a.x[0]: Expected `int`"),
-        ("Expected `int`", "$.a: Expected `int`"),
-    ],
-)
-def test_paths_move_below_another(message: str, moved: str) -> None:
-    assert at_path(message, "$.a") == moved

@@ -33,7 +33,8 @@ from policies import (
     Window,
     describe,
 )
-from policies.registry import build, resolve
+from policies.building import build
+from policies.registry import resolve
 from policies.testing import check_policy, parametrize_with_checks
 from tests.conftest import ROOT
 from tests.policies.makers import SHIPPED

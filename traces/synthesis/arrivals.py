@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from traces.errors import TraceError
 from traces.rates import RateSeries
-from traces.synthesis.build import Array, Tokens, check, stream, synthetic, trace_of
+from traces.synthesis.build import Array, Tokens, check, check_finite, stream, synthetic, trace_of
 from traces.trace import Trace
 
 
@@ -95,7 +95,9 @@ def mmpp(
     """
     rates = np.asarray(rates_per_s, dtype=float)
     sojourns = np.broadcast_to(np.asarray(mean_sojourn_s, dtype=float), rates.shape)
-    check("mmpp", duration_s=duration_s, shortest_sojourn_s=float(sojourns.min(initial=np.inf)))
+    check("mmpp", duration_s=duration_s)
+    for sojourn_s in sojourns:
+        check("mmpp", mean_sojourn_s=float(sojourn_s))
     if len(rates) < 2 or not (np.isfinite(rates) & (rates >= 0)).all():
         raise TraceError(f"mmpp: rates_per_s = {rates_per_s}", remedy="give two or more rates, none below 0")
     starts, ends, states = _chain(sojourns, duration_s, stream(seed, "modulation"))
@@ -152,6 +154,7 @@ def diurnal(
     if not 0 <= amplitude <= 1:
         raise TraceError(f"diurnal: amplitude = {amplitude}", remedy="give a part of the mean, from 0 to 1")
     peak_s = period_s / 2 if peak_at_s is None else peak_at_s
+    check_finite("diurnal", peak_at_s=peak_s)
 
     def rate(at_s: Array) -> Array:
         return mean_per_s * (1 + amplitude * np.cos(2 * np.pi * (at_s - peak_s) / period_s))
@@ -189,6 +192,7 @@ def surge(
     Sampled by thinning, exactly.
     """
     check("surge", peak_per_s=peak_per_s, half_width_s=half_width_s, duration_s=duration_s)
+    check_finite("surge", at_s=at_s)
     if not 0 <= base_per_s <= peak_per_s:
         raise TraceError(f"surge: base_per_s = {base_per_s}", remedy="give 0 <= base_per_s <= peak_per_s")
 
@@ -236,6 +240,7 @@ def bernoulli_surge(
         duration_s=duration_s,
         tick_s=tick_s,
     )
+    check_finite("bernoulli_surge", base_per_s=base_per_s, at_s=at_s)
     uniform = random.Random(seed).random
     arrived: list[float] = []
     now_s = 0.0

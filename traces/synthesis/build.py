@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from traces.errors import TraceError
 from traces.schema import Header, Scalar, Transform
-from traces.synthesis.lengths import Lengths
+from traces.synthesis.lengths import Lengths, is_whole
 from traces.trace import Trace
 
 Array = npt.NDArray[np.float64]
@@ -25,6 +25,8 @@ def stream(
     seed: int, purpose: Literal["arrivals", "prompt", "output", "turns", "think", "modulation"]
 ) -> np.random.Generator:
     """An independent generator for each purpose of one seed: PCG64, so the same on every machine."""
+    if not is_whole(seed):
+        raise TraceError(f"seed = {seed!r} is not possible", remedy="give a whole number from 0 on")
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed, spawn_key=(_STREAMS[purpose],))))
 
 
@@ -32,7 +34,13 @@ def draw(tokens: Tokens, rng: np.random.Generator, n: int) -> npt.NDArray[np.int
     """`n` counts, or `None` where none are wanted."""
     if tokens is None:
         return None
-    return (Lengths.constant(tokens) if isinstance(tokens, int) else tokens).draw(rng, n)
+    if isinstance(tokens, int):
+        tokens = Lengths.constant(tokens)
+    if not isinstance(tokens, Lengths):
+        raise TraceError(
+            f"{tokens!r} is no law of token counts", remedy="give a whole number, or a `Lengths`"
+        )
+    return tokens.draw(rng, n)
 
 
 def trace_of(
@@ -68,6 +76,13 @@ def synthetic(name: str, seed: int, parameters: dict[str, Scalar]) -> Header:
 def described(tokens: Tokens) -> Scalar:
     """How the header records a law of token counts."""
     return tokens.name if isinstance(tokens, Lengths) else tokens
+
+
+def check_finite(name: str, /, **values: float) -> None:
+    """Raise `TraceError` unless every value is finite."""
+    for parameter, value in values.items():
+        if not math.isfinite(value):
+            raise TraceError(f"{name}: {parameter} = {value} is not possible", remedy="give a finite number")
 
 
 def check(name: str, /, **values: float) -> None:

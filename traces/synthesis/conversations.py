@@ -57,6 +57,11 @@ def sessions(
         raise TraceError(
             f"sessions: turns = {turns}", remedy="give at least 1, a whole number if they are fixed"
         )
+    if system_tokens < 0 or (block_tokens is not None and block_tokens < 1):
+        raise TraceError(
+            f"sessions: system_tokens = {system_tokens}, block_tokens = {block_tokens}",
+            remedy="give a whole number from 0 on, and one from 1 on",
+        )
     arrivals = stream(seed, "arrivals")
     starts = np.sort(arrivals.uniform(0, duration_s, arrivals.poisson(sessions_per_s * duration_s)))
     lengths = stream(seed, "turns").geometric(1 / turns, len(starts))

@@ -27,13 +27,15 @@ class Lengths:
     @staticmethod
     def constant(tokens: int) -> Lengths:
         """Always `tokens`."""
-        _nonnegative("constant", tokens)
+        _whole("constant", tokens)
         return Lengths(f"constant({tokens})", lambda rng, n: np.full(n, tokens, dtype=np.int64))
 
     @staticmethod
     def uniform(low: int, high: int) -> Lengths:
         """Uniform on low, …, high, both included: mean ``(low + high) / 2``."""
-        _nonnegative("uniform", low, high - low)
+        _whole("uniform", low, high)
+        if high < low:
+            raise TraceError(f"uniform({low}, {high}) is not possible", remedy="give low <= high")
         return Lengths(f"uniform({low}, {high})", lambda rng, n: rng.integers(low, high, n, endpoint=True))
 
     @staticmethod
@@ -61,6 +63,16 @@ class Lengths:
             raise TraceError("has no values to draw from", column=column)
         name = f"empirical({column} of {trace.sha256[:12]})"
         return Lengths(name, lambda rng, n: rng.choice(values, n))
+
+
+def is_whole(value: object) -> bool:
+    """Whether it is a whole number from 0 on, whatever its annotation says."""
+    return isinstance(value, int) and value >= 0
+
+
+def _whole(law: str, *values: int) -> None:
+    if not all(map(is_whole, values)):
+        raise TraceError(f"{law}: {values} is not possible", remedy="give whole numbers, none below 0")
 
 
 def _nonnegative(law: str, *values: float) -> None:

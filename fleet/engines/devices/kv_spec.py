@@ -8,6 +8,7 @@ from msgspec import Meta, Struct
 
 from fleet.engines.bounds import Count
 from fleet.engines.devices.specs import DeviceSpec, ModelSpec, device_spec, model_spec
+from traces.values import BadValue
 
 _GIB = 1 << 30
 
@@ -47,29 +48,39 @@ class KvSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     vLLM measures it at start. A GiB is the order of it: the 2,588 blocks that vLLM 0.19 found for Llama-3.1-8B on an
     RTX 4090 (2,048 tokens a step, 256 sequences) leave 1.24e9 bytes, or 1.15 GiB, for all of that."""
 
+    def check_values(self) -> None:
+        """Building calls this once each field is right by itself: names are known, and there is room for a cache."""
+        if self.device is not None:
+            device_spec(self.device)
+        if self.model is not None:
+            model_spec(self.model)
+        self.total_blocks()
+
     def total_blocks(self) -> int:
-        """How many blocks there are. Raises `ValueError` that says what is missing, or what does not fit."""
+        """How many blocks there are. Raises `BadValue` that says what is missing, or what does not fit."""
         if self.blocks is not None:
             return self.blocks
         missing = [name for name in ("model", "device") if getattr(self, name) is None]
         if self.model is None or self.device is None:
-            raise ValueError(
-                f"the cache's size cannot be derived: {' and '.join(missing)} missing; give `blocks`, or both `model` "
-                'and `device`, such as model = "llama-3.1-8b", device = "h100"'
+            raise BadValue(
+                "",
+                f"the cache's size cannot be derived: {' and '.join(missing)} missing; give `blocks`, or "
+                'both `model` and `device`, such as model = "llama-3.1-8b", device = "h100"',
             )
         model, device = model_spec(self.model), device_spec(self.device)
         if device.memory_bytes is None:
-            raise ValueError("the device's `memory_bytes` is missing; give it, or `blocks`")
+            raise BadValue("device.memory_bytes", "missing; give it, or `blocks`")
         budget_bytes = self.gpu_memory_utilization * device.memory_bytes
         weights_bytes = model.weights_bytes / self.tensor_parallel
         blocks = (
             int((budget_bytes - weights_bytes - self.reserve_bytes) // self.block_bytes(model)) - NULL_BLOCKS
         )
         if blocks < 1:
-            raise ValueError(
+            raise BadValue(
+                "",
                 f"no room for a key-value cache: of {budget_bytes / 1e9:.1f} GB of each device the weights take "
                 f"{weights_bytes / 1e9:.1f} GB and the reserve {self.reserve_bytes / 1e9:.1f} GB; raise "
-                "`tensor_parallel` or `gpu_memory_utilization`, or take a larger device"
+                "`tensor_parallel` or `gpu_memory_utilization`, or take a larger device",
             )
         return blocks
 

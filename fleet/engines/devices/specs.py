@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated
 
 from msgspec import Meta, Struct
 
 from fleet.engines.bounds import Count, Positive
+from traces.values import BadValue
 
 
 class DeviceSpec(Struct, frozen=True, forbid_unknown_fields=True):
@@ -136,21 +138,26 @@ MODELS: dict[str, ModelSpec] = {
 
 
 def device_spec(device: str | DeviceSpec) -> DeviceSpec:
-    """The figures of a device given by name, or those given. Raises `ValueError` that lists the names."""
+    """The figures of a device given by name, or those given. Raises `BadValue` that lists the names."""
     if isinstance(device, DeviceSpec):
         return device
     if device not in DEVICES:
-        raise ValueError(f"no device {device!r}; known: {', '.join(DEVICES)}, or give a DeviceSpec")
+        raise BadValue("device", f"no device {device!r}; known: {', '.join(DEVICES)}, or give a DeviceSpec")
     return DEVICES[device]
 
 
 def model_spec(model: str | ModelSpec) -> ModelSpec:
-    """The shape of a model given by name, or the one given. Raises `ValueError` that lists the names."""
+    """The shape of a model given by name, or the one given. Raises `BadValue` that lists the names."""
     if isinstance(model, ModelSpec):
         return model
     if model not in MODELS:
-        raise ValueError(f"no model {model!r}; known: {', '.join(MODELS)}, or give a ModelSpec")
+        raise BadValue("model", f"no model {model!r}; known: {', '.join(MODELS)}, or give a ModelSpec")
     return MODELS[model]
+
+
+def time_s(amount: float, per_s: float) -> float:
+    """How long `amount` takes at a rate: for ever at none, which no fleet is built with."""
+    return amount / per_s if per_s else math.inf
 
 
 def known_model(name: str | None) -> ModelSpec | None:

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from fleet.engines.bounds import NonNegative
+from fleet.engines.bounds import FileName, NonNegative
 from fleet.engines.latency.batches.base import LatencyModel, batch_cost
 from fleet.engines.latency.tables.batch_profile import Profile
 from fleet.messages import Work
@@ -28,7 +28,7 @@ class ProfiledLatency(LatencyModel):
     point is all there is, time grows in proportion.
     """
 
-    profile: str | None = None
+    profile: FileName | None = None
     """File that `fleet profile` wrote; read once, when this value is made, into `points`."""
     points: tuple[Point, ...] = ()
     """(batch size, tokens of each item, seconds): a full grid."""

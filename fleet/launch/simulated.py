@@ -69,7 +69,7 @@ class SimulatedLauncher(PlacedLauncher):
             request = self._pending.pop(replica, None)
             if request is not None:
                 self.bring_up(replica, activate=request.activate)
-        elif message.what == "repaired":
+        elif message.what in ("broken", "room"):
             super().on_tick(message)
         elif self._silences.get(replica) != silence:
             return  # it was heard again
@@ -110,7 +110,10 @@ class SimulatedLauncher(PlacedLauncher):
         """Start the replica now; `preloaded` ones are ready at once, as if they had been there before."""
         self.places.take(address)
         settings = replace(
-            self._settings(address), activate=activate, preloaded=preloaded, fail_load=self.load_fails(address)
+            self._settings(address),
+            activate=activate,
+            preloaded=preloaded,
+            fail_load=self.load_fails(address),
         )
         # When its last words are lost, its silence tells.
         replica = make_replica(

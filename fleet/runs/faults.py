@@ -31,8 +31,8 @@ class FaultSurface(Protocol):
     @property
     def places(self) -> Places: ...
 
-    def break_place(self, place: int, for_s: float) -> None:
-        """No replica can come up there for so long."""
+    def break_place(self, place: int, until_s: float) -> None:
+        """No replica can come up there before then."""
 
     def has_process(self, address: str) -> bool:
         """Whether there is something to stop, slow down or cut off."""
@@ -145,10 +145,9 @@ class FaultInjector(Actor):
 
     def _break_place(self, fault: Fault, place: int, for_s: float) -> None:
         """What is killed cannot come up again before the repair; nor what is told to go, from then on."""
-        if fault.kind == "crash":
-            self._surface.break_place(place, for_s)
-        elif fault.kind == "preempt" and for_s > 0.0:
-            self._surface.break_place(place, fault.notice_s + for_s)
+        notice_s = fault.notice_s if fault.kind == "preempt" else 0.0
+        if fault.kind in ("crash", "preempt") and for_s > 0.0:
+            self._surface.break_place(place, self.ctx.now + notice_s + for_s)
 
     def _longest_ready(self) -> str | None:
         gone = self._killed | self._called

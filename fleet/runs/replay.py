@@ -200,8 +200,8 @@ class LiveFaults:
     def places(self) -> Places:
         return self._live.launcher.places
 
-    def break_place(self, place: int, for_s: float) -> None:
-        self._live.launcher.break_place(place, for_s)
+    def break_place(self, place: int, until_s: float) -> None:
+        self._live.launcher.break_place(place, until_s)
 
     def has_process(self, address: str) -> bool:
         return self._host(address) is not None

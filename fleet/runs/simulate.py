@@ -170,8 +170,8 @@ class SimulatedFaults:
     def places(self) -> Places:
         return self._launcher.places
 
-    def break_place(self, place: int, for_s: float) -> None:
-        self._launcher.break_place(place, for_s)
+    def break_place(self, place: int, until_s: float) -> None:
+        self._launcher.break_place(place, until_s)
 
     def has_process(self, address: str) -> bool:
         return address in self._runtime.contexts

@@ -31,9 +31,10 @@ class Fault(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     at_s: Annotated[float, Meta(ge=0)]
     kind: FaultKind
     replica: str | None = None
-    """A place, such as ``replica/0`` or ``place/0``: whoever holds it at `at_s` is hit, replica 0 or what succeeded it.
-    A fleet has as many places as it may have replicas; ``replica/<n>`` with a number beyond them is the place which that
-    replica held first. `None`: the replica that has been ready longest."""
+    """A place, such as ``replica/0`` or ``place/0``: whoever holds it at `at_s` is hit, replica 0 or what succeeded
+    it. A fleet has as many places as it may have replicas; ``replica/<n>`` with a number beyond them is the place
+    which that replica held first. `None`: the replica that has been ready longest; while none is, an outage
+    (``crash`` or ``preempt`` with `for_s`) is one of the lowest place in order."""
     for_s: Annotated[float, Meta(ge=0)] | None = None
     """How long it lasts; 0 is over at once (within the clock of a recording), `None` says of no end: of a crash or
     preemption, that what was lost is replaced as fast as a replica can start."""

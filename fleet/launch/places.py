@@ -71,6 +71,10 @@ class Places:
         lingering = self._lingering.get(place)
         return self._holders.get(place) or (lingering[-1] if lingering else None)
 
+    def lowest_in_order(self) -> int | None:
+        """None while all are out of order."""
+        return next((place for place in range(self.most) if place not in self.repaired_s), None)
+
     def place_of(self, replica: str) -> int | None:
         """Where it is now."""
         return self._at.get(replica)

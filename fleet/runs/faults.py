@@ -125,17 +125,24 @@ class FaultInjector(Actor):
     def _find(self, fault: Fault) -> tuple[str | None, int | None]:
         """Who is hit, if anybody is there, and at which place."""
         places = self._surface.places
+        takes_away = fault.kind in ("crash", "preempt")  # what only comes up, too
         if fault.replica is None:
             victim = self._longest_ready()
-            return victim, self._broken_with(victim, None)
+            if victim is not None or not takes_away or not fault.for_s:
+                return victim, self._broken_with(victim, None)
+            place = places.lowest_in_order()
+            return self._there(None if place is None else places.holder(place), takes_away), place
         if not fault.replica.startswith(("replica/", "place/")):  # a client, say
             return fault.replica if self._surface.has_process(fault.replica) else None, None
         victim = places.found(fault.replica)
         place = self._broken_with(victim, places.named(fault.replica))
-        takes_away = fault.kind in ("crash", "preempt")  # a start, too
-        if victim in self._killed or (victim and not takes_away and not self._surface.has_process(victim)):
-            victim = None
-        return victim, place
+        return self._there(victim, takes_away), place
+
+    def _there(self, victim: str | None, takes_away: bool) -> str | None:
+        """The victim, unless it was killed before, or has no process yet that could be stopped or slowed down."""
+        if victim is None or victim in self._killed:
+            return None
+        return victim if takes_away or self._surface.has_process(victim) else None
 
     def _broken_with(self, victim: str | None, named: int | None) -> int | None:
         """The place that breaks with its holder; not with one that only lingers where a successor is."""

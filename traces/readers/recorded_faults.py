@@ -102,7 +102,9 @@ def _from_spot(spot: _Spot, replicas: int | None) -> tuple[list[Fault], str]:
             faults[ended] = _until(faults[ended], tick * gap_s)
             ended += 1
     faults[ended:] = [_until(fault, len(allowed) * gap_s) for fault in faults[ended:]]
-    laid = "" if replicas is None else f" (at most {most} instances laid on {replicas} replicas, in proportion)"
+    laid = (
+        "" if replicas is None else f" (at most {most} instances laid on {replicas} replicas, in proportion)"
+    )
     return faults, laid
 
 

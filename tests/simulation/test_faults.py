@@ -77,7 +77,11 @@ def test_a_fault_that_finds_nobody_is_counted_and_not_as_one_that_struck():
 
 
 def test_the_name_of_a_replica_beyond_the_places_is_the_place_that_it_held_first():
-    run = play(arrivals(0.0, 9.0), fleet(0.1), faults=faults(crash(1.0), crash(3.0, "replica/1"), crash(5.0, "replica/1")))
+    run = play(
+        arrivals(0.0, 9.0),
+        fleet(0.1),
+        faults=faults(crash(1.0), crash(3.0, "replica/1"), crash(5.0, "replica/1")),
+    )
 
     assert [row["replica"] for row in run.replicas.to_pylist() if row["state"] == "failed"] == [
         "replica/0", "replica/1", "replica/2",
@@ -134,7 +138,9 @@ def test_outages_of_one_place_that_overlap_are_one():
 
 
 def test_a_fleet_with_room_to_spare_starts_elsewhere():
-    run = play(arrivals(*range(9)), fleet(0.1, min_replicas=1, max_replicas=2), faults=faults(crash(2.5, for_s=90.0)))
+    run = play(
+        arrivals(*range(9)), fleet(0.1, min_replicas=1, max_replicas=2), faults=faults(crash(2.5, for_s=90.0))
+    )
 
     assert states(run, "replica/1")[-1] == (3.0, "ready")
 
@@ -155,7 +161,9 @@ def test_spares_have_places_too():
 
 def test_a_replica_that_only_lingers_takes_no_place_from_its_successor():
     slow = fleet(5.0, replicas=2, health=fleet().health, max_inflight_batches=1)
-    given = faults(Fault(at_s=1.0, kind="preempt", replica="replica/0", notice_s=4.5), crash(2.0, "replica/1", for_s=9.0))
+    given = faults(
+        Fault(at_s=1.0, kind="preempt", replica="replica/0", notice_s=4.5), crash(2.0, "replica/1", for_s=9.0)
+    )
 
     run = play(arrivals(0.5, 0.6, 20.0), slow, faults=given)
 

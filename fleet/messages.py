@@ -245,6 +245,13 @@ class DescribeReplicas(Message, frozen=True, gc=False):
     reply_to: str
 
 
+class StartHeld(Message, frozen=True, gc=False):
+    """From the launcher, to the autoscaler: a start waits for a place that is in order, or waits no longer."""
+
+    replica: str
+    held: bool
+
+
 class ReportPool(Message, frozen=True, gc=False):
     """Ask for a `PoolReport`: the router says what is asked of the pool, and the batcher what its replicas do."""
 
@@ -386,6 +393,8 @@ class StartReplica(Message, frozen=True, gc=False):
     replica: str
     activate: bool = True
     """False: it stays warm until told."""
+    places: int = 0
+    """How many replicas the fleet may have now, spares included; 0: as many as before."""
 
 
 class KillReplica(Message, frozen=True, gc=False):

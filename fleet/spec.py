@@ -105,7 +105,8 @@ class FleetSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     failed_grace_s: Annotated[float, Meta(ge=0)] = 5.0
     """How long a replica that failed its health checks may take to recover before it is ended."""
     start_timeout_s: Positive = 600.0
-    """A replica that is neither ready nor warm so long after it was asked for is ended, and another one started."""
+    """A replica that is neither ready nor warm so long after it was asked for is ended, and another one started. A wait
+    for a place that a fault has put out of order does not count."""
     failed_starts_limit: Count = 6
     """When so many starts in a row have failed and no replica is ready, requests that wait for one fail too, with the
     reason, and so at each further failure. Starts are tried for ever, up to 30 s apart; 6 take 16 s and six loads."""

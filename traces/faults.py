@@ -19,13 +19,15 @@ FaultKind = Literal["crash", "hang", "slow", "partition", "drop", "fail-load", "
 class Fault(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One fault. Which of the optional fields matter is said beside each.
 
-    * ``crash``: the replica's process dies (SIGKILL).
+    * ``crash``: the replica's process dies (SIGKILL). With `for_s` its place is out of order for so long: no replica
+      can come up there, and the fleet has room for one fewer. Without, it can be replaced at once.
     * ``hang``: it stops (SIGSTOP), and continues after `for_s` if given.
     * ``slow``: its batches take `factor` times as long, for `for_s`.
     * ``partition``: no message to or from it passes, for `for_s`.
     * ``drop``: each message to or from it is lost with `probability`, for `for_s`.
     * ``fail-load``: the next replica to load (or the one named) fails to load its engine.
-    * ``preempt``: it is told to drain, and killed `notice_s` later.
+    * ``preempt``: it is told to drain, and killed `notice_s` later. With `for_s` its place is out of order from the
+      notice on, until `for_s` after the kill.
 
     Raises `BadValue` that names the field of what is out of its bounds, or not finite.
     """
@@ -33,9 +35,13 @@ class Fault(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     at_s: Annotated[float, Meta(ge=0)]
     kind: FaultKind
     replica: str | None = None
-    """A replica's address such as ``replica/0``; `None`: the ready replica that has been ready longest."""
+    """A place, such as ``replica/0`` or ``place/0``: whoever holds it at `at_s` is hit, replica 0 or what succeeded
+    it. A fleet has as many places as it may have replicas; ``replica/<n>`` with a number beyond them is the place
+    which that replica held first. `None`: the replica that has been ready longest; while none is, an outage
+    (``crash`` or ``preempt`` with `for_s`) is one of the lowest place in order."""
     for_s: Annotated[float, Meta(ge=0)] | None = None
-    """How long it lasts; 0 is over at once (within the clock of a recording), `None` says of no end."""
+    """How long it lasts; 0 is over at once (within the clock of a recording), `None` says of no end: of a crash or
+    preemption, that what was lost is replaced as fast as a replica can start."""
     factor: Annotated[float, Meta(ge=1)] = 1.0
     probability: Annotated[float, Meta(ge=0, le=1)] = 1.0
     notice_s: Annotated[float, Meta(ge=0)] = 0.0

@@ -29,6 +29,7 @@ from fleet.messages import (
     ReplicaReported,
     ReportPool,
     StartFailed,
+    StartHeld,
     StartReplica,
     Tick,
     Told,
@@ -36,7 +37,7 @@ from fleet.messages import (
     Undeliverable,
     replica_number,
 )
-from fleet.telemetry.sink import Telemetry
+from fleet.telemetry.sink import RecordedState, Telemetry
 from policies.backoff import grown
 from policies.base import Policy, PolicyError, ScalingPolicy, WarmPoolPolicy, is_settled
 from policies.decisions import Scale, Warm
@@ -114,6 +115,7 @@ class Autoscaler(Actor):
             ReplicaReported: self.on_replica_reported,
             ReplicaExited: self.on_replica_exited,
             TrustChanged: self.on_trust_changed,
+            StartHeld: self.on_start_held,
             Undeliverable: self.on_undeliverable,
             Told: self.on_told,
         }
@@ -166,6 +168,14 @@ class Autoscaler(Actor):
         known = self._known.get(message.replica)
         if known is not None and known.trust != message.trust:  # said twice, it is no newer
             known.trust, known.failed_s = message.trust, self.ctx.now
+
+    def on_start_held(self, message: StartHeld) -> None:
+        """The launcher has no place for it yet, or has one now: only then does its start begin."""
+        known = self._known.get(message.replica)
+        if known is not None:
+            known.held, known.since_s = message.held, self.ctx.now
+            state: RecordedState = "waiting" if message.held else "provisioning"
+            self._telemetry.replica_changed(self.ctx.now, message.replica, state)
 
     def on_undeliverable(self, message: Undeliverable) -> None:
         """A command to a replica that is gone; its exit is, or will be, reported."""
@@ -239,7 +249,8 @@ class Autoscaler(Actor):
             return False
         seen, self._seen = self._seen, replace(pool, as_of_s=0.0, interval_s=0.0, replicas=())
         return seen == self._seen and all(
-            known.trust == "healthy" and known.state == known.requested for known in self._known.values()
+            known.trust == "healthy" and (known.held or known.state == known.requested)
+            for known in self._known.values()
         )
 
     def at_rest(self, message: Message) -> bool:
@@ -293,7 +304,7 @@ class Autoscaler(Actor):
         """Nobody probes a replica before it is ready, so one that hangs while it starts is known by its time."""
         for name, known in list(self._known.items()):
             late = now - known.since_s > self._start_timeout_s
-            if not late or known.state not in ("provisioning", "loading"):
+            if not late or known.held or known.state not in ("provisioning", "loading"):
                 continue
             if known.requested != "stopped":
                 detail = f"it was {known.state} for over {self._start_timeout_s:g} s (start_timeout_s)"
@@ -322,7 +333,8 @@ class Autoscaler(Actor):
         self._next_number += 1
         self._known[name] = Known("provisioning", "ready" if activate else "warm", since_s=now)
         self._telemetry.replica_changed(now, name, "provisioning")
-        self.ctx.send(self._launcher, StartReplica(name, activate))
+        spares = 0 if self._desired is None else self._desired[1]
+        self.ctx.send(self._launcher, StartReplica(name, activate, self._max + spares))
         return True
 
     def _activate(self, name: str) -> None:

@@ -29,6 +29,8 @@ class Known(Struct):
     failed_s: float = 0.0
     since_s: float = 0.0
     """When it was asked for, or first heard of."""
+    held: bool = False
+    """No place is in order for it to start at."""
     looked_s: float = 0.0
     """When the loop last looked, or when it became ready since, and its engine seconds then."""
     looked_busy_s: float = 0.0

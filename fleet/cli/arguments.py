@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from fleet.cli.laws import LAWS, REQUIRED
-from fleet.cli.values import UsageError, count, endpoint, meant, positive, several, whole
+from fleet.cli.values import UsageError, count, endpoint, meant, nonnegative, positive, several, whole
 
 
 class Parser(argparse.ArgumentParser):
@@ -110,8 +110,24 @@ def _run(parser: Parser, *, faults: bool = True, seed: bool = True) -> None:
             "--seed", type=whole, default=0, metavar="N", help="of every random choice (default 0)"
         )
     if faults:
-        parser.add_argument("--faults", type=Path, metavar="FILE", help="a fault trace to inject")
+        _faults(parser)
     _sessions(parser, "closed loop: a follow-up waits for its parent's reply")
+
+
+def _faults(parser: Parser) -> None:
+    """A fault trace, and what `load_faults` does to it, under its own names."""
+    parser.add_argument(
+        "--faults", type=Path, metavar="FILE", help="a fault trace, or a log of faults, to inject"
+    )
+    group = parser.add_argument_group("how the fault trace is read")
+    flags: list[tuple[str, Callable[[str], float], str, str]] = [
+        ("start-s", nonnegative, "S", "begin S seconds into it, on its own clock"),
+        ("time-scale", positive, "X", "its times multiplied by X, as in 0.01 for a log of months"),
+        ("replicas", count, "N", "lay what it names (servers, instances, replicas) on N places, k mod N"),
+        ("notice-s", nonnegative, "S", "warn S seconds before each preemption that says nothing of it"),
+    ]
+    for name, kind, metavar, text in flags:
+        group.add_argument(f"--faults-{name}", type=kind, metavar=metavar, help=text, default=SUPPRESS)
 
 
 def _stream(parser: Parser) -> None:

@@ -28,17 +28,19 @@ def compare(arguments: Namespace) -> int:
         hint = meant(arguments.baseline, list(candidates)) or f"; there are {', '.join(candidates)}"
         raise UsageError(f"compare: --baseline {arguments.baseline} is no candidate{hint}")
     metrics = metrics_of(arguments.metrics)
-    trace, faults, out = (
-        inputs.trace_of(arguments),
-        inputs.faults_of(arguments),
-        inputs.writable(arguments.out),
-    )
+    trace, out = inputs.trace_of(arguments), inputs.writable(arguments.out)
+    ends_s = arguments.stretch_s or trace.duration_s
+    replicas = max(spec.replicas for spec in candidates.values())
+    faults = inputs.faults_of(arguments, ends_s=ends_s, replicas=replicas)
     report = compare_them(
         stretches_of(trace, arguments.stretch_s, arguments.seeds), candidates, seeds=range(arguments.seeds),
         faults=faults, baseline=arguments.baseline, metrics=metrics, workers=arguments.workers,
         sessions=arguments.sessions is not None,
     )  # fmt: skip
     output.stdout().print(report)
+    if faults is not None:
+        for name, runs in report.runs.items():
+            output.note(f"{name}: {output.faults_in(runs)}")
     if out is not None:
         report.save(out)
         output.note(f"saved in {out}")

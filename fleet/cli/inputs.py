@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import tomllib
 from argparse import Namespace
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -86,11 +86,50 @@ def plausible(trace: Trace, name: str) -> Trace:
     return trace
 
 
-def faults_of(arguments: Namespace) -> FaultTrace | None:
-    """The fault trace that was named, if any."""
+def faults_of(arguments: Namespace, *, ends_s: float, replicas: int) -> FaultTrace | None:
+    """The fault trace that was named, if any; what is odd about it is said.
+
+    `ends_s` is when the last request comes, `replicas` how many there are at first.
+    """
     from traces import load_faults
 
-    return None if arguments.faults is None else load_faults(arguments.faults)
+    options = {
+        name.removeprefix("faults_"): value
+        for name, value in vars(arguments).items()
+        if name.startswith("faults_")
+    }
+    if arguments.faults is None:
+        if options:
+            raise UsageError(f"--faults-{next(iter(options)).replace('_', '-')} goes with --faults FILE")
+        return None
+    faults = load_faults(arguments.faults, **options)
+    for line in _odd(faults, ends_s, replicas):
+        output.note(f"{arguments.faults}: {line}")
+    return faults
+
+
+def _odd(faults: FaultTrace, ends_s: float, replicas: int) -> Iterator[str]:
+    """How it was laid on the fleet, and what looks like another clock or another fleet than was meant."""
+    if " laid on " in faults.source:
+        yield faults.source
+    times = [fault.at_s for fault in faults.faults]
+    if not times:
+        yield "holds no fault, or none after --faults-start-s"
+        return
+    late = sum(at_s > ends_s for at_s in times)
+    first = f"the first fault comes at {times[0]:,.6g} s, "
+    hint = "--faults-start-s and --faults-time-scale bring them nearer"
+    if late == len(times):
+        yield f"{first}after the last request ({ends_s:,.6g} s); {hint}"
+    elif late:
+        yield f"{late:,} of {len(times):,} faults come after the last request ({ends_s:,.6g} s); {hint}"
+    at_once = [fault for fault in faults.faults if fault.at_s == 0 and fault.kind in ("crash", "preempt")]
+    unnamed = sum(fault.replica is None for fault in at_once)
+    gone = unnamed + len({fault.replica for fault in at_once if fault.replica is not None})
+    if gone >= replicas:
+        yield f"takes away every replica there is at t = 0 ({gone} faults, {replicas} replicas)"
+    if len(times) > 1 and all(fault.replica is None for fault in faults.faults):
+        yield "names no places: each fault is of the replica that has been ready longest"
 
 
 def spec_of(path: Path, changes: Iterable[str] = ()) -> FleetSpec:

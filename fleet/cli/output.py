@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -172,6 +172,8 @@ def _facts(run: Run) -> Iterator[tuple[str, str]]:
         # A sequence has no one batch, so there is none to describe.
         batches = "" if s.output_tokens_per_s is not None else f"{s.batch_size_mean:.2f} requests a batch, "
         yield "work", f"{batches}{attempts}"
+    if run.manifest.faults is not None:
+        yield "faults", faults_in([run])
     if run.manifest.counters:
         yield "counters", counted(run.manifest.counters, all_of_them=True)
     yield "digest", run.digest[:16]
@@ -190,6 +192,20 @@ def _replicas(run: Run) -> str:
     low, high = s.replicas.min, s.replicas.max
     busy = "" if s.utilization is None else f", {s.utilization:.1%} busy while ready"
     return f"{low if low == high else f'{low} to {high}'} ready{busy}, {s.gpu_seconds:,.1f} device seconds"
+
+
+def faults_in(runs: Sequence[Run]) -> str:
+    """`583 faults: 580 struck, 3 found nobody there`, over all runs; those that their ends left out too."""
+    total = sum(len((run.manifest.faults or {}).get("faults", ())) for run in runs)
+    struck = sum(run.manifest.counters.get("faults", 0) for run in runs)
+    nobody = sum(run.manifest.counters.get("faults_without_victim", 0) for run in runs)
+    late = total - struck - nobody
+    after = (
+        f", {late:,} came after the end of {'the run' if len(runs) == 1 else 'their runs'}" if late else ""
+    )
+    return (
+        f"{total:,} fault{'' if total == 1 else 's'}: {struck:,} struck, {nobody:,} found nobody there{after}"
+    )
 
 
 def counted(counts: Mapping[str, int], *, all_of_them: bool = False) -> str:

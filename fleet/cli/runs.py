@@ -13,7 +13,8 @@ def simulate(arguments: Namespace) -> int:
     from fleet import simulate as run_it
 
     trace, spec = inputs.trace_of(arguments), inputs.spec_of(arguments.spec, arguments.changes)
-    faults, out = inputs.faults_of(arguments), inputs.writable(arguments.out)
+    faults = inputs.faults_of(arguments, ends_s=trace.duration_s, replicas=spec.replicas)
+    out = inputs.writable(arguments.out)
     with output.progress("simulating", len(trace)) as advance:
         run = run_it(
             trace, spec, seed=arguments.seed, faults=faults, sessions=arguments.sessions is not None,
@@ -31,7 +32,8 @@ def replay(arguments: Namespace) -> int:
 
     output.log_to_stderr(everything=arguments.debug)
     trace, spec = inputs.trace_of(arguments), inputs.spec_of(arguments.spec, arguments.changes)
-    faults, out = inputs.faults_of(arguments), inputs.writable(arguments.out)
+    faults = inputs.faults_of(arguments, ends_s=trace.duration_s / arguments.speed, replicas=spec.replicas)
+    out = inputs.writable(arguments.out)
     label = f"replaying {trace.duration_s / arguments.speed:,.0f} s on {spec.replicas} processes"
     with output.progress(label, len(trace)) as advance:
         run = run_it(

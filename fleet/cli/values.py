@@ -28,6 +28,14 @@ def positive(text: str) -> float:
     return value
 
 
+def nonnegative(text: str) -> float:
+    """A finite number from 0 up."""
+    value = number(text)
+    if value < 0:
+        raise ArgumentTypeError(f"must not be below 0, not {text}")
+    return value
+
+
 def number(text: str) -> float:
     """A finite number."""
     try:

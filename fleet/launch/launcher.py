@@ -13,9 +13,10 @@ from typing import Any, Protocol
 
 from msgspec.structs import replace
 
-from fleet.actor import Actor, Context
+from fleet.actor import Context
 from fleet.actors.replica import ReplicaSettings
 from fleet.actors.roster import REMEMBERED
+from fleet.launch.places import PlacedLauncher
 from fleet.launch.portable import encode_settings
 from fleet.messages import (
     HostReplica,
@@ -24,7 +25,6 @@ from fleet.messages import (
     ReplicaExited,
     ReplicaReported,
     StartReplica,
-    TrustChanged,
     Undeliverable,
 )
 
@@ -39,7 +39,7 @@ class HostSource(Protocol):
         """End it at once."""
 
 
-class Launcher(Actor):
+class Launcher(PlacedLauncher):
     """Matches wanted replicas with hosts, in the order of both."""
 
     def __init__(
@@ -47,20 +47,21 @@ class Launcher(Actor):
         settings: Callable[[str], ReplicaSettings],
         source: HostSource,
         *,
+        places: int,
         spares: int,
         observers: str = "observers",
+        autoscaler: str = "autoscaler",
     ) -> None:
+        super().__init__(places=places, observers=observers, autoscaler=autoscaler)
         self._settings = settings
         self._source = source
         self._spares = spares
-        self._observers = observers
         self._wanted: deque[StartReplica] = deque()
         self._free: list[str] = []
         self._starting = 0
         self.assigned: dict[str, str] = {}
         """The host of each replica."""
         self.last_report: dict[str, ReplicaReported] = {}
-        self.failing_loads: list[str | None] = []
         self.on_change: Callable[[], None] = lambda: None
         """Called when a replica reported a new state or ended."""
         self.exits: dict[str, str] = {}
@@ -73,11 +74,10 @@ class Launcher(Actor):
 
     def handlers(self) -> dict[type[Message], Callable[[Any], None]]:
         return {
-            StartReplica: self.on_start_replica,
+            **super().handlers(),
             KillReplica: self.on_kill_replica,
             ReplicaReported: self.on_replica_reported,
             ReplicaExited: self.on_replica_exited,
-            TrustChanged: self.ignore,
             Undeliverable: self.on_undeliverable,
         }
 
@@ -102,6 +102,7 @@ class Launcher(Actor):
                 if report is not None and report.state in ("stopped", "failed"):
                     detail, expected = report.detail or detail, report.state == "stopped"
                 self.ctx.send(self._observers, ReplicaExited(replica, detail, expected))
+                self.left(replica)
         if not expected:
             self._source.kill(host)
         self._provide()
@@ -112,6 +113,7 @@ class Launcher(Actor):
         if self._wanted and not self.closing:
             replica = self._wanted.popleft().replica
             self.ctx.send(self._observers, ReplicaExited(replica, f"its process did not come up: {detail}"))
+            self.left(replica)
 
     def _provide(self) -> None:
         """Have a host for every wanted replica, and the spares."""
@@ -126,17 +128,15 @@ class Launcher(Actor):
             request = self._wanted.popleft()
             host = self._free.pop(0)
             self.assigned[request.replica] = host
-            fail = request.replica in self.failing_loads or None in self.failing_loads
-            if fail:
-                self.failing_loads.remove(request.replica if request.replica in self.failing_loads else None)
+            fail = self.load_fails(request.replica)
             settings = replace(self._settings(request.replica), activate=request.activate, fail_load=fail)
             self.ctx.send(host, HostReplica(request.replica, encode_settings(settings)))
         self._provide()
 
     # --- replicas ----------------------------------------------------------------------------------------------
 
-    def on_start_replica(self, message: StartReplica) -> None:
-        self._wanted.append(message)
+    def begin(self, request: StartReplica) -> None:
+        self._wanted.append(request)
         self._match()
 
     def on_kill_replica(self, message: KillReplica) -> None:
@@ -144,19 +144,31 @@ class Launcher(Actor):
         if host is not None:
             self._source.kill(host)
             self.host_lost(host, "killed by the autoscaler", expected=True)
-            return
+        elif not self.call_off(message.replica):
+            self._give_up(message.replica, "no longer wanted", expected=True)
+
+    def crash(self, replica: str) -> None:
+        """A fault: SIGKILL to its process, or the end of a start that has none yet."""
+        host = self.assigned.get(replica)
+        if host is not None:
+            self._source.kill(host)
+        else:
+            self._give_up(replica, "killed by a fault before its process came up", expected=False)
+
+    def _give_up(self, replica: str, detail: str, *, expected: bool) -> None:
+        """End a start that waits for a host."""
         for request in list(self._wanted):
-            if request.replica == message.replica:
+            if request.replica == replica:
                 self._wanted.remove(request)
-                self.ctx.send(
-                    self._observers, ReplicaExited(message.replica, "no longer wanted", expected=True)
-                )
+                self.ctx.send(self._observers, ReplicaExited(replica, detail, expected))
+                self.left(replica)
 
     def on_replica_reported(self, message: ReplicaReported) -> None:
         if message.replica not in self.assigned:
             return  # it was given up
         before = self.last_report.get(message.replica)
         self.last_report[message.replica] = message
+        self.vacates(message)
         if before is None or before.state != message.state:
             self.on_change()
 
@@ -169,6 +181,3 @@ class Launcher(Actor):
     def on_undeliverable(self, message: Undeliverable) -> None:
         if isinstance(message.message, HostReplica):
             self.host_lost(message.to, f"{message.to} is {message.reason}", expected=False)
-
-    def ignore(self, message: Message) -> None:
-        """Not for the launcher."""

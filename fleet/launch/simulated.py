@@ -7,9 +7,9 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from fleet.actor import Actor
 from fleet.actors.replica import ReplicaSettings
 from fleet.launch.making import make_replica
+from fleet.launch.places import PlacedLauncher
 from fleet.messages import (
     KillReplica,
     LoadFinished,
@@ -18,12 +18,12 @@ from fleet.messages import (
     ReplicaReported,
     StartReplica,
     Tick,
-    TrustChanged,
+    Undeliverable,
 )
 from fleet.runtime.simulated import SimulatedRuntime
 
 
-class SimulatedLauncher(Actor):
+class SimulatedLauncher(PlacedLauncher):
     """Adds replicas to the kernel and takes them out of it."""
 
     def __init__(
@@ -31,38 +31,37 @@ class SimulatedLauncher(Actor):
         runtime: SimulatedRuntime,
         settings: Callable[[str], ReplicaSettings],
         *,
+        places: int,
         provision_s: float,
         lease_s: float = 3.0,
         observers: str = "observers",
+        autoscaler: str = "autoscaler",
         reveal: Callable[[str], int | None] | None = None,
     ) -> None:
+        super().__init__(places=places, observers=observers, autoscaler=autoscaler)
         self._reveal = reveal
         self._runtime = runtime
         self._settings = settings
         self._provision_s, self._lease_s = provision_s, lease_s
-        self._observers = observers
         self._pending: dict[str, StartReplica] = {}
         self._reasons: dict[str, set[str]] = {}
         """Why nothing is heard of a replica: its hang, its partition, its end."""
         self._silences: dict[str, int] = {}
         """The number of the silence it is in."""
         self._last_silence = 0
-        self.failing_loads: list[str | None] = []
-        """Faults not yet used up: addresses whose next load fails; None means the next one, whoever it is."""
 
     def handlers(self) -> dict[type[Message], Callable[[Any], None]]:
         return {
-            StartReplica: self.on_start_replica,
+            **super().handlers(),
             KillReplica: self.on_kill_replica,
             ReplicaReported: self.on_replica_reported,
             ReplicaExited: self.ignore,
-            TrustChanged: self.ignore,
-            Tick: self.on_tick,
+            Undeliverable: self.ignore,
         }
 
-    def on_start_replica(self, message: StartReplica) -> None:
-        self._pending[message.replica] = message
-        self.ctx.after(self._provision_s, Tick("provisioned", message.replica))
+    def begin(self, request: StartReplica) -> None:
+        self._pending[request.replica] = request
+        self.ctx.after(self._provision_s, Tick("provisioned", request.replica))
 
     def on_tick(self, message: Tick) -> None:
         replica, silence = message.key, message.number
@@ -70,6 +69,8 @@ class SimulatedLauncher(Actor):
             request = self._pending.pop(replica, None)
             if request is not None:
                 self.bring_up(replica, activate=request.activate)
+        elif message.what in ("broken", "room"):
+            super().on_tick(message)
         elif self._silences.get(replica) != silence:
             return  # it was heard again
         elif message.what == "silent":
@@ -107,10 +108,13 @@ class SimulatedLauncher(Actor):
 
     def bring_up(self, address: str, *, activate: bool = True, preloaded: bool = False) -> None:
         """Start the replica now; `preloaded` ones are ready at once, as if they had been there before."""
-        fail = address in self.failing_loads or None in self.failing_loads
-        if fail:
-            self.failing_loads.remove(address if address in self.failing_loads else None)
-        settings = replace(self._settings(address), activate=activate, preloaded=preloaded, fail_load=fail)
+        self.places.take(address)
+        settings = replace(
+            self._settings(address),
+            activate=activate,
+            preloaded=preloaded,
+            fail_load=self.load_fails(address),
+        )
         # When its last words are lost, its silence tells.
         replica = make_replica(
             settings,
@@ -124,7 +128,8 @@ class SimulatedLauncher(Actor):
             self._runtime.hasten(address, LoadFinished)
 
     def on_kill_replica(self, message: KillReplica) -> None:
-        self.kill(message.replica, "killed by the autoscaler", expected=True)
+        if not self.call_off(message.replica):
+            self.kill(message.replica, "killed by the autoscaler", expected=True)
 
     def kill(self, address: str, detail: str, *, expected: bool = False) -> None:
         """SIGKILL: the replica is gone, and its launcher sees that at once."""
@@ -136,10 +141,13 @@ class SimulatedLauncher(Actor):
     def on_replica_reported(self, message: ReplicaReported) -> None:
         if message.state in ("stopped", "failed"):
             self._remove(message.replica)
+        else:
+            self.vacates(message)
 
     def _remove(self, replica: str) -> None:
         self._runtime.remove(replica)
         self._take_out_of_silence(replica)
+        self.left(replica)
 
     def ignore(self, message: Message) -> None:
         """Not for the launcher."""

@@ -304,7 +304,9 @@ def _audit_life_cycles(run: Run) -> None:
 def _reachable() -> dict[str, set[str]]:
     """Every state that can come, soon or late, after each; any replica may be stopped by a kill."""
     reach: dict[str, set[str]] = {state: {*then, "stopped"} for state, then in TRANSITIONS.items()}
-    for _ in TRANSITIONS:
+    reach["waiting"] = {"provisioning", "stopped"}  # for a place; it begins when there is one
+    reach["provisioning"].add("waiting")
+    for _ in reach:
         for later in reach.values():
             later.update(*(reach[state] for state in tuple(later)))
     for over in ("stopped", "failed"):

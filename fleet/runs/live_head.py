@@ -82,8 +82,9 @@ class LiveHead:
                     modules=modules,
                 )  # fmt: skip
                 self.launcher = self.hosts.launcher = Launcher(
-                    lambda address: replica_settings(self.spec, address, self.seed), self.hosts, spares=spares
-                )
+                    lambda address: replica_settings(self.spec, address, self.seed), self.hosts,
+                    places=self.spec.bounds[1], spares=spares,
+                )  # fmt: skip
                 self.head.listen(self.runtime)
                 self.runtime.subscribe(WATCHERS, "launcher")
                 self.runtime.add("launcher", self.launcher)

@@ -19,6 +19,7 @@ import anyio.lowlevel
 from fleet.actor import FleetError
 from fleet.actors.load_generator import LoadGenerator
 from fleet.engines.base import StepEngine
+from fleet.launch.places import Places
 from fleet.messages import Payload, StartReplica
 from fleet.runs.arguments import demand_seconds, demand_seed
 from fleet.runs.assembly import WATCHERS, initial_replicas
@@ -131,7 +132,8 @@ class LiveRun(LiveHead):
         self.head.host(self.runtime)
         if self.faults is not None:
             self.runtime.subscribe(WATCHERS, "faults")
-            self.runtime.add("faults", FaultInjector(self.faults, LiveFaults(self), self.telemetry))
+            self.injector = FaultInjector(self.faults, LiveFaults(self), self.telemetry)
+            self.runtime.add("faults", self.injector)
         for name in names:
             self.runtime.send(WATCHERS, "launcher", self.launcher.last_report[name])
         self.runtime.add(CLIENT, self.client)
@@ -165,6 +167,8 @@ class LiveRun(LiveHead):
 
     def _finish(self) -> Run:
         counters = self.telemetry.counters
+        if self.faults is not None:
+            self.injector.close()
         counters["dropped_by_fault"] += self.node.counters.dropped_by_fault
         counters["undecodable"] += sum(self.node.counters.undecodable.values())
         counters["slow_callbacks"] += self.runtime.counters.slow_callbacks
@@ -195,10 +199,18 @@ class LiveFaults:
     def _host(self, replica: str) -> str | None:
         return self._live.launcher.assigned.get(replica)
 
+    @property
+    def places(self) -> Places:
+        return self._live.launcher.places
+
+    def break_place(self, place: int, until_s: float) -> None:
+        self._live.launcher.break_place(place, until_s)
+
+    def has_process(self, address: str) -> bool:
+        return self._host(address) is not None
+
     def crash(self, replica: str) -> None:
-        host = self._host(replica)
-        if host is not None:
-            self._live.hosts.kill(host)
+        self._live.launcher.crash(replica)
 
     def hang(self, replica: str) -> None:
         host = self._host(replica)
@@ -222,3 +234,6 @@ class LiveFaults:
 
     def fail_load(self, replica: str | None) -> None:
         self._live.launcher.failing_loads.append(replica)
+
+    def unused(self) -> int:
+        return len(self._live.launcher.failing_loads)

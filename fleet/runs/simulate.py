@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from fleet.actor import FleetError
 from fleet.actors.load_generator import LoadGenerator
 from fleet.engines.base import StepEngine
+from fleet.launch.places import Places
 from fleet.launch.simulated import SimulatedLauncher
 from fleet.runs.arguments import demand_seconds, demand_seed
 from fleet.runs.assembly import WATCHERS, Head, initial_replicas, replica_settings
@@ -81,6 +82,7 @@ class Simulation:
         self.launcher = SimulatedLauncher(
             self.runtime,
             lambda address: replica_settings(spec, address, seed),
+            places=spec.bounds[1],
             provision_s=spec.provision_s,
             lease_s=spec.lease_s,
             reveal=lengths,
@@ -96,9 +98,10 @@ class Simulation:
         self.runtime.add("launcher", self.launcher)
         if faults is not None:
             self.runtime.subscribe(WATCHERS, "faults")
-            self.runtime.add(
-                "faults", FaultInjector(faults, SimulatedFaults(self.runtime, self.launcher), self.telemetry)
+            self.injector = FaultInjector(
+                faults, SimulatedFaults(self.runtime, self.launcher), self.telemetry
             )
+            self.runtime.add("faults", self.injector)
         for address in initial_replicas(spec):
             self.launcher.bring_up(address, preloaded=True)
         self.runtime.add(CLIENT, self.client)
@@ -123,6 +126,8 @@ class Simulation:
                 f"see it again with seed={self.seed} on trace {self.trace.sha256[:16]}"
             )
             raise
+        if self.faults is not None:
+            self.injector.close()
         self.telemetry.counters["lost_messages"] += self.runtime.lost
         run = finish_run(
             self.telemetry, self.trace, self.spec, seed=self.seed, runtime="simulated", ended_s=self.runtime.now,
@@ -164,6 +169,16 @@ class SimulatedFaults:
         self._runtime, self._launcher = runtime, launcher
         self._hung: dict[str, Callable[[], None]] = {}
 
+    @property
+    def places(self) -> Places:
+        return self._launcher.places
+
+    def break_place(self, place: int, until_s: float) -> None:
+        self._launcher.break_place(place, until_s)
+
+    def has_process(self, address: str) -> bool:
+        return address in self._runtime.contexts
+
     def crash(self, replica: str) -> None:
         self._hung.pop(replica, None)
         self._launcher.kill(replica, "killed by a fault (SIGKILL)")
@@ -181,7 +196,7 @@ class SimulatedFaults:
 
     def partition(self, replica: str, cut: bool) -> None:
         if replica not in self._runtime.contexts:
-            return  # as live: there is no process to cut off
+            return  # it is gone
         self._runtime.partition(replica, cut)
         self._silence(replica, "partition", cut)
 
@@ -198,6 +213,9 @@ class SimulatedFaults:
 
     def fail_load(self, replica: str | None) -> None:
         self._launcher.failing_loads.append(replica)
+
+    def unused(self) -> int:
+        return len(self._launcher.failing_loads)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import pyarrow as pa
 
@@ -16,6 +16,8 @@ from fleet.telemetry.engine_time import EngineTime
 from policies.decisions import Route
 from policies.views import PoolView, ReplicaState
 
+RecordedState: TypeAlias = ReplicaState | Literal["waiting"]
+"""As the table of replicas has it: `waiting` is one that was asked for, and has no place in order yet."""
 BLOCK_ROWS = 4_096
 """Rows held as Python objects before they become columns: few enough to stay in the processor's cache."""
 
@@ -196,7 +198,7 @@ class Telemetry:
         )  # fmt: skip
 
     def replica_changed(
-        self, now_s: float, replica: str, state: ReplicaState, detail: str | None = None
+        self, now_s: float, replica: str, state: RecordedState, detail: str | None = None
     ) -> None:
         """A replica entered a state; repeats are dropped."""
         if self._states.get(replica) != state:

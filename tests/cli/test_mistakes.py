@@ -75,6 +75,14 @@ MISTAKES = {
         ("simulate", "demo-surge", "nosuch.toml", "--set", "replicas=2"),
         "nosuch.toml: cannot be read: No such file",
     ),
+    "how to read no fault trace": (
+        (*SIMULATE, "--faults-time-scale", 2),
+        "--faults-time-scale goes with --faults FILE",
+    ),
+    "faults from before their beginning": (
+        (*SIMULATE, "--faults", "x", "--faults-start-s", -1),
+        "--faults-start-s: must not be below 0, not -1",
+    ),
     "no such fault trace": (
         (*SIMULATE, "--faults", "nosuch.toml"),
         "nosuch.toml: cannot be read: No such file",

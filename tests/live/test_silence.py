@@ -72,3 +72,21 @@ def test_a_replica_that_comes_back_after_its_lease_ends_and_another_host_takes_i
     assert set(outcomes) == {"completed"}
     assert report.counters["came_back_too_late"] == 1
     end_all(head.process, *first, *second)
+
+
+@pytest.mark.parametrize("runtime", [simulate, replay])
+def test_a_place_is_hit_again_and_stays_out_of_order_in_both_runtimes(runtime) -> None:
+    trace = poisson(rate_per_s=50, duration_s=4, seed=3)
+    crashes = (
+        Fault(at_s=0.5, kind="crash", replica="replica/0", for_s=1.5),
+        Fault(at_s=3.0, kind="crash", replica="replica/0"),
+        Fault(at_s=3.2, kind="hang", replica="place/7"),
+    )
+    run = runtime(trace, SPEC, faults=FaultTrace(faults=crashes))
+    assert run.summary.completed == len(trace)
+    counters = run.manifest.counters
+    assert (counters["faults"], counters["faults_without_victim"]) == (2, 1)
+    rows = run.replicas.to_pylist()
+    assert [row["replica"] for row in rows if row["state"] == "failed"] == ["replica/0", "replica/2"]
+    loading = [row["time_s"] for row in rows if (row["replica"], row["state"]) == ("replica/2", "loading")]
+    assert 1.99 < loading[0] < 2.6

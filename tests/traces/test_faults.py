@@ -193,3 +193,68 @@ def test_impossible_options_are_errors(spot):
             load_faults(spot(1), **wrong)
     with pytest.raises(TraceError):
         random_faults(replicas=1, duration_s=1, mtbf_s=0, mttr_s=1)
+
+
+# --- where a trace begins, how fast it goes, what it is laid on ----------------------------------------------
+
+
+def own(tmp_path, *faults):
+    save_faults(FaultTrace(faults=faults, source="by hand"), tmp_path / "own.json")
+    return tmp_path / "own.json"
+
+
+def test_a_trace_can_begin_anywhere_and_what_is_not_over_then_goes_on(tmp_path):
+    path = own(
+        tmp_path,
+        Fault(at_s=10, kind="crash", replica="replica/0", for_s=5),
+        Fault(at_s=20, kind="crash", replica="replica/1", for_s=50),
+        Fault(at_s=25, kind="crash", replica="replica/2"),
+        Fault(at_s=28, kind="preempt", replica="replica/3", notice_s=10, for_s=7),
+        Fault(at_s=40, kind="hang", replica="replica/4", for_s=1),
+    )
+
+    trace = load_faults(path, start_s=30, time_scale=2)
+
+    assert trace.faults == (
+        Fault(at_s=0, kind="crash", replica="replica/1", for_s=80),
+        Fault(at_s=0, kind="preempt", replica="replica/3", notice_s=8, for_s=14),
+        Fault(at_s=20, kind="hang", replica="replica/4", for_s=2),
+    )
+    assert trace.source == "by hand (from 30 s on, times multiplied by 2)"
+
+
+def test_a_trace_of_ours_is_laid_on_places_and_given_notices(tmp_path):
+    path = own(
+        tmp_path,
+        Fault(at_s=1, kind="preempt", replica="replica/5", for_s=9),
+        Fault(at_s=2, kind="preempt", replica="place/2", notice_s=1),
+        Fault(at_s=3, kind="drop", replica="client/trace"),
+        Fault(at_s=4, kind="crash"),
+    )
+
+    trace = load_faults(path, replicas=2, notice_s=120)
+
+    assert [fault.replica for fault in trace.faults] == ["replica/1", "place/0", "client/trace", None]
+    assert [fault.notice_s for fault in trace.faults] == [120, 1, 0, 0]
+    assert trace.faults[0].for_s == 9
+    assert trace.source == "by hand (laid on 2 places, k mod 2)"
+
+
+def test_a_recorded_outage_lasts_until_availability_rises_or_the_recording_ends(spot):
+    faults = load_faults(spot(4, 2, 3, 3, 1), notice_s=30).faults
+
+    assert [(fault.at_s, fault.for_s) for fault in faults] == [(60, 30), (60, 210), (240, 30), (240, 30)]
+
+
+def test_how_servers_were_laid_on_places_is_said(tmp_path):
+    log = load_faults(events_of(tmp_path, (1.0, "start")), replicas=4)
+
+    assert log.source == "log.json (1 servers laid on 4 places, k mod 4)"
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"start_s": -1}, {"start_s": float("nan")}, {"notice_s": -1}, {"time_scale": float("inf")}]
+)
+def test_impossible_offsets_are_errors(spot, wrong):
+    with pytest.raises(TraceError):
+        load_faults(spot(1), **wrong)

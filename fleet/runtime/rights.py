@@ -174,6 +174,8 @@ def _bounds(cls: str, name: str, kind: type) -> _Bounds:
 def _bounded(annotation: Any, cls: str, name: str) -> Any:  # Any: whatever a field's type may be
     """A field's type with the bounds that its name and unit give it; what needs none is `Any`, and not looked at."""
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is Annotated:  # the unit's bounds say as much, and more
+        return _bounded(arguments[0], cls, name)
     if annotation in _BY_TYPE:
         return Annotated[annotation, Meta(**_bounds(cls, name, annotation))]
     if isinstance(annotation, type) and issubclass(annotation, Struct):

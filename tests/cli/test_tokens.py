@@ -19,19 +19,19 @@ kv = { blocks = 200 }
 PRINTED = """\
 chat-small on llm.toml, simulated, seed 0
 requests    131 submitted, 130 completed, 1 failed
-duration    101.23 s
+duration    97.07 s
 throughput  1.3 a second completed
-objectives  26.0% met, goodput 0.3 a second
-tokens      248.3 output tokens a second, 47.5% of prompt tokens found cached, 54 preemptions
-replicas    2 ready, 81.5% busy while ready, 202.5 device seconds
+objectives  28.2% met, goodput 0.4 a second
+tokens      258.9 output tokens a second, 50.0% of prompt tokens found cached, 51 preemptions
+replicas    2 ready, 85.8% busy while ready, 194.1 device seconds
 work        1.000 attempts a request
 
 latency (ms)     mean      p50      p90      p95      p99      max
-end to end    14721.5  11714.1  27133.3  33778.3  39076.6  44493.2
-queue wait     8788.0   6599.0  20740.7  23131.1  34432.5  34651.2
-TTFT           9022.4   7067.8  21367.1  23489.4  34662.1  35170.4
-TPOT             30.9     29.5     39.4     49.7     66.0     84.8
-longest ITL     538.6    269.6   1638.5   2213.5   3475.0   7729.2
+end to end    14664.5  12061.1  29140.0  31470.2  33912.9  40327.0
+queue wait     8631.7   4791.1  21528.0  25363.5  30567.2  30743.4
+TTFT           8885.9   5151.9  21877.5  25685.1  30846.0  31245.6
+TPOT             31.8     28.9     44.3     51.7     87.6    100.2
+longest ITL     626.8    228.2   1514.1   2927.4   5816.7   7237.1
 
 not completed
        1  failed     refused: its 2773 prompt and 428 output tokens need 201 blocks of 16; the cache has 200

@@ -71,6 +71,7 @@ class World:
         self.runtime = LiveRuntime(node=self.node)
         self.telemetry = Telemetry()
         self.head = Head(SPEC, self.telemetry, stamp_arrivals=True)
+        self.head.listen(self.runtime)
         self.head.host(self.runtime)
         self.host = LiveRuntime(node=self.connected("host-a", HOST), name="host-a", observers=None)
         self.replica = make_replica(replica_settings(SPEC, "replica/0", 0))

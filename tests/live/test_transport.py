@@ -185,7 +185,7 @@ def test_a_message_larger_than_the_bound_is_reported_and_the_connection_lives():
             peer.send("router", "client/0", submit(number, size=9_000))
         await until(lambda: len(at_head.delivered) == 98)
         assert [reason for *_, reason in at_peer.undeliverable] == [
-            "too-large: a Submit of 10,078 bytes; a message may have 10,000"
+            "too-large: a Submit of 10,079 bytes; a message may have 10,000"
         ]
         assert not head.counters.handshake_failures
         assert peer.counters.reconnects == 0

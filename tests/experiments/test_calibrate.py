@@ -109,7 +109,7 @@ def test_a_calibration_is_kept_whole(trace: Trace, specs: dict[str, FleetSpec], 
 def test_runs_with_tokens_are_held_by_their_tokens_too(llm: FleetSpec, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     fleets = {f"{count} replicas": llm.replace(replicas=count) for count in (1, 2)}
-    report = calibrate(CHATS.scale_rate(6.0), fleets, play=faithful, progress=False)
+    report = calibrate(CHATS.scale_rate(30.0), fleets, play=faithful, progress=False)
     metrics = list(dict.fromkeys(row.metric for row in report.rows))
     assert metrics == [
         "ttft_s.p50", "ttft_s.p99", "tpot_s.p50", "tpot_s.p99", "itl_max_s.p99", "e2e_s.p50", "e2e_s.p99",

@@ -82,6 +82,8 @@ class TokenReplica(Replica):
         self._tells_tokens = bool(self._hooks.on_first_token or self._hooks.on_tokens)
         self._held: dict[int, Held] = {}
         self._ids = 0
+        self._streams = False
+        """It was ever asked to tell of each token."""
         self._step_s = 0.0
         """When the steps under way began."""
         self._asked: list[Probe] = []
@@ -133,6 +135,7 @@ class TokenReplica(Replica):
         refused: list[tuple[SequenceState, str]] = []
         answered: list[SequenceState] = []
         for work in message.work:
+            self._streams = self._streams or work.stream
             self._ids += 1
             prompt_tokens, why = self._measured(work)
             sequence = SequenceState(self._ids, work, message.batch, now, prompt_tokens=prompt_tokens)
@@ -223,7 +226,7 @@ class TokenReplica(Replica):
         stepwise = (
             self._slowness > 1.0
             or self._hooks.on_tokens
-            or any(sequence.work.stream for sequence in work.decodes)
+            or (self._streams and any(sequence.work.stream for sequence in work.decodes))
         )
         if work.most > 1 and (stepwise or (self._ahead and self._stale)):
             work.most = 1  # somebody wants to see each step, or what follows it is to be planned anew

@@ -175,7 +175,7 @@ def _bounded(annotation: Any, cls: str, name: str) -> Any:  # Any: whatever a fi
     """A field's type with the bounds that its name and unit give it; what needs none is `Any`, and not looked at."""
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is Annotated:  # the unit's bounds say as much, and more
-        return _bounded(arguments[0], cls, name)
+        annotation, origin = arguments[0], None
     if annotation in _BY_TYPE:
         return Annotated[annotation, Meta(**_bounds(cls, name, annotation))]
     if isinstance(annotation, type) and issubclass(annotation, Struct):

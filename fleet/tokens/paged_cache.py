@@ -170,7 +170,7 @@ class PagedKvCache(KvCache):
     def _growth(self, room: list[int], steps: int) -> int:
         """Blocks that sequences with room for so many tokens take in so many steps."""
         size = self.block_tokens
-        return sum((steps - tokens + size - 1) // size for tokens in room if tokens < steps)
+        return sum([(steps - tokens + size - 1) // size for tokens in room if tokens < steps])
 
     # --- commands ----------------------------------------------------------------------------------------------
 

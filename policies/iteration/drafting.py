@@ -27,6 +27,7 @@ class StepDraft:
 
     __slots__ = (
         "_all",
+        "_block_tokens",
         "_decode",
         "_preempt",
         "_prefill",
@@ -52,6 +53,7 @@ class StepDraft:
         swap: bool = False,
     ) -> None:
         self.kv = kv
+        self._block_tokens = kv.block_tokens
         self.places = len(running)
         """Sequences that will have a place after this step."""
         self.tokens_left = max_step_tokens
@@ -117,6 +119,11 @@ class StepDraft:
     def advance(self, sequence: SequenceView) -> int:
         """Plan what remains of a running sequence, as far as there are tokens. Answers those planned; 0: no room."""
         remaining = sequence.remaining_tokens
+        if remaining == 1 and self.tokens_left > 0 and self._within_a_block(sequence):
+            self._decode[sequence.id] = 0
+            self._unsettled |= not sequence.generated_tokens
+            self.tokens_left -= 1
+            return 1
         tokens = min(remaining, self.tokens_left)
         need = self.kv.blocks_for(sequence, tokens) if tokens > 0 else 0
         if tokens < 1 or (need > 0 and need > self.free_blocks):
@@ -135,7 +142,12 @@ class StepDraft:
     def _grow_decodes(self) -> None:
         untaken, self._untaken = self._untaken, ()
         for sequence in untaken:
-            self._grow(sequence, 1)
+            if not self._within_a_block(sequence):
+                self._grow(sequence, 1)
+
+    def _within_a_block(self, sequence: SequenceView) -> bool:
+        """Its next token neither begins a block, which would have to be had, nor fills one, which others could find."""
+        return 0 < sequence.computed_tokens % self._block_tokens < self._block_tokens - 1
 
     def _grow(self, sequence: SequenceView, tokens: int) -> None:
         if self.displaces:

@@ -53,15 +53,7 @@ def sessions(
             all, whole blocks of a conversation by its later turns, and a last, partial block by nobody.
     """
     check("sessions", sessions_per_s=sessions_per_s, duration_s=duration_s, turns=turns, think_s=think_s)
-    if turns < 1 or (turns_law == "fixed" and turns != int(turns)):
-        raise TraceError(
-            f"sessions: turns = {turns}", remedy="give at least 1, a whole number if they are fixed"
-        )
-    if system_tokens < 0 or (block_tokens is not None and block_tokens < 1):
-        raise TraceError(
-            f"sessions: system_tokens = {system_tokens}, block_tokens = {block_tokens}",
-            remedy="give a whole number from 0 on, and one from 1 on",
-        )
+    _check_counts(turns, system_tokens, block_tokens, fixed=turns_law == "fixed")
     arrivals = stream(seed, "arrivals")
     starts = np.sort(arrivals.uniform(0, duration_s, arrivals.poisson(sessions_per_s * duration_s)))
     lengths = stream(seed, "turns").geometric(1 / turns, len(starts))
@@ -100,6 +92,18 @@ def sessions(
         },
     )
     return Trace(pa.table(columns), header)
+
+
+def _check_counts(turns: float, system_tokens: int, block_tokens: int | None, *, fixed: bool) -> None:
+    if turns < 1 or (fixed and turns != int(turns)):
+        raise TraceError(
+            f"sessions: turns = {turns}", remedy="give at least 1, a whole number if they are fixed"
+        )
+    if system_tokens < 0 or (block_tokens is not None and block_tokens < 1):
+        raise TraceError(
+            f"sessions: system_tokens = {system_tokens}, block_tokens = {block_tokens}",
+            remedy="give a whole number from 0 on, and one from 1 on",
+        )
 
 
 def _within(values: Ints, lengths: Ints) -> Ints:

@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 from msgspec import Struct
 
 from policies.base import Policy, PolicyError
-from policies.views import Failure, ProbeOutcome, ReplicaView
+from policies.views import Failure, PoolView, ProbeOutcome, ReplicaView
 from traces.schema import Request
 
 Ask = Callable[..., Any]
@@ -27,6 +27,7 @@ class Call(Struct):
     """Ids in the queue."""
     probe: ProbeOutcome | None = None
     failure: Failure | None = None
+    pool: PoolView | None = None
 
 
 def fail(policy: Policy, text: str) -> NoReturn:

@@ -151,7 +151,7 @@ def _drive_pool(policy: Policy, rng: random.Random, ask: Ask) -> Iterator[Call]:
             gpu_utilization=maybe(rng, rng.random()), replicas=tuple(idle_replicas(ready, step * 0.5)),
         )  # fmt: skip
         answer = ask(policy, "desired", pool, step * 0.5)
-        yield Call(f"desired({pool}, {step * 0.5!r})", answer, step * 0.5)
+        yield Call(f"desired({pool}, {step * 0.5!r})", answer, step * 0.5, pool=pool)
         if isinstance(answer, Scale | Warm) and isinstance(answer.replicas, int):
             target = max(1, min(answer.replicas, 8))
             ready, starting = min(ready, target), max(0, target - ready)

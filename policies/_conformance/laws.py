@@ -12,7 +12,7 @@ from policies._conformance.common import Make, made
 from policies._conformance.drive import drive
 from policies._conformance.inputs import FakeQueue, idle_replicas, random_request
 from policies._conformance.token_laws import EVICTION_LAWS, ITERATION_LAWS
-from policies.base import Policy
+from policies.base import PeriodicPolicy, Policy, is_settled
 from policies.decisions import (
     Admit,
     Decision,
@@ -205,6 +205,20 @@ def _check_counts(make: Make, kind: type[Decision]) -> None:
         )
 
 
+def check_settled(make: Make) -> None:
+    """What says that it is settled says the same of the same pool at any later time: its periods are passed over."""
+    for policy, call in _calls(make):
+        if not isinstance(policy, PeriodicPolicy) or not is_settled(policy, "desired"):
+            continue
+        for later_s in (1.0, 3_600.0, 1e6):
+            again = ask(policy, "desired", call.pool, call.now_s + later_s)
+            same = getattr(again, "replicas", None) == getattr(call.answer, "replicas", None)
+            _demand(
+                policy, call, same and is_settled(policy, "desired"),
+                f"it said that it is settled, and answered {again!r} to the same {later_s:g} s later",
+            )  # fmt: skip
+
+
 # --- health ------------------------------------------------------------------------------------------------
 
 
@@ -320,8 +334,8 @@ LAWS: dict[str, dict[str, Callable[[Make], None]]] = {
     "batching": {"answers": check_batching_answers, "conserves_work": check_batching_conserves_work},
     "iteration": ITERATION_LAWS,
     "eviction": EVICTION_LAWS,
-    "scaling": {"answers": check_scaling_answers},
-    "warm_pool": {"answers": check_warm_pool_answers},
+    "scaling": {"answers": check_scaling_answers, "is_settled": check_settled},
+    "warm_pool": {"answers": check_warm_pool_answers, "is_settled": check_settled},
     "health": {"answers": check_health_answers, "recovers": check_health_recovers},
     "retry": {"answers": check_retry_answers, "terminates": check_retry_terminates},
     "filter": {"answers": check_filter_answers},

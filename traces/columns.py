@@ -18,12 +18,16 @@ from traces.errors import TraceError
 
 
 class Column(NamedTuple):
-    """One column: its Arrow type, the unit its name ends in, the least value allowed (`None`: any)."""
+    """One column: its Arrow type, the unit its name ends in, the least and the most allowed (`None`: any)."""
 
     type: pa.DataType
     unit: str = ""
     minimum: float | None = None
+    maximum: float | None = None
 
+
+MOST_WORK = 1e6
+"""Of one request, as on the wire: far beyond it a clock in float seconds no longer moves by an engine's report."""
 
 _SECONDS = Column(pa.float64(), "s", 0)
 _TEXT = Column(pa.string())
@@ -49,7 +53,7 @@ COLUMNS: dict[str, Column] = {
     "slo_e2e_s": _SECONDS,
     "slo_ttft_s": _SECONDS,
     "slo_tpot_s": _SECONDS,
-    "work": Column(pa.float64(), "relative to an ordinary request", 0),
+    "work": Column(pa.float64(), "relative to an ordinary request", 0, MOST_WORK),
     "observed_queue_s": _SECONDS,
     "observed_ttft_s": _SECONDS,
     "observed_tpot_s": _SECONDS,
@@ -83,6 +87,8 @@ def violations(name: str, values: pa.ChunkedArray | pa.Array) -> Iterator[tuple[
     if column.minimum is not None:
         rule = "is negative" if column.minimum == 0 else f"is less than {column.minimum:g}"
         rules.append((rule, _mask(pc.less(values, column.minimum))))
+    if column.maximum is not None:
+        rules.append((f"is more than {column.maximum:g}", _mask(pc.greater(values, column.maximum))))
     if name == "kind":
         wrong = pc.and_(pc.is_valid(values), pc.invert(pc.is_in(values, pa.array(KINDS))))
         rules.append(("is neither online nor batch", _mask(wrong)))

@@ -56,7 +56,8 @@ def replay(
     against is that of ``trace.scale_rate(speed)``. `payload` makes what a request carries; without it an engine
     makes an input of the request's size. Requests end as failed (`stalled`) when no replica runs or loads anything for
     `stall_timeout_s`, however short or long the answers. Raises `FleetError` when the replicas do not come up in
-    `start_timeout_s`, and what a policy raised as `PolicyError`; no process outlives the call.
+    `start_timeout_s` (or the fleet's own, where that is shorter), and what a policy raised as `PolicyError`; no process
+    outlives the call.
     """
     demand_seed(seed)
     demand_seconds(start_timeout_s=start_timeout_s, stall_timeout_s=stall_timeout_s)
@@ -101,7 +102,7 @@ class LiveRun(LiveHead):
     ) -> None:
         super().__init__(spec, seed=seed)
         self.trace, self.faults, self.options = trace, faults, options
-        self.start_timeout_s = start_timeout_s
+        self.start_timeout_s = min(start_timeout_s, spec.start_timeout_s)
         self.client = LoadGenerator(
             trace, telemetry=self.telemetry, on_done=self.runtime.stop, sessions=sessions, stream=stream,
             stall_timeout_s=stall_timeout_s, payload=payload, progress=on_progress,
@@ -127,7 +128,7 @@ class LiveRun(LiveHead):
         if timeout.cancelled_caught:
             states = {name: self._state(name) or "without a process" for name in names}
             late = ", ".join(f"{name} is {state}" for name, state in states.items() if state != "ready")
-            raise FleetError(f"the initial replicas were not ready after {self.start_timeout_s} s: {late}")
+            raise FleetError(f"the initial replicas were not ready after {self.start_timeout_s:g} s: {late}")
         self.runtime.begin()
         self.head.host(self.runtime)
         if self.faults is not None:

@@ -221,6 +221,16 @@ def test_a_fleet_whose_engine_does_not_load_is_an_error_that_says_why() -> None:
         replay(evenly(3, 0.1), TWO.replace(engine=broken))
 
 
+def test_a_fleet_whose_engine_never_loads_ends_at_its_own_start_timeout() -> None:
+    stuck = EmulatedEngine(latency=AffineLatency(base_s=0.01, per_item_s=0.0), cold_start_s=1e4)
+    with pytest.raises(
+        FleetError, match=r"the initial replicas were not ready after 2 s: replica/0 is loading"
+    ):
+        replay(
+            evenly(3, 0.1), TWO.replace(engine=stuck, replicas=1, start_timeout_s=2.0), start_timeout_s=20.0
+        )
+
+
 def test_a_replacement_that_fails_to_load_is_tried_again() -> None:
     trace = poisson(rate_per_s=50, duration_s=4, seed=4)
     faults = FaultTrace(

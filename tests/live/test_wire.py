@@ -23,6 +23,7 @@ from fleet.runtime.wire import (
     Returned,
     TooLargeError,
     WireError,
+    text_of,
 )
 from traces.schema import Request, Slo
 
@@ -239,3 +240,18 @@ def test_an_announced_length_is_not_allocated():
 def test_decoding_hello_keeps_its_fields():
     hello = Hello("host-a", 7, ("replica/0", "replica/1"), ("observers",), 3.0, True)
     assert decode(encode(hello, to=NODE)) == [(NODE, "client/0", hello)]
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        ("client/näme ☃", "client/näme ☃"),
+        ("a\nfleet: lost head", r"a\nfleet: lost head"),
+        ("\x1b[31m", r"\x1b[31m"),
+        ("x" * 100, "x" * 77 + "..."),
+        ("\n" * 100, r"\n" * 38 + "\\..."),
+        (b"\n", r"b'\n'"),
+    ],
+)
+def test_what_a_peer_says_stays_on_one_line_of_the_log(value, says):
+    assert text_of(value) == says

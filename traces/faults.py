@@ -6,12 +6,16 @@ processes) inject the same file, so a failure that mattered can be studied again
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 from msgspec.structs import force_setattr
 
-from traces.values import checked, fields_of
+from traces.values import BadValue, checked, fields_of
+
+_STRIKABLE = re.compile(r"(replica|place)/(0|[1-9][0-9]*)|client/\S+")
+"""A place, or a client that is to be cut off."""
 
 FaultKind = Literal["crash", "hang", "slow", "partition", "drop", "fail-load", "preempt"]
 
@@ -49,6 +53,10 @@ class Fault(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     def __post_init__(self) -> None:
         for field in fields_of(type(self)):
             checked(field.type, getattr(self, field.name), field.name)
+        if self.replica is not None and _STRIKABLE.fullmatch(self.replica) is None:
+            raise BadValue(
+                "replica", f"{self.replica!r} is no place; write replica/0, place/0, or client/NAME"
+            )
 
 
 class FaultTrace(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

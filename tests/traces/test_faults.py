@@ -258,3 +258,11 @@ def test_how_servers_were_laid_on_places_is_said(tmp_path):
 def test_impossible_offsets_are_errors(spot, wrong):
     with pytest.raises(TraceError):
         load_faults(spot(1), **wrong)
+
+
+@pytest.mark.parametrize(
+    "name", ["router", "place/x", "replica/-1", "replica/01", "replica/1e3", "batcher/0", "client/", ""]
+)
+def test_a_fault_names_a_place_or_a_client_and_nothing_else(name):
+    with pytest.raises(ValueError, match="is no place; write replica/0"):
+        Fault(at_s=1.0, kind="crash", replica=name)

@@ -10,7 +10,7 @@ from fleet.telemetry.run import finish_run
 from fleet.telemetry.sink import Telemetry
 from policies import RetryPolicy
 from policies.decisions import GiveUp, Retry
-from tests.simulation.building import entry, fleet, play, trace_of
+from tests.simulation.building import entry, fleet, play, simulation, trace_of
 from tests.simulation.building_tokens import asks
 from traces import Slo
 
@@ -138,3 +138,23 @@ def test_the_attempts_of_what_failed_count_too():
     assert (
         simulate(trace, FleetSpec(engine=llm, retry=Thrice())).summary.attempts_mean == 2.0
     )  # one and three
+
+
+@pytest.mark.parametrize(
+    "slo", [Slo(tpot_s=0.15), Slo(ttft_s=0.3), Slo(e2e_s=0.6), Slo(ttft_s=0.3, tpot_s=0.15)]
+)
+def test_what_policies_are_told_of_objectives_is_what_the_records_say(slo):
+    llm = EmulatedLlmEngine(
+        latency=AffineSteps(base_s=0.1, per_decode_s=0.02), kv=KvSpec(blocks=100, block_tokens=16)
+    )
+    trace = trace_of(
+        *(asks(f"r{n}", 0.2 * n, 16, 1 + n % 6) for n in range(12)),
+        asks("expires", 1.0, 16, 500, deadline_s=1.0), asks("refused", 1.0, 5_000, 5), asks("bare", 2.0, 16, 0),
+    )  # fmt: skip
+    made = simulation(trace, FleetSpec(engine=llm, slo=slo))
+
+    met = made.run().records["slo_met"].to_pylist()
+
+    demand = made.head.router.demand
+    assert (demand.judged, demand.met) == (len(met), sum(met))
+    assert 0 < demand.met < demand.judged

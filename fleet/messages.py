@@ -145,6 +145,8 @@ class AttemptsEnded(Message, frozen=True, gc=False):
     """One for each attempt, or None when the engine returns nothing."""
     usage: list[Usage] | None = None
     """One for each attempt, or None when the engine answers whole requests."""
+    quality: list[float | None] | None = None
+    """One for each attempt, or None where nobody can say how good an answer is."""
 
 
 class StartFailed(Message, frozen=True, gc=False):
@@ -153,6 +155,7 @@ class StartFailed(Message, frozen=True, gc=False):
     detail: str
     hopeless: bool
     """So many have failed one after the other that nobody should wait for the next (`failed_starts_limit`)."""
+    pool: str = "default"
 
 
 class TokensGenerated(Message, frozen=True, gc=False):
@@ -201,6 +204,8 @@ class BatchFinished(Message, frozen=True, gc=False):
     busy_s: float = 0.0
     """How long the replica's engine has run since its start, as in `ReplicaReported`."""
     usage: list[Usage] | None = None
+    quality: list[float | None] | None = None
+    """One for each attempt, or None where nobody can say how good an answer is."""
 
 
 class BatchesMissing(Message, frozen=True, gc=False):
@@ -257,7 +262,8 @@ class ReportPool(Message, frozen=True, gc=False):
 
     reply_to: str
     demand: DemandReport | None = None
-    """Filled in by the router, which passes this on to the batcher."""
+    """Filled in by the router, which passes this on to the pool's batcher."""
+    pool: str = "default"
 
 
 # --- to a replica ------------------------------------------------------------------------------------------
@@ -430,6 +436,12 @@ class Reply(Message, frozen=True, gc=False):
     result: Payload | None = None
     usage: Usage | None = None
     """None when the engine answers whole requests."""
+    pool: str | None = None
+    """What served it, or was to serve it when it ended; None in a fleet of one pool, where there is nothing to say."""
+    version: str | None = None
+    variant: str | None = None
+    quality: float | None = None
+    """How good the answer is, 0..1; None where nobody can say."""
 
 
 class Streamed(Message, frozen=True, gc=False):

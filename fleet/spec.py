@@ -10,18 +10,33 @@ import tomllib
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Annotated, Any, get_type_hints
 
 import msgspec
 from msgspec import Meta, Struct, field
 from msgspec.structs import force_setattr
 
+from fleet.changes import changed
 from fleet.engines.base import Engine
 from fleet.network import NetworkModel
+from fleet.pools import (
+    DEFAULT,
+    Binding,
+    Count,
+    ModelSpec,
+    Name,
+    NonNegative,
+    Pool,
+    PoolName,
+    PoolSpec,
+    Positive,
+    table_of,
+)
 from policies import (
     AdmissionPolicy,
     AdmitAll,
     BatchingPolicy,
+    BreakerPolicy,
     ConsecutiveFailures,
     EvictionPolicy,
     ExponentialBackoff,
@@ -29,9 +44,12 @@ from policies import (
     Fixed,
     Greedy,
     HealthPolicy,
+    HedgePolicy,
     IterationPolicy,
     LeastOutstanding,
     Lru,
+    NoBreaker,
+    NoHedge,
     NoWarmPool,
     PolicyError,
     QueueingPolicy,
@@ -45,24 +63,28 @@ from policies.base import Component
 from policies.building import build, checked_value, to_table
 from traces.schema import Slo
 
-Positive = Annotated[float, Meta(gt=0, le=1e9)]
-Count = Annotated[int, Meta(ge=1, le=1_000_000)]
-
 
 class FleetSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One fleet. Fields that hold a policy take an instance, or a table such as ``{"policy": "greedy"}``.
 
+    Without `pools` it is a fleet of one pool, called ``default``, and this is all there is to say of it. With `pools`,
+    what is said here of engine, replicas and policies is what a pool has that does not say otherwise.
+
     Raises `PolicyError` that names the path of what is wrong.
     """
 
-    engine: Engine
-    """What executes a batch; each replica gets a fresh one."""
+    engine: Engine | None = None
+    """What executes a batch; each replica gets a fresh one. None: each of the `pools` names its own."""
+    models: dict[Name, ModelSpec] = {}
+    """What clients ask for, and which version and variant of it they get, where there is a choice."""
+    pools: dict[PoolName, PoolSpec] = {}
+    """Each serves one variant of one version of one model."""
     replicas: Count = 1
     """How many there are, loaded and ready, when a run begins."""
     min_replicas: Annotated[int, Meta(ge=0)] | None = None
     """Bounds of what a scaling policy may ask for; None: `replicas`."""
     max_replicas: Count | None = None
-    binding: Literal["early", "late"] = "early"
+    binding: Binding = "early"
     """`early`: the routing policy chooses a replica on arrival, and each replica has a queue. `late`: one queue for
     the pool, and batches are pulled for whichever replica is free."""
 
@@ -78,12 +100,16 @@ class FleetSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     warm_pool: WarmPoolPolicy = field(default_factory=NoWarmPool)
     health: HealthPolicy = field(default_factory=ConsecutiveFailures)
     retry: RetryPolicy = field(default_factory=ExponentialBackoff)
+    hedge: HedgePolicy = field(default_factory=NoHedge)
+    """Whether a request gets a second attempt beside its first; with `binding = "early"` only."""
+    breaker: BreakerPolicy = field(default_factory=NoBreaker)
+    """Which replicas routing may not choose for now; with `binding = "early"` only."""
 
     max_inflight_batches: Count | None = None
     """Batches a replica may hold. None: what its engine can make use of: 2 where whole requests run a batch at a time
     (one runs, the next waits at the door), 1,024 where batches are formed anew at each step."""
     queue_capacity: Count = 100_000
-    """Requests that may wait for a replica; one more is shed."""
+    """Requests that may wait for a replica of one pool; one more is shed."""
     poison_limit: Count = 3
     """A request whose attempts ended with the loss of so many replicas (a crash, a failed health check) is failed, and
     named, whatever the retry policy says: what kills its replicas must not go on to the next one without end."""
@@ -92,7 +118,14 @@ class FleetSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     slo: Slo | None = None
     """Objectives to report against, for requests that bring none of their own."""
     weights: tuple[Positive, ...] = ()
-    """Relative speed of replica 0, 1, … as policies are told (repeated when there are more); it changes no engine."""
+    """Relative speed of replica 0, 1, … (repeated when there are more), as policies are told and as it is: the fastest
+    takes the time that its engine takes, one of half its weight takes twice as long."""
+    device: Name | None = None
+    """What each replica runs on, such as `a100`; None: as the engine's latency model says, if it does."""
+    cost_per_hour: NonNegative | None = None
+    """Of one replica's device, in whatever currency."""
+    quality: Annotated[float, Meta(ge=0, le=1)] | None = None
+    """How good answers are on average, 0..1. An emulated engine draws each answer's from it."""
 
     control_interval_s: Positive = 1.0
     """Period of the autoscaler's loop, and of the time series."""
@@ -120,39 +153,63 @@ class FleetSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     def __post_init__(self) -> None:
         for name, base in COMPONENTS.items():
-            force_setattr(self, name, build(base, getattr(self, name), f"$.{name}"))
+            value = getattr(self, name)
+            if value is not None or name != "engine":
+                force_setattr(self, name, build(base, value, f"$.{name}"))
         for name, annotation in _plain_types().items():
             force_setattr(self, name, checked_value(annotation, getattr(self, name), f"$.{name}"))
-        low, high = self.bounds
-        if not low <= self.replicas <= high:
-            raise PolicyError(
-                f"$.replicas: {self.replicas} is not within min_replicas={low} and max_replicas={high}"
-            )
+        for name, kind in (("models", ModelSpec), ("pools", PoolSpec)):
+            force_setattr(self, name, _tables(kind, getattr(self, name), f"$.{name}"))
+        _check_serving(self)
+
+    @property
+    def serving(self) -> tuple[Pool, ...]:
+        """Its pools with everything said, in the order in which they were declared; at least one."""
+        if not self.pools:
+            return (self.pool(DEFAULT, PoolSpec()),)
+        return tuple(self.pool(name, pool) for name, pool in self.pools.items())
+
+    def pool(self, name: str, pool: PoolSpec) -> Pool:
+        """`pool` with everything said that it leaves to the fleet."""
+        own = {field: getattr(pool, field) for field in PoolSpec.__struct_fields__}
+        said = {
+            name: getattr(self, name) if own[name] is None else own[name] for name in own if name in _SHARED
+        }
+        if said["engine"] is None:
+            raise PolicyError(f"{_path(name, self)}.engine: missing; {NO_ENGINE}")
+        if said["device"] is None:
+            said["device"] = said["engine"].device_name
+        return Pool(**{**own, **said, "name": name, "model": own["model"] or DEFAULT})
+
+    def model(self, name: str) -> ModelSpec:
+        """Who chooses among the versions and variants of this model."""
+        return self.models.get(name) or ModelSpec()
 
     @property
     def inflight(self) -> int:
-        """`max_inflight_batches`, or the engine's own number."""
-        return self.max_inflight_batches or self.engine.inflight_batches
+        """`max_inflight_batches`, or the engine's own number; of the first pool, where there are several."""
+        return self.serving[0].inflight
 
     @property
     def bounds(self) -> tuple[int, int]:
-        """The fewest and the most replicas a scaling policy can get."""
-        low = self.replicas if self.min_replicas is None else self.min_replicas
-        high = self.replicas if self.max_replicas is None else self.max_replicas
-        return low, high
+        """The fewest and the most replicas that scaling policies can get, over all pools."""
+        lows, highs = zip(*(pool.bounds for pool in self.serving), strict=True)
+        return sum(lows), sum(highs)
 
-    def replace(self, **changes: Any) -> FleetSpec:  # Any: each field has its own type, checked on building
-        """The same fleet with some fields changed."""
-        fields = {name: getattr(self, name) for name in self.__struct_fields__}
-        return from_mapping({**fields, **changes})
+    def replace(
+        self, changes: Mapping[str, Any] = {}, /, **fields: Any
+    ) -> FleetSpec:  # Any: checked on building
+        """The same fleet with some fields changed; `changes` reach into it by path, such as `pools.large.replicas`."""
+        values = {name: getattr(self, name) for name in self.__struct_fields__}
+        return from_mapping(changed({**values, **fields}, changes))
 
     def to_dict(self) -> dict[str, Any]:  # Any: JSON values
         """Plain values that `from_mapping` reads back; components of one's own as ``module:Class``."""
+        plain = {name: _plain(getattr(self, name)) for name in self.__struct_fields__}
         return {
-            name: to_table(value)
-            if isinstance(value := getattr(self, name), Component)
-            else msgspec.to_builtins(value)
-            for name in self.__struct_fields__
+            name: value
+            for name, value in plain.items()
+            if name not in _SAID_IF_USED or value != _SAID_IF_USED[name]
         }
 
 
@@ -168,15 +225,118 @@ COMPONENTS: dict[str, type[Component]] = {
     "warm_pool": WarmPoolPolicy,
     "health": HealthPolicy,
     "retry": RetryPolicy,
+    "hedge": HedgePolicy,
+    "breaker": BreakerPolicy,
 }
 """The fields that hold a component, and its base class."""
+
+
+_SHARED = frozenset(PoolSpec.__struct_fields__) & frozenset(FleetSpec.__struct_fields__)
+"""What a pool may leave to the fleet."""
+_SAID_IF_USED: dict[str, Any] = {  # Any: JSON values
+    "engine": None, "models": {}, "pools": {}, "device": None, "cost_per_hour": None, "quality": None,
+    "hedge": {"policy": "no-hedge"}, "breaker": {"policy": "no-breaker"},
+}  # fmt: skip
+"""Fields that plain values leave out where they say nothing."""
+NO_ENGINE = 'a fleet needs one, such as {engine = "emulated", latency = {...}}'
 
 
 @cache
 def _plain_types() -> dict[str, Any]:  # Any: annotations
     """The types of all other fields."""
     hints = get_type_hints(FleetSpec, include_extras=True)
-    return {name: hints[name] for name in FleetSpec.__struct_fields__ if name not in COMPONENTS}
+    return {
+        name: hints[name]
+        for name in FleetSpec.__struct_fields__
+        if name not in COMPONENTS and name not in ("models", "pools")
+    }
+
+
+def _plain(value: Any) -> Any:  # Any: JSON values
+    if isinstance(value, Component):
+        return to_table(value)
+    if isinstance(value, (PoolSpec, ModelSpec)):
+        said = {name: getattr(value, name) for name in value.__struct_fields__}
+        return {name: _plain(item) for name, item in said.items() if item not in (None, ())}
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return msgspec.to_builtins(value)
+
+
+def _tables(
+    kind: type[PoolSpec] | type[ModelSpec], tables: Any, path: str
+) -> dict[str, Any]:  # Any: checked here
+    """The pools, or the models, by name."""
+    if not isinstance(tables, Mapping):
+        raise PolicyError(f"{path}: expected a table of tables, by name, got {tables!r}")
+    annotation = PoolName if kind is PoolSpec else Name
+    return {
+        checked_value(annotation, name, f"{path}.{name}"): table_of(kind, table, f"{path}.{name}")
+        for name, table in tables.items()
+    }
+
+
+def _path(pool: str, spec: FleetSpec) -> str:
+    """Where in `spec` a pool is."""
+    return f"$.pools.{pool}" if spec.pools else "$"
+
+
+def _check_serving(spec: FleetSpec) -> None:
+    """Every pool can be, every model has one, and pools of one variant can be routed among together."""
+    pools = spec.serving
+    served = {pool.model for pool in pools}
+    for name in spec.models:
+        if name not in served:
+            there = ", ".join(f"{pool.name} ({pool.model})" for pool in pools)
+            raise PolicyError(
+                f'$.models.{name}: no pool serves it; write `model = "{name}"` in one (pools and their models: {there})'
+            )
+    first: dict[tuple[str, str, str], Pool] = {}
+    for pool in pools:
+        path = _path(pool.name, spec)
+        low, high = pool.bounds
+        if not low <= pool.replicas <= high:
+            raise PolicyError(
+                f"{path}.replicas: {pool.replicas} is not within min_replicas={low} and max_replicas={high}"
+            )
+        check_alone(pool, path)
+        check_together(pool, first.setdefault(pool.serves, pool), path)
+
+
+def check_alone(pool: Pool, path: str) -> None:
+    """Raises `PolicyError` for a pool that cannot be: nobody chooses a replica in it, and something wants to."""
+    null = {"hedge": NoHedge, "breaker": NoBreaker}
+    for slot, nothing in null.items():
+        if pool.binding == "late" and not isinstance(getattr(pool, slot), nothing):
+            raise PolicyError(
+                f'{path}.{slot}: {getattr(pool, slot).name()} needs binding = "early"; with "late" batches are pulled '
+                "by whichever replica is free, and nobody chooses"
+            )
+
+
+def check_together(pool: Pool, other: Pool, path: str) -> None:
+    """Raises `PolicyError` where two pools of one variant cannot be routed among by one policy."""
+    if pool.name == other.name:
+        return
+    what = (
+        f"pools `{other.name}` and `{pool.name}` both serve {describe(pool)}, and are one heterogeneous fleet"
+    )
+    for slot in ("routing", "hedge", "breaker"):
+        if to_table(getattr(pool, slot)) != to_table(getattr(other, slot)):
+            raise PolicyError(
+                f"{path}.{slot}: {what}: one {slot} policy sees the replicas of both. Say the same in both, or once "
+                "for the fleet; or give one of them another `version` or `variant`"
+            )
+    if "late" in (pool.binding, other.binding):
+        raise PolicyError(
+            f'{path}.binding: {what}: with "late" there is a queue for each pool, and nobody would choose '
+            'between them; both need "early"'
+        )
+
+
+def describe(pool: Pool) -> str:
+    """Which variant of which version of which model it serves, in words."""
+    return f"variant {pool.variant} of version {pool.version} of model {pool.model}"
 
 
 def from_mapping(values: Mapping[str, Any]) -> FleetSpec:  # Any: checked here
@@ -188,10 +348,8 @@ def from_mapping(values: Mapping[str, Any]) -> FleetSpec:  # Any: checked here
             close = difflib.get_close_matches(name, FleetSpec.__struct_fields__, 1)
             hint = f"; did you mean `{close[0]}`?" if close else ""
             raise PolicyError(f"$.{name}: a fleet has no such field{hint}")
-    if "engine" not in values:
-        raise PolicyError(
-            '$.engine: missing; a fleet needs one, such as {engine = "emulated", latency = {...}}'
-        )
+    if values.get("engine") is None and not values.get("pools"):
+        raise PolicyError(f"$.engine: missing; {NO_ENGINE}")
     return FleetSpec(**values)
 
 

@@ -10,16 +10,20 @@ from policies.base import (
     SLOTS,
     AdmissionPolicy,
     BatchingPolicy,
+    BreakerPolicy,
     Component,
     EvictionPolicy,
     HealthPolicy,
+    HedgePolicy,
     IterationPolicy,
     Policy,
     PolicyError,
     QueueingPolicy,
     RetryPolicy,
+    RolloutPolicy,
     RoutingPolicy,
     ScalingPolicy,
+    VariantsPolicy,
     WarmPoolPolicy,
 )
 from policies.batching.clipper_aimd import ClipperAimd
@@ -32,13 +36,18 @@ from policies.decisions import (
     Decision,
     Degrade,
     Dispatch,
+    Escalate,
     GiveUp,
+    Hedge,
     Hold,
     Reject,
     Retry,
     Route,
     Scale,
+    Serve,
+    Shadow,
     Step,
+    Use,
     Verdict,
     Wait,
     Warm,
@@ -67,7 +76,10 @@ from policies.queueing.shortest_prompt import ShortestPrompt
 from policies.queueing.virtual_token_counter import VirtualTokenCounter
 from policies.registry import describe
 from policies.resilience.exponential_backoff import ExponentialBackoff
+from policies.resilience.no_breaker import NoBreaker
+from policies.resilience.no_hedge import NoHedge
 from policies.resilience.no_retry import NoRetry
+from policies.rollout.pinned import Pinned
 from policies.routing.busy_scorer import BusyScorer
 from policies.routing.composed import Composed
 from policies.routing.fresh_filter import FreshFilter
@@ -93,7 +105,10 @@ from policies.scaling.latency_target import LatencyTarget
 from policies.scaling.queue_depth import QueueDepth
 from policies.scaling.target_kv_utilization import TargetKvUtilization
 from policies.scaling.target_utilization import TargetUtilization
+from policies.variants.fixed_variant import FixedVariant
 from policies.views import (
+    AnswerView,
+    AttemptView,
     BatchCompletion,
     Completion,
     Ending,
@@ -108,6 +123,8 @@ from policies.views import (
     SequenceView,
     StepCompletion,
     TokenSignals,
+    VariantView,
+    VersionView,
 )
 from policies.warm_pool.fixed_size import FixedSize
 from policies.warm_pool.no_warm_pool import NoWarmPool
@@ -119,8 +136,11 @@ __all__ = [
     "Admit",
     "AdmitAll",
     "AlwaysTrust",
+    "AnswerView",
+    "AttemptView",
     "BatchCompletion",
     "BatchingPolicy",
+    "BreakerPolicy",
     "BusyScorer",
     "ClipperAimd",
     "Completion",
@@ -133,6 +153,7 @@ __all__ = [
     "Dispatch",
     "EarliestDeadline",
     "Ending",
+    "Escalate",
     "EvictionPolicy",
     "ExponentialBackoff",
     "Failure",
@@ -141,12 +162,15 @@ __all__ = [
     "Filter",
     "Fixed",
     "FixedSize",
+    "FixedVariant",
     "FleetView",
     "FreshFilter",
     "Gdsf",
     "GiveUp",
     "Greedy",
     "HealthPolicy",
+    "Hedge",
+    "HedgePolicy",
     "Hold",
     "InFlightScorer",
     "IterationPolicy",
@@ -164,12 +188,15 @@ __all__ = [
     "Lru",
     "MaxScorePicker",
     "NoBatching",
+    "NoBreaker",
+    "NoHedge",
     "NoRetry",
     "NoWarmPool",
     "NotFullFilter",
     "OldestFirst",
     "Orca",
     "Picker",
+    "Pinned",
     "Policy",
     "PolicyError",
     "PoolView",
@@ -188,6 +215,7 @@ __all__ = [
     "Request",
     "Retry",
     "RetryPolicy",
+    "RolloutPolicy",
     "RoundRobin",
     "Route",
     "RoutingPolicy",
@@ -196,7 +224,9 @@ __all__ = [
     "ScalingPolicy",
     "Scorer",
     "SequenceView",
+    "Serve",
     "SessionAffinity",
+    "Shadow",
     "ShortestPredicted",
     "ShortestPrompt",
     "ShortestRemainingOracle",
@@ -207,7 +237,11 @@ __all__ = [
     "TargetKvUtilization",
     "TargetUtilization",
     "TokenSignals",
+    "Use",
+    "VariantView",
+    "VariantsPolicy",
     "Verdict",
+    "VersionView",
     "VirtualTokenCounter",
     "VllmPrefillFirst",
     "VllmTokenBudget",

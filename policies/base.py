@@ -21,18 +21,25 @@ from policies.decisions import (
     Admit,
     Degrade,
     Dispatch,
+    Escalate,
     GiveUp,
+    Hedge,
     Hold,
     Reject,
     Retry,
     Route,
     Scale,
+    Serve,
+    Shadow,
     Step,
+    Use,
     Verdict,
     Wait,
     Warm,
 )
 from policies.views import (
+    AnswerView,
+    AttemptView,
     BatchCompletion,
     Completion,
     Ending,
@@ -45,6 +52,8 @@ from policies.views import (
     ReplicaView,
     SequenceView,
     StepCompletion,
+    VariantView,
+    VersionView,
 )
 from traces.schema import Request
 
@@ -402,7 +411,7 @@ class HealthPolicy(PeriodicPolicy):
 
 
 class RetryPolicy(Policy):
-    """Say what to do after a failed attempt."""
+    """Say what to do after a failed attempt, and how long one attempt may take."""
 
     slot = "retry"
     hears = OF_HEAD
@@ -410,12 +419,107 @@ class RetryPolicy(Policy):
     @abstractmethod
     def after_failure(self, request: Request, failure: Failure, now_s: float) -> Retry | GiveUp: ...
 
+    def attempt_limit_s(self, request: Request, attempt: int, now_s: float) -> float | None:
+        """How long this attempt (1: the first) may take from being sent to its answer; None: as long as it takes.
+
+        Then it is withdrawn, and has failed (`timed-out`). Asked only where it is overridden.
+        """
+        return None
+
+
+class HedgePolicy(Policy):
+    """Say whether, and when, a request gets another attempt beside those that it has. One instance per variant."""
+
+    slot = "hedge"
+    hears = OF_HEAD
+
+    @property
+    def budget_ratio(self) -> float | None:
+        """Attempts that this policy may add, over the requests let in: at most so many at every moment.
+
+        The router holds to it. None: no bound. A policy that has one makes it a field, and so a parameter.
+        """
+        return None
+
+    @abstractmethod
+    def after_s(self, request: Request, attempts: Sequence[AttemptView], now_s: float) -> Hedge | None:
+        """Asked each time that an attempt was sent; `attempts` are those that are live, the oldest first.
+
+        When the time of a `Hedge` has come and the request has no answer, one more attempt goes to a replica that has
+        none of this request, which the routing policy chooses; where there is none, nothing is sent.
+        """
+
+
+class BreakerPolicy(Policy):
+    """Say which replicas may get work at all, beside what health checks say of them. One instance per variant."""
+
+    slot = "breaker"
+    hears = OF_HEAD
+
+    @abstractmethod
+    def allows(self, replica: ReplicaView, now_s: float) -> bool:
+        """May routing choose this replica now? Asked of each candidate at each choice, so it must change nothing."""
+
+    def none_allowed(
+        self, request: Request, replicas: Sequence[ReplicaView], now_s: float
+    ) -> Hold | Reject | None:
+        """It allows none of `replicas`: what becomes of the request. None: routing chooses as if all were allowed."""
+        return None
+
+
+class RolloutPolicy(Policy):
+    """Say which version of its model serves a request. One instance per model."""
+
+    slot = "rollout"
+    hears = (*OF_ATTEMPTS, "on_request_ended")
+
+    stage = ""
+    """Where the rollout is, in words such as ``canary 5 %`` or ``rolled back: p99 above the gate``. Set it in `reset`
+    and whenever it changes: each change is in the run's decisions, and is what `fleet rollout status` shows."""
+
+    @abstractmethod
+    def choose(self, request: Request, versions: Sequence[VersionView], now_s: float) -> Serve | Shadow:
+        """`versions` are those that are served, in the order in which they were declared or deployed; never empty.
+
+        A request that pins a version (``model@version``) is not asked about.
+        """
+
+    def promote(self, now_s: float) -> None:
+        """An operator says: one stage on, whatever the gates say. Raises `PolicyError` where there is no next one."""
+        raise PolicyError(f"{self.name()} has no stages to promote")
+
+    def rollback(self, now_s: float) -> None:
+        """An operator says: back to the old version, for good."""
+        raise PolicyError(f"{self.name()} has nothing to roll back")
+
+
+class VariantsPolicy(Policy):
+    """Say which variant of the chosen version serves a request. One instance per model."""
+
+    slot = "variants"
+    hears = (*OF_ATTEMPTS, "on_request_ended")
+
+    @abstractmethod
+    def choose(self, request: Request, variants: Sequence[VariantView], now_s: float) -> Use | Reject:
+        """`variants` are those that are served, in the order in which they were declared or deployed; never empty."""
+
+    def after_answer(
+        self, request: Request, answer: AnswerView, variants: Sequence[VariantView], now_s: float
+    ) -> Escalate | None:
+        """A good answer has come: None gives it to the client, `Escalate` asks a variant that has not been asked yet.
+
+        Asked only where it is overridden; a client of such a model hears nothing before the answer is accepted. Should
+        what comes after an `Escalate` fail, or the deadline pass, the client gets the answer that is there.
+        """
+        return None
+
 
 SLOTS: dict[str, type[Policy]] = {
     base.slot: base
     for base in (
         AdmissionPolicy, RoutingPolicy, QueueingPolicy, BatchingPolicy, IterationPolicy, EvictionPolicy,
-        ScalingPolicy, WarmPoolPolicy, HealthPolicy, RetryPolicy,
+        ScalingPolicy, WarmPoolPolicy, HealthPolicy, RetryPolicy, HedgePolicy, BreakerPolicy, RolloutPolicy,
+        VariantsPolicy,
     )
 }  # fmt: skip
-"""Every slot's base class by the slot's name (the field's name in a FleetSpec)."""
+"""Every slot's base class by the slot's name (the field's name in a FleetSpec, a pool or a model)."""

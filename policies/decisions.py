@@ -126,3 +126,43 @@ class GiveUp(Decision, frozen=True, gc=False):
     """Do not try again; the request ends as `failed`."""
 
     reason: str | None = None
+
+
+class Hedge(Decision, frozen=True, gc=False):
+    """Send one more attempt if the request has no answer `after_s` from now; not to one of `exclude`."""
+
+    after_s: float
+    exclude: tuple[str, ...] = ()
+    tied: bool = False
+    """The attempts know of each other: the first to begin running has the others withdrawn, and none is added to one
+    that runs."""
+    reason: str | None = None
+
+
+class Serve(Decision, frozen=True, gc=False):
+    """Serve it by this version of its model."""
+
+    version: str
+    reason: str | None = None
+
+
+class Shadow(Decision, frozen=True, gc=False):
+    """Serve it by `version`, and have `shadow` answer it too: that answer is recorded, and nobody gets it."""
+
+    version: str
+    shadow: str
+    reason: str | None = None
+
+
+class Use(Decision, frozen=True, gc=False):
+    """Serve it by this variant."""
+
+    variant: str
+    reason: str | None = None
+
+
+class Escalate(Decision, frozen=True, gc=False):
+    """The answer is not good enough: ask this variant."""
+
+    variant: str
+    reason: str | None = None

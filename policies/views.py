@@ -26,10 +26,17 @@ FailureKind = Literal[
     "unreachable",
     "overloaded",
     "withdrawn",
+    "timed-out",
 ]
 """Why an attempt came to nothing. `message-lost`: it, or its answer, was lost on the way. `refused`: its replica can
-never serve it, such as a prompt longer than the cache. `withdrawn`: its request ended first, or it was moved to another
-replica; no retry policy is asked about that."""
+never serve it, such as a prompt longer than the cache. `withdrawn`: its request ended first, or another attempt was
+heard first, or it was moved to another replica; no retry policy is asked about that. `timed-out`: it took longer than
+the retry policy gives one attempt."""
+Role = Literal["primary", "retry", "hedge", "tied", "shadow", "escalation", "handover"]
+"""What an attempt is for. `primary`: the first. `retry`: after one that failed. `hedge`: beside one that is slow.
+`tied`: beside one that waits, and withdrawn when that begins to run, or the other way round. `shadow`: its answer is
+recorded and dropped. `escalation`: after an answer that was not good enough. `handover`: goes on decoding where another
+one prefilled."""
 Outcome = Literal["completed", "rejected", "shed", "expired", "failed", "cancelled"]
 """How a request ends; there is no other way."""
 
@@ -60,13 +67,13 @@ class ReplicaView(Struct, frozen=True, kw_only=True, gc=False):
     """One replica as its observer knows it."""
 
     id: str
-    """Its address, such as ``replica/3``."""
+    """Its address, such as ``replica/3``; of a pool with a name ``replica/large/3``."""
     in_flight: int = 0
     """Attempts sent to it and not yet ended: the observer's own exact count."""
     capacity: int = 1
     """Batches it can still take now (0: full)."""
     weight: float = 1.0
-    """Relative speed, as the fleet's specification says."""
+    """Relative speed among the replicas of its pool, as the fleet's specification makes it (`weights`)."""
     state: ReplicaState = "ready"
     trust: Trust = "healthy"
     ready_since_s: float = 0.0
@@ -81,6 +88,14 @@ class ReplicaView(Struct, frozen=True, kw_only=True, gc=False):
     memory_total_bytes: int | None = None
     tokens: TokenSignals | None = None
     """None: it serves whole requests, or has not reported."""
+    pool: str = "default"
+    device: str | None = None
+    """What it runs on, as its pool says; None: it does not say."""
+    cost_per_hour: float | None = None
+    """Of its device; None: its pool names no price."""
+    expected_service_s: float | None = None
+    """What one ordinary request takes it, alone, as its engine's latency model says, with its `weight` in it; None
+    where there is none."""
 
 
 class QueueView(Protocol):
@@ -252,6 +267,13 @@ class Completion(Struct, frozen=True, kw_only=True, gc=False):
     included; None when the engine answers whole requests."""
     resumed_tokens: int = 0
     """Of them, those of an earlier attempt."""
+    role: Role = "primary"
+    pool: str = "default"
+    version: str = "1"
+    variant: str = "default"
+    """Of the pool that it was sent to."""
+    quality: float | None = None
+    """How good the answer is, 0..1; None where nobody can say."""
 
 
 class BatchCompletion(Struct, frozen=True, kw_only=True, gc=False):
@@ -298,6 +320,90 @@ class Ending(Struct, frozen=True, kw_only=True, gc=False):
     """Likewise, to its first token; None before one, and when the engine answers whole requests."""
     output_tokens: int | None = None
     """Tokens of its answer; None when it has none, or when the engine answers whole requests."""
+    pool: str = "default"
+    version: str = "1"
+    variant: str = "default"
+    """What served it, or was to serve it when it ended."""
+    quality: float | None = None
+    """How good its answer is, 0..1; None when it has none, or where nobody can say."""
+    slo_met: bool | None = None
+    """Whether it met its objectives, the fleet's where it brought none; None where there are none."""
+
+
+class AttemptView(Struct, frozen=True, kw_only=True, gc=False):
+    """One live attempt at a request, as the router knows it."""
+
+    role: Role
+    replica: str
+    pool: str
+    sent_s: float
+    """When the router sent it to wait there."""
+    started_s: float | None = None
+    """When it was dispatched to the replica itself; None: it waits."""
+    first_token: bool = False
+
+
+class AnswerView(Struct, frozen=True, kw_only=True, gc=False):
+    """A good answer that the client has not been given yet."""
+
+    variant: str
+    replica: str
+    e2e_s: float
+    """Since the intended arrival."""
+    quality: float | None = None
+    """0..1; None where nobody can say."""
+    output_tokens: int | None = None
+    """None when the engine answers whole requests."""
+
+
+class ServedView(Struct, frozen=True, kw_only=True, gc=False):
+    """What is known of one version of a model, or of one variant of a version, over all pools that serve it.
+
+    Counts are exact at the time of the call. What has no other time is of the *window*: requests that ended between the
+    last two looks, one `control_interval_s` apart at least, of which `as_of_s` is the second.
+    """
+
+    model: str
+    ready: int = 0
+    """Replicas that may be chosen now."""
+    in_flight: int = 0
+    """Requests let in for it and not ended."""
+    queue_depth: int = 0
+    """Those of them that wait for a replica."""
+    completions: int = 0
+    """Requests that it has ever completed, and..."""
+    failures: int = 0
+    """...that it was to serve and that ended any other way, cancelled by their clients apart."""
+    e2e_s: Latencies = NO_LATENCIES
+    """Of requests that completed in the window, from their intended arrivals."""
+    ttft_s: Latencies = NO_LATENCIES
+    """Likewise, to the first output token; to the reply, where whole requests are answered."""
+    error_fraction: float | None = None
+    """Of the requests that ended in the window, those that did not complete; None where none ended."""
+    attainment: float | None = None
+    """Of those that had an objective, the fraction that met it; None where there was none."""
+    quality: float | None = None
+    """Mean over its answers of the window where there is one, else as its pools say; None: nobody says."""
+    cost_per_hour: float | None = None
+    """Of one of its replicas, the dearest; None: no price is named."""
+    expected_service_s: float | None = None
+    """See `ReplicaView`; the smallest of its pools."""
+    as_of_s: float = 0.0
+    """When the window ended."""
+
+
+class VersionView(ServedView, frozen=True, kw_only=True, gc=False):
+    """One version of a model, as a rollout policy sees it."""
+
+    version: str
+
+
+class VariantView(ServedView, frozen=True, kw_only=True, gc=False):
+    """One variant of the version that was chosen, as a variants policy sees it."""
+
+    variant: str
+    capabilities: tuple[str, ...] = ()
+    """What its pools say that it can do."""
 
 
 class SequenceView(Protocol):

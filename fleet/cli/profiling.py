@@ -48,8 +48,10 @@ def engine_of(name: str, changes: list[str]) -> Engine:
     """The engine of a fleet's file, or the one of that name with the parameters that `changes` set."""
     path = Path(name)
     if path.suffix in (".toml", ".json") or path.exists():
-        return inputs.spec_of(path, changes).engine
-    return inputs.built(inputs.changed({"engine": {"engine": name}}, changes), "profile").engine
+        spec = inputs.spec_of(path, changes)
+    else:
+        spec = inputs.built(inputs.changed({"engine": {"engine": name}}, changes), "profile")
+    return spec.serving[0].engine
 
 
 def _demand_none(arguments: Namespace, options: tuple[str, ...], why: str, instead: tuple[str, ...]) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from fleet.actor import Context
 from fleet.engines.devices.signals import NO_SIGNALS, DeviceSignals
-from fleet.messages import Work
+from fleet.messages import Payload, Work
 from policies.base import Component, kebab_case
 
 if TYPE_CHECKING:
@@ -36,6 +36,26 @@ class Engine(Component, tag_field="engine", tag=engine_name):
 
     inflight_batches: ClassVar[int]
     """How many batches a replica with such an engine may hold, unless the fleet's specification says otherwise."""
+
+    @property
+    def emulates(self) -> bool:
+        """It takes the time that a latency model says, and answers nothing of its own."""
+        return getattr(self, "latency", None) is not None
+
+    @property
+    def device_name(self) -> str | None:
+        """What its latency model is of, where that is a device with a name."""
+        device = getattr(getattr(self, "latency", None), "device", None)
+        return device if isinstance(device, str) else getattr(device, "name", None)
+
+    def expected_service_s(self) -> float | None:
+        """What one ordinary request takes alone, as its latency model says; None where there is none."""
+        expected = getattr(getattr(self, "latency", None), "expected_service_s", None)
+        return None if expected is None else float(expected())
+
+    def judge(self, work: Work, result: Payload | None) -> float | None:
+        """How good this answer is, 0..1; None where this engine cannot say. Called for each answer; must not block."""
+        return None
 
     def reset(self, seed: int) -> None:
         """Called once before `load`, with the run's seed: an engine's noise depends on nothing else."""

@@ -16,6 +16,7 @@ from fleet.actors.replica import ReplicaSettings
 from fleet.actors.router import Router
 from fleet.engines.base import StepEngine
 from fleet.messages import replica_number
+from fleet.pools import pool_of
 from fleet.spec import COMPONENTS, FleetSpec
 from fleet.telemetry.sink import Telemetry
 from policies.base import Policy
@@ -104,15 +105,16 @@ def hear_elsewhere(spec: FleetSpec) -> dict[str, frozenset[str]]:
 
 def replica_settings(spec: FleetSpec, address: str, seed: int) -> ReplicaSettings:
     """What the replica under `address` is told."""
-    number, steps = replica_number(address), isinstance(spec.engine, StepEngine)
+    pool = next(pool for pool in spec.serving if pool.name == pool_of(address))
+    number, steps = replica_number(address), isinstance(pool.engine, StepEngine)
     return ReplicaSettings(
-        engine=spec.engine,
+        engine=pool.engine,
         seed=seed,
-        max_inflight_batches=spec.inflight,
+        max_inflight_batches=pool.inflight,
         report_interval_s=spec.report_interval_s,
-        weight=spec.weights[number % len(spec.weights)] if spec.weights else 1.0,
-        iteration=spec.iteration if steps else None,
-        eviction=spec.eviction if steps else None,
+        weight=pool.weight(number),
+        iteration=pool.iteration if steps else None,
+        eviction=pool.eviction if steps else None,
     )
 
 

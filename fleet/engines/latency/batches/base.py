@@ -16,7 +16,10 @@ from statistics import NormalDist
 from fleet.engines.bounds import NonNegative
 from fleet.messages import Work
 from policies.base import Component, kebab_case
+from traces.schema import Request
 
+ORDINARY = Work(Request("ordinary", 0.0, prompt_tokens=512), 1, 128)
+"""What is taken for an ordinary request where one must be taken for all."""
 _STANDARD_NORMAL = NormalDist()
 
 
@@ -38,6 +41,10 @@ class LatencyModel(Component, kw_only=True, tag_field="latency", tag=latency_nam
     def reset(self, seed: int) -> None:
         """Draw the noise of the run with this seed (0 when never called)."""
         self._hasher = blake2b(b"%d\n" % seed, digest_size=8)
+
+    def expected_service_s(self) -> float:
+        """Seconds that an ordinary request takes alone, without noise."""
+        return self.nominal_s([ORDINARY])
 
     @abstractmethod
     def nominal_s(self, work: Sequence[Work]) -> float:

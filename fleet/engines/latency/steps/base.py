@@ -37,6 +37,10 @@ class StepShape(Struct, frozen=True, gc=False):
         )  # fmt: skip
 
 
+ORDINARY_PROMPT_TOKENS, ORDINARY_OUTPUT_TOKENS = 512, 128
+"""What is taken for an ordinary request where one must be taken for all."""
+
+
 def step_latency_name(class_name: str) -> str:
     """`RooflineSteps` -> `roofline`: its name in TOML, where the field says that it is a step latency."""
     return kebab_case(class_name.removesuffix("Steps"))
@@ -46,6 +50,12 @@ class StepLatency(Component, kw_only=True, tag_field="latency", tag=step_latency
     """Base of all step latency models. A new one defines `step_s`, and `span_s` where a closed form is known."""
 
     slot = "step_latency"
+
+    def expected_service_s(self) -> float:
+        """Seconds that an ordinary request takes alone: its prompt in one step, then a token at a time."""
+        prefill = StepShape(((ORDINARY_PROMPT_TOKENS, 0),), 0, 0, 0, 1, 0)
+        decode = StepShape((), 1, ORDINARY_PROMPT_TOKENS, ORDINARY_PROMPT_TOKENS, 1, 0)
+        return self.step_s(prefill) + self.span_s(decode, ORDINARY_OUTPUT_TOKENS - 1)
 
     @abstractmethod
     def step_s(self, shape: StepShape) -> float:

@@ -1,0 +1,196 @@
+"""What a fleet serves: pools, and the models, versions and variants that they serve together.
+
+A *pool* is the set of replicas that serve one variant of one version of one model, with policies of its own. The one
+thing to know: a pool says only what is its own. Whatever it leaves out is as the fleet says, and a fleet that names no
+pools is one pool, called ``default``, that answers for every model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta, Struct, field
+
+from fleet.engines.base import Engine
+from policies import (
+    BatchingPolicy,
+    BreakerPolicy,
+    EvictionPolicy,
+    FixedVariant,
+    HedgePolicy,
+    IterationPolicy,
+    Pinned,
+    PolicyError,
+    QueueingPolicy,
+    RolloutPolicy,
+    RoutingPolicy,
+    ScalingPolicy,
+    VariantsPolicy,
+    WarmPoolPolicy,
+)
+from policies.base import Component
+from policies.building import build, checked_value
+from policies.registry import meant
+from traces.values import fields_of
+
+Positive = Annotated[float, Meta(gt=0, le=1e9)]
+NonNegative = Annotated[float, Meta(ge=0, le=1e9)]
+Count = Annotated[int, Meta(ge=1, le=1_000_000)]
+PoolName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
+Name = Annotated[str, Meta(pattern=r"^[^@\s]{1,200}$")]
+"""Of a model, a version or a variant: no space, and no ``@``, which stands between a model and its version."""
+Binding = Literal["early", "late"]
+
+DEFAULT = "default"
+"""The pool of a fleet that names none; the model that answers for every one that no pool names."""
+
+
+class ModelSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What clients ask for, and who says which version and variant serves them."""
+
+    rollout: RolloutPolicy = field(default_factory=Pinned)
+    variants: VariantsPolicy = field(default_factory=FixedVariant)
+
+
+class PoolSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """One pool, as written. None: as the fleet says."""
+
+    model: Name | None = None
+    """None: it answers for every model that no pool names."""
+    version: Name = "1"
+    variant: Name = "default"
+    """Pools of one variant of one version are one heterogeneous fleet: the routing policy sees the replicas of all."""
+    device: Name | None = None
+    """What each replica runs on, such as `a100`; None: as the engine's latency model says, if it does."""
+    cost_per_hour: NonNegative | None = None
+    """Of one replica's device, in whatever currency all pools are priced in."""
+    quality: Annotated[float, Meta(ge=0, le=1)] | None = None
+    """How good its answers are on average, 0..1. An emulated engine draws each answer's from it."""
+    capabilities: tuple[Name, ...] = ()
+    """What it can do beside what every pool can, such as `vision`: for variants policies that ask."""
+
+    engine: Engine | None = None
+    replicas: Count | None = None
+    min_replicas: Annotated[int, Meta(ge=0)] | None = None
+    max_replicas: Count | None = None
+    binding: Binding | None = None
+    routing: RoutingPolicy | None = None
+    hedge: HedgePolicy | None = None
+    breaker: BreakerPolicy | None = None
+    queueing: QueueingPolicy | None = None
+    batching: BatchingPolicy | None = None
+    iteration: IterationPolicy | None = None
+    eviction: EvictionPolicy | None = None
+    scaling: ScalingPolicy | None = None
+    warm_pool: WarmPoolPolicy | None = None
+    max_inflight_batches: Count | None = None
+    queue_capacity: Count | None = None
+    weights: tuple[Positive, ...] | None = None
+    provision_s: Annotated[float, Meta(ge=0)] | None = None
+
+
+POOL_COMPONENTS: dict[str, type[Component]] = {
+    "engine": Engine,
+    "routing": RoutingPolicy,
+    "hedge": HedgePolicy,
+    "breaker": BreakerPolicy,
+    "queueing": QueueingPolicy,
+    "batching": BatchingPolicy,
+    "iteration": IterationPolicy,
+    "eviction": EvictionPolicy,
+    "scaling": ScalingPolicy,
+    "warm_pool": WarmPoolPolicy,
+}
+"""The fields of a pool that hold a component, and its base class."""
+MODEL_COMPONENTS: dict[str, type[Component]] = {"rollout": RolloutPolicy, "variants": VariantsPolicy}
+"""Likewise of a model."""
+
+
+class Pool(Struct, frozen=True, kw_only=True):
+    """One pool with everything said: what the runtimes make actors of."""
+
+    name: str
+    model: str
+    version: str
+    variant: str
+    device: str | None
+    cost_per_hour: float | None
+    quality: float | None
+    capabilities: tuple[str, ...]
+    engine: Engine
+    replicas: int
+    min_replicas: int | None
+    max_replicas: int | None
+    binding: Binding
+    routing: RoutingPolicy
+    hedge: HedgePolicy
+    breaker: BreakerPolicy
+    queueing: QueueingPolicy
+    batching: BatchingPolicy
+    iteration: IterationPolicy
+    eviction: EvictionPolicy
+    scaling: ScalingPolicy
+    warm_pool: WarmPoolPolicy
+    max_inflight_batches: int | None
+    queue_capacity: int
+    weights: tuple[float, ...]
+    provision_s: float
+
+    @property
+    def inflight(self) -> int:
+        """`max_inflight_batches`, or the engine's own number."""
+        return self.max_inflight_batches or self.engine.inflight_batches
+
+    @property
+    def bounds(self) -> tuple[int, int]:
+        """The fewest and the most replicas a scaling policy can get."""
+        low = self.replicas if self.min_replicas is None else self.min_replicas
+        high = self.replicas if self.max_replicas is None else self.max_replicas
+        return low, high
+
+    @property
+    def serves(self) -> tuple[str, str, str]:
+        """Model, version and variant."""
+        return self.model, self.version, self.variant
+
+    def slowness(self, number: int) -> float:
+        """How many times as long as the fastest replica of this pool the one with this number takes."""
+        return max(self.weights) / self.weight(number) if self.weights else 1.0
+
+    def weight(self, number: int) -> float:
+        """Relative speed of the replica with this number."""
+        return self.weights[number % len(self.weights)] if self.weights else 1.0
+
+    def replica(self, number: int) -> str:
+        """The address of its replica with this number."""
+        return f"replica/{number}" if self.name == DEFAULT else f"replica/{self.name}/{number}"
+
+
+def pool_of(replica: str) -> str:
+    """The pool of a replica, by its address: ``large`` for ``replica/large/3``, ``default`` for ``replica/3``."""
+    parts = replica.split("/")
+    return parts[1] if len(parts) == 3 else DEFAULT  # kind, pool, number
+
+
+def table_of(kind: type[PoolSpec] | type[ModelSpec], value: Any, path: str) -> Any:  # Any: checked here
+    """A `PoolSpec` or a `ModelSpec` from one, or from a table; `path` says where it is."""
+    components: dict[str, type[Component]] = POOL_COMPONENTS if kind is PoolSpec else MODEL_COMPONENTS
+    called = "a pool" if kind is PoolSpec else "a model"
+    if isinstance(value, kind):
+        value = {name: getattr(value, name) for name in kind.__struct_fields__}
+    if not isinstance(value, Mapping):
+        raise PolicyError(f"{path}: expected a table, got {value!r}")
+    fields = {item.name: item for item in fields_of(kind)}
+    for name in value:
+        if name not in fields:
+            raise PolicyError(f"{path}.{name}: {called} has no such field{meant(name, fields)}")
+    made: dict[str, Any] = {
+        name: None
+        if item is None and name in components
+        else build(components[name], item, f"{path}.{name}")
+        if name in components
+        else checked_value(fields[name].type, item, f"{path}.{name}")
+        for name, item in value.items()
+    }
+    return kind(**made)

@@ -1,0 +1,1 @@
+"""Which version of its model serves a request."""

@@ -248,6 +248,8 @@ class DescribeReplicas(Message, frozen=True, gc=False):
     """Somebody is new in the head: send it the last report of each replica."""
 
     reply_to: str
+    pool: str | None = None
+    """Of this pool only; None: of all."""
 
 
 class StartHeld(Message, frozen=True, gc=False):

@@ -8,19 +8,17 @@ from contextlib import contextmanager
 
 from fleet.actor import FleetError
 from fleet.actors.load_generator import LoadGenerator
-from fleet.engines.base import StepEngine
 from fleet.launch.places import Places
 from fleet.launch.simulated import SimulatedLauncher
 from fleet.runs.arguments import demand_seconds, demand_seed
-from fleet.runs.assembly import WATCHERS, Head, initial_replicas, replica_settings
+from fleet.runs.assembly import WATCHERS, Head, generates, initial_replicas
 from fleet.runs.deadlock import DeadlockWatch
 from fleet.runs.faults import FaultInjector
 from fleet.runs.invariants import InvariantChecker, audit
 from fleet.runtime.simulated import SimulatedRuntime
-from fleet.spec import COMPONENTS, FleetSpec
+from fleet.spec import FleetSpec
 from fleet.telemetry.run import Run, finish_run
 from fleet.telemetry.sink import Telemetry
-from policies.base import Policy
 from traces import FaultTrace, Trace
 from traces.answers import answer_blocks
 
@@ -75,23 +73,22 @@ class Simulation:
         spec = spec.replace()  # fresh policies: a spec can be run any number of times
         self.trace, self.spec, self.seed, self.faults = trace, spec, seed, faults
         self.options = {"sessions": sessions, "stream": stream}
-        self.telemetry = Telemetry()
+        self.telemetry = Telemetry(pooled=bool(spec.pools))
         self.runtime = SimulatedRuntime(seed=seed, network=spec.network)
-        self.head = Head(spec, self.telemetry)
+        self.head = Head(spec, self.telemetry, seed=seed)
         lengths = self._true_lengths()
         self.launcher = SimulatedLauncher(
             self.runtime,
-            lambda address: replica_settings(spec, address, seed),
+            self.head.settings,
             places=spec.bounds[1],
-            provision_s=spec.provision_s,
+            provision_s=self.head.provision_s,
             lease_s=spec.lease_s,
             reveal=lengths,
         )
         self.client = LoadGenerator(
             trace, telemetry=self.telemetry, on_done=self.runtime.stop, sessions=sessions, stream=stream,
-            progress=on_progress, answers=answer_blocks(trace) if isinstance(spec.engine, StepEngine) else None,
+            progress=on_progress, answers=answer_blocks(trace) if generates(spec) else None,
         )  # fmt: skip
-        self.head.batcher.reveal = lengths
         self.head.listen(self.runtime)
         self.head.host(self.runtime)
         self.runtime.subscribe(WATCHERS, "launcher")
@@ -105,9 +102,8 @@ class Simulation:
         for address in initial_replicas(spec):
             self.launcher.bring_up(address, preloaded=True)
         self.runtime.add(CLIENT, self.client)
-        for policy in self._oracles():
-            if lengths is not None:
-                policy.reveal(lengths)
+        if lengths is not None:
+            self.head.show_lengths(lengths)
         self.checker = InvariantChecker(self) if check else None
         if self.checker is not None:
             self.runtime.after_each = self.checker.check
@@ -128,6 +124,7 @@ class Simulation:
             raise
         if self.faults is not None:
             self.injector.close()
+        self.head.router.close()
         self.telemetry.counters["lost_messages"] += self.runtime.lost
         run = finish_run(
             self.telemetry, self.trace, self.spec, seed=self.seed, runtime="simulated", ended_s=self.runtime.now,
@@ -151,13 +148,9 @@ class Simulation:
         lost = [id for id in self.client.without_reply() if id not in router.pending]
         return router.waiting() + [f"request {id} waits for a reply that was lost" for id in lost[:20]]
 
-    def _oracles(self) -> list[Policy]:
-        policies = (getattr(self.spec, slot) for slot in COMPONENTS)
-        return [policy for policy in policies if isinstance(policy, Policy) and policy.oracle]
-
     def _true_lengths(self) -> Callable[[str], int | None] | None:
         """The oracle boundary: read only when a policy declares itself an oracle, and shown to no other."""
-        if not self._oracles():
+        if not any(policy.oracle for policy in self.head.policies()):
             return None
         return {entry.request.id: entry.output_tokens for entry in self.trace}.get
 

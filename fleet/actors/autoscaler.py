@@ -6,6 +6,7 @@ also why it counts what it *requested* apart from what it *observed*.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -304,6 +305,27 @@ class Autoscaler(Actor):
         self._at_rest = False
         self._reconcile(0, 0, self.ctx.now)
         self._say_if_emptied()
+
+    @property
+    def bounds(self) -> tuple[int, int]:
+        """The fewest and the most replicas there may be."""
+        return self._watch.bounds
+
+    @property
+    def retired(self) -> bool:
+        """An operator has retired its pool."""
+        return self._retired
+
+    def described(self) -> dict[str, Any]:  # Any: JSON values
+        """How its pool stands, in plain values."""
+        pool, states = self.pool, Counter(known.state for known in self._known.values())
+        low, high = self.bounds
+        return {
+            "model": pool.model, "version": pool.version, "variant": pool.variant, "device": pool.device,
+            "cost_per_hour": pool.cost_per_hour, "replicas": dict(sorted(states.items())),
+            "min_replicas": low, "max_replicas": high,
+            "desired": None if self._desired is None else self._desired[0], "retired": self._retired,
+        }  # fmt: skip
 
     def _say_if_emptied(self) -> None:
         if self._retired and not self._known:

@@ -227,12 +227,23 @@ class Catalogue:
             for name, variant in model.versions[version].items()
         )
 
-    def version_views(self, model: Model, now_s: float) -> tuple[VersionView, ...]:
-        """What a rollout policy is shown, for whoever asks how things stand."""
-        return tuple(
-            VersionView(version=version, **_known(model.name, variants.values(), now_s))
-            for version, variants in model.versions.items()
-        )
+    def described(self, now_s: float) -> dict[str, Any]:  # Any: JSON values
+        """How every model stands, in plain values."""
+        return {
+            model.name: {
+                "rollout": model.rollout.name(),
+                "stage": model.rollout.stage,
+                "variants": model.variants_policy.name(),
+                "versions": {
+                    version: {
+                        **_plain(_known(model.name, variants.values(), now_s)),
+                        "pools": [desk.pool.name for item in variants.values() for desk in item.desks],
+                    }
+                    for version, variants in model.versions.items()
+                },
+            }
+            for model in self.models.values()
+        }
 
     def note_stage(self, model: Model, now_s: float) -> None:
         """Write down where its rollout is, if that has changed."""
@@ -287,6 +298,16 @@ def _known(
         "cost_per_hour": max(prices, default=None),
         "expected_service_s": min(services, default=None),
         "as_of_s": min((window.as_of_s for window in windows), default=now_s),
+    }
+
+
+def _plain(known: dict[str, Any]) -> dict[str, Any]:  # Any: JSON values
+    """The same for a person to read: latencies by their median and tail."""
+    latencies = {name: known.pop(name) for name in ("e2e_s", "ttft_s")}
+    return {
+        **known,
+        **{f"{name}_p50": value.p50 for name, value in latencies.items()},
+        **{f"{name}_p99": value.p99 for name, value in latencies.items()},
     }
 
 

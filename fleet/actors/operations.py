@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from fleet.messages import Message
 from fleet.pools import ModelSpec, Pool
 from policies.base import RolloutPolicy
@@ -48,6 +50,20 @@ class MoveRollout(Message, frozen=True, gc=False):
     operation: str
     """Whom the answer is for: `RolloutMoved`."""
     reply_to: str
+
+
+class DescribeServing(Message, frozen=True, gc=False):
+    """To the router: say what is served, and how it does, with a `ServingDescribed`."""
+
+    operation: str
+    reply_to: str
+
+
+class ServingDescribed(Message, frozen=True, gc=False):
+    """The router's account: plain values, as JSON has them."""
+
+    operation: str
+    models: dict[str, Any]  # Any: JSON values
 
 
 class RolloutMoved(Message, frozen=True, gc=False):

@@ -20,11 +20,13 @@ from fleet.actors.attempts import AttemptLog
 from fleet.actors.catalogue import Catalogue, Model, Refusal
 from fleet.actors.hearing import Announcer, Calls, Hooks, telling
 from fleet.actors.operations import (
+    DescribeServing,
     MoveRollout,
     PoolEmptied,
     RetirePool,
     RolloutMoved,
     ServePool,
+    ServingDescribed,
     SteerRollout,
 )
 from fleet.actors.pending import Answer, Attempt, Pending
@@ -148,6 +150,7 @@ class Router(Actor):
             PoolEmptied: self.on_pool_emptied,
             SteerRollout: self.on_steer_rollout,
             MoveRollout: self.on_move_rollout,
+            DescribeServing: self.on_describe_serving,
             Undeliverable: self.on_undeliverable,
         }
         reached = any(desk.hooks.reaches_others for desk in self.catalogue.desks.values())
@@ -528,8 +531,9 @@ class Router(Actor):
 
     def _desk_of(self, replica: str) -> Desk | None:
         only = self.catalogue.only
-        desk = None if only is None else only.desk
-        return self.catalogue.desks.get(pool_of(replica)) if desk is None else desk
+        if self.flat and only is not None:
+            return only.desk
+        return self.catalogue.desks.get(pool_of(replica))
 
     def on_dispatched(self, message: Dispatched) -> None:
         desk = self._desk_of(message.replica)
@@ -817,6 +821,10 @@ class Router(Actor):
                 f"not served or was asked already (served: {', '.join(model.versions[variant.version])}; "
                 f"asked: {', '.join(pending.asked)})"
             )
+        target = chosen.desk or chosen.desks[0]
+        if target.demand.waiting >= target.capacity:
+            self._telemetry.counters["escalations_overloaded"] += 1
+            return False  # it would be shed, with an answer in hand
         self._telemetry.counters["escalations"] += 1
         self._telemetry.decided(
             now, "variants", request.id, "Escalate", choice=decision.variant, value=answer.quality,
@@ -831,7 +839,7 @@ class Router(Actor):
         self._drop(pending, answer.attempt, now)
         pending.fallback, pending.variant, pending.role, pending.exclude = answer, chosen, "escalation", ()
         chosen.let_in += 1
-        self._move(pending, chosen.desk or chosen.desks[0], now)
+        self._move(pending, target, now)
         self._place(pending, now)
         return True
 
@@ -1172,6 +1180,11 @@ class Router(Actor):
                 error = str(refusal)
             self.catalogue.note_stage(model, now)
         self.ctx.send(message.reply_to, RolloutMoved(message.operation, error))
+
+    def on_describe_serving(self, message: DescribeServing) -> None:
+        """An operator asks how things stand."""
+        models = self.catalogue.described(self.ctx.now)
+        self.ctx.send(message.reply_to, ServingDescribed(message.operation, models))
 
     def _variant_of(self, replica: str) -> tuple[Variant, Desk] | None:
         """Whose replica it is; None: of a pool that is not served, or no more."""

@@ -5,6 +5,9 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
+
+import msgspec
 
 from fleet.actor import FleetError
 from fleet.actors.load_generator import LoadGenerator
@@ -15,11 +18,12 @@ from fleet.runs.assembly import WATCHERS, Head, generates, initial_replicas
 from fleet.runs.deadlock import DeadlockWatch
 from fleet.runs.faults import FaultInjector
 from fleet.runs.invariants import InvariantChecker, audit
+from fleet.runs.operator import OPERATOR, Operator
 from fleet.runtime.simulated import SimulatedRuntime
 from fleet.spec import FleetSpec
 from fleet.telemetry.run import Run, finish_run
 from fleet.telemetry.sink import Telemetry
-from traces import FaultTrace, Trace
+from traces import FaultTrace, OperationsTrace, Trace
 from traces.answers import answer_blocks
 
 CLIENT = "client/trace"
@@ -31,6 +35,7 @@ def simulate(
     *,
     seed: int = 0,
     faults: FaultTrace | None = None,
+    operations: OperationsTrace | None = None,
     sessions: bool = False,
     stream: bool = False,
     check: bool = True,
@@ -39,6 +44,7 @@ def simulate(
 ) -> Run:
     """Play `trace` against the fleet of `spec` in virtual time.
 
+    `operations` changes the fleet at the times that they say, as a person would change one that runs.
     The run ends when every request has ended, or at `until_s` (virtual seconds): what is then in flight is
     reported as such. `sessions` plays requests with a parent closed-loop, after their parent's reply. `stream` has
     every output token sent as it comes, which makes each step an event, and lets a failed attempt be resumed where
@@ -49,7 +55,8 @@ def simulate(
     its contract, `FleetError` when the fleet cannot go on (the message ends with how to see it again): a
     `DeadlockError` says who waits for what when requests wait and nothing is left that could end them.
     """
-    simulation = Simulation(trace, spec, seed=seed, faults=faults, sessions=sessions, stream=stream, check=check,
+    simulation = Simulation(trace, spec, seed=seed, faults=faults, operations=operations, sessions=sessions,
+                            stream=stream, check=check,
                             on_progress=on_progress)  # fmt: skip
     return simulation.run(until_s)
 
@@ -64,6 +71,7 @@ class Simulation:
         *,
         seed: int = 0,
         faults: FaultTrace | None = None,
+        operations: OperationsTrace | None = None,
         sessions: bool = False,
         stream: bool = False,
         check: bool = True,
@@ -72,7 +80,9 @@ class Simulation:
         demand_seed(seed)
         spec = spec.replace()  # fresh policies: a spec can be run any number of times
         self.trace, self.spec, self.seed, self.faults = trace, spec, seed, faults
-        self.options = {"sessions": sessions, "stream": stream}
+        self.options: dict[str, Any] = {"sessions": sessions, "stream": stream}
+        if operations is not None:
+            self.options["operations"] = msgspec.to_builtins(operations)
         self.telemetry = Telemetry(pooled=bool(spec.pools))
         self.runtime = SimulatedRuntime(seed=seed, network=spec.network)
         self.head = Head(spec, self.telemetry, seed=seed)
@@ -99,6 +109,7 @@ class Simulation:
                 faults, SimulatedFaults(self.runtime, self.launcher), self.telemetry
             )
             self.runtime.add("faults", self.injector)
+        self.runtime.add(OPERATOR, Operator(self.head, self.runtime, operations))
         for address in initial_replicas(spec):
             self.launcher.bring_up(address, preloaded=True)
         self.runtime.add(CLIENT, self.client)
@@ -106,6 +117,8 @@ class Simulation:
             self.head.show_lengths(lengths)
         self.checker = InvariantChecker(self) if check else None
         if self.checker is not None:
+            mixed = len({pool.serves for pool in spec.serving}) < len(spec.serving)
+            self.checker.moves = operations is not None or mixed
             self.runtime.after_each = self.checker.check
 
     def run(self, until_s: float | None = None) -> Run:

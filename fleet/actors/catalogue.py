@@ -1,7 +1,8 @@
 """What a fleet serves, as its router knows it: models, their versions, the variants of these, and the pools of those.
 
-The one thing to know: a request finds its variant here, on the way model, version, variant; a policy is asked where there
-is a choice and nowhere else. A fleet of one pool that answers for every model has no way to go: `only` is all there is.
+The one thing to know: a request finds its variant here, on the way model, version, variant; a policy is asked where
+there is a choice and nowhere else. A fleet of one pool that answers for every model has no way to go: `only` is all
+there is.
 """
 
 from __future__ import annotations

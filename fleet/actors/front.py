@@ -69,6 +69,8 @@ class Front(Actor):
         self._serving = tuple(serving)
         self.catalogue = Catalogue(telemetry, window_s)
         self._calls: Calls = {}
+        self._tells = False
+        """What is in `_calls` is sent after each message that is handled; else there was nobody to tell at the start."""
         self._hooks = Hooks(admission, retry)
         """Of the policies that are the fleet's: who may be chosen in all of it."""
         self._start_failures: dict[str, str] = {}
@@ -144,6 +146,7 @@ class Front(Actor):
         desk.hooks = Announcer(
             self._admission, variant.routing, *more, model.rollout, model.variants_policy, self._retry,
             elsewhere=self._hear(desk.pool), calls=self._calls,
+            send=self.ctx.send if hasattr(self, "_handlers") and not self._tells else None,
         )  # fmt: skip
 
     def on_serve_pool(self, message: ServePool) -> None:

@@ -79,7 +79,10 @@ class Router(Placing):
             **super().handlers(),
         }
         reached = any(desk.hooks.reaches_others for desk in self.catalogue.desks.values())
-        return telling(self, self._calls, handlers) if reached or not self.flat else handlers
+        if reached:
+            self._tells = True
+            return telling(self, self._calls, handlers)
+        return handlers
 
     @property
     def queue_depth(self) -> int:
@@ -103,7 +106,9 @@ class Router(Placing):
                 self._refuse(message, "rejected", decision.reason)
                 return
             request = self._degraded(request, decision, now)
-        variant, shadow = self.catalogue.only, None
+        shadow = None
+        catalogue = self.catalogue
+        variant = catalogue.only or catalogue.straight.get(request.model)
         if variant is None:
             choice = self.catalogue.choose(request, now)
             if isinstance(choice, Refusal):

@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from fleet.actor import Actor, Context
+from fleet.actor import Actor, Context, FleetError
 from fleet.actors.operations import (
     DescribeServing,
     MoveRollout,
@@ -26,6 +26,7 @@ from fleet.actors.operations import (
     ServingDescribed,
     SteerRollout,
 )
+from fleet.launch.portable import demand_importable
 from fleet.messages import Message, Operate, Operated, Tick, Undeliverable
 from fleet.pools import POOL_COMPONENTS, Pool, PoolName, PoolSpec, table_of
 from fleet.runs.assembly import ROUTER, Head, Runtime, autoscaler_of, batcher_of
@@ -99,10 +100,11 @@ class Operator(Actor):
         """Somebody asks over the wire: whatever is wrong with it is said to them, and the fleet goes on."""
         try:
             table = msgspec.json.decode(message.operation, type=dict[str, Any])
+            demand_importable(table)
             if not self._begin(table, message):
                 self._perform(table)
                 self.ctx.send(message.reply_to, Operated(message.id))
-        except (msgspec.DecodeError, PolicyError) as error:
+        except (msgspec.DecodeError, PolicyError, FleetError) as error:
             self.ctx.send(message.reply_to, Operated(message.id, str(error)))
 
     def _begin(self, table: Table, asked: Operate | None) -> bool:

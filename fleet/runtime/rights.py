@@ -109,7 +109,10 @@ def refusal(role: str, sender: str, to: str, message: Message) -> str | None:
 
 # --- addresses -------------------------------------------------------------------------------------------------
 
-_ADDRESS = re.compile(r"(?P<role>client|host)/(?!/)[^\s\x00-\x1f\x7f]{1,255}|replica/(?:0|[1-9][0-9]{0,17})")
+_ADDRESS = re.compile(
+    r"(?P<role>client|host)/(?!/)[^\s\x00-\x1f\x7f]{1,255}|"
+    r"replica/(?:[A-Za-z0-9][A-Za-z0-9._-]{0,62}/)?(?:0|[1-9][0-9]{0,17})"
+)
 
 
 def role_of(address: str) -> str | None:

@@ -195,6 +195,8 @@ def settings_of(pool: Pool, spec: FleetSpec, address: str, seed: int) -> Replica
         max_inflight_batches=pool.inflight,
         report_interval_s=spec.report_interval_s,
         weight=pool.weight(number),
+        slowness=pool.slowness(number),
+        quality=pool.quality,
         iteration=pool.iteration if steps else None,
         eviction=pool.eviction if steps else None,
     )

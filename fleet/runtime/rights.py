@@ -143,6 +143,8 @@ _BY_FIELD: dict[str, _Bounds] = {
     "TokenSignals.waiting_tokens": {"ge": 0, "le": 2**60},  # of all together
     "ReplicaReported.weight": {"gt": 0.0, "le": 1e9},
     "ReplicaReported.max_inflight_batches": {"ge": 1, "le": 1_000_000},
+    "BatchFinished.quality": {"ge": 0.0, "le": 1.0},
+    "Reply.quality": {"ge": 0.0, "le": 1.0},
     "InjectSlowness.factor": {"ge": 0.0, "le": 1e6},
 }
 """Where the unit does not say it."""

@@ -79,7 +79,15 @@ from policies.resilience.exponential_backoff import ExponentialBackoff
 from policies.resilience.no_breaker import NoBreaker
 from policies.resilience.no_hedge import NoHedge
 from policies.resilience.no_retry import NoRetry
+from policies.rollout.ab_test import ABTest
+from policies.rollout.blue_green import BlueGreen
+from policies.rollout.canary import Canary
+from policies.rollout.feature_flag import FeatureFlag
+from policies.rollout.gated import GatedRollout
+from policies.rollout.gates import Gates
 from policies.rollout.pinned import Pinned
+from policies.rollout.ramp import Ramp
+from policies.rollout.shadow_traffic import ShadowTraffic
 from policies.routing.busy_scorer import BusyScorer
 from policies.routing.composed import Composed
 from policies.routing.fresh_filter import FreshFilter
@@ -105,6 +113,10 @@ from policies.scaling.latency_target import LatencyTarget
 from policies.scaling.queue_depth import QueueDepth
 from policies.scaling.target_kv_utilization import TargetKvUtilization
 from policies.scaling.target_utilization import TargetUtilization
+from policies.variants.by_capability import ByCapability
+from policies.variants.cascade import Cascade
+from policies.variants.cheapest_meeting_slo import CheapestMeetingSlo
+from policies.variants.degrade_under_load import DegradeUnderLoad
 from policies.variants.fixed_variant import FixedVariant
 from policies.views import (
     AnswerView,
@@ -132,6 +144,7 @@ from traces.schema import Request
 
 __all__ = [
     "SLOTS",
+    "ABTest",
     "AdmissionPolicy",
     "Admit",
     "AdmitAll",
@@ -140,8 +153,13 @@ __all__ = [
     "AttemptView",
     "BatchCompletion",
     "BatchingPolicy",
+    "BlueGreen",
     "BreakerPolicy",
     "BusyScorer",
+    "ByCapability",
+    "Canary",
+    "Cascade",
+    "CheapestMeetingSlo",
     "ClipperAimd",
     "Completion",
     "Component",
@@ -150,6 +168,7 @@ __all__ = [
     "DeadlineFirst",
     "Decision",
     "Degrade",
+    "DegradeUnderLoad",
     "Dispatch",
     "EarliestDeadline",
     "Ending",
@@ -158,6 +177,7 @@ __all__ = [
     "ExponentialBackoff",
     "Failure",
     "FastServe",
+    "FeatureFlag",
     "Fifo",
     "Filter",
     "Fixed",
@@ -165,6 +185,8 @@ __all__ = [
     "FixedVariant",
     "FleetView",
     "FreshFilter",
+    "GatedRollout",
+    "Gates",
     "Gdsf",
     "GiveUp",
     "Greedy",
@@ -209,6 +231,7 @@ __all__ = [
     "QueueLimit",
     "QueueView",
     "QueueingPolicy",
+    "Ramp",
     "Random",
     "Reject",
     "ReplicaView",
@@ -227,6 +250,7 @@ __all__ = [
     "Serve",
     "SessionAffinity",
     "Shadow",
+    "ShadowTraffic",
     "ShortestPredicted",
     "ShortestPrompt",
     "ShortestRemainingOracle",

@@ -28,6 +28,10 @@ class Call(Struct):
     probe: ProbeOutcome | None = None
     failure: Failure | None = None
     pool: PoolView | None = None
+    served: tuple[str, ...] = ()
+    """Versions or variants that were shown."""
+    asked: tuple[str, ...] = ()
+    """Variants whose answers there are already."""
 
 
 def fail(policy: Policy, text: str) -> NoReturn:

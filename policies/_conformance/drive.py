@@ -22,6 +22,7 @@ from policies._conformance.inputs import (
 )
 from policies._conformance.life import Life
 from policies._conformance.replica import FakeReplica, Script
+from policies._conformance.served import drive_rollout, drive_variants
 from policies._conformance.world import World
 from policies.base import Policy
 from policies.decisions import Dispatch, Retry, Route, Scale, Warm
@@ -249,6 +250,8 @@ DRIVERS: dict[str, Callable[[Any, random.Random, Ask], Iterator[Call]]] = {
     "warm_pool": _drive_pool,
     "health": _drive_health,
     "retry": _drive_retry,
+    "rollout": drive_rollout,
+    "variants": drive_variants,
     "filter": _drive_filter,
     "scorer": _drive_scorer,
     "picker": _drive_picker,

@@ -11,6 +11,7 @@ from policies._conformance.calls import Call, ask, fail
 from policies._conformance.common import Make, made
 from policies._conformance.drive import drive
 from policies._conformance.inputs import FakeQueue, idle_replicas, random_request
+from policies._conformance.served_laws import SERVED_LAWS
 from policies._conformance.token_laws import EVICTION_LAWS, ITERATION_LAWS
 from policies.base import PeriodicPolicy, Policy, is_settled
 from policies.decisions import (
@@ -338,6 +339,7 @@ LAWS: dict[str, dict[str, Callable[[Make], None]]] = {
     "warm_pool": {"answers": check_warm_pool_answers, "is_settled": check_settled},
     "health": {"answers": check_health_answers, "recovers": check_health_recovers},
     "retry": {"answers": check_retry_answers, "terminates": check_retry_terminates},
+    **SERVED_LAWS,
     "filter": {"answers": check_filter_answers},
     "scorer": {"answers": check_scorer_answers},
     "picker": {"answers": check_picker_answers},

@@ -26,7 +26,17 @@ from policies import (
     Use,
     VariantsPolicy,
 )
-from tests.simulation.building import arrivals, column, engine, entry, faults, fleet, play, simulation, trace_of
+from tests.simulation.building import (
+    arrivals,
+    column,
+    engine,
+    entry,
+    faults,
+    fleet,
+    play,
+    simulation,
+    trace_of,
+)
 from tests.simulation.building_tokens import asks, serving
 from traces import Fault, Trace, TraceEntry, poisson
 
@@ -328,7 +338,10 @@ def test_the_answer_that_is_there_is_given_where_nothing_better_comes(why):
 
 def test_a_request_is_not_escalated_to_a_queue_that_would_shed_it():
     spec = cascade()
-    pools = {**spec.pools, "l": PoolSpec(model="m", variant="large", quality=1.0, engine=engine(50.0), queue_capacity=1)}
+    pools = {
+        **spec.pools,
+        "l": PoolSpec(model="m", variant="large", quality=1.0, engine=engine(50.0), queue_capacity=1),
+    }
 
     run = play(arrivals(*[0.0] * 6, model="m"), spec.replace(pools=pools, deadline_s=30.0))
 
@@ -356,7 +369,9 @@ def test_of_a_hedged_stream_the_attempt_with_the_first_token_is_heard_and_every_
     late = faults(Fault(at_s=0.0, kind="slow", replica=f"replica/{slow}", factor=8.0))
     spec = serving(replicas=2, hedge=HedgeAfter(0.2), routing=RoundRobin())
 
-    made = simulation(trace_of(*(asks(f"r{n}", 0.4 * n, output_tokens=6) for n in range(8))), spec, faults=late, stream=True)
+    made = simulation(
+        trace_of(*(asks(f"r{n}", 0.4 * n, output_tokens=6) for n in range(8))), spec, faults=late, stream=True
+    )
     run = made.run()
 
     assert set(column(run, "outcome").values()) == {"completed"}
@@ -367,7 +382,9 @@ def test_of_a_hedged_stream_the_attempt_with_the_first_token_is_heard_and_every_
 def test_a_stream_whose_hedge_was_heard_goes_on_elsewhere_when_that_is_lost():
     late = Fault(at_s=0.0, kind="slow", replica="replica/0", factor=50.0)
     crash = Fault(at_s=1.0, kind="crash", replica="replica/1")
-    spec = serving(replicas=3, hedge=HedgeAfter(0.2), routing=RoundRobin(), retry=ExponentialBackoff(jitter="none"))
+    spec = serving(
+        replicas=3, hedge=HedgeAfter(0.2), routing=RoundRobin(), retry=ExponentialBackoff(jitter="none")
+    )
 
     run = play(trace_of(asks("r0", output_tokens=12)), spec, faults=faults(late, crash), stream=True)
 
@@ -379,7 +396,10 @@ def test_a_stream_whose_hedge_was_heard_goes_on_elsewhere_when_that_is_lost():
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_client_hears_nothing_of_an_answer_that_is_not_accepted(stream):
     spec = serving(
-        pools={"s": {"model": "m", "variant": "small", "quality": 0.0}, "l": {"model": "m", "variant": "large"}},
+        pools={
+            "s": {"model": "m", "variant": "small", "quality": 0.0},
+            "l": {"model": "m", "variant": "large"},
+        },
         models={"m": {"variants": Cascades()}},
     )
 

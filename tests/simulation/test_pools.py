@@ -17,7 +17,17 @@ from policies import (
     VariantsPolicy,
 )
 from policies.decisions import Route, Shadow
-from tests.simulation.building import arrivals, column, engine, entry, faults, fleet, play, simulation, trace_of
+from tests.simulation.building import (
+    arrivals,
+    column,
+    engine,
+    entry,
+    faults,
+    fleet,
+    play,
+    simulation,
+    trace_of,
+)
 from traces import Fault, Operation, OperationsTrace
 
 ONE = {"engine": engine(1.0)}
@@ -68,7 +78,9 @@ def test_a_request_that_names_no_model_goes_to_the_one_there_is():
 
 def test_a_client_that_pins_a_version_is_not_asked_about():
     spec = pooled(
-        {"chat": {"rollout": Pinned(version="1")}}, old={"model": "chat"}, new={"model": "chat", "version": "2"}
+        {"chat": {"rollout": Pinned(version="1")}},
+        old={"model": "chat"},
+        new={"model": "chat", "version": "2"},
     )
 
     assert served(play(asked("chat", "chat@2", "chat@1"), spec)) == {
@@ -120,7 +132,8 @@ def test_routing_among_pools_of_one_variant_sees_all_replicas_with_device_and_pr
     class Cheapest(RoutingPolicy):
         def route(self, request, replicas, now_s):
             seen.update(
-                (view.id, view.pool, view.device, view.cost_per_hour, view.expected_service_s) for view in replicas
+                (view.id, view.pool, view.device, view.cost_per_hour, view.expected_service_s)
+                for view in replicas
             )
             return Route(min(replicas, key=lambda view: view.cost_per_hour).id)
 
@@ -141,7 +154,9 @@ def test_routing_among_pools_of_one_variant_sees_all_replicas_with_device_and_pr
 
 
 def test_the_demand_of_a_heterogeneous_variant_is_counted_in_the_pool_that_was_chosen():
-    spec = fleet(pools={"a": {**ONE, "replicas": 1}, "b": {**ONE, "replicas": 1}}, routing={"policy": "round-robin"})
+    spec = fleet(
+        pools={"a": {**ONE, "replicas": 1}, "b": {**ONE, "replicas": 1}}, routing={"policy": "round-robin"}
+    )
     made = simulation(arrivals(*[0.1 * n for n in range(10)]), spec)
     made.run()
 
@@ -231,7 +246,9 @@ class Picks(VariantsPolicy):
 def test_a_policy_that_names_what_is_not_served_is_told_what_is():
     spec = pooled({"m": {"variants": Picks("huge")}}, a={"model": "m", "variant": "small"}, b={"model": "m", "variant": "large"})  # fmt: skip
 
-    with pytest.raises(PolicyError, match=r"variants policy picks named 'huge' for request 'r0'.*small, large"):
+    with pytest.raises(
+        PolicyError, match=r"variants policy picks named 'huge' for request 'r0'.*small, large"
+    ):
         play(arrivals(0.0, model="m"), spec)
 
 
@@ -260,7 +277,7 @@ def operate(*operations):
     return OperationsTrace(operations=tuple(Operation(**item) for item in operations))
 
 
-V2 = {"model": "m", "version": "2", **{"engine": {"engine": "emulated", "latency": {"latency": "affine", "base_s": 1.0, "per_item_s": 0.0}}}}  # fmt: skip
+V2 = {"model": "m", "version": "2", "engine": {"engine": "emulated", "latency": {"latency": "affine", "base_s": 1.0, "per_item_s": 0.0}}}  # fmt: skip
 
 
 @pytest.mark.parametrize("binding", ["early", "late"])
@@ -268,7 +285,8 @@ def test_a_version_retired_with_requests_in_flight_loses_none_of_them(binding):
     """What runs ends there, what waits goes to the new version, and the old pool's actors are gone in the end."""
     spec = pooled(v1={"model": "m", "version": "1"}).replace(binding=binding)
     deployed = operate(
-        {"at_s": 1.0, "kind": "deploy", "pool": "v2", "spec": V2}, {"at_s": 2.5, "kind": "retire", "pool": "v1"}
+        {"at_s": 1.0, "kind": "deploy", "pool": "v2", "spec": V2},
+        {"at_s": 2.5, "kind": "retire", "pool": "v1"},
     )
 
     made = simulation(arrivals(*[0.1 * n for n in range(8)], 20.0, model="m"), spec, operations=deployed)

@@ -10,7 +10,7 @@ from msgspec import Meta
 
 from policies.base import VariantsPolicy
 from policies.decisions import Escalate, Use
-from policies.views import AnswerView, VariantView
+from policies.views import AnswerView, Ending, VariantView
 from traces.schema import Request
 
 

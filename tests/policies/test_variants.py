@@ -55,7 +55,7 @@ def test_load_is_reckoned_with_and_what_was_measured_goes_before_what_is_expecte
     fast = variant("large", cost_per_hour=4.0, expected_service_s=0.3)
     assert policy.choose(request(), (busy, fast), 0.0).variant == "large", "0.1 s, five at a time, are 0.5 s"
 
-    measured = variant("small", cost_per_hour=1.0, expected_service_s=9.0, e2e_s=Latencies((0.2,) * 20))
+    measured = variant("small", cost_per_hour=0.1, expected_service_s=9.0, e2e_s=Latencies((0.2,) * 20))
     assert policy.choose(request(), (measured, fast), 0.0).variant == "small"
 
 

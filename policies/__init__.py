@@ -76,9 +76,11 @@ from policies.queueing.shortest_prompt import ShortestPrompt
 from policies.queueing.virtual_token_counter import VirtualTokenCounter
 from policies.registry import describe
 from policies.resilience.exponential_backoff import ExponentialBackoff
+from policies.resilience.hedge_after_percentile import HedgeAfterPercentile
 from policies.resilience.no_breaker import NoBreaker
 from policies.resilience.no_hedge import NoHedge
 from policies.resilience.no_retry import NoRetry
+from policies.resilience.tied_requests import TiedRequests
 from policies.rollout.pinned import Pinned
 from policies.routing.busy_scorer import BusyScorer
 from policies.routing.composed import Composed
@@ -170,6 +172,7 @@ __all__ = [
     "Greedy",
     "HealthPolicy",
     "Hedge",
+    "HedgeAfterPercentile",
     "HedgePolicy",
     "Hold",
     "InFlightScorer",
@@ -236,6 +239,7 @@ __all__ = [
     "StepCompletion",
     "TargetKvUtilization",
     "TargetUtilization",
+    "TiedRequests",
     "TokenSignals",
     "Use",
     "VariantView",

@@ -75,11 +75,13 @@ from policies.queueing.priority import Priority
 from policies.queueing.shortest_prompt import ShortestPrompt
 from policies.queueing.virtual_token_counter import VirtualTokenCounter
 from policies.registry import describe
+from policies.resilience.circuit_breaker import CircuitBreaker
 from policies.resilience.exponential_backoff import ExponentialBackoff
 from policies.resilience.hedge_after_percentile import HedgeAfterPercentile
 from policies.resilience.no_breaker import NoBreaker
 from policies.resilience.no_hedge import NoHedge
 from policies.resilience.no_retry import NoRetry
+from policies.resilience.outlier_ejection import OutlierEjection
 from policies.resilience.tied_requests import TiedRequests
 from policies.rollout.pinned import Pinned
 from policies.routing.busy_scorer import BusyScorer
@@ -144,6 +146,7 @@ __all__ = [
     "BatchingPolicy",
     "BreakerPolicy",
     "BusyScorer",
+    "CircuitBreaker",
     "ClipperAimd",
     "Completion",
     "Component",
@@ -198,6 +201,7 @@ __all__ = [
     "NotFullFilter",
     "OldestFirst",
     "Orca",
+    "OutlierEjection",
     "Picker",
     "Pinned",
     "Policy",

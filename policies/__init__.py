@@ -75,6 +75,7 @@ from policies.queueing.priority import Priority
 from policies.queueing.shortest_prompt import ShortestPrompt
 from policies.queueing.virtual_token_counter import VirtualTokenCounter
 from policies.registry import describe
+from policies.resilience.attempt_timeout import AttemptTimeout
 from policies.resilience.circuit_breaker import CircuitBreaker
 from policies.resilience.exponential_backoff import ExponentialBackoff
 from policies.resilience.hedge_after_percentile import HedgeAfterPercentile
@@ -141,6 +142,7 @@ __all__ = [
     "AdmitAll",
     "AlwaysTrust",
     "AnswerView",
+    "AttemptTimeout",
     "AttemptView",
     "BatchCompletion",
     "BatchingPolicy",

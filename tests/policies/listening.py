@@ -12,6 +12,8 @@ from policies import (
     LeastOutstanding,
     Lru,
     MaxScorePicker,
+    NoBreaker,
+    NoHedge,
     NoRetry,
     NotFullFilter,
     NoWarmPool,
@@ -25,6 +27,7 @@ DECIDES: dict[str, type[Policy]] = {
     for cls in (
         AdmitAll, LeastOutstanding, Fifo, Greedy, VllmTokenBudget, Lru, Fixed, NoWarmPool, AlwaysTrust, NoRetry,
         NotFullFilter, InFlightScorer, MaxScorePicker,
+        NoHedge, NoBreaker,
     )
 }  # fmt: skip
 

@@ -230,6 +230,14 @@ def test_what_routing_sends_while_it_is_open_is_no_trial() -> None:
     assert not fleet.allows()
 
 
+def test_what_fails_while_it_is_open_does_not_keep_it_open() -> None:
+    fleet = opened(when_all_open="ignore")
+    fleet.now_s = 4.0
+    fleet.serves("xxxx")
+    fleet.now_s = 5.0
+    assert fleet.allows()
+
+
 def test_a_replica_that_has_gone_is_forgotten_with_all_that_it_had() -> None:
     fleet = opened()
     old = [fleet.sends() for _ in range(4)]
@@ -333,9 +341,10 @@ def test_what_says_nothing_is_no_failure_and_no_answer(letter: str) -> None:
 
 
 def test_what_ends_while_its_replica_is_ejected_is_no_news() -> None:
-    fleet = Fleet(OutlierEjection())
-    fleet.serves("x" * 5 + "x" * 50)
+    fleet = Fleet(OutlierEjection(max_ejected_fraction=1.0))
+    fleet.serves("x" * 5 + "x" * 54)
     fleet.now_s = 30.0
+    assert fleet.allows()
     fleet.serves("xxxx")
     assert fleet.allows()
 
@@ -401,7 +410,8 @@ def test_the_example_of_envoy() -> None:
         ((0, 100, 100, 100), {"minimum_hosts": 4}, []),  # and no deviation of four is above sqrt(3) = 1.73
         ((0, 100, 100, 100), {"minimum_hosts": 4, "stdev_factor": 1.7}, [0]),
         ((0, 100, 100, 100, 100), {"request_volume": 101}, []),
-        ((70, 70, 70, 70, 70), {"stdev_factor": 0.0}, []),  # nobody is worse
+        # Nobody is worse than the others, though the mean of five times 1/9 is above it in binary.
+        ((12,) * 5, {"volume": 9, "request_volume": 9, "stdev_factor": 0.0}, []),
         ((10, 0, *[100] * 20), {"max_ejected_fraction": 0.0}, [1]),  # one may be; the worst
         ((10, 0, *[100] * 20), {"max_ejected_fraction": 0.09}, [1]),
         ((10, 0, *[100] * 20), {"max_ejected_fraction": 0.1}, [0, 1]),
@@ -426,6 +436,18 @@ def test_an_interval_is_judged_as_of_its_end_however_late_that_is_noticed() -> N
     assert ejected(late, 5) == [0]  # until 10 + 30
     late.now_s = 40.0
     assert ejected(late, 5) == []
+
+
+def test_those_that_are_ejected_are_not_compared() -> None:
+    """With the one at 20 % among them, 85 % would be no outlier."""
+    fleet = Fleet(OutlierEjection(max_ejected_fraction=1.0), 6)
+    for number in range(1, 6):
+        fleet.serves("." * 70 + "x." * 15 if number == 1 else "." * 100, f"replica/{number}")
+    fleet.serves("." * 2 + "xxxx." * 30 + "xxxxx")
+    assert ejected(fleet, 6) == [0]
+    fleet.now_s = 10.0
+    fleet.serves(".", "replica/2")
+    assert ejected(fleet, 6) == [0, 1]
 
 
 def test_each_interval_is_judged_alone() -> None:

@@ -7,6 +7,7 @@ from policies import (
     AlwaysTrust,
     Fifo,
     Fixed,
+    FixedVariant,
     Greedy,
     InFlightScorer,
     LeastOutstanding,
@@ -17,6 +18,7 @@ from policies import (
     NoRetry,
     NotFullFilter,
     NoWarmPool,
+    Pinned,
     Policy,
     VllmTokenBudget,
 )
@@ -26,8 +28,7 @@ DECIDES: dict[str, type[Policy]] = {
     cls.slot: cls
     for cls in (
         AdmitAll, LeastOutstanding, Fifo, Greedy, VllmTokenBudget, Lru, Fixed, NoWarmPool, AlwaysTrust, NoRetry,
-        NotFullFilter, InFlightScorer, MaxScorePicker,
-        NoHedge, NoBreaker,
+        NoHedge, NoBreaker, Pinned, FixedVariant, NotFullFilter, InFlightScorer, MaxScorePicker,
     )
 }  # fmt: skip
 

@@ -75,10 +75,15 @@ from policies.queueing.priority import Priority
 from policies.queueing.shortest_prompt import ShortestPrompt
 from policies.queueing.virtual_token_counter import VirtualTokenCounter
 from policies.registry import describe
+from policies.resilience.attempt_timeout import AttemptTimeout
+from policies.resilience.circuit_breaker import CircuitBreaker
 from policies.resilience.exponential_backoff import ExponentialBackoff
+from policies.resilience.hedge_after_percentile import HedgeAfterPercentile
 from policies.resilience.no_breaker import NoBreaker
 from policies.resilience.no_hedge import NoHedge
 from policies.resilience.no_retry import NoRetry
+from policies.resilience.outlier_ejection import OutlierEjection
+from policies.resilience.tied_requests import TiedRequests
 from policies.rollout.ab_test import ABTest
 from policies.rollout.blue_green import BlueGreen
 from policies.rollout.canary import Canary
@@ -150,6 +155,7 @@ __all__ = [
     "AdmitAll",
     "AlwaysTrust",
     "AnswerView",
+    "AttemptTimeout",
     "AttemptView",
     "BatchCompletion",
     "BatchingPolicy",
@@ -160,6 +166,7 @@ __all__ = [
     "Canary",
     "Cascade",
     "CheapestMeetingSlo",
+    "CircuitBreaker",
     "ClipperAimd",
     "Completion",
     "Component",
@@ -192,6 +199,7 @@ __all__ = [
     "Greedy",
     "HealthPolicy",
     "Hedge",
+    "HedgeAfterPercentile",
     "HedgePolicy",
     "Hold",
     "InFlightScorer",
@@ -217,6 +225,7 @@ __all__ = [
     "NotFullFilter",
     "OldestFirst",
     "Orca",
+    "OutlierEjection",
     "Picker",
     "Pinned",
     "Policy",
@@ -260,6 +269,7 @@ __all__ = [
     "StepCompletion",
     "TargetKvUtilization",
     "TargetUtilization",
+    "TiedRequests",
     "TokenSignals",
     "Use",
     "VariantView",

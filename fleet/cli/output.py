@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from fleet import Run
-    from fleet.telemetry.run import Distribution
+    from fleet.telemetry.summary import Distribution
 
 PLAIN_WIDTH = 120
 MOST_REASONS = 8

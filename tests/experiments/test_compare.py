@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from experiments import Report, compare, frontier, grid, metric, sweep
-from experiments.report import fingerprint
+from experiments.findings import fingerprint
 from experiments.sweep import with_value
 from fleet import FleetSpec, simulate
 from policies import Greedy, PolicyError, PowerOfTwoChoices, Random, RoundRobin

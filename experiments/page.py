@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from experiments import html
+from experiments import html, pools_page
 from experiments.findings import Findings
 from experiments.words import cells, in_short, left_undone, notes_of, title
 
@@ -30,6 +30,7 @@ def page_of(found: Findings, manifest: dict[str, Any]) -> str:  # Any: JSON valu
         "<h2>Latency</h2>",
         *html.latency_plots(found.runs),
         *html.timelines(found.runs, found.seeds[0]),
+        *pools_page.parts(found.runs, found.seeds[0]),
         "<h2>What the candidates differ in</h2>",
         html.differences({name: runs[0].manifest.spec for name, runs in found.runs.items()}),
         "<h2>Method</h2>",

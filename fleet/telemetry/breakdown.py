@@ -119,7 +119,7 @@ def _key(name: str, records: pa.Table, pools: pa.Table) -> Values:
     if name not in known:
         raise ValueError(f"{name!r} is nothing to group requests by; there are {', '.join(known)}")
     if name == "model":
-        return _model(records, pools)
+        return models_of(records, pools)
     if name == "pool":
         return _pool(records)
     return records[name].combine_chunks() if name in records.column_names else _said(name, records, pools)
@@ -148,7 +148,7 @@ def _said(name: str, records: pa.Table, pools: pa.Table) -> Values:
     return values.take(pc.index_in(_pool(records), pa.array(list(last), pa.string())))
 
 
-def _model(records: pa.Table, pools: pa.Table) -> Values:
+def models_of(records: pa.Table, pools: pa.Table) -> Values:
     """The model that served each request where its pool names one, else the one that was asked for."""
     asked: Values = pa.nulls(len(records), pa.string())
     if "model" in records.column_names:

@@ -179,6 +179,10 @@ class FleetSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             raise PolicyError(f"{_path(name, self)}.engine: missing; {NO_ENGINE}")
         if said["device"] is None:
             said["device"] = said["engine"].device_name
+        if self.pools:  # what several pools have of the fleet, each has for itself
+            said = {
+                key: value.fresh() if isinstance(value, Component) else value for key, value in said.items()
+            }
         return Pool(**{**own, **said, "name": name, "model": own["model"] or DEFAULT})
 
     def model(self, name: str) -> ModelSpec:
@@ -305,9 +309,9 @@ def _check_serving(spec: FleetSpec) -> None:
 
 def check_alone(pool: Pool, path: str) -> None:
     """Raises `PolicyError` for a pool that cannot be: nobody chooses a replica in it, and something wants to."""
-    null = {"hedge": NoHedge, "breaker": NoBreaker}
+    null: dict[str, type[Component]] = {"hedge": NoHedge, "breaker": NoBreaker}
     for slot, nothing in null.items():
-        if pool.binding == "late" and not isinstance(getattr(pool, slot), nothing):
+        if pool.binding == "late" and type(getattr(pool, slot)) is not nothing:
             raise PolicyError(
                 f'{path}.{slot}: {getattr(pool, slot).name()} needs binding = "early"; with "late" batches are pulled '
                 "by whichever replica is free, and nobody chooses"

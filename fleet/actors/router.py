@@ -1,133 +1,97 @@
 """The router owns the request: it lets it in, sends it on, tries again, and is the only actor that may end one.
 
-A request is *pending* from its `Submit` to its one `Reply`. Each attempt at it has a ticket; an answer that does
-not carry the current one belongs to an abandoned attempt and is counted and dropped.
+A request is *pending* from its `Submit` to its one `Reply`. It has one attempt or more; the first good one ends it, and
+the others are withdrawn at that moment. Each attempt has a ticket; an answer with no ticket of a live one belongs to an
+abandoned attempt and is counted and dropped.
+
+This is the upper one of three storeys: what a request lives through. Below are `placing`, how attempts are made, and
+`front`, who there is to make them.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
-from itertools import count, repeat
+from collections.abc import Callable, Iterable
+from itertools import repeat
 from typing import Any
 
 from msgspec.structs import force_setattr, replace
 
-from fleet.actor import Actor, Context
-from fleet.actors.demand import Demand
-from fleet.actors.hearing import Announcer
-from fleet.actors.pending import Pending
-from fleet.actors.registrar import Signals
-from fleet.actors.roster import Roster
-from fleet.blame import blaming, reset
+from fleet.actors.catalogue import Refusal
+from fleet.actors.hearing import telling
+from fleet.actors.pending import Answer, Attempt, Pending
+from fleet.actors.placing import Placing
+from fleet.blame import blaming
 from fleet.messages import (
-    UNBOUNDED,
     AttemptsEnded,
     Cancel,
     ConfirmRequests,
-    Dequeue,
-    Dispatched,
-    Enqueue,
     Message,
     Payload,
-    ReplicaExited,
-    ReplicaReported,
     Reply,
-    ReportPool,
     RequestsConfirmed,
-    StartFailed,
     Streamed,
     Submit,
     Tick,
     TokensGenerated,
-    TrustChanged,
     Undeliverable,
     Usage,
 )
-from fleet.telemetry.sink import Telemetry
-from policies.base import AdmissionPolicy, PolicyError, RetryPolicy, RoutingPolicy
-from policies.decisions import Admit, Degrade, Hold, Reject, Retry, Route
-from policies.views import Failure, FailureKind, FleetView, Outcome, ReplicaView
-from traces.schema import Request, Slo
+from policies.admission.admit_all import AdmitAll
+from policies.base import PolicyError
+from policies.decisions import Admit, Degrade, Escalate, Reject, Retry
+from policies.views import AnswerView, Failure, FailureKind, FleetView, Outcome
+from traces.schema import Request
 
-MOST_HOLDS = 100_000
-"""Of one request: a policy that holds it more often only looks busy."""
+ADMITTED = Admit()
 
 
-class Router(Actor):
-    """Admission, routing, expiry and retry, in that order of a request's life."""
+class Router(Placing):
+    """Admission, answers, expiry and retry, in that order of a request's life."""
 
     def __init__(
         self,
         *,
-        admission: AdmissionPolicy,
-        routing: RoutingPolicy,
-        retry: RetryPolicy,
-        early_binding: bool,
-        batcher: str,
-        telemetry: Telemetry,
-        signals: Signals,
-        queue_capacity: int = 100_000,
         default_deadline_s: float | None = None,
-        slo: Slo | None = None,
         stamp_arrivals: bool = False,
         poison_limit: int = 3,
-        hear: Mapping[str, frozenset[str]] | None = None,
+        **options: Any,  # Any: those of `Front`
     ) -> None:
-        self._admission, self._routing, self._retry = admission, routing, retry
-        self._early = early_binding
-        self._batcher = batcher
-        self._telemetry = telemetry
-        self._capacity = queue_capacity
+        super().__init__(**options)
+        self._admits_all = type(self._admission) is AdmitAll
         self._default_deadline_s = default_deadline_s
         self._poison_limit = poison_limit
         self._stamp_arrivals = stamp_arrivals
         """Clients have clocks of their own: a request arrives when it is received."""
-        self.pending: dict[str, Pending] = {}
-        self._parked: dict[str, Pending] = {}
-        """Those that wait here, in order: for a replica they may go to, or (`resting`) for their next attempt."""
-        self._roster = Roster(follow=signals.show_in)
-        self._start_failure: str | None = None
-        """Why the last start failed, while no replica may be chosen."""
-        self.demand = Demand(slo)
-        self._next_ticket = count(1).__next__
         self.submitted = self.refused = 0
         """Of those submitted, `refused` were not let in."""
         self.ended: Counter[Outcome] = Counter()
-        # `hear`: the hooks that policies of other actors want, by address.
-        self._hooks = Announcer(admission, routing, retry, elsewhere=hear or {})
-
-    def start(self, ctx: Context) -> None:
-        super().start(ctx)
-        for policy in (self._admission, self._routing, self._retry):
-            reset(policy, ctx.rng)
 
     def handlers(self) -> dict[type[Message], Callable[[Any], None]]:
         handlers: dict[type[Message], Callable[[Any], None]] = {
             Submit: self.on_submit,
             AttemptsEnded: self.on_attempts_ended,
-            Dispatched: self.on_dispatched,
             TokensGenerated: self.on_tokens_generated,
             Cancel: self.on_cancel,
             ConfirmRequests: self.on_confirm_requests,
-            ReportPool: self.on_report_pool,
             Tick: self.on_tick,
-            ReplicaReported: self.on_replica_reported,
-            ReplicaExited: self.on_replica_exited,
-            StartFailed: self.on_start_failed,
-            TrustChanged: self.on_trust_changed,
             Undeliverable: self.on_undeliverable,
+            **super().handlers(),
         }
-        return self._hooks.telling(self, handlers)
+        reached = any(desk.hooks.reaches_others for desk in self.catalogue.desks.values())
+        if reached:
+            self._tells = True
+            return telling(self, self._calls, handlers)
+        return handlers
 
     @property
     def queue_depth(self) -> int:
         """Requests let in, and with no replica: parked here, queued, on the way."""
-        return len(self.pending) - self.demand.running
+        return len(self.pending) - self.running
 
     # --- in ----------------------------------------------------------------------------------------------------
 
-    def on_submit(self, message: Submit) -> None:
+    def on_submit(self, message: Submit) -> None:  # noqa: C901, PLR0912  # the way in, straight: calls cost
         request, now = message.request, self.ctx.now
         self.submitted += 1
         if self._stamp_arrivals:
@@ -135,38 +99,61 @@ class Router(Actor):
         if request.id in self.pending:
             self._refuse(message, "rejected", f"a request with id {request.id!r} is pending already")
             return
-        in_flight = len(self.pending)
-        fleet = FleetView(
-            in_flight=in_flight,
-            queue_depth=in_flight - self.demand.running,
-            ready_replicas=len(self._roster.candidates),
-        )
-        try:
-            decision = self._admission.admit(request, fleet, now)
-        except Exception as error:
-            raise blaming(self._admission, error, request.id, now) from error
+        decision = ADMITTED if self._admits_all else self._admit(request, now)
         if type(decision) is not Admit:
             if isinstance(decision, Reject):
                 self._telemetry.decided(now, "admission", request.id, "Reject", reason=decision.reason)
                 self._refuse(message, "rejected", decision.reason)
                 return
             request = self._degraded(request, decision, now)
-        self.demand.arrivals_s += now
+        shadow = None
+        catalogue = self.catalogue
+        variant = catalogue.only or catalogue.straight.get(request.model)
+        if variant is None:
+            choice = self.catalogue.choose(request, now)
+            if isinstance(choice, Refusal):
+                self._telemetry.decided(now, choice.slot, request.id, "Reject", reason=choice.reason)
+                self._refuse(message, "rejected", choice.reason)
+                return
+            variant, shadow = choice
         answer_blocks = message.answer_blocks
         if answer_blocks and request.prompt_tokens != message.request.prompt_tokens:
             answer_blocks = ()  # they go on after another prompt
-        pending = Pending(request, message.reply_to, message.output_tokens, message.payload, answer_blocks)
+        desk = variant.desk or variant.desks[0]
+        pending = Pending(
+            request, message.reply_to, message.output_tokens, message.payload, answer_blocks, variant, desk
+        )
         if message.stream:
             pending.tokens = []
         self.pending[request.id] = pending
+        demand = desk.demand
+        demand.in_flight += 1
+        demand.arrivals_s += now
+        variant.let_in += 1
+        if not self.flat:
+            desk.open[request.id] = pending
+            pending.muted = variant.escalates
         deadline_s = request.deadline_s if request.deadline_s is not None else self._default_deadline_s
         if deadline_s is not None:
             left_s = max(0.0, request.arrived_s + deadline_s - now)
             pending.deadline = self.ctx.after(left_s, Tick("deadline", request.id))
-        parked = self._parked
-        self._place(pending, now, self._capacity - len(parked))
-        if parked and request.id in parked and self.queue_depth > self._capacity:
-            self._shed(pending)
+        self._place(pending, now, new=True)
+        if variant.parked and request.id in variant.parked:
+            demand = pending.desk.demand
+            if demand.in_flight - demand.running > pending.desk.capacity:
+                self._shed(pending)
+        if shadow is not None:
+            self._cast_shadow(pending, shadow, now)
+
+    def _admit(self, request: Request, now: float) -> Admit | Reject | Degrade:
+        in_flight = len(self.pending)
+        only = self.catalogue.only
+        ready = len(only.roster.candidates) if only is not None else self._ready_replicas()
+        fleet = FleetView(in_flight=in_flight, queue_depth=in_flight - self.running, ready_replicas=ready)
+        try:
+            return self._admission.admit(request, fleet, now)
+        except Exception as error:
+            raise blaming(self._admission, error, request.id, now) from error
 
     def _degraded(self, request: Request, decision: object, now: float) -> Request:
         if not isinstance(decision, Degrade):
@@ -189,123 +176,33 @@ class Router(Actor):
 
     def _shed(self, pending: Pending) -> None:
         """One bound over all that waits, here and in the batcher's queues: beyond it one is turned away at once."""
-        self._end(pending, "shed", detail=f"{self._capacity} requests wait already (queue_capacity)")
-
-    # --- placing -----------------------------------------------------------------------------------------------
-
-    def _place(self, pending: Pending, now: float, room: int = UNBOUNDED) -> None:
-        """Start the next attempt, or hold the request until one can start. `room`: see `Enqueue`."""
-        replica = None
-        if self._early:
-            replica = self._choose(pending, now)
-            if replica is None:
-                return
-            if self._hooks.on_dispatched:
-                self._hooks.tell("on_dispatched", now, pending.request, replica)
-        work = pending.begin(replica, self._next_ticket(), each_token=self._hooks.on_tokens)
-        self.ctx.send(self._batcher, Enqueue(work, replica, room))
-
-    def _choose(self, pending: Pending, now: float) -> str | None:
-        """Ask the routing policy; None when the request is held or was rejected."""
-        request, roster = pending.request, self._roster
-        candidates = roster.candidates
-        if pending.exclude:
-            candidates = tuple(view for view in candidates if view.id not in pending.exclude) or candidates
-        if not candidates:
-            self._hold(pending)
-            return None
-        try:
-            decision = self._routing.route(request, candidates, now)
-        except Exception as error:
-            raise blaming(self._routing, error, request.id, now) from error
-        if type(decision) is Route:
-            view = roster.chosen.get(decision.replica)
-            if view is None or (candidates is not roster.candidates and view not in candidates):
-                known = ", ".join(view.id for view in candidates[:8])
-                raise PolicyError(
-                    f"routing policy {self._routing.name()} named replica {decision.replica!r}, "
-                    f"which is not a candidate for request {request.id!r} at {now:.6f} s (candidates: {known})"
-                )
-            force_setattr(view, "in_flight", view.in_flight + 1)
-            self._telemetry.routed(now, request.id, decision, now - view.as_of_s)
-            return view.id
-        if isinstance(decision, Hold):
-            if not decision.until_s > now:
-                raise PolicyError(
-                    f"routing policy {self._routing.name()} held request {request.id!r} until {decision.until_s} s "
-                    f"at {now} s; until_s must be in the future"
-                )
-            pending.holds += 1
-            if pending.holds > MOST_HOLDS:
-                raise PolicyError(
-                    f"routing policy {self._routing.name()} held request {request.id!r} {MOST_HOLDS:,} times, "
-                    f"the last time for {decision.until_s - now:.3g} s; it would never be placed"
-                )
-            self._telemetry.decided(
-                now, "routing", request.id, "Hold", value=decision.until_s, reason=decision.reason
-            )
-            self._hold(pending)
-            pending.timer = self.ctx.after(decision.until_s - now, Tick("place", request.id, pending.ticket))
-            return None
-        if isinstance(decision, Reject):
-            self._telemetry.decided(now, "routing", request.id, "Reject", reason=decision.reason)
-            self._end(pending, "rejected", detail=decision.reason)
-            return None
-        raise PolicyError(
-            f"routing policy {self._routing.name()} answered {decision!r}; expected Route, Hold or Reject"
-        )
-
-    def _hold(self, pending: Pending) -> None:
-        pending.placed = pending.running = False
-        pending.replica = None
-        self._parked[pending.request.id] = pending
-
-    def _release(self) -> None:
-        """The candidates changed: try everything that is held, in order."""
-        for pending in [pending for pending in self._parked.values() if not pending.resting]:
-            del self._parked[pending.request.id]
-            self._unset(pending)
-            self._place(pending, self.ctx.now)
+        self._end(pending, "shed", detail=f"{pending.desk.capacity} requests wait already (queue_capacity)")
 
     # --- out ---------------------------------------------------------------------------------------------------
-
-    def on_dispatched(self, message: Dispatched) -> None:
-        view = self._roster.views.get(message.replica)
-        if view is not None and not self._early:
-            force_setattr(view, "in_flight", view.in_flight + len(message.work))
-        find, replica, late, started = self.pending.get, message.replica, not self._early, 0
-        for work in message.work:
-            pending = find(work.request.id)
-            if pending is not None and pending.ticket == work.ticket:
-                pending.running = True
-                pending.replica = replica
-                started += 1
-                if late:
-                    self._bound_late(pending, replica)
-        self.demand.started(started, self.ctx.now)
-
-    def _bound_late(self, pending: Pending, replica: str) -> None:
-        if replica in pending.exclude:  # whoever is free takes the batch
-            self._telemetry.counters["excludes_ignored"] += 1
-        if self._hooks.on_dispatched:
-            self._hooks.tell("on_dispatched", self.ctx.now, pending.request, replica)
 
     def on_tokens_generated(self, message: TokensGenerated) -> None:
         """Pass output tokens on.
 
-        What a client has it never gets again, and what was lost on the way it gets from the answer.
+        What a client has it never gets again, and what was lost on the way it gets from the answer. Of several attempts
+        the first to have a token is the one that is heard.
         """
+        now = self.ctx.now
         for item in message.tokens:
             pending = self.pending.get(item.request_id)
-            if pending is None or pending.ticket != item.ticket or pending.replica != message.replica:
-                self._telemetry.counters["late_tokens"] += 1
+            attempt = None if pending is None else pending.lead
+            if pending is not None and (attempt is None or attempt.ticket != item.ticket):
+                attempt = pending.other(item.ticket)
+            if pending is None or attempt is None or attempt.replica != message.replica:
+                if item.ticket not in self.shadows:
+                    self._telemetry.counters["late_tokens"] += 1
                 continue
-            first = not pending.first_token
-            self._hooks.tokens_came(
-                pending, message.replica, item.start + max(1, len(item.ids)), self.ctx.now
-            )
-            if not first and pending.tokens is None:
-                continue  # a policy listens, and no client
+            if pending.others:
+                self._won(pending, attempt, now)
+                self._withdraw_others(pending, now)
+            first = not attempt.first_token
+            pending.heard(attempt, message.replica, item.start + max(1, len(item.ids)), now)
+            if pending.muted or (not first and pending.tokens is None):
+                continue  # its client is not to hear it yet; or a policy listens, and no client
             streamed = pending.pass_on(item.start, item.ids)
             if streamed is None:
                 self._telemetry.counters["tokens_out_of_order"] += 1
@@ -314,103 +211,253 @@ class Router(Actor):
 
     def on_attempts_ended(self, message: AttemptsEnded) -> None:
         work = message.work
+        desk = None
         if message.replica is not None:
-            view = self._roster.views.get(message.replica)
-            if view is not None and (self._early or message.dispatched):
+            desk = self._desk_of(message.replica)
+            view = None if desk is None else desk.roster.views.get(message.replica)
+            if view is not None and desk is not None and (desk.late is None or message.dispatched):
                 force_setattr(view, "in_flight", view.in_flight - len(work))
         if message.failure is not None:
             self._attempts_failed(message)
             return
-        find, end, observed = self.pending.get, self._end, self._hooks.of_attempts
+        find, end = self.pending.get, self._end
         size, service_s, cold, now = len(work), message.service_s, message.cold, self.ctx.now
-        demand, ended = self.demand, 0
-        latency, judging = demand.e2e_s.append, demand.slo is not None
+        ended, judging = 0, self._slo is not None
         results: Iterable[Payload | None] = message.results or repeat(None)
         usages: Iterable[Usage | None] = message.usage or repeat(None)
-        for item, result, usage in zip(work, results, usages, strict=False):
+        rated: Iterable[float | None] = message.quality or repeat(None)
+        for item, result, usage, quality in zip(work, results, usages, rated, strict=False):
             request = item.request
             pending = find(request.id)
-            if pending is None or pending.ticket != item.ticket:
-                self._telemetry.counters["late_answers"] += 1
+            attempt = None if pending is None else pending.lead
+            if pending is None or attempt is None or attempt.ticket != item.ticket:
+                attempt = None if pending is None else pending.other(item.ticket)
+                if pending is None or attempt is None:
+                    self._late(item.ticket, message, usage, quality)
+                    continue
+                self._won(pending, attempt, now)
+            desk = attempt.desk
+            if desk.hooks.of_attempts:
+                pending.attempt_ended(attempt, None, now, service_s, usage, quality)
+            if pending.variant.escalates and self._escalated(
+                pending, Answer(attempt, pending.variant, size, service_s, cold, result, usage, quality)
+            ):
                 continue
-            if observed:
-                self._hooks.attempt_ended(pending, None, self.ctx.now, service_s, usage)
             if pending.tokens is not None and (rest := pending.rest_of(result)) is not None:
                 self.ctx.send(pending.reply_to, rest)
             ended += 1
-            latency(now - request.arrived_s)
+            desk.demand.e2e_s.append(now - request.arrived_s)
+            met = None
             if usage is not None or judging or request.slo is not None:
-                demand.judge(pending, "completed", usage, now)
-            end(pending, "completed", size, service_s, cold, None, result, usage)
-        demand.completed(ended, now)
+                met = desk.demand.judge(request, "completed", pending.first_token_s, usage, now)
+            end(pending, "completed", size, service_s, cold, None, result, usage, quality, met)
+        if ended and desk is not None:
+            self.running -= ended
+            desk.demand.completed(ended, now)
+
+    def _late(self, ticket: int, message: AttemptsEnded, usage: Usage | None, quality: float | None) -> None:
+        """The answer of a shadow, or of an attempt that nobody waits for any more."""
+        if not self._shadow_ended(ticket, message, usage, quality):
+            self._telemetry.counters["late_answers"] += 1
+            self._log.ended(ticket, message, usage, self.ctx.now)
 
     def _attempts_failed(self, message: AttemptsEnded) -> None:
-        for item in message.work:
+        now, failure = self.ctx.now, message.failure
+        usages: Iterable[Usage | None] = message.usage or repeat(None)
+        for item, usage in zip(message.work, usages, strict=False):
             pending = self.pending.get(item.request.id)
-            if pending is None or pending.ticket != item.ticket:
-                if message.failure != "withdrawn":
+            attempt = None if pending is None else pending.lead
+            if pending is not None and (attempt is None or attempt.ticket != item.ticket):
+                attempt = pending.other(item.ticket)
+            if pending is None or attempt is None:
+                if self._shadow_ended(item.ticket, message, usage, None):
+                    continue
+                self._log.ended(item.ticket, message, usage, now)
+                if failure != "withdrawn":
                     self._telemetry.counters["late_answers"] += 1
-                continue
-            if message.failure == "overloaded":
-                self._withdraw(pending, "overloaded")
-                self._shed(pending)
-            elif message.failure == "moved" or message.failure == "withdrawn":  # noqa: PLR1714  # narrows the type below
-                self._withdraw(pending, "withdrawn")
-                self._restart(pending)
-                pending.attempt -= 1  # it never ran
-                self._telemetry.counters["moved"] += 1
-                self._place(pending, self.ctx.now)
-            elif message.failure is not None:
-                self._failed(pending, message.failure, message.detail)
+            elif failure == "overloaded":
+                self._overloaded(pending, attempt, now)
+            elif failure == "moved" or failure == "withdrawn":  # noqa: PLR1714  # narrows the type below
+                self._moved(pending, attempt, now)
+            elif failure is not None:
+                self._failed(pending, attempt, failure, message.detail)
 
-    def _failed(self, pending: Pending, kind: FailureKind, detail: str | None) -> None:
+    def _overloaded(self, pending: Pending, attempt: Attempt, now: float) -> None:
+        """Its pool's queue is full: the request is turned away, or one that is more than it needs is not made."""
+        if pending.variant.early or attempt.started_s is not None:
+            pending.attempt_ended(attempt, "overloaded", now)
+        if len(pending.live()) > 1:
+            pending.attempts -= 1  # it never waited
+            self._drop(pending, attempt, now)
+            self._telemetry.counters["hedges_overloaded"] += 1
+            return
+        self._shed(pending)
+
+    def _moved(self, pending: Pending, attempt: Attempt, now: float) -> None:
+        """Its replica drains, or is not to be trusted, and it had not begun: elsewhere, at no cost in attempts."""
+        if pending.variant.early or attempt.started_s is not None:
+            pending.attempt_ended(attempt, "withdrawn", now)
+        if attempt.limit is not None:
+            attempt.limit.cancel()
+        self._drop(pending, attempt, now)
+        pending.attempts -= 1  # it never ran
+        self._telemetry.counters["moved"] += 1
+        if pending.lead is None:
+            pending.role = attempt.role
+            self._place(pending, now)
+
+    def _failed(self, pending: Pending, attempt: Attempt, kind: FailureKind, detail: str | None) -> None:
         request, now = pending.request, self.ctx.now
-        self._hooks.attempt_ended(pending, kind, now)
-        if kind == "replica-lost" and pending.lost_with(pending.replica) >= self._poison_limit:
+        if attempt.limit is not None:
+            attempt.limit.cancel()
+        if kind != "timed-out":  # of that it was told as it was withdrawn
+            pending.attempt_ended(attempt, kind, now)
+            self._log.write(request.id, attempt, kind, now)
+        replica = attempt.replica
+        if kind == "replica-lost" and pending.lost_with(replica) >= self._poison_limit:
             self._telemetry.counters["poisoned"] += 1
             why = f"poison: its attempts ended with the loss of {', '.join(pending.lost)}"
             self._telemetry.decided(now, "retry", request.id, "GiveUp", reason=why)
-            self._end(pending, "failed", detail=why)
+            if attempt is not pending.lead:
+                self._drop(pending, attempt, now)
+            self._come_to_nothing(pending, "failed", why)
+            return
+        if len(pending.live()) > 1:
+            self._drop(pending, attempt, now)  # another one is under way already
             return
         failure = Failure(
-            kind=kind, attempt=pending.attempt, replica=pending.replica, detail=detail,
-            completions=self.ended["completed"],
+            kind=kind, attempt=pending.attempts, replica=replica, detail=detail, completions=self.ended["completed"],
         )  # fmt: skip
         try:
             decision = self._retry.after_failure(request, failure, now)
         except Exception as error:
             raise blaming(self._retry, error, request.id, now) from error
         if isinstance(decision, Retry):
-            self._restart(pending)
-            if self.queue_depth > self._capacity:
-                self._shed(pending)
-                return
-            self._telemetry.counters["retries"] += 1
-            self._telemetry.decided(
-                now, "retry", request.id, "Retry", value=decision.after_s, reason=decision.reason or kind
-            )
-            pending.exclude = decision.exclude
-            if decision.after_s > 0.0:
-                pending.resting = True
-                self._parked[request.id] = pending
-                pending.timer = self.ctx.after(decision.after_s, Tick("place", request.id, pending.ticket))
-            else:
-                self._place(pending, now)
+            self._try_again(pending, attempt, decision, kind)
             return
         self._telemetry.decided(now, "retry", request.id, "GiveUp", reason=decision.reason or kind)
-        self._end(pending, "failed", detail=f"{kind}: {detail}" if detail else kind)
+        self._come_to_nothing(pending, "failed", f"{kind}: {detail}" if detail else kind)
 
-    def _restart(self, pending: Pending) -> None:
-        if pending.running:
-            self.demand.stopped(self.ctx.now)
-        pending.placed = pending.running = False
+    def _try_again(self, pending: Pending, attempt: Attempt, decision: Retry, kind: FailureKind) -> None:
+        request, now = pending.request, self.ctx.now
+        self._drop(pending, attempt, now)
+        if pending.hedge is not None:
+            pending.hedge.cancel()
+        if pending.desk.demand.waiting > pending.desk.capacity:
+            self._shed(pending)
+            return
+        self._telemetry.counters["retries"] += 1
+        self._telemetry.decided(
+            now, "retry", request.id, "Retry", value=decision.after_s, reason=decision.reason or kind
+        )
+        pending.exclude, pending.role = decision.exclude, "retry"
+        if decision.after_s > 0.0:
+            pending.resting = True
+            pending.variant.parked[request.id] = pending
+            pending.timer = self.ctx.after(decision.after_s, Tick("place", request.id, pending.ticket))
+        else:
+            self._place(pending, now)
 
-    def _withdraw(self, pending: Pending, kind: FailureKind) -> None:
-        """An attempt ends without an answer: whoever heard that it was sent hears that too."""
-        if self._early or pending.running:
-            self._hooks.attempt_ended(pending, kind, self.ctx.now)
+    # --- an answer that is not good enough ---------------------------------------------------------------------
 
-    def _end(  # noqa: PLR0917  # called for every request, and keywords cost
+    def _escalated(self, pending: Pending, answer: Answer) -> bool:
+        """Ask whether an answer is good enough; False: it is, and the client gets it."""
+        variant, request, now = pending.variant, pending.request, self.ctx.now
+        model = self.catalogue.models.get(variant.model)
+        if model is None or variant.version not in model.versions:
+            return False
+        policy, usage = model.variants_policy, answer.usage
+        view = AnswerView(
+            variant=variant.name, replica=answer.attempt.replica or "", e2e_s=now - request.arrived_s,
+            quality=answer.quality, output_tokens=None if usage is None else usage.output_tokens,
+        )  # fmt: skip
+        views = self.catalogue.variant_views(model, variant.version, now)
+        try:
+            decision = policy.after_answer(request, view, views, now)
+        except Exception as error:
+            raise blaming(policy, error, request.id, now) from error
+        if decision is None:
+            return False
+        if not isinstance(decision, Escalate):
+            raise PolicyError(
+                f"variants policy {policy.name()} answered {decision!r}; expected Escalate or None"
+            )
+        pending.asked += (variant.name,)
+        chosen = model.versions[variant.version].get(decision.variant)
+        if chosen is None or decision.variant in pending.asked:
+            raise PolicyError(
+                f"variants policy {policy.name()} escalated request {request.id!r} to {decision.variant!r}, which is "
+                f"not served or was asked already (served: {', '.join(model.versions[variant.version])}; "
+                f"asked: {', '.join(pending.asked)})"
+            )
+        target = chosen.desk or chosen.desks[0]
+        if target.demand.waiting >= target.capacity:
+            self._telemetry.counters["escalations_overloaded"] += 1
+            return False  # it would be shed, with an answer in hand
+        self._telemetry.counters["escalations"] += 1
+        self._telemetry.decided(
+            now, "variants", request.id, "Escalate", choice=decision.variant, value=answer.quality,
+            reason=decision.reason,
+        )  # fmt: skip
+        self._log.write(request.id, answer.attempt, "completed", now, answer.service_s, usage)
+        self._withdraw_others(pending, now)
+        if answer.attempt.limit is not None:
+            answer.attempt.limit.cancel()
+        if pending.hedge is not None:
+            pending.hedge.cancel()
+        self._drop(pending, answer.attempt, now)
+        pending.fallback, pending.variant, pending.role, pending.exclude = answer, chosen, "escalation", ()
+        chosen.let_in += 1
+        self._move(pending, target, now)
+        self._place(pending, now)
+        return True
+
+    def _fall_back(self, pending: Pending, answer: Answer, now: float) -> None:
+        """Nothing better came: the client gets the answer that was there."""
+        pending.fallback = None
+        attempt, usage, request = answer.attempt, answer.usage, pending.request
+        for live in pending.live():
+            self._withdraw(pending, live, now)
+            self._drop(pending, live, now)
+        self._unset(pending)
+        pending.variant.parked.pop(request.id, None)
+        pending.variant = answer.variant
+        self._move(pending, attempt.desk, now)
+        attempt.started_s = attempt.started_s if attempt.started_s is not None else now
+        pending.lead, pending.running = attempt, 1
+        self._telemetry.counters["fell_back"] += 1
+        self.running += 1
+        demand = attempt.desk.demand
+        demand.started(1, now)
+        if pending.tokens is not None and (rest := pending.rest_of(answer.result)) is not None:
+            self.ctx.send(pending.reply_to, rest)
+        demand.e2e_s.append(now - request.arrived_s)
+        met = demand.judge(request, "completed", pending.first_token_s, usage, now)
+        self._end(
+            pending, "completed", answer.batch_size, answer.service_s, answer.cold, None, answer.result, usage,
+            answer.quality, met, logged=True,
+        )  # fmt: skip
+        self.running -= 1
+        demand.completed(1, now)
+
+    # --- the end -----------------------------------------------------------------------------------------------
+
+    def _come_to_nothing(
+        self,
+        pending: Pending,
+        outcome: Outcome,
+        detail: str | None,
+    ) -> None:
+        """No attempt will answer it; an answer that was not good enough is better than none."""
+        answer, lead, now = pending.fallback, pending.lead, self.ctx.now
+        if answer is not None:
+            if lead is not None:
+                self._drop(pending, lead, now)  # it has just failed
+            self._fall_back(pending, answer, now)
+        else:
+            self._end(pending, outcome, detail=detail)
+
+    def _end(  # noqa: C901, PLR0912, PLR0917  # called for every request, and keywords and calls cost
         self,
         pending: Pending,
         outcome: Outcome,
@@ -420,47 +467,111 @@ class Router(Actor):
         detail: str | None = None,
         result: Payload | None = None,
         usage: Usage | None = None,
+        quality: float | None = None,
+        met: bool | None = None,
+        logged: bool = False,
     ) -> None:
         """The only place where a request ends."""
-        request_id = pending.request.id
+        request_id, lead = pending.request.id, pending.lead
         del self.pending[request_id]
+        if pending.others:
+            self._withdraw_others(pending, self.ctx.now)
         if outcome != "completed":  # those are counted together, as they end
-            self.demand.came_to_nothing(pending, outcome, self.ctx.now)
+            met = self._count_out(pending, outcome)
         if pending.deadline is not None:
             pending.deadline.cancel()
         if pending.timer is not None:
             self._unset(pending)
-        if self._parked:
-            self._parked.pop(request_id, None)
+        if pending.hedge is not None:
+            pending.hedge.cancel()
+        variant = pending.variant
+        if variant.parked:
+            variant.parked.pop(request_id, None)
         self.ended[outcome] += 1
-        if self._hooks.on_request_ended:
-            now = self.ctx.now
-            self._hooks.tell("on_request_ended", now, pending.ending(outcome, usage, now))
-        reply = Reply(
-            request_id, outcome, pending.attempt, pending.replica, batch_size, service_s, cold, detail, result, usage
-        )  # fmt: skip
+        replica = pending.replica
+        if lead is not None:
+            replica = lead.replica
+            if lead.limit is not None:
+                lead.limit.cancel()
+            if pending.attempts > 1 and outcome == "completed" and not logged:
+                self._log.write(request_id, lead, "completed", self.ctx.now, service_s, usage)
+        desk = pending.desk
+        if desk.hooks.on_request_ended or variant.window is not None:
+            self._tell_ended(pending, outcome, usage, quality, met)
+        if self.flat:
+            reply = Reply(
+                request_id,
+                outcome,
+                pending.attempts,
+                replica,
+                batch_size,
+                service_s,
+                cold,
+                detail,
+                result,
+                usage,
+            )
+            if quality is not None:
+                reply = replace(reply, quality=quality)
+        else:
+            desk.open.pop(request_id, None)
+            pool = desk.pool
+            reply = Reply(
+                request_id, outcome, pending.attempts, replica, batch_size, service_s, cold, detail, result, usage,
+                pool.name, pool.version, pool.variant, quality,
+            )  # fmt: skip
         self.ctx.send(pending.reply_to, reply)
 
-    def _unset(self, pending: Pending) -> None:
-        if pending.timer is not None:
-            pending.timer.cancel()
-            pending.timer = None
+    def _count_out(self, pending: Pending, outcome: Outcome) -> bool | None:
+        """It ends without an answer; whether it met its objectives all the same, which it did not."""
+        now, demand, running = self.ctx.now, pending.desk.demand, pending.running > 0
+        self.running -= running
+        demand.came_to_nothing(running, now)
+        if self._slo is None and pending.request.slo is None:
+            return None
+        return demand.judge(pending.request, outcome, pending.first_token_s, None, now)
+
+    def _tell_ended(
+        self, pending: Pending, outcome: Outcome, usage: Usage | None, quality: float | None, met: bool | None
+    ) -> None:
+        now, window = self.ctx.now, pending.variant.window
+        ending = pending.ending(outcome, usage, now, quality=quality, slo_met=met)
+        if window is not None:
+            ttft_s = ending.e2e_s if ending.ttft_s is None else ending.ttft_s
+            window.request_ended(outcome, ending.e2e_s, ttft_s, met, quality)
+        hooks = pending.desk.hooks
+        if hooks.on_request_ended:
+            hooks.tell("on_request_ended", now, ending)
+        model = self.catalogue.models.get(pending.variant.model)
+        if model is not None and window is not None:
+            self.catalogue.note_stage(model, now)
 
     def on_tick(self, message: Tick) -> None:
         pending = self.pending.get(message.key)
         if pending is None:
             return
+        now = self.ctx.now
         if message.what == "deadline":
             self._abandon(pending, "expired", self._why_expired(pending))
-        elif pending.ticket == message.number and not pending.placed:
-            self._parked.pop(message.key, None)
+        elif message.what == "hedge":
+            hedging, pending.hedging, pending.hedge = pending.hedging, None, None
+            if hedging is not None:
+                self._hedge(pending, hedging, now)
+        elif message.what == "limit":
+            attempt = next((item for item in pending.live() if item.ticket == message.number), None)
+            if attempt is not None:
+                self._withdraw(pending, attempt, now, "timed-out")
+                self._failed(pending, attempt, "timed-out", "it took longer than one attempt may")
+        elif pending.ticket == message.number and pending.lead is None:
+            pending.variant.parked.pop(message.key, None)
             pending.timer, pending.resting = None, False
-            self._place(pending, self.ctx.now)
+            self._place(pending, now)
 
     def _why_expired(self, pending: Pending) -> str:
-        if self._start_failure is None or pending.running:
+        failure = self._start_failures.get(pending.desk.pool.name)
+        if failure is None or pending.running:
             return "its deadline passed"
-        return f"its deadline passed while no replica was ready: {self._start_failure}"
+        return f"its deadline passed while no replica was ready: {failure}"
 
     def on_cancel(self, message: Cancel) -> None:
         pending = self.pending.get(message.request_id)
@@ -478,13 +589,18 @@ class Router(Actor):
             pending = self.pending.get(request_id)
             if pending is None or pending.reply_to != message.reply_to:
                 missing.append(request_id)
-        working = any(view.busy_fraction or view.state == "loading" for view in self._roster.views.values())
+        working = any(view.busy_fraction or view.state == "loading" for view in self.views())
         self.ctx.send(message.reply_to, RequestsConfirmed(tuple(missing), working))
 
     def _abandon(self, pending: Pending, outcome: Outcome, detail: str) -> None:
-        if pending.placed:
-            self._withdraw(pending, "withdrawn")
-            self.ctx.send(self._batcher, Dequeue(pending.request.id, pending.ticket, pending.replica))
+        """It ends without an answer, whatever attempts are under way."""
+        answer, now = pending.fallback, self.ctx.now
+        if answer is not None and outcome in ("expired", "failed"):
+            self._fall_back(pending, answer, now)
+            return
+        for attempt in pending.live():
+            self._withdraw(pending, attempt, now)
+        pending.others = ()
         self._end(pending, outcome, detail=detail)
 
     def abort(self, detail: str) -> None:
@@ -492,19 +608,14 @@ class Router(Actor):
         for pending in list(self.pending.values()):
             self._end(pending, "failed", detail=detail)
 
-    def on_report_pool(self, message: ReportPool) -> None:
-        """All that waits is seen: what is held here too, or a pool of no replicas would look like one without work."""
-        now = self.ctx.now
-        first = next((pending for pending in self.pending.values() if not pending.running), None)
-        oldest_wait_s = 0.0 if first is None else max(0.0, now - first.request.arrived_s)
-        report = self.demand.report(
-            now,
-            arrived=self.submitted - self.refused,
-            completed=self.ended["completed"],
-            in_flight=len(self.pending),
-            oldest_wait_s=oldest_wait_s,
-        )
-        self.ctx.send(self._batcher, ReportPool(message.reply_to, report))
+    def close(self) -> None:
+        """The run is over: write down the attempts that it cut off."""
+        for pending in self.pending.values():
+            for attempt in pending.live():
+                self._log.write(pending.request.id, attempt, None, None)
+        for request, attempt in self.shadows.values():
+            self._log.write(request.id, attempt, None, None)
+        self._log.close()
 
     def on_undeliverable(self, message: Undeliverable) -> None:
         """A client is gone, or does not read: its request has ended all the same, and its stream ends here."""
@@ -532,42 +643,6 @@ class Router(Actor):
             self.ended["failed"] += 1
             detail = f"refused: {message.detail}"
             self.ctx.send(message.to, replace(lost, outcome="failed", detail=detail, result=None))
-
-    # --- replicas ----------------------------------------------------------------------------------------------
-
-    def on_replica_reported(self, message: ReplicaReported) -> None:
-        if self._roster.reported(message, self.ctx.now):
-            self._replicas_changed()
-
-    def on_trust_changed(self, message: TrustChanged) -> None:
-        if self._roster.judged(message.replica, message.trust):
-            self._replicas_changed()
-
-    def on_replica_exited(self, message: ReplicaExited) -> None:
-        if self._roster.exited(message.replica):
-            self._replicas_changed()
-
-    def on_start_failed(self, message: StartFailed) -> None:
-        """When there is no replica and no start succeeds, what waits for one ends with the reason."""
-        if any(view.state == "ready" for view in self._roster.views.values()):
-            return
-        self._start_failure = message.detail
-        if message.hopeless:
-            for pending in [item for item in self.pending.values() if not item.running]:
-                self._abandon(pending, "failed", f"no replica can be started: {message.detail}")
-
-    def _replicas_changed(self) -> None:
-        candidates = self._roster.candidates
-        if candidates:
-            self._start_failure = None
-        if self._hooks.on_replicas:
-            self._hooks.tell("on_replicas", self.ctx.now, candidates)
-        if candidates and self._parked:
-            self._release()
-
-    def views(self) -> list[ReplicaView]:
-        """All replicas, for the invariant checker."""
-        return list(self._roster.views.values())
 
     def waiting(self) -> list[str]:
         """Who waits for what, for the deadlock report."""

@@ -15,21 +15,22 @@ from typing import Any
 
 import anyio
 import anyio.lowlevel
+import msgspec
 
 from fleet.actor import FleetError
 from fleet.actors.load_generator import LoadGenerator
-from fleet.engines.base import StepEngine
 from fleet.launch.places import Places
 from fleet.messages import Payload, StartReplica
 from fleet.runs.arguments import demand_seconds, demand_seed
-from fleet.runs.assembly import WATCHERS, initial_replicas
+from fleet.runs.assembly import WATCHERS, generates, initial_replicas
 from fleet.runs.faults import FaultInjector
 from fleet.runs.live_head import LiveHead
+from fleet.runs.operator import OPERATOR, Operator
 from fleet.runtime.live import run
 from fleet.seeding import rng_for
 from fleet.spec import FleetSpec
 from fleet.telemetry.run import Run, finish_run
-from traces import FaultTrace, Trace
+from traces import FaultTrace, OperationsTrace, Trace
 from traces.answers import answer_blocks
 from traces.schema import Request
 
@@ -43,6 +44,7 @@ def replay(
     speed: float = 1.0,
     seed: int = 0,
     faults: FaultTrace | None = None,
+    operations: OperationsTrace | None = None,
     sessions: bool = False,
     stream: bool = False,
     payload: Callable[[Request], Payload | None] | None = None,
@@ -61,10 +63,14 @@ def replay(
     """
     demand_seed(seed)
     demand_seconds(start_timeout_s=start_timeout_s, stall_timeout_s=stall_timeout_s)
+    options: dict[str, Any] = {"speed": speed, "sessions": sessions, "stream": stream}
+    if operations is not None:
+        options["operations"] = msgspec.to_builtins(operations)
     live = LiveRun(trace if speed == 1.0 else trace.scale_rate(speed), spec, seed=seed, faults=faults,
+                   operations=operations,
                    sessions=sessions, stream=stream, payload=payload, start_timeout_s=start_timeout_s,
                    stall_timeout_s=stall_timeout_s, on_progress=on_progress,
-                   options={"speed": speed, "sessions": sessions, "stream": stream})  # fmt: skip
+                   options=options)  # fmt: skip
     _demand_no_loop()
     result: Run = run(live.main)
     return result
@@ -92,6 +98,7 @@ class LiveRun(LiveHead):
         *,
         seed: int,
         faults: FaultTrace | None,
+        operations: OperationsTrace | None,
         sessions: bool,
         stream: bool,
         payload: Callable[[Request], Payload | None] | None,
@@ -101,19 +108,19 @@ class LiveRun(LiveHead):
         options: dict[str, Any],  # Any: JSON values for the manifest
     ) -> None:
         super().__init__(spec, seed=seed)
-        self.trace, self.faults, self.options = trace, faults, options
+        self.trace, self.faults, self.operations, self.options = trace, faults, operations, options
         self.start_timeout_s = min(start_timeout_s, spec.start_timeout_s)
         self.client = LoadGenerator(
             trace, telemetry=self.telemetry, on_done=self.runtime.stop, sessions=sessions, stream=stream,
             stall_timeout_s=stall_timeout_s, payload=payload, progress=on_progress,
-            answers=answer_blocks(trace) if isinstance(spec.engine, StepEngine) else None,
+            answers=answer_blocks(trace) if generates(spec) else None,
         )  # fmt: skip
 
     async def main(self) -> Run:
         """Start the replicas, play the trace, end everything."""
         _, high = self.spec.bounds
         # A replica that faults or load will ask for finds a process that has started already.
-        spares = min(2, high - self.spec.replicas) + (self.faults is not None)
+        spares = min(2, high - len(initial_replicas(self.spec))) + (self.faults is not None)
         await self.run("tcp://127.0.0.1:*", self._begin, spares=spares)
         return self._finish()
 
@@ -131,6 +138,7 @@ class LiveRun(LiveHead):
             raise FleetError(f"the initial replicas were not ready after {self.start_timeout_s:g} s: {late}")
         self.runtime.begin()
         self.head.host(self.runtime)
+        self.runtime.add(OPERATOR, Operator(self.head, self.runtime, self.operations, live=True))
         if self.faults is not None:
             self.runtime.subscribe(WATCHERS, "faults")
             self.injector = FaultInjector(self.faults, LiveFaults(self), self.telemetry)
@@ -173,6 +181,7 @@ class LiveRun(LiveHead):
         counters["dropped_by_fault"] += self.node.counters.dropped_by_fault
         counters["undecodable"] += sum(self.node.counters.undecodable.values())
         counters["slow_callbacks"] += self.runtime.counters.slow_callbacks
+        self.head.router.close()
         return finish_run(
             self.telemetry, self.trace, self.spec, seed=self.seed, runtime="live", ended_s=self.runtime.elapsed_s,
             unfinished=self.client.unfinished(), faults=self.faults, options=self.options,

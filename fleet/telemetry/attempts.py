@@ -152,7 +152,8 @@ def spent_s(attempts: pa.Table, end_s: float | None = None) -> Floats:
 
 def began(attempts: pa.Table) -> Flags:
     """Which attempts were dispatched to a replica."""
-    return flags(pc.or_(pc.is_valid(attempts["service_s"]), pc.is_valid(attempts["started_s"])))
+    ran = pc.greater(pc.fill_null(attempts["service_s"], 0.0), 0.0)
+    return flags(pc.or_(ran, pc.is_valid(attempts["started_s"])))
 
 
 def flags(values: Any) -> Flags:  # Any: an Arrow array of booleans, whose stubs are partial

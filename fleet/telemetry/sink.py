@@ -16,12 +16,10 @@ from fleet.messages import Reply
 from fleet.pools import Pool
 from fleet.telemetry.engine_time import EngineTime
 from policies.decisions import Route
-from policies.views import FailureKind, PoolView, ReplicaState, Role
+from policies.views import PoolView, ReplicaState, Role
 
 RecordedState: TypeAlias = ReplicaState | Literal["waiting"]
 """As the table of replicas has it: `waiting` is one that was asked for, and has no place in order yet."""
-AttemptEnd: TypeAlias = FailureKind | Literal["completed"]
-"""How an attempt ended."""
 Serving: TypeAlias = tuple[str | None, str | None, str | None]
 """Pool, version and variant."""
 BLOCK_ROWS = 4_096
@@ -230,11 +228,14 @@ class Telemetry:
         sent_s: float,
         started_s: float | None,
         ended_s: float | None,
-        end: AttemptEnd | None,
+        end: str | None,
         service_s: float | None,
         tokens: int | None,
     ) -> None:
-        """An attempt ended, or the run did (`end` None). Not told: a request's only attempt, if it completed."""
+        """An attempt ended: `end` is ``completed``, or why it came to nothing; None: the run ended first.
+
+        Not told of: a request's only attempt, if it completed.
+        """
         self.attempts.append(
             (request_id, role, attempt, pool, version, variant, replica, device, sent_s, started_s, ended_s, end,
              service_s, tokens)

@@ -4,11 +4,13 @@ from collections import Counter
 from collections.abc import Callable
 
 import pytest
+from msgspec.structs import replace
 
 from fleet import AffineLatency, EmulatedEngine
 from fleet.actors.token_replica import TokenReplica
 from fleet.messages import RunFinished
-from fleet.runs.assembly import hear_elsewhere
+from fleet.runs.assembly import Head
+from fleet.telemetry.sink import Telemetry
 from policies import (
     Composed,
     ConsecutiveFailures,
@@ -46,6 +48,8 @@ PARTS = ("filter", "scorer", "picker")
 
 def spec_that_hears(slot: str, policy: Policy, spec):
     """`spec` with this policy in its slot; a part of a router goes into a composed one."""
+    if slot in ("rollout", "variants"):
+        return spec.replace(pools={"one": {}}, models={"default": {slot: policy}})
     if slot in SLOTS:
         return spec.replace(**{slot: policy})
     parts = {
@@ -60,8 +64,18 @@ WHOLE = arrivals(0.0, 0.0, 0.5, 3.0)
 TOKENS = trace_of(*(asks(f"r{n}", 0.3 * n) for n in range(4)))
 
 
-@pytest.mark.parametrize("binding", ["early", "late"])
-@pytest.mark.parametrize("slot", [*SLOTS, *PARTS])
+CHOOSERS = ("hedge", "breaker")
+"""Slots that have a say only where routing chooses a replica."""
+
+
+def bound(slots):
+    """Each slot with each binding that it can be with."""
+    return [
+        (slot, how) for slot in slots for how in ("early", "late") if how == "early" or slot not in CHOOSERS
+    ]
+
+
+@pytest.mark.parametrize(("slot", "binding"), bound([*SLOTS, *PARTS]))
 def test_every_slot_hears_the_hooks_that_are_its_own_and_no_others(slot, binding):
     policy, heard = listening(slot)
 
@@ -73,8 +87,9 @@ def test_every_slot_hears_the_hooks_that_are_its_own_and_no_others(slot, binding
     assert not {"on_first_token", "on_tokens"} & {name for name, *_ in heard[:of_tokens]}
 
 
-@pytest.mark.parametrize("binding", ["early", "late"])
-@pytest.mark.parametrize("slot", [slot for slot in SLOTS if slot not in {"iteration", "eviction"}])
+@pytest.mark.parametrize(
+    ("slot", "binding"), bound(slot for slot in SLOTS if slot not in {"iteration", "eviction"})
+)
 def test_who_hears_that_an_attempt_was_sent_hears_once_that_it_ended(slot, binding):
     policy, heard = listening(slot)
     trace = trace_of(*(entry(f"r{n}", 0.1 * n, deadline_s=1.0 if n % 3 else None) for n in range(60)))
@@ -89,7 +104,12 @@ def test_who_hears_that_an_attempt_was_sent_hears_once_that_it_ended(slot, bindi
     if slot == "retry":
         policy, heard = listening(slot, parent=ExponentialBackoff)
 
-    made = simulation(trace, spec.replace(**{slot: policy}), faults=failing)
+    pooled = slot in ("rollout", "variants")
+    if pooled:
+        failing = faults(
+            *(replace(fault, replica=fault.replica.replace("/", "/one/")) for fault in failing.faults)
+        )
+    made = simulation(trace, spec_that_hears(slot, policy, spec), faults=failing)
     made.run()
     made.runtime.stopped = False
     made.runtime.run(until_s=made.runtime.now + 5.0)  # what nobody waits for ends too
@@ -103,7 +123,7 @@ def test_who_hears_that_an_attempt_was_sent_hears_once_that_it_ended(slot, bindi
 
 def test_the_head_hears_the_same_in_every_slot():
     logs = {}
-    for slot in ("admission", "routing", "retry", "scaling", "warm_pool", "health"):
+    for slot in ("admission", "routing", "retry", "hedge", "breaker", "scaling", "warm_pool", "health"):
         policy, heard = listening(slot)
         play(
             TOKENS,
@@ -294,10 +314,10 @@ def test_a_policy_in_a_policy_hears_what_its_owner_hears_once(wrapped: Callable[
 
 def test_no_policy_of_a_default_fleet_hears_anything():
     spec = fleet()
-    slots = {slot: getattr(spec, slot) for slot in SLOTS}
+    head = Head(spec, Telemetry(), seed=0)
 
-    assert {slot for slot, policy in slots.items() for hook in HOOKS if listeners(policy, hook)} == set()
-    assert not any(hear_elsewhere(spec).values())
+    assert [policy for policy in head.policies() for hook in HOOKS if listeners(policy, hook)] == []
+    assert not any(head._hear(spec.serving[0]).values())
 
 
 def test_what_nobody_hears_is_not_told(monkeypatch):
@@ -325,7 +345,7 @@ def test_a_hook_that_raises_is_its_policys_own_whichever_actor_calls_it(slot):
     with pytest.raises(
         PolicyError, match=rf"^{slot} policy breaks raised KeyError.*asked about r0, in on_completed"
     ):
-        play(TOKENS, serving(**{slot: Breaks()}))
+        play(TOKENS, spec_that_hears(slot, Breaks(), serving()))
 
 
 # --- what can be written with it -------------------------------------------------------------------------------

@@ -44,7 +44,7 @@ def _rollouts(runs: Mapping[str, Run]) -> Iterator[str]:
     for name, run in runs.items():
         for model in traffic.versions_of(run):
             yield f"<h3>{escape(name)}: {escape(model)}</h3>"
-            stages = traffic.stages_of(run, model)
+            stages = serving.stages_of(run, model)
             if find_spec("matplotlib") is not None:
                 caption = "Requests by the version that served them."
                 if stages:

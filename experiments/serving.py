@@ -32,6 +32,15 @@ class Shown(NamedTuple):
     unit: str = ""
 
 
+class Stage(NamedTuple):
+    """A rollout's change of stage."""
+
+    time_s: float
+    model: str
+    stage: str
+    reason: str | None
+
+
 NAMES = ("model", "version", "variant", "device")
 """What is said of a pool, where pools differ in it."""
 FIGURES = (
@@ -68,6 +77,13 @@ def _said(name: str, pools: list[dict[str, Any]]) -> str:  # Any: cells
 
 def _number(value: float | None, shown: Shown) -> str:
     return NOTHING if value is None else plain_number(value * shown.scale, digits=3) + shown.unit
+
+
+def stages_of(run: Run, model: str | None = None) -> list[Stage]:
+    """What rollouts decided, or the one of `model`, in order."""
+    rows = run.decisions.filter(pc.equal(run.decisions["slot"], "rollout")).to_pylist()
+    stages = [Stage(row["time_s"], row["subject"], row["decision"], row["reason"]) for row in rows]
+    return [stage for stage in stages if model in {None, stage.model}]
 
 
 ANSWERED, UNUSED, UNFINISHED = "became the answer", "completed, not the answer", "unfinished"

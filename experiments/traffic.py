@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from msgspec import Struct
 
 from experiments.plots import PALETTE, WIDTH, legend_above, new_figure, svg_text
+from experiments.serving import Stage, stages_of
 from fleet import Run
 from fleet.telemetry.breakdown import models_of
 
@@ -32,14 +32,6 @@ LINE_PT = 13.0
 """Height of a line of text, in points."""
 
 
-class Stage(Struct, frozen=True):
-    """A rollout's change of stage."""
-
-    time_s: float
-    stage: str
-    reason: str | None
-
-
 def versions_of(run: Run) -> dict[str, list[str]]:
     """The versions of each model that has several, in the order in which they were declared or deployed."""
     versions: dict[str, list[str]] = {}
@@ -47,15 +39,6 @@ def versions_of(run: Run) -> dict[str, list[str]]:
         versions.setdefault(pool["model"], []).append(pool["version"])
     several = {model: list(dict.fromkeys(of_one)) for model, of_one in versions.items()}
     return {model: of_one for model, of_one in several.items() if len(of_one) > 1}
-
-
-def stages_of(run: Run, model: str) -> list[Stage]:
-    """What the rollout of a model decided, in order."""
-    of_rollout = pc.and_(
-        pc.equal(run.decisions["slot"], "rollout"), pc.equal(run.decisions["subject"], model)
-    )
-    rows = run.decisions.filter(of_rollout).to_pylist()
-    return [Stage(row["time_s"], row["decision"], row["reason"]) for row in rows]
 
 
 def versions_over_time(run: Run, model: str) -> str:
@@ -124,7 +107,7 @@ def _extent(stage: Stage, number: int, ends_s: float) -> tuple[float, float]:
 
 def _label(stage: Stage, number: int) -> str:
     text = stage.stage if len(stage.stage) <= MOST_CHARACTERS else stage.stage[: MOST_CHARACTERS - 1] + "…"
-    return f"{number} {text}"
+    return f"{number}: {text}"
 
 
 def _mark(axes: Axes, stages: list[Stage], levels: list[int | None], ends_s: float) -> None:

@@ -23,6 +23,8 @@ MOST_REASONS = 8
 """Lines that say why requests did not complete."""
 MOST_POOLS = 40
 """Lines of that table."""
+MOST_STAGES = 12
+"""Lines that say what rollouts decided."""
 LATENCIES = {
     "e2e_s": "end to end", "queue_s": "queue wait", "ttft_s": "TTFT", "tpot_s": "TPOT", "itl_max_s": "longest ITL",
 }  # fmt: skip
@@ -83,6 +85,7 @@ def print_run(run: Run, title: str, *, as_json: bool) -> None:
         stdout().print(latencies)
     if len(run.pools) > 1:
         _print_pools(run)
+        _print_rollouts(run)
     if run.summary.wasted_s is not None and len(run.attempts):
         _print_attempts(run)
     _print_reasons(reasons_of(run))
@@ -99,6 +102,19 @@ def _print_pools(run: Run) -> None:
     stdout(WIDE).print(pools)
     if len(rows) > MOST_POOLS:
         print(f"and {len(rows) - MOST_POOLS:,} more, which --json has")
+
+
+def _print_rollouts(run: Run) -> None:
+    from experiments.serving import stages_of
+
+    stages = stages_of(run)
+    if not stages:
+        return
+    print("\nrollouts")
+    for time_s, model, stage, reason in stages[:MOST_STAGES]:
+        print(f"{time_s:>10,.1f} s  {model}: {stage}{f' ({reason})' if reason else ''}")
+    if len(stages) > MOST_STAGES:
+        print(f"and {len(stages) - MOST_STAGES:,} more, which --json has")
 
 
 def _print_attempts(run: Run) -> None:
@@ -187,10 +203,16 @@ def run_as_json(run: Run) -> dict[str, Any]:  # Any: JSON values
 
 
 def _pools_as_json(run: Run) -> dict[str, Any]:  # Any: JSON values
-    """Of a run of several pools: each of them as it is described, and the figures of its requests."""
+    """Of a run of several pools: each of them, the figures of its requests, and what rollouts decided."""
     if len(run.pools) < 2:
         return {}
-    return {"pools": run.pools.to_pylist(), "by_pool": run.by("pool").to_pylist()}
+    from experiments.serving import stages_of
+
+    return {
+        "pools": run.pools.to_pylist(),
+        "by_pool": run.by("pool").to_pylist(),
+        "rollouts": [stage._asdict() for stage in stages_of(run)],
+    }
 
 
 def _facts(run: Run) -> Iterator[tuple[str, str]]:

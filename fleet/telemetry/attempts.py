@@ -1,7 +1,7 @@
 """What the attempts of a run came to: which became answers, which were for nothing, and what all of them took.
 
-The one thing to know: a request's only attempt has no row of its own if it completed, so a run in which nothing goes
-wrong and nothing is hedged pays nothing. Its record has all there is to say of it; `every_attempt` says it.
+The one thing to know: a request's only attempt, shadows apart, has no row if it completed, so a run in which nothing
+goes wrong and nothing is hedged pays nothing. Its record has all there is to say of it; `every_attempt` says it.
 """
 
 from __future__ import annotations
@@ -124,12 +124,12 @@ def last_that_decides(attempts: pa.Table, records: pa.Table) -> Integers:
 
 
 def only_attempts(attempts: pa.Table, records: pa.Table) -> Flags:
-    """Which requests completed with a single attempt: those of which no attempt has a row."""
+    """Which requests completed with a single attempt, shadows apart: those of which no attempt has a row."""
     completed = pc.equal(pc.fill_null(records["outcome"], ""), "completed")
-    if not len(attempts):
+    written = attempts["request"].filter(_decides(attempts))
+    if not len(written):
         return flags(completed)
-    several = pc.is_in(records["id"], attempts["request"].combine_chunks())
-    return flags(pc.and_(completed, pc.invert(several)))
+    return flags(pc.and_(completed, pc.invert(pc.is_in(records["id"], written.combine_chunks()))))
 
 
 def requests_of(attempts: pa.Table, records: pa.Table) -> Integers:

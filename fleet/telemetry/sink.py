@@ -234,7 +234,7 @@ class Telemetry:
     ) -> None:
         """An attempt ended: `end` is ``completed``, or why it came to nothing; None: the run ended first.
 
-        Not told of: a request's only attempt, if it completed.
+        Not told of: a request's only attempt, shadows apart, if it completed.
         """
         self.attempts.append(
             (request_id, role, attempt, pool, version, variant, replica, device, sent_s, started_s, ended_s, end,

@@ -89,6 +89,18 @@ def test_a_shadow_is_never_an_answer_even_where_it_completed_on_the_replica_that
     assert summary(told).wasted_s == 4.0
 
 
+def test_a_request_with_a_shadow_has_its_only_attempt_still():
+    told = Told().request(service_s=3.0)
+    told.attempt("r0", "shadow", NEW, service_s=1.0)
+
+    run = both_ready(told).run()
+
+    assert [(row["role"], row["pool"]) for row in run.every_attempt().to_pylist()] == [
+        ("shadow", "new"), ("primary", "old"),
+    ]  # fmt: skip
+    assert run.summary.wasted_fraction == 1.0 / 4.0
+
+
 @pytest.mark.parametrize(("answered_by", "wasted_s"), [(NEW, 1.0), (OLD, 3.0)])
 def test_of_two_good_answers_the_one_that_the_client_got_is_not_wasted(answered_by, wasted_s):
     told = Told().request(replica=answered_by)

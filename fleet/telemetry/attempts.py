@@ -134,8 +134,13 @@ def only_attempts(attempts: pa.Table, records: pa.Table) -> Flags:
 
 def requests_of(attempts: pa.Table, records: pa.Table) -> Integers:
     """The row in `records` of each attempt's request; -1 where it is another client's."""
-    found = pc.index_in(attempts["request"], records["id"].combine_chunks())
-    return np.asarray(pc.fill_null(found, -1).to_numpy(), dtype=np.int64)
+    encoded = attempts["request"].combine_chunks().dictionary_encode()
+    # Attempts with rows are few beside requests: it is their ids that are hashed, and those of requests looked for.
+    places = pc.index_in(records["id"], encoded.dictionary)
+    rows = np.flatnonzero(flags(pc.is_valid(places)))
+    of_each = np.full(len(encoded.dictionary), -1, dtype=np.int64)
+    of_each[pc.drop_null(places).to_numpy()] = rows
+    return np.asarray(of_each[encoded.indices.to_numpy()])
 
 
 def spent_s(attempts: pa.Table, end_s: float | None = None) -> Floats:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -105,12 +106,14 @@ def _of_every_run(
 
 def _serving(served_by: pa.Table, servings: Sequence[Serving], rows: Any) -> tuple[dict[str, Any], Any]:
     """What served the requests of these rows of the trace, and the qualities of their answers: null where unknown."""
-    found = served_by.take(pc.index_in(rows, served_by["row"].combine_chunks()))
+    served_rows, rows = served_by["row"].to_numpy(), rows.to_numpy()
+    places = np.full(1 + max(rows.max(initial=0), served_rows.max(initial=0)), -1)
+    places[served_rows] = np.arange(len(served_rows))
+    found = served_by.take(pa.array(places[rows], mask=places[rows] < 0))
     numbers = found["serving"].combine_chunks()
-    of_all = zip(*servings, strict=True) if servings else [()] * len(SERVING)
     serving = {
-        name: pa.array(values, pa.string()).take(numbers)
-        for name, values in zip(SERVING, of_all, strict=True)
+        name: pa.array([getattr(one, name) for one in servings], pa.string()).take(numbers)
+        for name in SERVING
     }
     return serving, found["quality"].combine_chunks()
 

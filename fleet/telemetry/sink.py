@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import pyarrow as pa
 from msgspec import Struct
@@ -20,8 +20,6 @@ from policies.views import PoolView, ReplicaState, Role
 
 RecordedState: TypeAlias = ReplicaState | Literal["waiting"]
 """As the table of replicas has it: `waiting` is one that was asked for, and has no place in order yet."""
-Serving: TypeAlias = tuple[str | None, str | None, str | None]
-"""Pool, version and variant."""
 BLOCK_ROWS = 4_096
 """Rows held as Python objects before they become columns: few enough to stay in the processor's cache."""
 
@@ -134,6 +132,15 @@ def scores_text(scores: Mapping[str, float] | None) -> str | None:
     )
 
 
+class Serving(NamedTuple):
+    """What serves requests, and the number that it has in `served_by`."""
+
+    pool: str | None
+    version: str | None
+    variant: str | None
+    number: int
+
+
 class PoolDescription(Struct, frozen=True):
     """What a run keeps of a pool."""
 
@@ -163,7 +170,9 @@ class Telemetry:
         """What more there is to say of those that were served token by token."""
         self.served_by = Columns(SERVED_BY, keep_rows)
         """And of those of which it is known by what, or how well; `serving` is a place in `servings`."""
-        self._servings: dict[Serving, int] = {}
+        self.servings: list[Serving] = []
+        self._last_served: dict[str | None, Serving] = {}
+        """By pool: a name may be used again, of another version."""
         self.attempts = Columns(ATTEMPTS, keep_rows)
         self.pools: list[PoolDescription] = []
         self.decisions = Columns(DECISIONS, keep_rows)
@@ -174,11 +183,6 @@ class Telemetry:
         """Things worth knowing that are no outcome: late answers, retries, lost messages, drops."""
         self.engines = EngineTime()
         self._states: dict[str, str] = {}
-
-    @property
-    def servings(self) -> list[Serving]:
-        """Pool, version and variant by the number that `served_by` has for them."""
-        return list(self._servings)
 
     def describe_pool(self, pool: Pool) -> None:
         """A pool is there: from the beginning, or deployed later. Before the first of its replicas is."""
@@ -211,9 +215,21 @@ class Telemetry:
                     usage.preemptions,
                 )
             )
-        if reply.pool is not None or reply.quality is not None:
-            serving, servings = (reply.pool, reply.version, reply.variant), self._servings
-            self.served_by.append((row, servings.setdefault(serving, len(servings)), reply.quality))
+        pool, quality = reply.pool, reply.quality
+        if pool is not None or quality is not None:
+            known = self._last_served.get(pool)
+            if known is None or known.version != reply.version or known.variant != reply.variant:
+                known = self._serving(pool, reply.version, reply.variant)
+            self.served_by.append((row, known.number, quality))
+
+    def _serving(self, pool: str | None, version: str | None, variant: str | None) -> Serving:
+        """These three, under the number that they had before, or a new one."""
+        known = next((one for one in self.servings if one[:3] == (pool, version, variant)), None)
+        if known is None:
+            known = Serving(pool, version, variant, len(self.servings))
+            self.servings.append(known)
+        self._last_served[pool] = known
+        return known
 
     def attempt_ended(  # noqa: PLR0917  # in the order of the table's columns
         self,

@@ -125,6 +125,8 @@ _BOUNDS = {
     "max_inflight_batches": Annotated[int, Meta(ge=1, le=1_000_000)],
     "report_interval_s": Annotated[float, Meta(gt=0, le=1e9)],
     "weight": Annotated[float, Meta(gt=0, le=1e9)],
+    "slowness": Annotated[float, Meta(ge=1, le=1e18)],
+    "quality": Annotated[float, Meta(ge=0, le=1)] | None,
 }
 _PlainSettings = msgspec.defstruct(
     "_PlainSettings",

@@ -28,8 +28,8 @@ from fleet.actors.operations import (
 )
 from fleet.launch.portable import demand_importable
 from fleet.messages import Message, Operate, Operated, Tick, Undeliverable
-from fleet.pools import POOL_COMPONENTS, Pool, PoolName, PoolSpec, table_of
-from fleet.runs.assembly import ROUTER, Head, Runtime, autoscaler_of, batcher_of
+from fleet.pools import POOL_COMPONENTS, Pool, PoolName, PoolSpec, autoscaler_of, batcher_of, table_of
+from fleet.runs.assembly import ROUTER, Head, Runtime
 from fleet.spec import check_alone, check_together
 from policies.base import Component, Policy, PolicyError, RolloutPolicy
 from policies.building import build, checked_value

@@ -19,7 +19,7 @@ import msgspec
 
 from fleet.actor import FleetError
 from fleet.actors.load_generator import LoadGenerator
-from fleet.launch.places import Places
+from fleet.launch.places import FleetPlaces, Place
 from fleet.messages import Payload, StartReplica
 from fleet.runs.arguments import demand_seconds, demand_seed
 from fleet.runs.assembly import WATCHERS, generates, initial_replicas
@@ -144,7 +144,8 @@ class LiveRun(LiveHead):
             self.injector = FaultInjector(self.faults, LiveFaults(self), self.telemetry)
             self.runtime.add("faults", self.injector)
         for name in names:
-            self.runtime.send(WATCHERS, "launcher", self.launcher.last_report[name])
+            for address in self.head.watching(name):
+                self.runtime.send(address, "launcher", self.launcher.last_report[name])
         self.runtime.add(CLIENT, self.client)
 
     async def _all_ready(self, names: list[str]) -> None:
@@ -210,10 +211,10 @@ class LiveFaults:
         return self._live.launcher.assigned.get(replica)
 
     @property
-    def places(self) -> Places:
+    def places(self) -> FleetPlaces:
         return self._live.launcher.places
 
-    def break_place(self, place: int, until_s: float) -> None:
+    def break_place(self, place: Place, until_s: float) -> None:
         self._live.launcher.break_place(place, until_s)
 
     def has_process(self, address: str) -> bool:

@@ -64,7 +64,7 @@ def chats(duration_s=12.0, rate_per_s=80.0) -> Trace:
     )
 
 
-CRASH = faults(*(Fault(at_s=0.5 + at_s, kind="crash", replica=f"place/{at_s}") for at_s in range(6)))
+CRASH = faults(*(Fault(at_s=0.5 + n, kind="crash", replica=f"replica/old/{n % 3}") for n in range(6)))
 DEPLOY = OperationsTrace(
     operations=(
         Operation(at_s=2.0, kind="retire", pool="new"),

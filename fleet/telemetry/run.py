@@ -62,7 +62,7 @@ class Run:
         self.records: pa.Table = tables["records"]
         """One row a request, in the order of the trace."""
         self.attempts: pa.Table = tables.get("attempts", ATTEMPTS.empty_table())
-        """One row an attempt, as they ended, but for requests that completed with their first and only one: see
+        """One row an attempt, as they ended, but for a request's only one (shadows apart) if that completed: see
         `every_attempt`. `end` is null where the run's end left it unfinished."""
         self.series: pa.Table = tables["series"]
         """What the control loops saw, one row a control interval and pool."""
@@ -87,10 +87,10 @@ class Run:
     def digest(self) -> str:
         """SHA-256 of everything in it: the values of the tables, however Arrow lays them out, summary and manifest.
 
-        Attempts and pools are part of it where the summary has `wasted_s`: in fleets of several pools, and where a
-        request may have more than one attempt at a time. Elsewhere records and spec say what there is to say of them,
-        and the digest is what it was before they were recorded. Of the manifest `files` is left out: no path of a
-        machine is in it.
+        Attempts and pools are part of it where the summary has `wasted_s`: of fleets that name their pools, and where
+        a request may have several attempts at a time (`several_attempts`). Elsewhere records and spec say what there
+        is to say of them, and the digest is what it was before they were recorded. Of the manifest `files` is left
+        out: no path of a machine is in it.
         """
         parts = {name: table_digest(getattr(self, name), name) for name in self._digested}
         manifest = msgspec.structs.replace(self.manifest, files={})
@@ -209,7 +209,8 @@ def finish_run(
         "replicas": replicas,
         "pools": pools,
     }
-    counted = spec is not None and several_attempts(spec)
+    # A client that drives a fleet knows what was said to it, and not what the fleet did: no pool is described to it.
+    counted = spec is not None and bool(telemetry.pools) and several_attempts(spec)
     summary = summarise(
         records,
         changes,

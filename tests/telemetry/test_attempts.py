@@ -177,6 +177,18 @@ def test_fleets_in_which_a_request_has_one_attempt_at_a_time_are_as_they_were():
     assert several_attempts(from_mapping({"pools": {"only": {"engine": ENGINE}}}))
 
 
+def test_a_client_that_drives_a_fleet_knows_what_served_it_and_not_what_that_took():
+    told = Told().request(replica=NEW, quality=0.5)
+    told.telemetry.pools.clear()
+
+    run = told.run()
+
+    assert run.records["version"].to_pylist() == ["2"]
+    assert run.by("version")["requests"].to_pylist() == [1]
+    assert run.summary.quality_mean == 0.5
+    assert run.summary.wasted_s is run.summary.hedges is run.summary.cost is None
+
+
 def test_retries_of_a_plain_fleet_are_in_its_attempts_and_not_in_its_summary_or_digest():
     spec = fleet(1.0, replicas=2)
     run = simulate(

@@ -30,7 +30,7 @@ def compare(arguments: Namespace) -> int:
     metrics = metrics_of(arguments.metrics)
     trace, out = inputs.trace_of(arguments), inputs.writable(arguments.out)
     ends_s = arguments.stretch_s or trace.duration_s
-    replicas = max(spec.replicas for spec in candidates.values())
+    replicas = max(spec.all_replicas for spec in candidates.values())
     faults = inputs.faults_of(arguments, ends_s=ends_s, replicas=replicas)
     report = compare_them(
         stretches_of(trace, arguments.stretch_s, arguments.seeds), candidates, seeds=range(arguments.seeds),

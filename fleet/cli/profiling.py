@@ -50,7 +50,7 @@ def engine_of(name: str, changes: list[str]) -> Engine:
     if path.suffix in (".toml", ".json") or path.exists():
         spec = inputs.spec_of(path, changes)
     else:
-        spec = inputs.built(inputs.changed({"engine": {"engine": name}}, changes), "profile")
+        spec = inputs.built({"engine": {"engine": name}}, changes, "profile")
     return spec.serving[0].engine
 
 

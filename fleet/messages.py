@@ -248,6 +248,8 @@ class DescribeReplicas(Message, frozen=True, gc=False):
     """Somebody is new in the head: send it the last report of each replica."""
 
     reply_to: str
+    pool: str | None = None
+    """Of this pool only; None: of all."""
 
 
 class StartHeld(Message, frozen=True, gc=False):
@@ -409,6 +411,18 @@ class KillReplica(Message, frozen=True, gc=False):
     replica: str
 
 
+# --- to the operator ---------------------------------------------------------------------------------------
+
+
+class Operate(Message, frozen=True, gc=False):
+    """Change the running fleet, or say how it stands; `reply_to` gets one `Operated`."""
+
+    id: str
+    operation: bytes
+    """JSON: ``{"kind": "deploy", "pool": ..., "spec": {...}}``, and so on; see `fleet.runs.operator`."""
+    reply_to: str
+
+
 # --- to a replica host ------------------------------------------------------------------------------------
 
 
@@ -442,6 +456,16 @@ class Reply(Message, frozen=True, gc=False):
     variant: str | None = None
     quality: float | None = None
     """How good the answer is, 0..1; None where nobody can say."""
+
+
+class Operated(Message, frozen=True, gc=False):
+    """To whoever sent `Operate`: what came of it."""
+
+    id: str
+    error: str | None = None
+    """None: it was done, or has begun where it takes time."""
+    status: bytes | None = None
+    """JSON: how the fleet stands, where that was asked."""
 
 
 class Streamed(Message, frozen=True, gc=False):
@@ -526,5 +550,6 @@ WIRE_MESSAGES = (
     Submit, Cancel, ConfirmRequests, RequestsConfirmed,
     RunBatch, CancelBatch, ConfirmBatches, BatchFinished, BatchesMissing, Activate, Deactivate, Drain,
     Probe, ProbeAnswered, InjectSlowness, ReplicaReported, Reply, Streamed, TokensGenerated, HostReplica,
+    Operate, Operated,
 )  # fmt: skip
 """Those that may arrive from another process; anything else on the wire is an error."""

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct, field
 
+from fleet.actor import FleetError
 from fleet.engines.base import Engine
 from policies import (
     BatchingPolicy,
@@ -148,6 +149,14 @@ class Pool(Struct, frozen=True, kw_only=True):
         low = self.replicas if self.min_replicas is None else self.min_replicas
         high = self.replicas if self.max_replicas is None else self.max_replicas
         return low, high
+
+    @property
+    def expected_service_s(self) -> float | None:
+        """What one ordinary request takes its fastest replica alone; None where its engine cannot say."""
+        try:
+            return self.engine.expected_service_s()
+        except (FleetError, ValueError):  # a measured table that an ordinary request is outside of
+            return None
 
     @property
     def serves(self) -> tuple[str, str, str]:

@@ -186,6 +186,10 @@ class FleetSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             raise PolicyError(f"{path}.engine: missing; {NO_POOL_ENGINE if self.pools else NO_ENGINE}")
         if said["device"] is None:
             said["device"] = said["engine"].device_name
+        if self.pools:  # what several pools have of the fleet, each has for itself
+            said = {
+                key: value.fresh() if isinstance(value, Component) else value for key, value in said.items()
+            }
         return Pool(**{**own, **said, "name": name, "model": own["model"] or DEFAULT})
 
     def model(self, name: str) -> ModelSpec:

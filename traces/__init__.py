@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from traces.errors import ReadReport, TraceError
     from traces.fault_files import load_faults, random_faults, save_faults
     from traces.faults import Fault, FaultTrace
+    from traces.operations import Operation, OperationsTrace, load_operations
     from traces.rates import RateSeries, load_rates
     from traces.readers import load_trace
     from traces.schema import Header, Observed, Request, Slo, TraceEntry, Transform
@@ -36,6 +37,7 @@ _HOMES = {
     "traces.errors": ("ReadReport", "TraceError"),
     "traces.fault_files": ("load_faults", "random_faults", "save_faults"),
     "traces.faults": ("Fault", "FaultTrace"),
+    "traces.operations": ("Operation", "OperationsTrace", "load_operations"),
     "traces.rates": ("RateSeries", "load_rates"),
     "traces.readers": ("load_trace",),
     "traces.schema": ("Header", "Observed", "Request", "Slo", "TraceEntry", "Transform"),
@@ -63,6 +65,8 @@ __all__ = [
     "Header",
     "Lengths",
     "Observed",
+    "Operation",
+    "OperationsTrace",
     "RateSeries",
     "ReadReport",
     "Request",
@@ -78,6 +82,7 @@ __all__ = [
     "from_rates",
     "gamma",
     "load_faults",
+    "load_operations",
     "load_rates",
     "load_trace",
     "merge",

@@ -6,6 +6,7 @@ also why it counts what it *requested* apart from what it *observed*.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,7 @@ from msgspec.structs import replace
 
 from fleet.actor import Actor, Context
 from fleet.actors.hearing import Hooks
+from fleet.actors.operations import PoolEmptied, RetirePool, ScalePool
 from fleet.actors.pool_watch import Known, PoolWatch
 from fleet.actors.registrar import Signals
 from fleet.actors.roster import Reports
@@ -37,9 +39,10 @@ from fleet.messages import (
     Undeliverable,
     replica_number,
 )
+from fleet.pools import Pool
 from fleet.telemetry.sink import RecordedState, Telemetry
 from policies.backoff import grown
-from policies.base import Policy, PolicyError, ScalingPolicy, WarmPoolPolicy, is_settled
+from policies.base import Policy, PolicyError, is_settled
 from policies.decisions import Scale, Warm
 from policies.views import PoolView, ReplicaState
 
@@ -53,11 +56,9 @@ class Autoscaler(Actor):
     def __init__(
         self,
         *,
-        scaling: ScalingPolicy,
-        warm_pool: WarmPoolPolicy,
-        min_replicas: int,
-        max_replicas: int,
-        initial_replicas: int,
+        pool: Pool,
+        initial_replicas: int = 0,
+        start_replicas: int = 0,
         control_interval_s: float,
         failed_grace_s: float,
         start_timeout_s: float = 600.0,
@@ -67,28 +68,34 @@ class Autoscaler(Actor):
         signals: Signals,
         registrar: str = "registrar",
         launcher: str = "launcher",
+        operator: str = "operator",
         settle_s: float = 0.0,
         first_number: int | None = None,
         say: Callable[[str], None] | None = None,
     ) -> None:
-        """`say` gets a line for whoever watches the fleet, now and then."""
-        self._scaling, self._warm_pool = scaling, warm_pool
-        self._hooks = Hooks(scaling, warm_pool)
-        self._min, self._max = min_replicas, max_replicas
+        """`initial_replicas` somebody else starts, `start_replicas` this one, at once.
+
+        `say` gets a line for whoever watches the fleet, now and then.
+        """
+        self._start_replicas = start_replicas
+        self.pool = pool
+        self._scaling, self._warm_pool = pool.scaling, pool.warm_pool
+        self._hooks = Hooks(pool.scaling, pool.warm_pool)
+        self._retired = False
         self._interval_s = control_interval_s
         self._grace_s, self._start_timeout_s = failed_grace_s, start_timeout_s
-        self._router, self._launcher = router, launcher
+        self._router, self._launcher, self._operator = router, launcher, operator
         self._telemetry = telemetry
         self._signals, self._registrar = signals, registrar
         # Somebody else starts the first ones; until they report they are on their way, not missing.
         self._known = {
-            f"replica/{number}": Known("provisioning", "ready") for number in range(initial_replicas)
+            pool.replica(number): Known("provisioning", "ready") for number in range(initial_replicas)
         }
         self._reports = Reports()
         self._next_number = initial_replicas if first_number is None else first_number
         self._settle_s = settle_s
         """How long to listen before the first decision: for one that replaces another, and must learn what there is."""
-        self._watch = PoolWatch(signals, min_replicas=min_replicas, max_replicas=max_replicas)
+        self._watch = PoolWatch(signals, pool)
         self._failed_starts = 0
         """In a row. Those that were asked for before the first of them failed are one with it."""
         self._failed_s = -1.0
@@ -105,8 +112,11 @@ class Autoscaler(Actor):
         super().start(ctx)
         reset(self._scaling, ctx.rng)
         reset(self._warm_pool, ctx.rng)
-        ctx.send(self._registrar, DescribeReplicas(ctx.address))
+        ctx.send(self._registrar, DescribeReplicas(ctx.address, self.pool.name))
         ctx.after(self._settle_s, Tick("control"))
+        if self._start_replicas:
+            self._desired = (self._start_replicas, 0)
+            self._reconcile(*self._desired, ctx.now)
 
     def handlers(self) -> dict[type[Message], Callable[[Any], None]]:
         return {
@@ -118,6 +128,8 @@ class Autoscaler(Actor):
             StartHeld: self.on_start_held,
             Undeliverable: self.on_undeliverable,
             Told: self.on_told,
+            ScalePool: self.on_scale_pool,
+            RetirePool: self.on_retire_pool,
         }
 
     # --- what is there -----------------------------------------------------------------------------------------
@@ -144,6 +156,7 @@ class Autoscaler(Actor):
         if message.state in ("stopped", "failed"):
             self._reports.ended(message.replica)
             del self._known[message.replica]
+            self._say_if_emptied()
         elif noticed:
             self._on_notice(known, now)
 
@@ -163,6 +176,7 @@ class Autoscaler(Actor):
                 self._back_off(message.replica, known, message.detail)
             state: ReplicaState = "stopped" if message.expected else "failed"
             self._telemetry.replica_changed(self.ctx.now, message.replica, state, message.detail)
+            self._say_if_emptied()
 
     def on_trust_changed(self, message: TrustChanged) -> None:
         known = self._known.get(message.replica)
@@ -196,7 +210,7 @@ class Autoscaler(Actor):
         self._telemetry.counters["failed_starts"] += 1
         self._telemetry.decided(now, "scaling", replica, "StartFailed", value=delay_s, reason=reason)
         hopeless = self._failed_starts >= self._failed_starts_limit
-        self.ctx.send(self._router, StartFailed(f"{replica}: {reason}", hopeless))
+        self.ctx.send(self._router, StartFailed(f"{replica}: {reason}", hopeless, self.pool.name))
         if news and self._say is not None:
             self._say(
                 f"{replica} did not start: {reason} (failed start {self._failed_starts} in a row; "
@@ -206,13 +220,18 @@ class Autoscaler(Actor):
     # --- the loop ----------------------------------------------------------------------------------------------
 
     def on_tick(self, message: Tick) -> None:
-        self.ctx.send(self._router, ReportPool(self.ctx.address))
+        if self._retired and not self._known:
+            return
+        self.ctx.send(self._router, ReportPool(self.ctx.address, pool=self.pool.name))
         self.ctx.every(self._interval_s, message)
 
     def on_pool_report(self, message: PoolReport) -> None:
         now = self.ctx.now
         pool = self._watch.look(message, self._known, now)
         self._telemetry.pool_sampled(now, pool)
+        if self._retired:
+            self._reconcile(0, 0, now)
+            return
         try:
             scale = self._scaling.desired(pool, now)
         except Exception as error:
@@ -224,8 +243,9 @@ class Autoscaler(Actor):
         _demand_count(self._scaling, scale, Scale)
         _demand_count(self._warm_pool, warm, Warm)
         # Work that was let in is to be done: none at all is what there may be while there is none.
-        least = max(self._min, 1) if pool.in_flight else self._min
-        desired = min(max(scale.replicas, least), self._max)
+        low, high = self._watch.bounds
+        least = max(low, 1) if pool.in_flight else low
+        desired = min(max(scale.replicas, least), high)
         if (desired, warm.replicas) != self._desired:
             self._desired = (desired, warm.replicas)
             self._telemetry.decided(
@@ -262,6 +282,54 @@ class Autoscaler(Actor):
         if seen is not None:
             for number in range(periods):
                 self._telemetry.pool_sampled(due_s + number * self._interval_s, seen)
+
+    # --- operations --------------------------------------------------------------------------------------------
+
+    def on_scale_pool(self, message: ScalePool) -> None:
+        """An operator says: within these bounds from now on."""
+        low, high = self._watch.bounds
+        low = low if message.min_replicas is None else message.min_replicas
+        high = high if message.max_replicas is None else message.max_replicas
+        self._watch.bounds = min(low, high), high
+        self._at_rest, self._seen = False, None
+        if self._desired is not None:
+            low, high = self._watch.bounds
+            self._desired = (min(max(self._desired[0], low), high), self._desired[1])
+            self._reconcile(*self._desired, self.ctx.now)
+
+    def on_retire_pool(self, message: RetirePool) -> None:
+        """An operator says: none from now on. Those there are finish what they have."""
+        self._retired = True
+        self._watch.bounds = 0, 0
+        self._desired = (0, 0)
+        self._at_rest = False
+        self._reconcile(0, 0, self.ctx.now)
+        self._say_if_emptied()
+
+    @property
+    def bounds(self) -> tuple[int, int]:
+        """The fewest and the most replicas there may be."""
+        return self._watch.bounds
+
+    @property
+    def retired(self) -> bool:
+        """An operator has retired its pool."""
+        return self._retired
+
+    def described(self) -> dict[str, Any]:  # Any: JSON values
+        """How its pool stands, in plain values."""
+        pool, states = self.pool, Counter(known.state for known in self._known.values())
+        low, high = self.bounds
+        return {
+            "model": pool.model, "version": pool.version, "variant": pool.variant, "device": pool.device,
+            "cost_per_hour": pool.cost_per_hour, "replicas": dict(sorted(states.items())),
+            "min_replicas": low, "max_replicas": high,
+            "desired": None if self._desired is None else self._desired[0], "retired": self._retired,
+        }  # fmt: skip
+
+    def _say_if_emptied(self) -> None:
+        if self._retired and not self._known:
+            self.ctx.send(self._operator, PoolEmptied(self.pool.name))
 
     # --- closing the gap ---------------------------------------------------------------------------------------
 
@@ -329,12 +397,12 @@ class Autoscaler(Actor):
         """Ask for a replica; False when it must wait (back-off, or the fleet's maximum with its spares)."""
         if now < self._not_before_s:
             return False
-        name = f"replica/{self._next_number}"
+        name = self.pool.replica(self._next_number)
         self._next_number += 1
         self._known[name] = Known("provisioning", "ready" if activate else "warm", since_s=now)
         self._telemetry.replica_changed(now, name, "provisioning")
         spares = 0 if self._desired is None else self._desired[1]
-        self.ctx.send(self._launcher, StartReplica(name, activate, self._max + spares))
+        self.ctx.send(self._launcher, StartReplica(name, activate, self._watch.bounds[1] + spares))
         return True
 
     def _activate(self, name: str) -> None:

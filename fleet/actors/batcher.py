@@ -13,9 +13,10 @@ from typing import Any
 from msgspec.structs import force_setattr
 
 from fleet.actor import Actor, Context
+from fleet.actors.operations import RetirePool
 from fleet.actors.queue_hearing import QueueHearing
 from fleet.actors.registrar import Signals
-from fleet.actors.roster import Reports, take_signals
+from fleet.actors.roster import Reports, take_signals, view_of
 from fleet.actors.waiting import WaitingQueue
 from fleet.blame import blaming, reset
 from fleet.messages import (
@@ -39,6 +40,7 @@ from fleet.messages import (
     Undeliverable,
     Work,
 )
+from fleet.pools import Pool
 from fleet.telemetry.sink import Telemetry
 from policies.base import BatchingPolicy, PolicyError, QueueingPolicy
 from policies.decisions import Dispatch, Wait
@@ -56,8 +58,10 @@ class Batcher(Actor):
         early_binding: bool,
         telemetry: Telemetry,
         signals: Signals,
+        pool: Pool,
         router: str = "router",
     ) -> None:
+        self.pool = pool
         self._queueing, self._batching = queueing, batching
         self.hearing = QueueHearing(queueing, batching)
         self._early = early_binding
@@ -100,6 +104,7 @@ class Batcher(Actor):
             TrustChanged: self.on_trust_changed,
             Undeliverable: self.on_undeliverable,
             Told: self.on_told,
+            RetirePool: self.on_retire_pool,
         }
 
     def _open_queue(self, replica: str | None) -> WaitingQueue:
@@ -412,9 +417,7 @@ class Batcher(Actor):
             return
         view = self._views.get(replica)
         if view is None:
-            view = ReplicaView(
-                id=replica, state=message.state, capacity=message.max_inflight_batches, weight=message.weight
-            )
+            view = view_of(message, self.pool, message.max_inflight_batches)
             self._views[replica] = view
             self._batches[replica] = {}
             self._signals.show_in(view, self._batches[replica].keys())
@@ -500,12 +503,22 @@ class Batcher(Actor):
             self.depth -= len(work)
             self._end(work, replica, dispatched=False, failure=failure, detail=detail)
 
+    def on_retire_pool(self, message: RetirePool) -> None:
+        """Its pool takes nothing new: what waits goes elsewhere."""
+        for queue in self.queues():
+            work = queue.clear()
+            self.depth -= len(work)
+            if work:
+                self._end(
+                    work, queue.replica, dispatched=False, failure="moved", detail="its pool is retired"
+                )
+
     # --- reports -----------------------------------------------------------------------------------------------
 
     def on_report_pool(self, message: ReportPool) -> None:
         """The router has said what is asked of the pool; this is what its replicas' engines have done."""
         if message.demand is not None:
-            engines = self._engines.by_replica(self.ctx.now)
+            engines = self._engines.by_replica(self.ctx.now, self._views)
             self.ctx.send(message.reply_to, PoolReport(message.demand, engines))
 
 

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 from collections import deque
 
-from fleet.actors.pending import Pending
 from fleet.messages import DemandReport, Usage
 from policies.views import Outcome
-from traces.schema import Slo
+from traces.schema import Request, Slo
 
 REMEMBERED = 65_536
 """Latencies kept between two reports: the last ones, where nobody asks for long."""
@@ -21,13 +20,31 @@ REMEMBERED = 65_536
 class Demand:
     """The ledger of one pool's requests. It is told of every one, so it does little each time."""
 
-    __slots__ = ("_ends_s", "_starts_s", "_ttft_s", "arrivals_s", "e2e_s", "judged", "met", "running", "slo")
+    __slots__ = (
+        "_ends_s",
+        "_starts_s",
+        "_ttft_s",
+        "arrivals_s",
+        "completions",
+        "e2e_s",
+        "ended",
+        "in_flight",
+        "judged",
+        "met",
+        "moved",
+        "running",
+        "slo",
+    )
 
     def __init__(self, slo: Slo | None = None) -> None:
         self.slo = slo
         """Objectives of requests that bring none of their own."""
+        self.in_flight = 0
+        """Requests let in for it, and neither ended nor gone on to another pool."""
         self.running = 0
-        """Requests whose current attempt is with a replica."""
+        """Those of them that a replica has."""
+        self.ended = self.completions = self.moved = 0
+        """Ended; completed; gone on to another pool."""
         self.judged = self.met = 0
         """Ended with an objective, and those of them that met it."""
         # A sum of moments is an integral: what n requests that are there spent up to now is n · now less the sum of
@@ -36,6 +53,34 @@ class Demand:
         self.e2e_s: deque[float] = deque(maxlen=REMEMBERED)
         """Of those that completed since the last report."""
         self._ttft_s: deque[float] = deque(maxlen=REMEMBERED)
+
+    @property
+    def waiting(self) -> int:
+        """Let in, and with no replica: held by the router, queued, on the way."""
+        return self.in_flight - self.running
+
+    def came(self, now: float) -> None:
+        """One was let in for it, or came from another pool."""
+        self.in_flight += 1
+        self.arrivals_s += now
+
+    def uncount(self, now: float) -> None:
+        """One that came at this very instant was for another pool."""
+        self.in_flight -= 1
+        self.arrivals_s -= now
+
+    def went(self, running: bool, now: float) -> None:
+        """One has gone on to another pool."""
+        self.moved += 1
+        self._gone(running, now)
+
+    def _gone(self, running: bool, now: float) -> None:
+        self.in_flight -= 1
+        self._ends_s += now
+        if running:
+            self.running -= 1
+        else:
+            self._starts_s += now
 
     def started(self, requests: int, now: float) -> None:
         """So many went to a replica."""
@@ -49,36 +94,41 @@ class Demand:
 
     def completed(self, requests: int, now: float) -> None:
         """So many got their answers from a replica."""
+        self.in_flight -= requests
         self.running -= requests
+        self.ended += requests
+        self.completions += requests
         self._ends_s += requests * now
 
-    def came_to_nothing(self, pending: Pending, outcome: Outcome, now: float) -> None:
+    def came_to_nothing(self, running: bool, now: float) -> None:
         """One ended without an answer."""
-        self._ends_s += now
-        if pending.running:
-            self.running -= 1
-        else:
-            self._starts_s += now
-        if self.slo is not None or pending.request.slo is not None:
-            self.judge(pending, outcome, None, now)
+        self.ended += 1
+        self._gone(running, now)
 
-    def judge(self, pending: Pending, outcome: Outcome, usage: Usage | None, now: float) -> None:
-        """Hold it against its objectives. Whoever did not get an answer did not get it in time."""
-        arrived_s = pending.request.arrived_s
-        first_s = now if pending.first_token_s is None else pending.first_token_s
+    def judge(
+        self, request: Request, outcome: Outcome, first_token_s: float | None, usage: Usage | None, now: float
+    ) -> bool | None:
+        """Hold one that ends against its objectives, and say whether it met them; None: it has none.
+
+        Whoever did not get an answer did not get it in time.
+        """
+        arrived_s = request.arrived_s
+        first_s = now if first_token_s is None else first_token_s
         if usage is not None:
             self._ttft_s.append(first_s - arrived_s)
-        e2e_s, ttft_s, tpot_s = self._bounds(pending.request.slo)
+        e2e_s, ttft_s, tpot_s = self._bounds(request.slo)
         if e2e_s is None and ttft_s is None and tpot_s is None:
-            return
+            return None
         self.judged += 1
         gaps = 0 if usage is None else usage.output_tokens - 1
-        self.met += (
+        met = (
             outcome == "completed"
             and (e2e_s is None or now - arrived_s <= e2e_s)
             and (ttft_s is None or first_s - arrived_s <= ttft_s)
             and (tpot_s is None or gaps < 1 or (now - first_s) / gaps <= tpot_s)
         )
+        self.met += met
+        return met
 
     def _bounds(self, own: Slo | None) -> tuple[float | None, float | None, float | None]:
         """What a request asks for, and where it asks for nothing what the fleet's objectives say."""
@@ -92,21 +142,19 @@ class Demand:
             slo.tpot_s if own.tpot_s is None else own.tpot_s,
         )
 
-    def report(
-        self, now: float, *, arrived: int, completed: int, in_flight: int, oldest_wait_s: float
-    ) -> DemandReport:
+    def report(self, now: float, *, oldest_wait_s: float) -> DemandReport:
         """What has been counted up to now, and the latencies since the last report."""
         e2e_s, ttft_s = tuple(self.e2e_s), tuple(self._ttft_s)
         self.e2e_s.clear()
         self._ttft_s.clear()
-        waiting = in_flight - self.running
+        in_flight, waiting = self.in_flight, self.waiting
         return DemandReport(
             queue_depth=waiting,
             oldest_wait_s=oldest_wait_s,
             in_flight=in_flight,
-            arrived=arrived,
-            ended=arrived - in_flight,
-            completed=completed,
+            arrived=in_flight + self.ended + self.moved,
+            ended=self.ended,
+            completed=self.completions,
             judged=self.judged,
             met=self.met,
             in_flight_s=in_flight * now - (self.arrivals_s - self._ends_s),

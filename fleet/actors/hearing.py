@@ -5,17 +5,16 @@ What nobody hears is not built and not sent: an actor asks `hooks.on_completed` 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from msgspec.structs import replace
 
 from fleet.actor import Actor
-from fleet.actors.pending import Pending
 from fleet.blame import tell
-from fleet.messages import Message, Told, Usage
+from fleet.messages import Message, Told
 from policies.base import HOOKS, Policy, listeners
-from policies.views import FailureKind
+from policies.views import ReplicaView
 
 Handlers = dict[type[Message], Callable[[Any], None]]  # Any: each handler takes its own type
 Hook = tuple[Callable[..., None], ...]
@@ -50,11 +49,15 @@ class Hooks:
             tell(getattr(self, name), now_s, *arguments)
 
 
+Calls = dict[str, list[tuple[str, tuple[Any, ...]]]]
+"""What other actors have yet to be told, by address."""
+
+
 class Announcer:
     """Tells policies here at once, and those of other actors by a message for each one that this actor handled.
 
-    `elsewhere` has the hooks that each of the others wants, by address. An attribute for each hook says whether
-    anybody at all listens to it.
+    `elsewhere` has the hooks that each of the others wants, by address; what is to be sent is put into `calls`, which
+    several announcers of one actor may share. An attribute for each hook says whether anybody at all listens to it.
     """
 
     __slots__ = ("_calls", "_elsewhere", "_here", "of_attempts", *HOOKS)
@@ -68,66 +71,47 @@ class Announcer:
     on_step_completed: bool
     on_replicas: bool
 
-    def __init__(self, *here: Policy, elsewhere: Mapping[str, frozenset[str]]) -> None:
+    def __init__(self, *here: Policy, elsewhere: Mapping[str, frozenset[str]], calls: Calls) -> None:
         self._here = Hooks(*here)
         self._elsewhere = {address: wanted for address, wanted in elsewhere.items() if wanted}
-        self._calls: dict[str, list[tuple[str, tuple[Any, ...]]]] = {}
-        """What the others have yet to be told."""
+        self._calls = calls
         for name in HOOKS:
             away = any(name in wanted for wanted in self._elsewhere.values())
             setattr(self, name, away or bool(getattr(self._here, name)))
         self.of_attempts = self.on_first_token or self.on_tokens or self.on_completed
 
-    def telling(self, actor: Actor, handlers: Handlers) -> Handlers:
-        """These handlers of the actor that tells, after each of which the other actors are told."""
-        if not self._elsewhere:
-            return handlers
-        return {kind: self._then_send(actor, handler) for kind, handler in handlers.items()}
+    @property
+    def reaches_others(self) -> bool:
+        """Some policy that listens lives in another actor."""
+        return bool(self._elsewhere)
 
     def tell(self, hook: str, now_s: float, *arguments: Any) -> None:  # Any: those of the hook
         """Call this hook, or have it called."""
         tell(getattr(self._here, hook), now_s, *arguments)
         for address, wanted in self._elsewhere.items():
             if hook in wanted:
-                self._calls.setdefault(address, []).append((hook, _lasting(hook, arguments)))
+                self._calls.setdefault(address, []).append((hook, arguments))
 
-    def tokens_came(self, pending: Pending, replica: str, tokens: int, now_s: float) -> None:
-        """The current attempt has so many output tokens now. A message that was overtaken says nothing new."""
-        if not pending.first_token:
-            pending.first_token = True
-            if pending.first_token_s is None:
-                pending.first_token_s = now_s
-            if self.on_first_token:
-                self.tell("on_first_token", now_s, pending.request, replica)
-        if self.on_tokens and tokens > pending.told:
-            pending.told = tokens
-            self.tell("on_tokens", now_s, pending.request, replica, tokens)
-
-    def attempt_ended(
-        self,
-        pending: Pending,
-        failure: FailureKind | None,
-        now_s: float,
-        service_s: float | None = None,
-        usage: Usage | None = None,
-    ) -> None:
-        """The current attempt ended; of tokens that were lost on the way it is told before."""
-        if usage is not None and self.of_attempts and usage.output_tokens > pending.resumed:
-            self.tokens_came(pending, pending.replica or "", usage.output_tokens, now_s)
-        if self.on_completed:
-            self.tell("on_completed", now_s, pending.completion(failure, now_s, service_s, usage))
-
-    def _then_send(self, actor: Actor, handler: Callable[[Any], None]) -> Callable[[Any], None]:
-        def handle(message: Message) -> None:
-            handler(message)
-            if self._calls:
-                calls, self._calls = self._calls, {}
-                for address, told in calls.items():
-                    actor.ctx.send(address, Told(told))
-
-        return handle
+    def tell_replicas(self, address: str, views: Sequence[ReplicaView]) -> None:
+        """Have the policies of one other actor told who may be chosen, as far as that concerns them."""
+        if "on_replicas" in self._elsewhere.get(address, ()):
+            # A message must not change after it was sent, and views are kept up to date in place.
+            lasting = tuple(replace(view) for view in views)
+            self._calls.setdefault(address, []).append(("on_replicas", (lasting,)))
 
 
-def _lasting(hook: str, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
-    """A message must not change after it was sent, and views are kept up to date in place."""
-    return (tuple(replace(view) for view in arguments[0]),) if hook == "on_replicas" else arguments
+def telling(actor: Actor, calls: Calls, handlers: Handlers) -> Handlers:
+    """These handlers of the actor that tells, after each of which the other actors are sent what is in `calls`."""
+    return {kind: _then_send(actor, calls, handler) for kind, handler in handlers.items()}
+
+
+def _then_send(actor: Actor, calls: Calls, handler: Callable[[Any], None]) -> Callable[[Any], None]:
+    def handle(message: Message) -> None:
+        handler(message)
+        if calls:
+            told = list(calls.items())
+            calls.clear()
+            for address, its in told:
+                actor.ctx.send(address, Told(its))
+
+    return handle

@@ -10,6 +10,7 @@ from msgspec import Struct
 
 from fleet.actors.registrar import Heard, Signals
 from fleet.messages import DemandReport, PoolReport, ReplicaReported
+from fleet.pools import Pool
 from policies.views import Latencies, PoolView, ReplicaState, ReplicaView, Trust
 
 NOTHING = DemandReport(
@@ -58,24 +59,28 @@ class Known(Struct):
         self.busy_fraction = ran_s / span_s
         return ran_s, span_s
 
-    def view(self, name: str, heard: Heard | None) -> ReplicaView:
+    def view(self, name: str, heard: Heard | None, pool: Pool) -> ReplicaView:
         if heard is None or heard.report is None:
-            return ReplicaView(id=name, state=self.state, trust=self.trust)
+            return ReplicaView(
+                id=name, state=self.state, trust=self.trust, pool=pool.name, device=pool.device,
+                cost_per_hour=pool.cost_per_hour,
+            )  # fmt: skip
         report = heard.report
         return ReplicaView(
             id=name, state=self.state, trust=self.trust, in_flight=report.batches, as_of_s=heard.reported_s,
             weight=report.weight, busy_fraction=self.busy_fraction, gpu_utilization=report.gpu_utilization,
             memory_used_bytes=report.memory_used_bytes, memory_total_bytes=report.memory_total_bytes,
-            tokens=report.tokens,
+            tokens=report.tokens, pool=pool.name, device=pool.device, cost_per_hour=pool.cost_per_hour,
         )  # fmt: skip
 
 
 class PoolWatch:
     """Remembers the last look."""
 
-    def __init__(self, signals: Signals, *, min_replicas: int, max_replicas: int) -> None:
-        self._signals = signals
-        self._bounds = min_replicas, max_replicas
+    def __init__(self, signals: Signals, pool: Pool) -> None:
+        self._signals, self._pool = signals, pool
+        self.bounds = pool.bounds
+        """The fewest and the most replicas."""
         self._before = NOTHING
         self._looked_s = 0.0
 
@@ -95,8 +100,9 @@ class PoolWatch:
         waiting = [(heard.waiting.last or 0.0, heard.waiting.take() or 0.0) for heard in heard_of]
         spans = [item.look(report.engines.get(name), now_s) for name, item in ready.items()]
         ran_s, ready_s = (sum(part) for part in zip(*spans, strict=True)) if spans else (0.0, 0.0)
-        low, high = self._bounds
+        low, high = self.bounds
         return PoolView(
+            name=self._pool.name,
             interval_s=interval_s,
             ready=len(ready),
             warm=sum(item.state == "warm" for item in counting),
@@ -125,7 +131,9 @@ class PoolWatch:
             ),
             kv_utilization_mean=_mean([heard.kv.take() for heard in said]),
             as_of_s=min((heard.reported_s for heard in said), default=now_s),
-            replicas=tuple(item.view(name, self._signals.get(name)) for name, item in known.items()),
+            replicas=tuple(
+                item.view(name, self._signals.get(name), self._pool) for name, item in known.items()
+            ),
         )
 
 

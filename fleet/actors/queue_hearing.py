@@ -54,8 +54,8 @@ class QueueHearing:
         """By queue: the replicas that may take from it."""
         self._sent: dict[int, Sent] = {}
         """By ticket."""
-        self._tickets: dict[str, int] = {}
-        """By request, of its last attempt."""
+        self._tickets: dict[tuple[str, str], int] = {}
+        """By request and replica, of its last attempt there: it may have one at each of several."""
 
     def is_empty(self) -> bool:
         """Nothing was sent that has not ended."""
@@ -66,7 +66,7 @@ class QueueHearing:
         batch = Batch(replica, tuple(work), now_s, len(work))
         for item in work:
             self._sent[item.ticket] = Sent(batch)
-            self._tickets[item.request.id] = item.ticket
+            self._tickets[item.request.id, replica] = item.ticket
             tell(queue.hooks.on_dispatched, now_s, item.request, replica)
 
     def offered(self, queue: WaitingQueue, view: ReplicaView, takes_work: bool, now_s: float) -> None:
@@ -89,7 +89,7 @@ class QueueHearing:
 
     def told(self, queue: WaitingQueue | None, name: str, arguments: tuple[Any, ...], now_s: float) -> None:
         """The router tells of tokens."""
-        sent = self._sent.get(self._tickets.get(arguments[0].id, 0))
+        sent = self._sent.get(self._tickets.get((arguments[0].id, arguments[1]), 0))
         if queue is None or sent is None or sent.batch.replica != arguments[1]:
             return
         if name == "on_first_token":
@@ -115,9 +115,9 @@ class QueueHearing:
             sent = self._sent.pop(item.ticket, None)
             if sent is None:
                 continue
-            if self._tickets.get(item.request.id) == item.ticket:
-                del self._tickets[item.request.id]
             batch = sent.batch
+            if self._tickets.get((item.request.id, batch.replica)) == item.ticket:
+                del self._tickets[item.request.id, batch.replica]
             batch.left -= 1
             if failure is None:
                 batch.completed = True

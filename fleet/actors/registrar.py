@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from collections.abc import Set as AbstractSet
-from typing import Any
+from typing import Any, NamedTuple
 
 from msgspec import Struct, field
 
@@ -23,6 +23,7 @@ from fleet.messages import (
     TrustChanged,
     Undeliverable,
 )
+from fleet.pools import pool_of
 from fleet.telemetry.engine_time import EngineTime
 from policies.views import ReplicaView
 
@@ -93,13 +94,24 @@ class Signals:
         return [heard.report for heard in self._heard.values() if heard.report is not None]
 
 
+class PoolWatchers(NamedTuple):
+    """The actors of one pool that are told of its replicas."""
+
+    batcher: str
+    autoscaler: str
+
+
 class Registrar(Actor):
     """Takes in what replicas, the launcher and the health checker say of replicas; passes on what changes anything."""
 
-    def __init__(self, signals: Signals, engines: EngineTime, *, watchers: str, batcher: str) -> None:
+    def __init__(self, signals: Signals, engines: EngineTime, *, watchers: str) -> None:
         self._signals, self._engines = signals, engines
-        self._watchers, self._batcher = watchers, batcher
+        self._watchers = watchers
         self._reports = Reports()
+        self.pools: dict[str, PoolWatchers] = {}
+        """Who watches the replicas of one pool alone; the group `watchers` watches all of them."""
+        self.first: str | None = None
+        """Who is told before anybody else: what is sent on when it hears finds the others told."""
 
     def handlers(self) -> dict[type[Message], Callable[[Any], None]]:
         return {
@@ -128,27 +140,40 @@ class Registrar(Actor):
         if message.gpu_utilization is not None:
             heard.gpu.add(message.gpu_utilization)
         if changed:
-            self.ctx.send(self._watchers, message)
+            self._pass_on(replica, message)
             if state in ("stopped", "failed"):
                 self._forget(replica)
         elif heard.sent and not heard.sent <= set(message.holds):
-            self.ctx.send(self._batcher, message)
+            pool = self.pools.get(pool_of(replica))
+            if pool is not None:
+                self.ctx.send(pool.batcher, message)
+
+    def _pass_on(self, replica: str, message: Message) -> None:
+        """To all whom it concerns. Pools that share nothing but the router do not hear of each other's replicas."""
+        if self.first is not None:
+            self.ctx.send(self.first, message)
+        pool = self.pools.get(pool_of(replica))
+        if pool is not None:
+            self.ctx.send(pool.batcher, message)
+            self.ctx.send(pool.autoscaler, message)
+        self.ctx.send(self._watchers, message)
 
     def on_replica_exited(self, message: ReplicaExited) -> None:
         self._forget(message.replica)
-        self.ctx.send(self._watchers, message)
+        self._pass_on(message.replica, message)
 
     def _forget(self, replica: str) -> None:
         self._reports.ended(replica)
         self._signals.forget(replica)
 
     def on_trust_changed(self, message: TrustChanged) -> None:
-        self.ctx.send(self._watchers, message)
+        self._pass_on(message.replica, message)
 
     def on_describe_replicas(self, message: DescribeReplicas) -> None:
         """Somebody is new here."""
         for report in self._signals.reports():
-            self.ctx.send(message.reply_to, report)
+            if message.pool is None or pool_of(report.replica) == message.pool:
+                self.ctx.send(message.reply_to, report)
 
     def on_undeliverable(self, message: Undeliverable) -> None:
         """Whoever is not there asks when it comes."""

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from msgspec.structs import force_setattr
 
 from fleet.messages import ReplicaReported, replica_number
+from fleet.pools import Pool
 from policies.views import ReplicaView, Trust
 
 REMEMBERED = 4_096
@@ -24,6 +25,18 @@ def take_signals(view: ReplicaView, report: ReplicaReported, now_s: float) -> No
     if report.memory_total_bytes is not view.memory_total_bytes or report.gpu_utilization is not None:
         for name in ("gpu_utilization", "memory_used_bytes", "memory_total_bytes"):
             force_setattr(view, name, getattr(report, name))
+
+
+def view_of(report: ReplicaReported, pool: Pool | None = None, capacity: int = 1) -> ReplicaView:
+    """A new view of a replica, with what is known of it from its pool; its signals are still to come."""
+    if pool is None:
+        return ReplicaView(id=report.replica, state=report.state, weight=report.weight, capacity=capacity)
+    expected_s = pool.expected_service_s
+    return ReplicaView(
+        id=report.replica, state=report.state, weight=report.weight, capacity=capacity, pool=pool.name,
+        device=pool.device, cost_per_hour=pool.cost_per_hour,
+        expected_service_s=None if expected_s is None else expected_s * pool.slowness(replica_number(report.replica)),
+    )  # fmt: skip
 
 
 class Reports:
@@ -59,6 +72,8 @@ class Roster:
     def __init__(self, follow: Callable[[ReplicaView], None] | None = None) -> None:
         """`follow` is told of each view that is new: whoever keeps its signals up to date between reports."""
         self._follow = follow
+        self._pools: dict[str, int] = {}
+        """The place of each pool in the order of candidates."""
         self.views: dict[str, ReplicaView] = {}
         self.candidates: tuple[ReplicaView, ...] = ()
         """Ready and trusted."""
@@ -66,13 +81,14 @@ class Roster:
         """The candidates by id."""
         self._reports = Reports()
 
-    def reported(self, message: ReplicaReported, now_s: float) -> bool:
-        """Take in a report; True when the candidates changed."""
+    def reported(self, message: ReplicaReported, now_s: float, pool: Pool | None = None) -> bool:
+        """Take in a report; True when the candidates changed. `pool` is the one that the replica is of."""
         if not self._reports.believe(message):
             return False
         view = self.views.get(message.replica)
         if view is None:
-            view = ReplicaView(id=message.replica, state=message.state, weight=message.weight)
+            view = view_of(message, pool)
+            self._pools.setdefault(view.pool, len(self._pools))
             self.views[message.replica] = view
             if self._follow is not None:
                 self._follow(view)
@@ -111,9 +127,18 @@ class Roster:
             return False
         self.chosen[view.id] = view
         candidates = list(self.candidates)
-        insort(candidates, view, key=lambda view: replica_number(view.id))
+        insort(candidates, view, key=self._place)
         self.candidates = tuple(candidates)
         return True
+
+    def _place(self, view: ReplicaView) -> tuple[int, int]:
+        return self._pools[view.pool], replica_number(view.id)
+
+    def forget_pool(self, pool: str) -> bool:
+        """Nobody may choose its replicas any more; True when the candidates changed."""
+        gone = [view.id for view in self.views.values() if view.pool == pool]
+        changed = [self.exited(replica) for replica in gone]
+        return any(changed)
 
     def _leave(self, replica: str) -> bool:
         if self.chosen.pop(replica, None) is None:

@@ -32,7 +32,7 @@ class SimulatedLauncher(PlacedLauncher):
         settings: Callable[[str], ReplicaSettings],
         *,
         places: int,
-        provision_s: float,
+        provision_s: Callable[[str], float],
         lease_s: float = 3.0,
         observers: str = "observers",
         autoscaler: str = "autoscaler",
@@ -61,7 +61,7 @@ class SimulatedLauncher(PlacedLauncher):
 
     def begin(self, request: StartReplica) -> None:
         self._pending[request.replica] = request
-        self.ctx.after(self._provision_s, Tick("provisioned", request.replica))
+        self.ctx.after(self._provision_s(request.replica), Tick("provisioned", request.replica))
 
     def on_tick(self, message: Tick) -> None:
         replica, silence = message.key, message.number

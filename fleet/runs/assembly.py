@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple, Protocol
 
 from fleet.actor import Actor, FleetError
 from fleet.actors.autoscaler import Autoscaler
@@ -11,12 +11,12 @@ from fleet.actors.batcher import Batcher
 from fleet.actors.health_checker import HealthChecker
 from fleet.actors.hearing import Hooks
 from fleet.actors.queue_hearing import QueueHearing
-from fleet.actors.registrar import Registrar, Signals
+from fleet.actors.registrar import PoolWatchers, Registrar, Signals
 from fleet.actors.replica import ReplicaSettings
 from fleet.actors.router import Router
 from fleet.engines.base import StepEngine
 from fleet.messages import replica_number
-from fleet.pools import pool_of
+from fleet.pools import DEFAULT, POOL_COMPONENTS, Pool, pool_of
 from fleet.spec import COMPONENTS, FleetSpec
 from fleet.telemetry.sink import Telemetry
 from policies.base import Policy
@@ -24,10 +24,20 @@ from policies.base import Policy
 OBSERVERS = "observers"
 """What is said of a replica goes there: to the registrar."""
 WATCHERS = "watchers"
-"""The group of those whom the registrar tells what changed."""
+"""The group of those whom the registrar tells what changed, whatever pool it is of."""
 REGISTRAR = "registrar"
 ROUTER = "router"
-BATCHER = "batcher/default"
+HEALTH = "health"
+
+
+def batcher_of(pool: str) -> str:
+    """The address of a pool's batcher."""
+    return f"batcher/{pool}"
+
+
+def autoscaler_of(pool: str) -> str:
+    """The address of a pool's autoscaler."""
+    return "autoscaler" if pool == DEFAULT else f"autoscaler/{pool}"
 
 
 class Runtime(Protocol):
@@ -35,7 +45,17 @@ class Runtime(Protocol):
 
     def add(self, address: str, actor: Actor) -> None: ...
 
+    def remove(self, address: str) -> None: ...
+
     def subscribe(self, group: str, address: str) -> None: ...
+
+
+class PoolActors(NamedTuple):
+    """The actors that one pool has of its own."""
+
+    pool: Pool
+    batcher: Batcher
+    autoscaler: Autoscaler
 
 
 class Head:
@@ -46,36 +66,82 @@ class Head:
         spec: FleetSpec,
         telemetry: Telemetry,
         *,
+        seed: int,
         stamp_arrivals: bool = False,
         say: Callable[[str], None] | None = None,
     ) -> None:
         """`say` gets a line for whoever watches a live fleet; what it says is in the decisions too."""
-        early = spec.binding == "early"
-        low, high = spec.bounds
-        self.telemetry = telemetry
+        self.spec, self.telemetry, self.seed = spec, telemetry, seed
+        self._say = say
+        self.reveal: Callable[[str], int | None] | None = None
+        """Simulation: true output lengths, for policies that declare themselves oracles."""
         self.signals = signals = Signals()
-        self.registrar = Registrar(signals, telemetry.engines, watchers=WATCHERS, batcher=BATCHER)
+        self.registrar = Registrar(signals, telemetry.engines, watchers=WATCHERS)
+        self.pools = {pool.name: self._make(pool, initial=pool.replicas) for pool in spec.serving}
+        """The actors of each pool that is there."""
         self.router = Router(
-            admission=spec.admission, routing=spec.routing, retry=spec.retry, early_binding=early, batcher=BATCHER,
-            telemetry=telemetry, signals=signals, queue_capacity=spec.queue_capacity,
-            default_deadline_s=spec.deadline_s, slo=spec.slo, stamp_arrivals=stamp_arrivals,
-            poison_limit=spec.poison_limit, hear=hear_elsewhere(spec),
-        )  # fmt: skip
-        self.batcher = Batcher(
-            queueing=spec.queueing, batching=spec.batching, early_binding=early, telemetry=telemetry, signals=signals,
-        )  # fmt: skip
-        self.autoscaler = Autoscaler(
-            scaling=spec.scaling, warm_pool=spec.warm_pool, min_replicas=low, max_replicas=high,
-            initial_replicas=spec.replicas, control_interval_s=spec.control_interval_s,
-            failed_grace_s=spec.failed_grace_s, start_timeout_s=spec.start_timeout_s,
-            failed_starts_limit=spec.failed_starts_limit, router=ROUTER, telemetry=telemetry, signals=signals,
-            registrar=REGISTRAR, say=say,
+            admission=spec.admission, retry=spec.retry, telemetry=telemetry, signals=signals,
+            serving=[
+                (made.pool, spec.model(made.pool.model), batcher_of(name), autoscaler_of(name))
+                for name, made in self.pools.items()
+            ],
+            flat=not spec.pools, hear=self._hear, default_deadline_s=spec.deadline_s, slo=spec.slo,
+            stamp_arrivals=stamp_arrivals, poison_limit=spec.poison_limit, window_s=spec.control_interval_s,
         )  # fmt: skip
         self.health_checker = HealthChecker(
             health=spec.health, interval_s=spec.probe_interval_s, timeout_s=spec.probe_timeout_s,
             deep_interval_s=spec.deep_probe_interval_s, telemetry=telemetry, observers=OBSERVERS,
             registrar=REGISTRAR,
         )  # fmt: skip
+
+    @property
+    def batcher(self) -> Batcher:
+        """Of the first pool: of all there is, where there is one."""
+        return next(iter(self.pools.values())).batcher
+
+    def _make(self, pool: Pool, *, initial: int = 0, start: int = 0) -> PoolActors:
+        spec, telemetry = self.spec, self.telemetry
+        telemetry.describe_pool(pool)
+        batcher = Batcher(
+            queueing=pool.queueing, batching=pool.batching, early_binding=pool.binding == "early",
+            telemetry=telemetry, signals=self.signals, pool=pool,
+        )  # fmt: skip
+        batcher.reveal = self.reveal
+        autoscaler = Autoscaler(
+            pool=pool, initial_replicas=initial, start_replicas=start, control_interval_s=spec.control_interval_s,
+            failed_grace_s=spec.failed_grace_s, start_timeout_s=spec.start_timeout_s,
+            failed_starts_limit=spec.failed_starts_limit, router=ROUTER, telemetry=telemetry, signals=self.signals,
+            registrar=REGISTRAR, say=self._say,
+        )  # fmt: skip
+        return PoolActors(pool, batcher, autoscaler)
+
+    def _hear(self, pool: Pool) -> Mapping[str, frozenset[str]]:
+        """What the router tells other actors of a pool's requests: the hooks that their policies listen to."""
+        return {
+            batcher_of(pool.name): QueueHearing(pool.queueing, pool.batching).from_router,
+            autoscaler_of(pool.name): Hooks(pool.scaling, pool.warm_pool).wanted(),
+            HEALTH: Hooks(self.spec.health).wanted(),
+        }
+
+    def policies(self) -> Iterator[Policy]:
+        """Every policy of the head that is in use."""
+        yield from (self.spec.admission, self.spec.retry, self.spec.health)
+        for made in self.pools.values():
+            for slot in POOL_COMPONENTS:
+                policy = getattr(made.pool, slot)
+                if isinstance(policy, Policy):
+                    yield policy
+        for model in self.spec.models.values():
+            yield from (model.rollout, model.variants)
+
+    def show_lengths(self, reveal: Callable[[str], int | None]) -> None:
+        """Simulation: what oracles may see."""
+        self.reveal = reveal
+        for made in self.pools.values():
+            made.batcher.reveal = reveal
+        for policy in self.policies():
+            if policy.oracle:
+                policy.reveal(reveal)
 
     def listen(self, runtime: Runtime) -> None:
         """Add the registrar, before there are replicas that report."""
@@ -84,28 +150,45 @@ class Head:
 
     def host(self, runtime: Runtime) -> None:
         """Add the head's other actors; each hears of replicas in this order."""
-        for address, actor in (
-            (ROUTER, self.router),
-            (BATCHER, self.batcher),
-            ("autoscaler", self.autoscaler),
-            ("health", self.health_checker),
-        ):
-            runtime.subscribe(WATCHERS, address)
-            runtime.add(address, actor)
+        self.registrar.first = ROUTER
+        runtime.add(ROUTER, self.router)
+        for made in self.pools.values():
+            self._host(runtime, made)
+        runtime.subscribe(WATCHERS, HEALTH)
+        runtime.add(HEALTH, self.health_checker)
+
+    def _host(self, runtime: Runtime, made: PoolActors) -> None:
+        name = made.pool.name
+        self.registrar.pools[name] = PoolWatchers(batcher_of(name), autoscaler_of(name))
+        runtime.add(batcher_of(name), made.batcher)
+        runtime.add(autoscaler_of(name), made.autoscaler)
+
+    # --- a pool more, a pool fewer -----------------------------------------------------------------------------
+
+    def deploy(self, runtime: Runtime, pool: Pool) -> None:
+        """Add the actors of a new pool, which begins to start its replicas; the router is told by whoever calls."""
+        self.pools[pool.name] = made = self._make(pool, start=pool.replicas)
+        self._host(runtime, made)
+
+    def remove(self, runtime: Runtime, pool: str) -> None:
+        """Take out the actors of a pool whose last replica has gone."""
+        made = self.pools.pop(pool, None)
+        if made is not None:
+            del self.registrar.pools[pool]
+            runtime.remove(batcher_of(pool))
+            runtime.remove(autoscaler_of(pool))
+
+    def provision_s(self, address: str) -> float:
+        """Simulation: from the request for this replica to the start of its process."""
+        return self.pools[pool_of(address)].pool.provision_s
+
+    def settings(self, address: str) -> ReplicaSettings:
+        """What the replica under `address` is told."""
+        return settings_of(self.pools[pool_of(address)].pool, self.spec, address, self.seed)
 
 
-def hear_elsewhere(spec: FleetSpec) -> dict[str, frozenset[str]]:
-    """What the router tells other actors of: the hooks that their policies listen to, by address."""
-    return {
-        BATCHER: QueueHearing(spec.queueing, spec.batching).from_router,
-        "autoscaler": Hooks(spec.scaling, spec.warm_pool).wanted(),
-        "health": Hooks(spec.health).wanted(),
-    }
-
-
-def replica_settings(spec: FleetSpec, address: str, seed: int) -> ReplicaSettings:
-    """What the replica under `address` is told."""
-    pool = next(pool for pool in spec.serving if pool.name == pool_of(address))
+def settings_of(pool: Pool, spec: FleetSpec, address: str, seed: int) -> ReplicaSettings:
+    """What the replica of `pool` under `address` is told."""
     number, steps = replica_number(address), isinstance(pool.engine, StepEngine)
     return ReplicaSettings(
         engine=pool.engine,
@@ -118,9 +201,20 @@ def replica_settings(spec: FleetSpec, address: str, seed: int) -> ReplicaSetting
     )
 
 
+def replica_settings(spec: FleetSpec, address: str, seed: int) -> ReplicaSettings:
+    """What the replica under `address` of the fleet of `spec` is told."""
+    pool = next(pool for pool in spec.serving if pool.name == pool_of(address))
+    return settings_of(pool, spec, address, seed)
+
+
+def generates(spec: FleetSpec) -> bool:
+    """Some pool serves token by token."""
+    return any(isinstance(pool.engine, StepEngine) for pool in spec.serving)
+
+
 def initial_replicas(spec: FleetSpec) -> list[str]:
     """The addresses of the replicas that are there when a run begins."""
-    return [f"replica/{number}" for number in range(spec.replicas)]
+    return [pool.replica(number) for pool in spec.serving for number in range(pool.replicas)]
 
 
 def demand_no_oracle(spec: FleetSpec) -> None:

@@ -14,9 +14,12 @@ import numpy as np
 import pyarrow.compute as pc
 
 from fleet.actor import FleetError
+from fleet.actors.batcher import Batcher
 from fleet.actors.load_generator import LoadGenerator
+from fleet.actors.pending import Attempt
 from fleet.actors.replica import TRANSITIONS, Replica
 from fleet.actors.token_replica import TokenReplica
+from fleet.pools import DEFAULT, pool_of
 from fleet.runs.assembly import Head
 from fleet.runtime.simulated import SimulatedRuntime
 from fleet.spec import FleetSpec
@@ -57,6 +60,8 @@ class InvariantChecker:
 
     def __init__(self, simulation: Checked) -> None:
         self._simulation = simulation
+        self.moves = False
+        """Requests may have gone from one pool to another, which takes in what it must, however much waits there."""
         self._now = 0.0
         self._until_full = FULL_EVERY
 
@@ -89,34 +94,36 @@ class InvariantChecker:
         self._blocks()
         self._trust()
         head = self._simulation.head
-        return len(head.router.pending) + head.batcher.depth + len(head.batcher.views())
+        batchers = [made.batcher for made in head.pools.values()]
+        return len(head.router.pending) + sum(item.depth + len(item.views()) for item in batchers)
 
     # --- 1 and 2: every request is somewhere, once ----------------------------------------------------------
 
     def _conservation(self) -> None:
-        batcher = self._simulation.head.batcher
-        queues = batcher.queues()
-        waiting = sum(len(queue.waiting) for queue in queues)
-        dispatched = sum(len(work) for _, work in batcher.batches())
-        if (batcher.depth, batcher.dispatched) != (waiting, dispatched):
-            _fail(
-                1,
-                f"batcher: counts {batcher.depth} waiting and {batcher.dispatched} dispatched, "
-                f"has {waiting} and {dispatched}",
-            )
-        if batcher.enqueued != batcher.finished + waiting + dispatched:
-            _fail(
-                1,
-                f"batcher: {batcher.enqueued} in, {batcher.finished} out, {waiting} waiting, "
-                f"{dispatched} dispatched",
-            )
-        for queue in queues:
-            if len(queue.order) != len(queue.waiting):
+        for name, made in self._simulation.head.pools.items():
+            batcher = made.batcher
+            queues = batcher.queues()
+            waiting = sum(len(queue.waiting) for queue in queues)
+            dispatched = sum(len(work) for _, work in batcher.batches())
+            if (batcher.depth, batcher.dispatched) != (waiting, dispatched):
                 _fail(
                     1,
-                    f"queueing policy {queue.order.name()} holds {len(queue.order)} of {len(queue.waiting)} "
-                    "waiting requests",
+                    f"batcher of {name}: counts {batcher.depth} waiting and {batcher.dispatched} dispatched, "
+                    f"has {waiting} and {dispatched}",
                 )
+            if batcher.enqueued != batcher.finished + waiting + dispatched:
+                _fail(
+                    1,
+                    f"batcher of {name}: {batcher.enqueued} in, {batcher.finished} out, {waiting} waiting, "
+                    f"{dispatched} dispatched",
+                )
+            for queue in queues:
+                if len(queue.order) != len(queue.waiting):
+                    _fail(
+                        1,
+                        f"queueing policy {queue.order.name()} holds {len(queue.order)} of {len(queue.waiting)} "
+                        "waiting requests",
+                    )
 
     def _once(self) -> None:
         client = self._simulation.client
@@ -128,51 +135,97 @@ class InvariantChecker:
             )
 
     def _nothing_forgotten(self) -> None:
-        """The current attempt of every pending request waits, runs, has a timer, or has nowhere to go."""
-        router, batcher = self._simulation.head.router, self._simulation.head.batcher
-        waiting = {id: work.ticket for queue in batcher.queues() for id, (work, _) in queue.waiting.items()}
-        running = {
-            (work.request.id, work.ticket): replica for replica, works in batcher.batches() for work in works
+        """Every live attempt waits or runs, each where it was sent; a request without one has a timer or nowhere to go."""
+        head = self._simulation.head
+        router, batchers = head.router, [made.batcher for made in head.pools.values()]
+        waiting = {
+            work.ticket: (name, work.request.id)
+            for name, made in head.pools.items()
+            for queue in made.batcher.queues()
+            for work, _ in queue.waiting.values()
         }
-        choice = any(_trusted(view) for view in router.views())
-        demand = router.demand
-        with_a_replica = sum(pending.running for pending in router.pending.values())
-        if demand.running != with_a_replica:
-            _fail(1, f"the router counts {demand.running} requests with a replica, and has {with_a_replica}")
+        running = {
+            work.ticket: (replica, work.request.id)
+            for batcher in batchers
+            for replica, works in batcher.batches()
+            for work in works
+        }
+
+        def somewhere(attempt: Attempt, id: str) -> bool:
+            if attempt.started_s is None:
+                return waiting.get(attempt.ticket) == (attempt.desk.pool.name, id)
+            return running.get(attempt.ticket) == (attempt.replica, id)
+
         for id, pending in router.pending.items():
-            place = running.get((id, pending.ticket))
-            if pending.running:
-                fine = place is not None and place == pending.replica
-            elif pending.placed:
-                fine = waiting.get(id) == pending.ticket
-            else:
-                fine = pending.timer is not None or not choice
+            live = pending.live()
+            fine = all(somewhere(attempt, id) for attempt in live) and pending.running == sum(
+                attempt.started_s is not None for attempt in live
+            )
+            if not live:
+                fine = pending.timer is not None or not any(map(_trusted, pending.variant.roster.candidates))
             if not fine:
                 _fail(1, f"request {id!r} is pending, but nobody has it: {pending}")
+            if len({attempt.replica for attempt in live}) != len(live):
+                _fail(2, f"request {id!r} has two live attempts at one replica: {live}")
+        for request, attempt in router.shadows.values():
+            if not somewhere(attempt, request.id):
+                _fail(1, f"a shadow of request {request.id!r} is live, but nobody has it: {attempt}")
+        self._demands()
 
-    def _counts_agree(self) -> None:
-        """Router and batcher count what is in flight at each replica on their own; both must be right."""
-        spec, batcher = self._simulation.spec, self._simulation.head.batcher
-        batches: Counter[str] = Counter()
-        dispatched: Counter[str] = Counter()
-        for replica, work in batcher.batches():
-            batches[replica] += 1
-            dispatched[replica] += len(work)
-        batches.update(batcher.taken_back())
-        assigned = Counter(dispatched)
-        if spec.binding == "early":
-            assigned.update(
-                {queue.replica: len(queue.waiting) for queue in batcher.queues() if queue.replica}
+    def _demands(self) -> None:
+        """What each pool's ledger says is there is there, and so it is over all of them."""
+        router = self._simulation.head.router
+        there: Counter[str] = Counter()
+        running: Counter[str] = Counter()
+        for pending in router.pending.values():
+            there[pending.desk.pool.name] += 1
+            running[pending.desk.pool.name] += pending.running > 0
+        if router.running != sum(running.values()):
+            _fail(
+                1,
+                f"the router counts {router.running} requests with a replica, and has {sum(running.values())}",
             )
-        for view in batcher.views():
-            expected = (dispatched[view.id], spec.inflight - batches[view.id])
-            if (view.in_flight, view.capacity) != expected:
+        for _, attempt in router.shadows.values():
+            there[attempt.desk.pool.name] += 1
+            running[attempt.desk.pool.name] += attempt.started_s is not None
+        for name, desk in router.catalogue.desks.items():
+            counted = desk.demand.in_flight, desk.demand.running
+            if counted != (there[name], running[name]):
                 _fail(
                     1,
-                    f"batcher: {view.id} has (in flight, room) {view.in_flight, view.capacity}, "
-                    f"not {expected}",
+                    f"pool {name} counts {counted} (in flight, running), and has {there[name], running[name]}",
                 )
-        for view in self._simulation.head.router.views():
+            if not router.flat and len(desk.open) != sum(
+                pending.desk is desk for pending in router.pending.values()
+            ):
+                _fail(1, f"pool {name} has lost sight of a request")
+
+    def _counts_agree(self) -> None:
+        """Router and batchers count what is in flight at each replica on their own; both must be right."""
+        head = self._simulation.head
+        assigned: Counter[str] = Counter()
+        for made in head.pools.values():
+            batcher, pool = made.batcher, made.pool
+            batches: Counter[str] = Counter()
+            dispatched: Counter[str] = Counter()
+            for replica, work in batcher.batches():
+                batches[replica] += 1
+                dispatched[replica] += len(work)
+            batches.update(batcher.taken_back())
+            assigned.update(dispatched)
+            if pool.binding == "early":
+                assigned.update(
+                    {queue.replica: len(queue.waiting) for queue in batcher.queues() if queue.replica}
+                )
+            for view in batcher.views():
+                expected = (dispatched[view.id], pool.inflight - batches[view.id])
+                if (view.in_flight, view.capacity) != expected:
+                    _fail(
+                        1,
+                        f"batcher: {view.id} has (in flight, room) {view.in_flight, view.capacity}, "
+                        f"not {expected}",
+                    )
+        for view in head.router.views():
             if view.in_flight != assigned[view.id]:
                 _fail(
                     1,
@@ -183,7 +236,10 @@ class InvariantChecker:
     # --- 4 to 6 ---------------------------------------------------------------------------------------------
 
     def _work_conserving(self) -> None:
-        batcher = self._simulation.head.batcher
+        for made in self._simulation.head.pools.values():
+            self._conserves_work(made.batcher)
+
+    def _conserves_work(self, batcher: Batcher) -> None:
         idle: set[str] = set()
         for queue in batcher.queues():
             idle.update(view.id for view in queue.idle)
@@ -209,18 +265,31 @@ class InvariantChecker:
                 )
 
     def _bounds(self) -> None:
-        spec, batcher = self._simulation.spec, self._simulation.head.batcher
-        for view in batcher.views():
-            if not 0 <= view.capacity <= spec.inflight or view.in_flight < 0:
-                _fail(5, f"{view.id} has capacity {view.capacity} and {view.in_flight} in flight")
+        head, spec = self._simulation.head, self._simulation.spec
+        inflight = {name: made.pool.inflight for name, made in head.pools.items()}
+        for made in head.pools.values():
+            for view in made.batcher.views():
+                if not 0 <= view.capacity <= made.pool.inflight or view.in_flight < 0:
+                    _fail(5, f"{view.id} has capacity {view.capacity} and {view.in_flight} in flight")
         if not spec.network.reorder:  # else a batch may come after the question whether it came
             for address, context in self._simulation.runtime.contexts.items():
                 replica = context.actor
-                if isinstance(replica, Replica) and len(replica.holds()) > spec.inflight:
+                if isinstance(replica, Replica) and len(replica.holds()) > inflight[pool_of(address)]:
                     _fail(5, f"{address} holds {len(replica.holds())} batches, over max_inflight_batches")
-        waiting = self._simulation.head.router.queue_depth
-        if waiting > spec.queue_capacity:
-            _fail(5, f"{waiting} requests wait, over queue_capacity = {spec.queue_capacity}")
+        for name, desk in head.router.catalogue.desks.items():
+            waiting = desk.demand.waiting - sum(
+                attempt.desk is desk and attempt.started_s is None
+                for _, attempt in head.router.shadows.values()
+            )
+            if waiting > desk.capacity and not self.moves:
+                _fail(5, f"{waiting} requests wait for pool {name}, over queue_capacity = {desk.capacity}")
+        for name, variant in head.router.catalogue.variants.items():
+            budget = None if variant.hedge is None else variant.hedge.budget_ratio
+            if budget is not None and variant.hedges > budget * variant.let_in:
+                _fail(
+                    5,
+                    f"{variant.hedges} hedges in pool {name}, over budget_ratio = {budget} of {variant.let_in}",
+                )
 
     def _blocks(self) -> None:
         """Key-value blocks: used + cached + empty = total, on every replica that serves token by token."""
@@ -235,11 +304,11 @@ class InvariantChecker:
 
     def _trust(self) -> None:
         """No batch is at a replica that failed: the verdict took back those it had, and no new one went."""
-        batcher = self._simulation.head.batcher
-        failed = {view.id for view in batcher.views() if view.trust == "failed"}
-        for replica, work in batcher.batches():
-            if replica in failed:
-                _fail(6, f"{replica} failed its health checks and holds a batch of {len(work)} since")
+        for made in self._simulation.head.pools.values():
+            failed = {view.id for view in made.batcher.views() if view.trust == "failed"}
+            for replica, work in made.batcher.batches():
+                if replica in failed:
+                    _fail(6, f"{replica} failed its health checks and holds a batch of {len(work)} since")
 
 
 def _trusted(view: ReplicaView) -> bool:
@@ -318,15 +387,23 @@ REACHABLE = _reachable()
 
 
 def _audit_bounds(run: Run, spec: FleetSpec) -> None:
-    limit = getattr(spec.batching, "max_batch", None)
-    largest = pc.max(run.dispatches["size"]).as_py() or 0
-    if limit is not None and largest > limit:
-        _fail(5, f"a batch of {largest}, over max_batch = {limit} of {spec.batching.name()}")
-    scale = pc.equal(run.decisions["decision"], "Scale")
-    asked = run.decisions.filter(scale)["value"].to_numpy()
-    low, high = spec.bounds
-    if len(asked) and not low <= asked.min() <= asked.max() <= high:
-        _fail(5, f"{asked.min():g} to {asked.max():g} replicas were asked for, not {low} to {high}")
+    scales = run.decisions.filter(pc.equal(run.decisions["decision"], "Scale"))
+    for pool in spec.serving:
+        path = "replica/" if pool.name == DEFAULT else f"replica/{pool.name}/"
+        own = pc.starts_with(run.dispatches["replica"], path) if spec.pools else None
+        dispatches = run.dispatches if own is None else run.dispatches.filter(own)
+        limit = getattr(pool.batching, "max_batch", None)
+        largest = pc.max(dispatches["size"]).as_py() or 0
+        if limit is not None and largest > limit:
+            _fail(5, f"a batch of {largest}, over max_batch = {limit} of {pool.batching.name()}")
+        asked = scales.filter(pc.equal(scales["subject"], pool.name))["value"].to_numpy()
+        low, high = pool.bounds
+        if (
+            len(asked)
+            and not run.manifest.options.get("operations")
+            and not low <= asked.min() <= asked.max() <= high
+        ):
+            _fail(5, f"{asked.min():g} to {asked.max():g} replicas were asked for, not {low} to {high}")
 
 
 def _audit_trust(run: Run) -> None:

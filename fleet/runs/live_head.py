@@ -15,7 +15,7 @@ from fleet.launch.launcher import Launcher
 from fleet.launch.portable import modules_of
 from fleet.launch.subprocess_hosts import SubprocessHosts
 from fleet.messages import Drain
-from fleet.runs.assembly import WATCHERS, Head, demand_no_oracle, replica_settings
+from fleet.runs.assembly import WATCHERS, Head, demand_no_oracle
 from fleet.runtime.live import LiveRuntime
 from fleet.runtime.membership import MembershipOptions
 from fleet.runtime.peers import Peer
@@ -48,8 +48,8 @@ class LiveHead:
         self.spec = spec = spec.replace()  # fresh policies: a spec can be run any number of times
         demand_no_oracle(spec)
         self.seed = seed
-        self.telemetry = Telemetry(keep_rows=keep_rows)
-        self.head = Head(spec, self.telemetry, stamp_arrivals=stamp_arrivals, say=log.error)
+        self.telemetry = Telemetry(keep_rows=keep_rows, pooled=bool(spec.pools))
+        self.head = Head(spec, self.telemetry, seed=seed, stamp_arrivals=stamp_arrivals, say=log.error)
         options = NodeOptions(membership=MembershipOptions(lease_s=spec.lease_s))
         self.node = Node("head", options=options, security=security, insecure=insecure)
         self.runtime = LiveRuntime(
@@ -74,7 +74,8 @@ class LiveHead:
         """
         try:
             # What is to be run on this machine is what this process was given: its own hosts may import that.
-            modules = modules_of(replica_settings(self.spec, "replica/0", self.seed))
+            settings = [self.head.settings(made.pool.replica(0)) for made in self.head.pools.values()]
+            modules = sorted({module for item in settings for module in modules_of(item)})
             self.endpoint = self.node.bind(bind)
             async with anyio.create_task_group() as tasks:
                 self.hosts = SubprocessHosts(
@@ -82,7 +83,7 @@ class LiveHead:
                     modules=modules,
                 )  # fmt: skip
                 self.launcher = self.hosts.launcher = Launcher(
-                    lambda address: replica_settings(self.spec, address, self.seed), self.hosts,
+                    self.head.settings, self.hosts,
                     places=self.spec.bounds[1], spares=spares,
                 )  # fmt: skip
                 self.head.listen(self.runtime)

@@ -18,11 +18,10 @@ import anyio.lowlevel
 
 from fleet.actor import FleetError
 from fleet.actors.load_generator import LoadGenerator
-from fleet.engines.base import StepEngine
 from fleet.launch.places import Places
 from fleet.messages import Payload, StartReplica
 from fleet.runs.arguments import demand_seconds, demand_seed
-from fleet.runs.assembly import WATCHERS, initial_replicas
+from fleet.runs.assembly import WATCHERS, generates, initial_replicas
 from fleet.runs.faults import FaultInjector
 from fleet.runs.live_head import LiveHead
 from fleet.runtime.live import run
@@ -106,14 +105,14 @@ class LiveRun(LiveHead):
         self.client = LoadGenerator(
             trace, telemetry=self.telemetry, on_done=self.runtime.stop, sessions=sessions, stream=stream,
             stall_timeout_s=stall_timeout_s, payload=payload, progress=on_progress,
-            answers=answer_blocks(trace) if isinstance(spec.engine, StepEngine) else None,
+            answers=answer_blocks(trace) if generates(spec) else None,
         )  # fmt: skip
 
     async def main(self) -> Run:
         """Start the replicas, play the trace, end everything."""
         _, high = self.spec.bounds
         # A replica that faults or load will ask for finds a process that has started already.
-        spares = min(2, high - self.spec.replicas) + (self.faults is not None)
+        spares = min(2, high - len(initial_replicas(self.spec))) + (self.faults is not None)
         await self.run("tcp://127.0.0.1:*", self._begin, spares=spares)
         return self._finish()
 
@@ -173,6 +172,7 @@ class LiveRun(LiveHead):
         counters["dropped_by_fault"] += self.node.counters.dropped_by_fault
         counters["undecodable"] += sum(self.node.counters.undecodable.values())
         counters["slow_callbacks"] += self.runtime.counters.slow_callbacks
+        self.head.router.close()
         return finish_run(
             self.telemetry, self.trace, self.spec, seed=self.seed, runtime="live", ended_s=self.runtime.elapsed_s,
             unfinished=self.client.unfinished(), faults=self.faults, options=self.options,

@@ -5,23 +5,25 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
+
+import msgspec
 
 from fleet.actor import FleetError
 from fleet.actors.load_generator import LoadGenerator
-from fleet.engines.base import StepEngine
 from fleet.launch.places import Places
 from fleet.launch.simulated import SimulatedLauncher
 from fleet.runs.arguments import demand_seconds, demand_seed
-from fleet.runs.assembly import WATCHERS, Head, initial_replicas, replica_settings
+from fleet.runs.assembly import WATCHERS, Head, generates, initial_replicas
 from fleet.runs.deadlock import DeadlockWatch
 from fleet.runs.faults import FaultInjector
 from fleet.runs.invariants import InvariantChecker, audit
+from fleet.runs.operator import OPERATOR, Operator
 from fleet.runtime.simulated import SimulatedRuntime
-from fleet.spec import COMPONENTS, FleetSpec
+from fleet.spec import FleetSpec
 from fleet.telemetry.run import Run, finish_run
 from fleet.telemetry.sink import Telemetry
-from policies.base import Policy
-from traces import FaultTrace, Trace
+from traces import FaultTrace, OperationsTrace, Trace
 from traces.answers import answer_blocks
 
 CLIENT = "client/trace"
@@ -33,6 +35,7 @@ def simulate(
     *,
     seed: int = 0,
     faults: FaultTrace | None = None,
+    operations: OperationsTrace | None = None,
     sessions: bool = False,
     stream: bool = False,
     check: bool = True,
@@ -41,6 +44,7 @@ def simulate(
 ) -> Run:
     """Play `trace` against the fleet of `spec` in virtual time.
 
+    `operations` changes the fleet at the times that they say, as a person would change one that runs.
     The run ends when every request has ended, or at `until_s` (virtual seconds): what is then in flight is
     reported as such. `sessions` plays requests with a parent closed-loop, after their parent's reply. `stream` has
     every output token sent as it comes, which makes each step an event, and lets a failed attempt be resumed where
@@ -51,7 +55,8 @@ def simulate(
     its contract, `FleetError` when the fleet cannot go on (the message ends with how to see it again): a
     `DeadlockError` says who waits for what when requests wait and nothing is left that could end them.
     """
-    simulation = Simulation(trace, spec, seed=seed, faults=faults, sessions=sessions, stream=stream, check=check,
+    simulation = Simulation(trace, spec, seed=seed, faults=faults, operations=operations, sessions=sessions,
+                            stream=stream, check=check,
                             on_progress=on_progress)  # fmt: skip
     return simulation.run(until_s)
 
@@ -66,6 +71,7 @@ class Simulation:
         *,
         seed: int = 0,
         faults: FaultTrace | None = None,
+        operations: OperationsTrace | None = None,
         sessions: bool = False,
         stream: bool = False,
         check: bool = True,
@@ -74,24 +80,25 @@ class Simulation:
         demand_seed(seed)
         spec = spec.replace()  # fresh policies: a spec can be run any number of times
         self.trace, self.spec, self.seed, self.faults = trace, spec, seed, faults
-        self.options = {"sessions": sessions, "stream": stream}
-        self.telemetry = Telemetry()
+        self.options: dict[str, Any] = {"sessions": sessions, "stream": stream}
+        if operations is not None:
+            self.options["operations"] = msgspec.to_builtins(operations)
+        self.telemetry = Telemetry(pooled=bool(spec.pools))
         self.runtime = SimulatedRuntime(seed=seed, network=spec.network)
-        self.head = Head(spec, self.telemetry)
+        self.head = Head(spec, self.telemetry, seed=seed)
         lengths = self._true_lengths()
         self.launcher = SimulatedLauncher(
             self.runtime,
-            lambda address: replica_settings(spec, address, seed),
+            self.head.settings,
             places=spec.bounds[1],
-            provision_s=spec.provision_s,
+            provision_s=self.head.provision_s,
             lease_s=spec.lease_s,
             reveal=lengths,
         )
         self.client = LoadGenerator(
             trace, telemetry=self.telemetry, on_done=self.runtime.stop, sessions=sessions, stream=stream,
-            progress=on_progress, answers=answer_blocks(trace) if isinstance(spec.engine, StepEngine) else None,
+            progress=on_progress, answers=answer_blocks(trace) if generates(spec) else None,
         )  # fmt: skip
-        self.head.batcher.reveal = lengths
         self.head.listen(self.runtime)
         self.head.host(self.runtime)
         self.runtime.subscribe(WATCHERS, "launcher")
@@ -102,14 +109,16 @@ class Simulation:
                 faults, SimulatedFaults(self.runtime, self.launcher), self.telemetry
             )
             self.runtime.add("faults", self.injector)
+        self.runtime.add(OPERATOR, Operator(self.head, self.runtime, operations))
         for address in initial_replicas(spec):
             self.launcher.bring_up(address, preloaded=True)
         self.runtime.add(CLIENT, self.client)
-        for policy in self._oracles():
-            if lengths is not None:
-                policy.reveal(lengths)
+        if lengths is not None:
+            self.head.show_lengths(lengths)
         self.checker = InvariantChecker(self) if check else None
         if self.checker is not None:
+            mixed = len({pool.serves for pool in spec.serving}) < len(spec.serving)
+            self.checker.moves = operations is not None or mixed
             self.runtime.after_each = self.checker.check
 
     def run(self, until_s: float | None = None) -> Run:
@@ -128,6 +137,7 @@ class Simulation:
             raise
         if self.faults is not None:
             self.injector.close()
+        self.head.router.close()
         self.telemetry.counters["lost_messages"] += self.runtime.lost
         run = finish_run(
             self.telemetry, self.trace, self.spec, seed=self.seed, runtime="simulated", ended_s=self.runtime.now,
@@ -151,13 +161,9 @@ class Simulation:
         lost = [id for id in self.client.without_reply() if id not in router.pending]
         return router.waiting() + [f"request {id} waits for a reply that was lost" for id in lost[:20]]
 
-    def _oracles(self) -> list[Policy]:
-        policies = (getattr(self.spec, slot) for slot in COMPONENTS)
-        return [policy for policy in policies if isinstance(policy, Policy) and policy.oracle]
-
     def _true_lengths(self) -> Callable[[str], int | None] | None:
         """The oracle boundary: read only when a policy declares itself an oracle, and shown to no other."""
-        if not self._oracles():
+        if not any(policy.oracle for policy in self.head.policies()):
             return None
         return {entry.request.id: entry.output_tokens for entry in self.trace}.get
 

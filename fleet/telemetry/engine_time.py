@@ -7,6 +7,8 @@ with work runs: so nothing is missing of what a crash, a deadline or the end of 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from msgspec import Struct
 
 
@@ -59,9 +61,10 @@ class EngineTime:
         if account is not None:
             self._gone_s += account.at(now_s)
 
-    def by_replica(self, now_s: float) -> dict[str, float]:
-        """Engine seconds of each replica that is there, since its start."""
-        return {replica: account.at(now_s) for replica, account in self._accounts.items()}
+    def by_replica(self, now_s: float, replicas: Iterable[str]) -> dict[str, float]:
+        """Engine seconds since its start of each of these that is there."""
+        accounts = ((replica, self._accounts.get(replica)) for replica in replicas)
+        return {replica: account.at(now_s) for replica, account in accounts if account is not None}
 
     def total(self, now_s: float) -> float:
         """Engine seconds of all that there ever were."""

@@ -227,7 +227,7 @@ def finish_run(
         replicas,
         duration_s=duration_s,
         busy_s=telemetry.engines.total(duration_s),
-        initial_replicas=0 if spec is None else spec.replicas,
+        initial_replicas=0 if spec is None else sum(pool.replicas for pool in spec.serving),
     )
     plain, files = ({}, {}) if spec is None else portable_spec(spec)
     manifest = Manifest(

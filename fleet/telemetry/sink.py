@@ -103,6 +103,12 @@ SERIES = pa.schema([
     ("busy_fraction", pa.float64()), ("gpu_utilization", pa.float64()), ("memory_used_fraction", pa.float64()),
     ("kv_utilization", pa.float64()),
 ])  # fmt: skip
+ATTEMPTS = pa.schema([
+    ("request", pa.string()), ("role", pa.string()), ("attempt", pa.int32()), ("pool", pa.string()),
+    ("version", pa.string()), ("variant", pa.string()), ("replica", pa.string()), ("device", pa.string()),
+    ("sent_s", pa.float64()), ("started_s", pa.float64()), ("ended_s", pa.float64()), ("end", pa.string()),
+    ("service_s", pa.float64()), ("tokens", pa.int64()),
+])  # fmt: skip
 REPLICAS = pa.schema([
     ("time_s", pa.float64()), ("replica", pa.string()), ("state", pa.string()), ("detail", pa.string()),
 ])  # fmt: skip
@@ -124,7 +130,7 @@ def scores_text(scores: Mapping[str, float] | None) -> str | None:
 class Telemetry:
     """The sink of one run."""
 
-    def __init__(self, *, keep_rows: int | None = None) -> None:
+    def __init__(self, *, keep_rows: int | None = None, pooled: bool = False) -> None:
         """`keep_rows` bounds each table, for a head that serves and serves; None keeps all, as a run's result needs."""
         self._bounded = keep_rows is not None
         self.ended = Columns(ENDED, keep_rows)
@@ -134,6 +140,7 @@ class Telemetry:
         self.dispatches = Columns(DISPATCHES, keep_rows)
         self.series = Columns(SERIES, keep_rows)
         self.replicas = Columns(REPLICAS, keep_rows)
+        self.attempts = Columns(ATTEMPTS, keep_rows)
         self.counters: Counter[str] = Counter()
         """Things worth knowing that are no outcome: late answers, retries, lost messages, drops."""
         self.engines = EngineTime()
@@ -184,6 +191,13 @@ class Telemetry:
         self.decisions.append(
             (now_s, slot, subject, decision, choice, value, signal_age_s, reason, scores_text(scores))
         )
+
+    def attempt_ended(self, *row: Any) -> None:
+        """One attempt."""
+        self.attempts.append(row)
+
+    def describe_pool(self, pool: Any) -> None:
+        """One pool."""
 
     def dispatched(self, now_s: float, replica: str, size: int, queue_depth: int, reason: str | None) -> None:
         """A batch went to a replica, and left `queue_depth` waiting."""

@@ -70,7 +70,7 @@ class World:
         self.endpoint = self.node.bind("tcp://127.0.0.1:*")
         self.runtime = LiveRuntime(node=self.node)
         self.telemetry = Telemetry()
-        self.head = Head(SPEC, self.telemetry, stamp_arrivals=True)
+        self.head = Head(SPEC, self.telemetry, seed=0, stamp_arrivals=True)
         self.head.listen(self.runtime)
         self.head.host(self.runtime)
         self.host = LiveRuntime(node=self.connected("host-a", HOST), name="host-a", observers=None)
@@ -104,7 +104,7 @@ class World:
         head = self.head
         return (
             dict(head.router.ended), sorted(head.router.pending), [view.id for view in head.router._roster.candidates],
-            head.batcher.batches(), sorted(head.autoscaler._known), self.replica.state, self.replica._slowness,
+            head.batcher.batches(), sorted(head.pools["default"].autoscaler._known), self.replica.state, self.replica._slowness,
             self.replica.batches(), self.spare.replica, sorted(self.node.peers),
         )  # fmt: skip
 

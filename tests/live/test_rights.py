@@ -138,7 +138,7 @@ def receivers():
     """Every actor that an allowed message may reach, by kind of address."""
     telemetry = Telemetry()
     whole = FleetSpec(engine=EmulatedEngine(latency=AffineLatency(base_s=0.1, per_item_s=0.0)))
-    head = Head(whole, telemetry)
+    head = Head(whole, telemetry, seed=0)
     replicas = [
         make_replica(replica_settings(spec, "replica/3", 0)) for spec in (whole, whole.replace(engine=LLM))
     ]

@@ -502,9 +502,8 @@ def test_a_command_that_was_lost_is_said_again(lost):
 
 
 def replacement(spec, made):
-    low, high = spec.bounds
     return Autoscaler(
-        scaling=spec.scaling, warm_pool=spec.warm_pool, min_replicas=low, max_replicas=high, initial_replicas=0,
+        pool=spec.serving[0], initial_replicas=0,
         control_interval_s=spec.control_interval_s, failed_grace_s=spec.failed_grace_s, router="router",
         telemetry=made.telemetry, signals=made.head.signals, settle_s=2 * spec.report_interval_s, first_number=100,
     )  # fmt: skip

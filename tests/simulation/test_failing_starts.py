@@ -104,7 +104,7 @@ def test_a_year_of_failing_starts_is_no_overflow():
 def test_whoever_watches_a_live_head_gets_a_line_for_each():
     made = Simulation(arrivals(0.1), fleet(**BROKEN, failed_starts_limit=2))
     said = []
-    made.head.autoscaler._say = said.append  # as the live head does
+    made.head.pools["default"].autoscaler._say = said.append  # as the live head does
     made.run()
 
     assert said == [

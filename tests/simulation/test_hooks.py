@@ -8,7 +8,8 @@ import pytest
 from fleet import AffineLatency, EmulatedEngine
 from fleet.actors.token_replica import TokenReplica
 from fleet.messages import RunFinished
-from fleet.runs.assembly import hear_elsewhere
+from fleet.runs.assembly import Head
+from fleet.telemetry.sink import Telemetry
 from policies import (
     Composed,
     ConsecutiveFailures,
@@ -294,10 +295,10 @@ def test_a_policy_in_a_policy_hears_what_its_owner_hears_once(wrapped: Callable[
 
 def test_no_policy_of_a_default_fleet_hears_anything():
     spec = fleet()
-    slots = {slot: getattr(spec, slot) for slot in SLOTS}
+    head = Head(spec, Telemetry(), seed=0)
 
-    assert {slot for slot, policy in slots.items() for hook in HOOKS if listeners(policy, hook)} == set()
-    assert not any(hear_elsewhere(spec).values())
+    assert [policy for policy in head.policies() for hook in HOOKS if listeners(policy, hook)] == []
+    assert not any(head._hear(spec.serving[0]).values())
 
 
 def test_what_nobody_hears_is_not_told(monkeypatch):

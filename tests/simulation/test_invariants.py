@@ -25,7 +25,7 @@ def forget(sim):
 
 def misplace(sim):
     pending = next(pending for pending in sim.head.router.pending.values() if pending.running)
-    pending.ticket += 1
+    pending.lead.ticket += 1
 
 
 def answer_twice(sim):
@@ -68,7 +68,7 @@ def distrust(sim):
 
 
 def overfill(sim):
-    sim.spec = sim.spec.replace(queue_capacity=1)
+    sim.head.router.catalogue.desks["default"].capacity = 1
 
 
 def crowd(sim):

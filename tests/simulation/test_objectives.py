@@ -155,6 +155,6 @@ def test_what_policies_are_told_of_objectives_is_what_the_records_say(slo):
 
     met = made.run().records["slo_met"].to_pylist()
 
-    demand = made.head.router.demand
+    demand = made.head.router.catalogue.desks["default"].demand
     assert (demand.judged, demand.met) == (len(met), sum(met))
     assert 0 < demand.met < demand.judged

@@ -1,0 +1,86 @@
+"""What came of requests lately, for whoever chooses among versions or variants: a window that ends at a known time."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from policies.views import NO_LATENCIES, Latencies, Outcome
+
+MOST = 4_096
+"""Latencies of one window: the last ones, where more complete between two looks."""
+
+
+class Window:
+    """Of one variant: totals since ever, and figures of the requests that ended between its last two looks."""
+
+    __slots__ = (
+        "_attained",
+        "_e2e_s",
+        "_ended",
+        "_failed",
+        "_judged",
+        "_quality",
+        "_rated",
+        "_ttft_s",
+        "as_of_s",
+        "attained",
+        "completions",
+        "e2e_s",
+        "ended",
+        "failed",
+        "failures",
+        "judged",
+        "period_s",
+        "quality",
+        "rated",
+        "ttft_s",
+    )
+
+    def __init__(self, period_s: float, now_s: float) -> None:
+        self.period_s = period_s
+        """Between two looks, at least."""
+        self.as_of_s = now_s
+        self.completions = self.failures = 0
+        self.e2e_s = self.ttft_s = NO_LATENCIES
+        self.ended = self.failed = self.judged = self.attained = self.rated = 0
+        self.quality = 0.0
+        """A sum, over the `rated` answers; likewise the others: shares are for whoever adds up several windows."""
+        self._begin()
+
+    def _begin(self) -> None:
+        self._e2e_s: deque[float] = deque(maxlen=MOST)
+        self._ttft_s: deque[float] = deque(maxlen=MOST)
+        self._ended = self._failed = self._judged = self._attained = self._rated = 0
+        self._quality = 0.0
+
+    def request_ended(
+        self, outcome: Outcome, e2e_s: float, ttft_s: float, slo_met: bool | None, quality: float | None
+    ) -> None:
+        """One more."""
+        if outcome == "cancelled":
+            return  # its client's own doing
+        self._ended += 1
+        if outcome == "completed":
+            self.completions += 1
+            self._e2e_s.append(e2e_s)
+            self._ttft_s.append(ttft_s)
+        else:
+            self.failures += 1
+            self._failed += 1
+        if slo_met is not None:
+            self._judged += 1
+            self._attained += slo_met
+        if quality is not None:
+            self._rated += 1
+            self._quality += quality
+
+    def look(self, now_s: float) -> None:
+        """A look, if it is time for one: what ended since the last one is what is known from now on."""
+        if now_s - self.as_of_s < self.period_s:
+            return
+        self.e2e_s, self.ttft_s = Latencies(tuple(self._e2e_s)), Latencies(tuple(self._ttft_s))
+        self.ended, self.failed = self._ended, self._failed
+        self.judged, self.attained = self._judged, self._attained
+        self.rated, self.quality = self._rated, self._quality
+        self.as_of_s = now_s
+        self._begin()

@@ -184,7 +184,6 @@ def pool_of(replica: str) -> str:
 
 # --- as written ------------------------------------------------------------------------------------------------
 
-MemberSpec = PoolSpec | ModelSpec
 _CALLED: dict[type[Struct], str] = {PoolSpec: "pool", ModelSpec: "model"}
 _NAMES = ("model", "version", "variant", "device")
 
@@ -197,14 +196,14 @@ def tables_of(
     if not isinstance(tables, Mapping):
         raise PolicyError(f"{path}: expected a table for each {called}, `[{path[2:]}.NAME]`, got {tables!r}")
     return {
-        checked_name(called, name, f"{path}.{name}"): _member(kind, table, f"{path}.{name}", elsewhere)
+        checked_name(called, name, f"{path}.{name}"): table_of(kind, table, f"{path}.{name}", elsewhere)
         for name, table in tables.items()
     }
 
 
-def _member(
+def table_of(
     kind: type[PoolSpec] | type[ModelSpec], value: Any, path: str, elsewhere: Mapping[str, str]
-) -> MemberSpec:
+) -> Any:  # Any: checked here
     """A `PoolSpec` or a `ModelSpec` from one, or from a table; `path` says where it is."""
     components: dict[str, type[Component]] = POOL_COMPONENTS if kind is PoolSpec else MODEL_COMPONENTS
     if isinstance(value, kind):

@@ -164,7 +164,7 @@ class FleetSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         for name, annotation in _plain_types().items():
             force_setattr(self, name, checked_field(name, annotation, getattr(self, name), f"$.{name}"))
         for name, kind in (("models", ModelSpec), ("pools", PoolSpec)):
-            tables = tables_of(kind, getattr(self, name), f"$.{name}", _BELONGS)
+            tables = tables_of(kind, getattr(self, name), f"$.{name}", BELONGS)
             force_setattr(self, name, tables)
         check_serving(self.serving, self.pools, self.models)
 
@@ -175,15 +175,15 @@ class FleetSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             return (self.pool(DEFAULT, PoolSpec()),)
         return tuple(self.pool(name, pool) for name, pool in self.pools.items())
 
-    def pool(self, name: str, pool: PoolSpec) -> Pool:
-        """`pool` with everything said that it leaves to the fleet."""
+    def pool(self, name: str, pool: PoolSpec, path: str | None = None) -> Pool:
+        """`pool` with everything said that it leaves to the fleet; `path` is where it is, if not among the pools."""
         own = {field: getattr(pool, field) for field in PoolSpec.__struct_fields__}
         said = {
             name: getattr(self, name) if own[name] is None else own[name] for name in own if name in _SHARED
         }
         if said["engine"] is None:
-            path = path_of(name) if self.pools else "$"
-            raise PolicyError(f"{path}.engine: missing; {NO_POOL_ENGINE if self.pools else NO_ENGINE}")
+            where = path or (path_of(name) if self.pools else "$")
+            raise PolicyError(f"{where}.engine: missing; {NO_ENGINE if where == '$' else NO_POOL_ENGINE}")
         if said["device"] is None:
             said["device"] = said["engine"].device_name
         if self.pools:  # what several pools have of the fleet, each has for itself
@@ -249,7 +249,7 @@ _SAID_IF_USED = ("engine", "models", "pools", "device", "cost_per_hour", "qualit
 """Fields that plain values leave out where they say nothing; so are `hedge` and `breaker` where they are null."""
 NO_ENGINE = 'a fleet needs one, such as {engine = "emulated", latency = {...}}'
 NO_POOL_ENGINE = "each pool needs one of its own, or the fleet one for those that have none"
-_BELONGS = {
+BELONGS = {
     **dict.fromkeys(PoolSpec.__struct_fields__, "to a pool, in [pools.NAME]"),
     **dict.fromkeys(ModelSpec.__struct_fields__, "to a model, in [models.NAME]"),
     **dict.fromkeys(
@@ -329,7 +329,7 @@ def from_mapping(values: Mapping[str, Any]) -> FleetSpec:  # Any: checked here
     fields = FleetSpec.__struct_fields__
     for name in values:
         if name not in fields:
-            raise no_such_field(f"$.{name}", name, "a fleet", fields, _BELONGS)
+            raise no_such_field(f"$.{name}", name, "a fleet", fields, BELONGS)
     if values.get("engine") is None and not values.get("pools"):
         raise PolicyError(f"$.engine: missing; {NO_ENGINE}")
     return FleetSpec(**values)

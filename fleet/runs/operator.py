@@ -27,11 +27,12 @@ from fleet.actors.operations import (
     SteerRollout,
 )
 from fleet.messages import Message, Operate, Operated, Tick, Undeliverable
-from fleet.pools import POOL_COMPONENTS, Pool, PoolName, PoolSpec, table_of
+from fleet.pools import POOL_COMPONENTS, Pool, PoolSpec, checked_name, table_of
 from fleet.runs.assembly import ROUTER, Head, Runtime, autoscaler_of, batcher_of
-from fleet.spec import check_alone, check_together
+from fleet.serving_checks import check_alone, check_together
+from fleet.spec import BELONGS
 from policies.base import Component, Policy, PolicyError, RolloutPolicy
-from policies.building import build, checked_value
+from policies.building import build
 from traces.operations import OperationsTrace
 
 OPERATOR = "operator"
@@ -148,12 +149,12 @@ class Operator(Actor):
     # --- pools -------------------------------------------------------------------------------------------------
 
     def _deploy(self, table: Table) -> None:
-        name = checked_value(PoolName, self._named(table, "pool"), "$.pool")
+        name = checked_name("pool", self._named(table, "pool"), "$.pool")
         if name in self._head.pools:
             raise PolicyError(
                 f"$.pool: there is a pool {name!r} already; retire it first, or choose another name"
             )
-        pool = self._made(name, table_of(PoolSpec, table.get("spec") or {}, "$.spec"))
+        pool = self._made(name, table_of(PoolSpec, table.get("spec") or {}, "$.spec", BELONGS))
         if self._live:
             self._demand_no_oracle(pool)
         self._log("deploy", name, f"{pool.model}@{pool.version}, {pool.replicas} replicas")
@@ -162,17 +163,12 @@ class Operator(Actor):
 
     def _made(self, name: str, pool_spec: PoolSpec) -> Pool:
         """The pool with everything said, and policies that are its own."""
-        pool = self._head.spec.pool(name, pool_spec)
+        pool = self._head.spec.pool(name, pool_spec, "$.spec")
         values = {field: getattr(pool, field) for field in POOL_COMPONENTS}
         pool = replace(
             pool, **{field: item.fresh() for field, item in values.items() if isinstance(item, Component)}
         )
-        low, high = pool.bounds
-        if not low <= pool.replicas <= high:
-            raise PolicyError(
-                f"$.spec.replicas: {pool.replicas} is not within min_replicas={low} and max_replicas={high}"
-            )
-        check_alone(pool, "$.spec")
+        check_alone(pool, "$.spec", pool_spec)
         for made in self._head.pools.values():
             if made.pool.serves == pool.serves and not made.autoscaler.retired:
                 check_together(pool, made.pool, "$.spec")
@@ -250,7 +246,11 @@ class Operator(Actor):
             return
         pools = {name: made.autoscaler.described() for name, made in self._head.pools.items()}
         router = self._head.router
-        requests: dict[str, int] = {"in_flight": len(router.pending), "submitted": router.submitted, **router.ended}
+        requests: dict[str, int] = {
+            "in_flight": len(router.pending),
+            "submitted": router.submitted,
+            **router.ended,
+        }
         status = {"now_s": self.ctx.now, "requests": requests, "models": message.models, "pools": pools}
         self.ctx.send(asked.reply_to, Operated(asked.id, None, msgspec.json.encode(status)))
 

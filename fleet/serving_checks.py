@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 
+from fleet.engines.base import StepEngine
 from fleet.pools import DEFAULT, Pool, PoolSpec
 from policies import NoBreaker, NoHedge, PolicyError
 from policies.building import to_table
@@ -72,6 +73,11 @@ def check_together(pool: Pool, other: Pool, path: str) -> None:
     if pool.name == other.name:
         return
     what = f"pools {other.name} and {pool.name} both serve {described(pool)}, and are one heterogeneous fleet"
+    if isinstance(pool.engine, StepEngine) != isinstance(other.engine, StepEngine):
+        raise PolicyError(
+            f"{path}.engine: {what}, of which one answers token by token and the other whole requests; give one of "
+            "them another `version` or `variant`"
+        )
     for slot in ("routing", *NEEDS_EARLY):
         if to_table(getattr(pool, slot)) != to_table(getattr(other, slot)):
             raise PolicyError(

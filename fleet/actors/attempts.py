@@ -1,8 +1,8 @@
 """The account of attempts: what each was for, where it went, when it began and ended, and what it took.
 
 An attempt that was its request's only one and completed has no row: its request's record says it all. So a run of
-single attempts pays nothing. One that is withdrawn from a replica ends when that says so, and only then is it known what
-it took: so long it is kept here.
+single attempts pays nothing. One that is withdrawn from a replica ends when that says so, and only then is it known
+what it took: so long it is kept here.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class AttemptLog:
         self._left: dict[int, Left] = {}
         """By ticket."""
 
-    def write(
+    def write(  # noqa: PLR0917  # a row has so many cells
         self,
         request_id: str,
         attempt: Attempt,

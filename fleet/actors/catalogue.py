@@ -1,7 +1,8 @@
 """What a fleet serves, as its router knows it: models, their versions, the variants of these, and the pools of those.
 
-The one thing to know: a request finds its variant here, on the way model, version, variant; a policy is asked where there
-is a choice and nowhere else. A fleet of one pool that answers for every model has no way to go: `only` is all there is.
+The one thing to know: a request finds its variant here, on the way model, version, variant; a policy is asked where
+there is a choice and nowhere else. A fleet of one pool that answers for every model has no way to go: `only` is all
+there is.
 """
 
 from __future__ import annotations
@@ -76,6 +77,8 @@ class Catalogue:
         """By pool, those that are retired and have replicas left included."""
         self.only: Variant | None = None
         """Whatever a request asks for; None: that matters."""
+        self.straight: dict[str | None, Variant] = {}
+        """By what a request says of its model: the one variant there is, where no policy has a say."""
 
     # --- what there is -----------------------------------------------------------------------------------------
 
@@ -131,6 +134,11 @@ class Catalogue:
         model = self.models.get(DEFAULT)
         served = list(model.served()) if model is not None and len(self.models) == 1 else []
         self.only = served[0] if len(served) == 1 and model is not None and not model.choosy else None
+        self.straight = {
+            name: variants[0]
+            for name, model in self.models.items()
+            if name != DEFAULT and not model.choosy and len(variants := list(model.served())) == 1
+        }
 
     # --- choosing ----------------------------------------------------------------------------------------------
 

@@ -60,7 +60,7 @@ class Announcer:
     several announcers of one actor may share. An attribute for each hook says whether anybody at all listens to it.
     """
 
-    __slots__ = ("_calls", "_elsewhere", "_here", "of_attempts", *HOOKS)
+    __slots__ = ("_calls", "_elsewhere", "_here", "_send", "of_attempts", *HOOKS)
 
     on_dispatched: bool
     on_first_token: bool
@@ -71,7 +71,15 @@ class Announcer:
     on_step_completed: bool
     on_replicas: bool
 
-    def __init__(self, *here: Policy, elsewhere: Mapping[str, frozenset[str]], calls: Calls) -> None:
+    def __init__(
+        self,
+        *here: Policy,
+        elsewhere: Mapping[str, frozenset[str]],
+        calls: Calls,
+        send: Callable[[str, Message], None] | None = None,
+    ) -> None:
+        """`send`: for an actor that does not look into `calls`; then each call is a message of its own."""
+        self._send = send
         self._here = Hooks(*here)
         self._elsewhere = {address: wanted for address, wanted in elsewhere.items() if wanted}
         self._calls = calls
@@ -90,14 +98,20 @@ class Announcer:
         tell(getattr(self._here, hook), now_s, *arguments)
         for address, wanted in self._elsewhere.items():
             if hook in wanted:
-                self._calls.setdefault(address, []).append((hook, arguments))
+                self._call(address, hook, arguments)
 
     def tell_replicas(self, address: str, views: Sequence[ReplicaView]) -> None:
         """Have the policies of one other actor told who may be chosen, as far as that concerns them."""
         if "on_replicas" in self._elsewhere.get(address, ()):
             # A message must not change after it was sent, and views are kept up to date in place.
             lasting = tuple(replace(view) for view in views)
-            self._calls.setdefault(address, []).append(("on_replicas", (lasting,)))
+            self._call(address, "on_replicas", (lasting,))
+
+    def _call(self, address: str, hook: str, arguments: tuple[Any, ...]) -> None:
+        if self._send is not None:
+            self._send(address, Told([(hook, arguments)]))
+        else:
+            self._calls.setdefault(address, []).append((hook, arguments))
 
 
 def telling(actor: Actor, calls: Calls, handlers: Handlers) -> Handlers:

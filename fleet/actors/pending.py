@@ -12,7 +12,7 @@ from policies.views import AttemptView, Completion, Ending, FailureKind, Outcome
 from traces.schema import Request
 
 
-class Attempt(Struct):
+class Attempt(Struct, gc=False):
     """One attempt that is live: it waits, or a replica has it."""
 
     ticket: int
@@ -59,7 +59,7 @@ class Answer(Struct, frozen=True):
 NOBODY: tuple[Attempt, ...] = ()
 
 
-class Pending(Struct):
+class Pending(Struct, gc=False):
     """A request that has not ended."""
 
     request: Request
@@ -125,12 +125,18 @@ class Pending(Struct):
         """The live attempt with this ticket that is not the first one."""
         return next((attempt for attempt in self.others if attempt.ticket == ticket), None)
 
-    def begin(self, desk: Desk, replica: str | None, ticket: int, now_s: float) -> Attempt:
-        """Its next attempt, where there is none."""
-        self.attempts += 1
+    def first(
+        self, desk: Desk, replica: str | None, ticket: int, now_s: float, each_token: bool
+    ) -> Work:  # called for every request, and so does it all
+        """Begin its next attempt, where there is none, and say what a replica is asked: see `work`."""
+        self.attempts = number = self.attempts + 1
         self.ticket = ticket
-        self.lead = attempt = Attempt(ticket, self.role, self.attempts, desk, replica, now_s)
-        return attempt
+        self.lead = attempt = Attempt(ticket, self.role, number, desk, replica, now_s)
+        if self.tokens is not None:
+            return self.work(attempt, each_token=each_token)
+        return Work(
+            self.request, number, self.output_tokens, self.payload, ticket, each_token, (), self.answer_blocks
+        )
 
     def join(self, role: Role, desk: Desk, replica: str, ticket: int, now_s: float) -> Attempt:
         """One more beside those that it has."""
@@ -218,7 +224,7 @@ class Pending(Struct):
             attempt.told = tokens
             hooks.tell("on_tokens", now_s, self.request, replica, tokens)
 
-    def attempt_ended(
+    def attempt_ended(  # noqa: PLR0917  # called for every attempt where somebody listens, and keywords cost
         self,
         attempt: Attempt,
         failure: FailureKind | None,
@@ -235,7 +241,7 @@ class Pending(Struct):
             completion = self._completion(attempt, failure, now_s, service_s, usage, quality)
             hooks.tell("on_completed", now_s, completion)
 
-    def _completion(
+    def _completion(  # noqa: PLR0917  # likewise
         self,
         attempt: Attempt,
         failure: FailureKind | None,

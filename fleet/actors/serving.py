@@ -35,12 +35,18 @@ class Desk:
         "demand",
         "expected_service_s",
         "hooks",
+        "late",
         "open",
         "pool",
         "retired",
+        "roster",
     )
 
     hooks: Announcer
+    roster: Roster
+    """Of its variant."""
+    late: Roster | None
+    """The same, where replicas take batches themselves; None: routing chooses them."""
 
     def __init__(self, pool: Pool, *, batcher: str, autoscaler: str, slo: Slo | None) -> None:
         self.pool = pool
@@ -102,6 +108,7 @@ class Variant:
     def add(self, desk: Desk) -> None:
         """One more pool."""
         self.desks.append(desk)
+        desk.roster, desk.late = self.roster, None if self.early else self.roster
         self._one()
 
     def retire(self, desk: Desk) -> None:

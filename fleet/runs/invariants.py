@@ -135,7 +135,7 @@ class InvariantChecker:
             )
 
     def _nothing_forgotten(self) -> None:
-        """Every live attempt waits or runs, each where it was sent; a request without one has a timer or nowhere to go."""
+        """Every live attempt waits or runs where it was sent; a request without one has a timer or nowhere to go."""
         head = self._simulation.head
         router, batchers = head.router, [made.batcher for made in head.pools.values()]
         waiting = {

@@ -246,11 +246,8 @@ class Operator(Actor):
             return
         pools = {name: made.autoscaler.described() for name, made in self._head.pools.items()}
         router = self._head.router
-        requests: dict[str, int] = {
-            "in_flight": len(router.pending),
-            "submitted": router.submitted,
-            **router.ended,
-        }
+        ended = {str(outcome): count for outcome, count in router.ended.items()}
+        requests = {"in_flight": len(router.pending), "submitted": router.submitted, **ended}
         status = {"now_s": self.ctx.now, "requests": requests, "models": message.models, "pools": pools}
         self.ctx.send(asked.reply_to, Operated(asked.id, None, msgspec.json.encode(status)))
 

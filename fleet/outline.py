@@ -220,13 +220,13 @@ def _unchosen(model: str, said: ModelSpec, pools: Iterable[Pool]) -> Iterator[st
     """Versions and variants that the null policies leave without requests."""
     of = [pool for pool in pools if pool.model == model]
     versions = list(dict.fromkeys(pool.version for pool in of))
-    if isinstance(said.rollout, Pinned) and len(versions) > 1:
+    if type(said.rollout) is Pinned and len(versions) > 1:
         chosen = said.rollout.version if said.rollout.version in versions else versions[0]
         others = ", ".join(version for version in versions if version != chosen)
         yield f"model {model}: all go to version {chosen}; {others} gets only requests that pin it, as {model}@{others}"
     for version in versions:
         variants = list(dict.fromkeys(pool.variant for pool in of if pool.version == version))
-        if isinstance(said.variants, FixedVariant) and len(variants) > 1:
+        if type(said.variants) is FixedVariant and len(variants) > 1:
             chosen = said.variants.variant if said.variants.variant in variants else variants[0]
             others = ", ".join(variant for variant in variants if variant != chosen)
             yield f"model {model}, version {version}: all go to variant {chosen}, none to {others}"

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from fleet import AffineLatency, EmulatedEngine, FleetSpec, load_spec
-from fleet.pools import ModelSpec, PoolSpec
+from fleet.pools import MODEL_COMPONENTS, ModelSpec, PoolSpec
 from fleet.spec import from_mapping
 from policies import RolloutPolicy, Route, RoutingPolicy, Serve
-from policies.base import HedgePolicy
+from policies.base import HedgePolicy, Policy
 
 ENGINE = {"engine": "emulated", "latency": {"latency": "affine", "base_s": 0.01, "per_item_s": 0.002}}
 LLM = {
@@ -51,6 +51,11 @@ class First(RoutingPolicy):
 
     def route(self, request, replicas, now_s):
         return Route(replicas[0].id)
+
+
+def in_slot(slot: str, policy: Policy) -> dict[str, Any]:
+    """The fields of a flat fleet that has this policy in this slot."""
+    return {"models": {"default": {slot: policy}}} if slot in MODEL_COMPONENTS else {slot: policy}
 
 
 def changed(path: str, value: Any) -> dict[str, Any]:

@@ -86,8 +86,8 @@ class Variant:
     def __init__(self, pool: Pool, roster: Roster) -> None:
         self.model, self.version, self.name = pool.serves
         self.routing: RoutingPolicy = pool.routing
-        self.hedge: HedgePolicy | None = None if isinstance(pool.hedge, NoHedge) else pool.hedge
-        self.breaker: BreakerPolicy | None = None if isinstance(pool.breaker, NoBreaker) else pool.breaker
+        self.hedge: HedgePolicy | None = None if type(pool.hedge) is NoHedge else pool.hedge
+        self.breaker: BreakerPolicy | None = None if type(pool.breaker) is NoBreaker else pool.breaker
         self.early = pool.binding == "early"
         chooses = [policy for policy in (self.routing, self.hedge, self.breaker) if policy is not None]
         self.hooks = Hooks(*chooses)

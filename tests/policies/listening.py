@@ -7,14 +7,18 @@ from policies import (
     AlwaysTrust,
     Fifo,
     Fixed,
+    FixedVariant,
     Greedy,
     InFlightScorer,
     LeastOutstanding,
     Lru,
     MaxScorePicker,
+    NoBreaker,
+    NoHedge,
     NoRetry,
     NotFullFilter,
     NoWarmPool,
+    Pinned,
     Policy,
     VllmTokenBudget,
 )
@@ -25,6 +29,7 @@ DECIDES: dict[str, type[Policy]] = {
     for cls in (
         AdmitAll, LeastOutstanding, Fifo, Greedy, VllmTokenBudget, Lru, Fixed, NoWarmPool, AlwaysTrust, NoRetry,
         NotFullFilter, InFlightScorer, MaxScorePicker,
+        NoHedge, NoBreaker, Pinned, FixedVariant,
     )
 }  # fmt: skip
 

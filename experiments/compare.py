@@ -16,7 +16,7 @@ from experiments.progress import progress_bar
 from experiments.report import Report
 from experiments.workers import Workers
 from fleet import FleetSpec, Run, simulate
-from fleet.spec import COMPONENTS
+from fleet.spec import components_of
 from traces import FaultTrace, Trace
 
 TraceSource = Trace | Callable[[int], Trace]
@@ -116,10 +116,9 @@ def _run(job: Job) -> Run:
 def _obstacle(jobs: Sequence[Job]) -> str | None:
     """Why the work cannot go to other processes."""
     for spec in {id(job.spec): job.spec for job in jobs}.values():
-        for slot in COMPONENTS:
-            kind = type(getattr(spec, slot))
-            if kind.__module__ == "__main__":
-                return f"{kind.__name__} is defined in the script itself, which a worker does not have"
+        for _, component in components_of(spec):
+            if type(component).__module__ == "__main__":
+                return f"{type(component).__name__} is defined in the script itself, which a worker does not have"
         try:
             pickle.dumps(spec)
         except (pickle.PicklingError, AttributeError, TypeError) as error:

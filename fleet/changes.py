@@ -1,54 +1,134 @@
-"""Changing one value deep within others, by its path: `pools.large.routing.choices`.
+"""Changing values deep within a fleet by their paths: `pools.large.routing.choices`.
 
-Nothing is checked but that the path leads somewhere; whoever builds the whole again checks the value.
+The one thing to know: it is the same for a fleet that is built and for the plain values of a file. What a path leads
+through becomes a table, what it names is put there, and whoever builds the whole again checks it all.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from msgspec import Struct
-from msgspec.structs import replace
 
-from policies.base import Component, PolicyError
-from policies.registry import meant, tag_field
+from policies.base import SLOTS, Component, PolicyError
+from policies.registry import meant, qualified, tag_field
+from traces.values import fields_of
+
+Table = dict[str, Any]  # Any: values of any type, here and below
 
 
-def changed(
-    values: Mapping[str, Any], changes: Mapping[str, Any]
-) -> dict[str, Any]:  # Any: values of any type
-    """A copy of `values` with what each path of `changes` names replaced. Raises `PolicyError` for no such path."""
-    result: Any = dict(values)
+def changed(values: Mapping[str, Any], changes: Mapping[str, Any]) -> Table:
+    """A copy of a fleet's `values` with what each path of `changes` names replaced, in order.
+
+    - A name given for a component replaces the whole component, parameters too; its own name changes nothing.
+    - What a pool has of the fleet becomes its own where something within it is changed.
+    - A name with dots in it, such as `chat-1.5`, is told by what there is; in quotes it need not be.
+
+    Raises `PolicyError` for a path that leads nowhere: to a pool that is not there, or through a number.
+    """
+    result = dict(values)
     for path, value in changes.items():
-        keys = path.removeprefix("$.").split(".")
-        result = _with(result, keys, value, "$")
-    return dict(result)
+        section, *keys = _keys_of(path)
+        if section in _SECTIONS and keys and isinstance(result.get(section, {}), Mapping):
+            result[section] = _member_changed(result, section, keys, value)
+        else:
+            result = _within(result, [section, *keys], value, "$", "")
+    return result
 
 
-def _with(inside: Any, keys: list[str], value: Any, path: str) -> Any:
+_KEY = r"\"[^\"]+\"|'[^']+'|[^.\"']+"
+_PATH = re.compile(rf"(?:\$\.)?(?:{_KEY})(?:\.(?:{_KEY}))*")
+_SECTIONS = ("pools", "models")
+
+
+def _keys_of(path: str) -> list[str]:
+    if _PATH.fullmatch(path) is None:
+        raise PolicyError(f"{path!r} is no path, such as `replicas` or `pools.large.routing.choices`")
+    return [key.strip("\"'") for key in re.findall(_KEY, path.removeprefix("$."))]
+
+
+def _member_changed(values: Mapping[str, Any], section: str, keys: list[str], value: Any) -> Table:
+    """The pools, or the models, with one of them changed."""
+    members: Table = dict(values.get(section, {}))
+    name, rest = _name_of(values, section, keys)
+    if not rest:
+        return {**members, name: value}
+    path, own = f"$.{section}.{name}", _table_of(members.get(name, {}))
+    if own is None:
+        raise _no_table(path, name, members[name])
+    key, *within = rest
+    said = own.get(key)
+    if said is None and section == "pools":
+        said = values.get(key)  # as the fleet says
+    return {**members, name: {**own, key: _within(said, within, value, f"{path}.{key}", key)}}
+
+
+def _name_of(values: Mapping[str, Any], section: str, keys: list[str]) -> tuple[str, list[str]]:
+    """Which pool or model the keys begin with, the longest name there is, and the keys within it."""
+    known = [*values.get(section, {}), *(_models_of(values) if section == "models" else ())]
+    for parts in range(len(keys), 0, -1):
+        if (name := ".".join(keys[:parts])) in known:
+            return name, keys[parts:]
+    if section == "pools" and len(keys) > 1:
+        raise _no_pool(keys[0], known)
+    return keys[0], keys[1:]  # a new one
+
+
+def _models_of(values: Mapping[str, Any]) -> Iterable[str]:
+    """The models that pools serve."""
+    pools = values.get("pools", {})
+    tables = [_table_of(pool) for pool in pools.values()] if isinstance(pools, Mapping) else []
+    return [str(table["model"]) for table in tables if table is not None and table.get("model") is not None]
+
+
+def _no_pool(name: str, known: list[str]) -> PolicyError:
+    there = f"there are {', '.join(known)}" if known else "the fleet names none, it is one pool by itself"
+    return PolicyError(f"$.pools.{name}: there is no such pool{meant(name, known)}; {there}")
+
+
+def _no_table(path: str, called: str, inside: object) -> PolicyError:
+    return PolicyError(f"{path}: `{called}` is no table, it is {inside!r}")
+
+
+def _within(inside: Any, keys: list[str], value: Any, path: str, called: str) -> Any:
+    """`inside`, which is at `path` under the key `called`, with what `keys` lead to replaced."""
+    tag = _tag_of(called, inside)
+    table = {} if inside is None else _table_of(inside)
     if not keys:
-        # A component by its name alone: with its own parameters, whatever those of the one before it were.
-        if isinstance(value, str) and isinstance(inside, Component):
-            return {tag_field(type(inside)): value}
-        return value
-    key, rest = keys[0], keys[1:]
-    fields = _fields(inside, path)
-    if key not in fields and not isinstance(inside, Mapping):
-        raise PolicyError(f"{path}.{key}: there is no such field{meant(key, fields)}")
-    if key not in fields and rest:
-        raise PolicyError(f"{path}.{key}: there is nothing of that name{meant(key, fields)}")
-    new = _with(fields.get(key), rest, value, f"{path}.{key}")
-    if isinstance(inside, Mapping):
-        return {**inside, key: new}
-    if isinstance(inside, Component):
-        return type(inside)(**{**inside.parameters(), key: new})
-    return replace(inside, **{key: new})
+        if tag is None or not isinstance(value, str):
+            return value
+        return inside if table is not None and _goes_by(table.get(tag), value) else {tag: value}
+    if table is None:
+        raise _no_table(path, called, inside)
+    key, *rest = keys
+    if key == tag and not rest:
+        return table if _goes_by(table.get(tag), value) else {tag: value}
+    return {**table, key: _within(table.get(key), rest, value, f"{path}.{key}", key)}
 
 
-def _fields(inside: Any, path: str) -> Mapping[str, Any]:
-    if isinstance(inside, Mapping):
-        return inside
-    if isinstance(inside, Struct):
-        return {name: getattr(inside, name) for name in inside.__struct_fields__}
-    raise PolicyError(f"{path}: has no fields, it is {inside!r}")
+def _tag_of(called: str, value: object) -> str | None:
+    """The key that names the class of the component `value`, or of one that belongs under the key `called`."""
+    if isinstance(value, Component):
+        return tag_field(type(value))
+    if called in ("engine", "latency"):
+        return called
+    return "policy" if called in SLOTS or (isinstance(value, Mapping) and "policy" in value) else None
+
+
+def _goes_by(cls: Any, name: Any) -> bool:
+    """Whether `name` is that of the class which a table names, or has, under its tag."""
+    if isinstance(cls, type) and issubclass(cls, Component):
+        return name in (cls.name(), qualified(cls))
+    return bool(cls == name)
+
+
+def _table_of(value: Any) -> Table | None:
+    """The fields of `value` by name, for a component with its class under its tag; None where it has no fields."""
+    if isinstance(value, Mapping):
+        return dict(value)
+    if not isinstance(value, Struct):
+        return None
+    fields = {field.encode_name: getattr(value, field.name) for field in fields_of(type(value))}
+    return {tag_field(type(value)): type(value), **fields} if isinstance(value, Component) else fields

@@ -7,7 +7,7 @@ pools is one pool, called ``default``, that answers for every model.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct, field
@@ -40,7 +40,7 @@ NonNegative = Annotated[float, Meta(ge=0, le=1e9)]
 Count = Annotated[int, Meta(ge=1, le=1_000_000)]
 PoolName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
 Name = Annotated[str, Meta(pattern=r"^[^@\s]{1,200}$")]
-"""Of a model, a version or a variant: no space, and no ``@``, which stands between a model and its version."""
+"""Of a model, a version, a variant, a device: no space, and no ``@``, which stands between a model and its version."""
 Binding = Literal["early", "late"]
 
 DEFAULT = "default"
@@ -48,14 +48,14 @@ DEFAULT = "default"
 
 
 class ModelSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What clients ask for, and who says which version and variant serves them."""
+    """What clients ask for, and who says which version and variant serves them. A `FleetSpec` checks it."""
 
     rollout: RolloutPolicy = field(default_factory=Pinned)
     variants: VariantsPolicy = field(default_factory=FixedVariant)
 
 
-class PoolSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """One pool, as written. None: as the fleet says."""
+class PoolSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One pool, as written. None: as the fleet says. A `FleetSpec` checks it."""
 
     model: Name | None = None
     """None: it answers for every model that no pool names."""
@@ -192,24 +192,78 @@ def autoscaler_of(pool: str) -> str:
     return "autoscaler" if pool == DEFAULT else f"autoscaler/{pool}"
 
 
-def table_of(kind: type[PoolSpec] | type[ModelSpec], value: Any, path: str) -> Any:  # Any: checked here
+# --- as written ------------------------------------------------------------------------------------------------
+
+_CALLED: dict[type[Struct], str] = {PoolSpec: "pool", ModelSpec: "model"}
+_NAMES = ("model", "version", "variant", "device")
+
+
+def tables_of(
+    kind: type[PoolSpec] | type[ModelSpec], tables: Any, path: str, elsewhere: Mapping[str, str]
+) -> dict[str, Any]:  # Any: checked here
+    """The pools, or the models, by name; `elsewhere` says of fields that belong to something else where that is."""
+    called = _CALLED[kind]
+    if not isinstance(tables, Mapping):
+        raise PolicyError(f"{path}: expected a table for each {called}, `[{path[2:]}.NAME]`, got {tables!r}")
+    return {
+        checked_name(called, name, f"{path}.{name}"): table_of(kind, table, f"{path}.{name}", elsewhere)
+        for name, table in tables.items()
+    }
+
+
+def table_of(
+    kind: type[PoolSpec] | type[ModelSpec], value: Any, path: str, elsewhere: Mapping[str, str]
+) -> Any:  # Any: checked here
     """A `PoolSpec` or a `ModelSpec` from one, or from a table; `path` says where it is."""
     components: dict[str, type[Component]] = POOL_COMPONENTS if kind is PoolSpec else MODEL_COMPONENTS
-    called = "a pool" if kind is PoolSpec else "a model"
     if isinstance(value, kind):
         value = {name: getattr(value, name) for name in kind.__struct_fields__}
     if not isinstance(value, Mapping):
         raise PolicyError(f"{path}: expected a table, got {value!r}")
-    fields = {item.name: item for item in fields_of(kind)}
-    for name in value:
-        if name not in fields:
-            raise PolicyError(f"{path}.{name}: {called} has no such field{meant(name, fields)}")
-    made: dict[str, Any] = {
-        name: None
-        if item is None and name in components
-        else build(components[name], item, f"{path}.{name}")
-        if name in components
-        else checked_value(fields[name].type, item, f"{path}.{name}")
-        for name, item in value.items()
-    }
+    types = {item.name: item.type for item in fields_of(kind)}
+    made: dict[str, Any] = {}
+    for name, item in value.items():
+        where = f"{path}.{name}"
+        if name not in types:
+            raise no_such_field(where, name, f"a {_CALLED[kind]}", types, elsewhere)
+        if name not in components:
+            made[name] = checked_field(name, types[name], item, where)
+        elif item is not None or kind is ModelSpec:
+            made[name] = build(components[name], item, where)
     return kind(**made)
+
+
+def no_such_field(
+    path: str, name: str, owner: str, fields: Iterable[str], elsewhere: Mapping[str, str]
+) -> PolicyError:
+    """What to say of a field that `owner` has not: where it belongs, or what was meant."""
+    belongs = f"; it belongs {elsewhere[name]}" if name in elsewhere else ""
+    return PolicyError(f"{path}: {owner} has no such field{belongs}{meant(name, fields)}")
+
+
+def checked_field(name: str, annotation: Any, value: Any, path: str) -> Any:  # Any: whatever its type may be
+    """The value of a field that holds no component."""
+    if name in _NAMES and value is not None:
+        return checked_name(name, value, path)
+    if name == "capabilities" and isinstance(value, (list, tuple)):
+        return tuple(checked_name("capability", item, f"{path}[{i}]") for i, item in enumerate(value))
+    return checked_value(annotation, value, path)
+
+
+def checked_name(called: str, value: Any, path: str) -> str:  # Any: checked here
+    """`value`, if it can name a `called`: a pool, a model, a version, ..."""
+    annotation = PoolName if called == "pool" else Name
+    try:
+        return str(checked_value(annotation, value, path))
+    except PolicyError:
+        pass
+    if not isinstance(value, str):
+        quoted = f'; write "{value}"' if isinstance(value, (int, float)) else ""
+        raise PolicyError(f"{path}: the name of a {called} is text, not {value!r}{quoted}")
+    if called == "pool":
+        rule = "letters, digits, `.`, `_` and `-`, a letter or a digit first, 63 at most"
+    else:
+        rule = (
+            "1 to 200 characters, no space and no `@`, which parts model and version where a client pins one"
+        )
+    raise PolicyError(f"{path}: {value!r} cannot name a {called}: {rule}")

@@ -6,8 +6,7 @@ policies included; every error names its path (`$.routing.choices`).
 
 from __future__ import annotations
 
-import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
@@ -21,6 +20,8 @@ from fleet.engines.base import Engine
 from fleet.network import NetworkModel
 from fleet.pools import (
     DEFAULT,
+    MODEL_COMPONENTS,
+    POOL_COMPONENTS,
     Binding,
     Count,
     ModelSpec,
@@ -30,8 +31,12 @@ from fleet.pools import (
     PoolName,
     PoolSpec,
     Positive,
-    table_of,
+    checked_field,
+    no_such_field,
+    tables_of,
 )
+from fleet.reading import read_table
+from fleet.serving_checks import NEEDS_EARLY, check_serving, path_of
 from policies import (
     AdmissionPolicy,
     AdmitAll,
@@ -59,8 +64,8 @@ from policies import (
     VllmTokenBudget,
     WarmPoolPolicy,
 )
-from policies.base import Component
-from policies.building import build, checked_value, to_table
+from policies.base import Component, Policy
+from policies.building import build, to_table
 from traces.schema import Slo
 
 
@@ -157,10 +162,11 @@ class FleetSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             if value is not None or name != "engine":
                 force_setattr(self, name, build(base, value, f"$.{name}"))
         for name, annotation in _plain_types().items():
-            force_setattr(self, name, checked_value(annotation, getattr(self, name), f"$.{name}"))
+            force_setattr(self, name, checked_field(name, annotation, getattr(self, name), f"$.{name}"))
         for name, kind in (("models", ModelSpec), ("pools", PoolSpec)):
-            force_setattr(self, name, _tables(kind, getattr(self, name), f"$.{name}"))
-        _check_serving(self)
+            tables = tables_of(kind, getattr(self, name), f"$.{name}", BELONGS)
+            force_setattr(self, name, tables)
+        check_serving(self.serving, self.pools, self.models)
 
     @property
     def serving(self) -> tuple[Pool, ...]:
@@ -169,14 +175,15 @@ class FleetSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             return (self.pool(DEFAULT, PoolSpec()),)
         return tuple(self.pool(name, pool) for name, pool in self.pools.items())
 
-    def pool(self, name: str, pool: PoolSpec) -> Pool:
-        """`pool` with everything said that it leaves to the fleet."""
+    def pool(self, name: str, pool: PoolSpec, path: str | None = None) -> Pool:
+        """`pool` with everything said that it leaves to the fleet; `path` is where it is, if not among the pools."""
         own = {field: getattr(pool, field) for field in PoolSpec.__struct_fields__}
         said = {
             name: getattr(self, name) if own[name] is None else own[name] for name in own if name in _SHARED
         }
         if said["engine"] is None:
-            raise PolicyError(f"{_path(name, self)}.engine: missing; {NO_ENGINE}")
+            where = path or (path_of(name) if self.pools else "$")
+            raise PolicyError(f"{where}.engine: missing; {NO_ENGINE if where == '$' else NO_POOL_ENGINE}")
         if said["device"] is None:
             said["device"] = said["engine"].device_name
         if self.pools:  # what several pools have of the fleet, each has for itself
@@ -200,6 +207,11 @@ class FleetSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         lows, highs = zip(*(pool.bounds for pool in self.serving), strict=True)
         return sum(lows), sum(highs)
 
+    @property
+    def all_replicas(self) -> int:
+        """How many replicas of all pools there are when a run begins."""
+        return sum(pool.replicas for pool in self.serving)
+
     def replace(
         self, changes: Mapping[str, Any] = {}, /, **fields: Any
     ) -> FleetSpec:  # Any: checked on building
@@ -209,12 +221,8 @@ class FleetSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     def to_dict(self) -> dict[str, Any]:  # Any: JSON values
         """Plain values that `from_mapping` reads back; components of one's own as ``module:Class``."""
-        plain = {name: _plain(getattr(self, name)) for name in self.__struct_fields__}
-        return {
-            name: value
-            for name, value in plain.items()
-            if name not in _SAID_IF_USED or value != _SAID_IF_USED[name]
-        }
+        said = {name: getattr(self, name) for name in self.__struct_fields__}
+        return {name: _plain(value) for name, value in said.items() if not _says_nothing(name, value)}
 
 
 COMPONENTS: dict[str, type[Component]] = {
@@ -237,23 +245,35 @@ COMPONENTS: dict[str, type[Component]] = {
 
 _SHARED = frozenset(PoolSpec.__struct_fields__) & frozenset(FleetSpec.__struct_fields__)
 """What a pool may leave to the fleet."""
-_SAID_IF_USED: dict[str, Any] = {  # Any: JSON values
-    "engine": None, "models": {}, "pools": {}, "device": None, "cost_per_hour": None, "quality": None,
-    "hedge": {"policy": "no-hedge"}, "breaker": {"policy": "no-breaker"},
-}  # fmt: skip
-"""Fields that plain values leave out where they say nothing."""
+_SAID_IF_USED = ("engine", "models", "pools", "device", "cost_per_hour", "quality")
+"""Fields that plain values leave out where they say nothing; so are `hedge` and `breaker` where they are null."""
 NO_ENGINE = 'a fleet needs one, such as {engine = "emulated", latency = {...}}'
+NO_POOL_ENGINE = "each pool needs one of its own, or the fleet one for those that have none"
+BELONGS = {
+    **dict.fromkeys(PoolSpec.__struct_fields__, "to a pool, in [pools.NAME]"),
+    **dict.fromkeys(ModelSpec.__struct_fields__, "to a model, in [models.NAME]"),
+    **dict.fromkeys(
+        (name for name in FleetSpec.__struct_fields__ if name not in _SHARED),
+        "to the whole fleet, outside of [pools] and [models]: above the first of these",
+    ),
+}
+"""Where each field belongs, for whoever says it somewhere else."""
 
 
 @cache
 def _plain_types() -> dict[str, Any]:  # Any: annotations
-    """The types of all other fields."""
+    """The types of the fields that hold plain values."""
     hints = get_type_hints(FleetSpec, include_extras=True)
     return {
         name: hints[name]
         for name in FleetSpec.__struct_fields__
-        if name not in COMPONENTS and name not in ("models", "pools")
+        if name not in (*COMPONENTS, "models", "pools")
     }
+
+
+def _says_nothing(name: str, value: object) -> bool:
+    """Whether a field of the fleet is as if it were not there."""
+    return (name in _SAID_IF_USED and value in (None, {})) or type(value) is NEEDS_EARLY.get(name)
 
 
 def _plain(value: Any) -> Any:  # Any: JSON values
@@ -261,97 +281,55 @@ def _plain(value: Any) -> Any:  # Any: JSON values
         return to_table(value)
     if isinstance(value, (PoolSpec, ModelSpec)):
         said = {name: getattr(value, name) for name in value.__struct_fields__}
-        return {name: _plain(item) for name, item in said.items() if item not in (None, ())}
+        # Weights of `()` say something: the fleet may have some.
+        unsaid = {
+            name for name, item in said.items() if item is None or (name == "capabilities" and not item)
+        }
+        return {name: _plain(item) for name, item in said.items() if name not in unsaid}
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     return msgspec.to_builtins(value)
 
 
-def _tables(
-    kind: type[PoolSpec] | type[ModelSpec], tables: Any, path: str
-) -> dict[str, Any]:  # Any: checked here
-    """The pools, or the models, by name."""
-    if not isinstance(tables, Mapping):
-        raise PolicyError(f"{path}: expected a table of tables, by name, got {tables!r}")
-    annotation = PoolName if kind is PoolSpec else Name
-    return {
-        checked_value(annotation, name, f"{path}.{name}"): table_of(kind, table, f"{path}.{name}")
-        for name, table in tables.items()
-    }
+def components_of(spec: FleetSpec) -> Iterator[tuple[tuple[str, ...], Component]]:
+    """Every component that `spec` says, by the keys that lead to it: the fleet's, its models', its pools'.
+
+    Those within other components are not among them, nor is what `to_dict` leaves out.
+    """
+    for name in COMPONENTS:
+        component = getattr(spec, name)
+        if not _says_nothing(name, component):
+            yield (name,), component
+    sections = (("models", spec.models, MODEL_COMPONENTS), ("pools", spec.pools, POOL_COMPONENTS))
+    for section, members, slots in sections:
+        for member, said in members.items():
+            for slot in slots:
+                if (component := getattr(said, slot)) is not None:
+                    yield (section, member, slot), component
 
 
-def _path(pool: str, spec: FleetSpec) -> str:
-    """Where in `spec` a pool is."""
-    return f"$.pools.{pool}" if spec.pools else "$"
+def policies_of(spec: FleetSpec) -> Iterator[tuple[str, Policy]]:
+    """Every policy of `spec` that is in use, with its path: `$.routing`, `$.pools.large.routing`.
+
+    One of the fleet's that every pool replaces by its own is not.
+    """
+    for keys, component in components_of(spec):
+        if isinstance(component, Policy) and not (len(keys) == 1 and replaced_by_all(spec, keys[0])):
+            yield f"$.{'.'.join(keys)}", component
 
 
-def _check_serving(spec: FleetSpec) -> None:
-    """Every pool can be, every model has one, and pools of one variant can be routed among together."""
-    pools = spec.serving
-    served = {pool.model for pool in pools}
-    for name in spec.models:
-        if name not in served:
-            there = ", ".join(f"{pool.name} ({pool.model})" for pool in pools)
-            raise PolicyError(
-                f'$.models.{name}: no pool serves it; write `model = "{name}"` in one (pools and their models: {there})'
-            )
-    first: dict[tuple[str, str, str], Pool] = {}
-    for pool in pools:
-        path = _path(pool.name, spec)
-        low, high = pool.bounds
-        if not low <= pool.replicas <= high:
-            raise PolicyError(
-                f"{path}.replicas: {pool.replicas} is not within min_replicas={low} and max_replicas={high}"
-            )
-        check_alone(pool, path)
-        check_together(pool, first.setdefault(pool.serves, pool), path)
-
-
-def check_alone(pool: Pool, path: str) -> None:
-    """Raises `PolicyError` for a pool that cannot be: nobody chooses a replica in it, and something wants to."""
-    null: dict[str, type[Component]] = {"hedge": NoHedge, "breaker": NoBreaker}
-    for slot, nothing in null.items():
-        if pool.binding == "late" and type(getattr(pool, slot)) is not nothing:
-            raise PolicyError(
-                f'{path}.{slot}: {getattr(pool, slot).name()} needs binding = "early"; with "late" batches are pulled '
-                "by whichever replica is free, and nobody chooses"
-            )
-
-
-def check_together(pool: Pool, other: Pool, path: str) -> None:
-    """Raises `PolicyError` where two pools of one variant cannot be routed among by one policy."""
-    if pool.name == other.name:
-        return
-    what = (
-        f"pools `{other.name}` and `{pool.name}` both serve {describe(pool)}, and are one heterogeneous fleet"
-    )
-    for slot in ("routing", "hedge", "breaker"):
-        if to_table(getattr(pool, slot)) != to_table(getattr(other, slot)):
-            raise PolicyError(
-                f"{path}.{slot}: {what}: one {slot} policy sees the replicas of both. Say the same in both, or once "
-                "for the fleet; or give one of them another `version` or `variant`"
-            )
-    if "late" in (pool.binding, other.binding):
-        raise PolicyError(
-            f'{path}.binding: {what}: with "late" there is a queue for each pool, and nobody would choose '
-            'between them; both need "early"'
-        )
-
-
-def describe(pool: Pool) -> str:
-    """Which variant of which version of which model it serves, in words."""
-    return f"variant {pool.variant} of version {pool.version} of model {pool.model}"
+def replaced_by_all(spec: FleetSpec, name: str) -> bool:
+    """Whether every pool says its own in the place of what the fleet says of a field."""
+    own = [getattr(pool, name, None) for pool in spec.pools.values()]
+    return bool(own) and all(value is not None for value in own)
 
 
 def from_mapping(values: Mapping[str, Any]) -> FleetSpec:  # Any: checked here
     """A spec from plain values, such as TOML holds."""
-    import difflib
-
+    fields = FleetSpec.__struct_fields__
     for name in values:
-        if name not in FleetSpec.__struct_fields__:
-            close = difflib.get_close_matches(name, FleetSpec.__struct_fields__, 1)
-            hint = f"; did you mean `{close[0]}`?" if close else ""
-            raise PolicyError(f"$.{name}: a fleet has no such field{hint}")
+        if name not in fields:
+            raise no_such_field(f"$.{name}", name, "a fleet", fields, BELONGS)
     if values.get("engine") is None and not values.get("pools"):
         raise PolicyError(f"$.engine: missing; {NO_ENGINE}")
     return FleetSpec(**values)
@@ -359,17 +337,8 @@ def from_mapping(values: Mapping[str, Any]) -> FleetSpec:  # Any: checked here
 
 def load_spec(path: str | Path) -> FleetSpec:
     """Read a spec from a TOML or a JSON file. Raises `PolicyError` that names the file and the path within it."""
-    file = Path(path)
+    values = read_table(path)
     try:
-        text = file.read_bytes()
-    except OSError as error:
-        raise PolicyError(f"{file}: cannot be read: {error.strerror}") from None
-    try:
-        values = msgspec.json.decode(text) if file.suffix == ".json" else tomllib.loads(text.decode())
         return from_mapping(values)
-    except UnicodeDecodeError:
-        raise PolicyError(f"{file}: is not text; a fleet is written in TOML or JSON") from None
-    except (tomllib.TOMLDecodeError, msgspec.DecodeError) as error:
-        raise PolicyError(f"{file}: {error}") from None
     except PolicyError as error:
-        raise PolicyError(f"{file}: {error}") from None
+        raise PolicyError(f"{path}: {error}") from None

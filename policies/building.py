@@ -33,8 +33,9 @@ C = TypeVar("C", bound=Component)
 def build(base: type[C], value: C | Mapping[str, Any], path: str = "$") -> C:
     """A fresh, validated component from a table such as ``{policy = "power-of-two-choices", choices = 2}``.
 
-    `value` may also be a component already. Raises `PolicyError` that names the path of what is wrong:
-    unknown names (with close matches), unknown parameters, wrong types, values out of bounds.
+    In the place of the name there may be a class; `value` may also be a component already. Raises `PolicyError` that
+    names the path of what is wrong: unknown names (with close matches), unknown parameters, wrong types, values out of
+    bounds.
     """
     key = tag_field(base)
     if isinstance(value, Component):
@@ -47,7 +48,7 @@ def build(base: type[C], value: C | Mapping[str, Any], path: str = "$") -> C:
     name = parameters.pop(key, None)
     if name is None and not is_abstract(base):
         return _construct(base, parameters, path)
-    if not isinstance(name, str):
+    if not isinstance(name, (str, type)):
         fault = f"`{key}` is missing" if name is None else f"`{key}` must be a name, got {name!r}"
         raise PolicyError(f"{path}: {fault}. {known_names(base)}")
     return _construct(resolve(base, name, f"{path}.{key}"), parameters, path)

@@ -44,8 +44,10 @@ def _family(base: type[C]) -> Iterator[type[C]]:
         yield from _family(subclass)
 
 
-def resolve(base: type[C], name: str, path: str = "$") -> type[C]:
+def resolve(base: type[C], name: str | type, path: str = "$") -> type[C]:
     """The class that goes by `name` among the subclasses of `base`; `PolicyError` when none or several do."""
+    if isinstance(name, type):
+        return _demand(base, name, qualified(name), path)
     if ":" in name:
         return _from_module(base, name, path)
     found = [cls for cls in classes(base) if cls.name() == name] or list(_from_entry_points(base, path, name))

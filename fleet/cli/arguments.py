@@ -100,7 +100,7 @@ def _spec(parser: Parser) -> None:
 def _set(parser: Parser) -> None:
     parser.add_argument(
         "--set", action="append", default=[], metavar="PATH=VALUE", dest="changes",
-        help="change the fleet, as in --set routing=round-robin --set replicas=8 (repeatable, in order)",
+        help="change the fleet, as in --set routing=round-robin --set pools.large.replicas=8 (repeatable, in order)",
     )  # fmt: skip
 
 
@@ -321,6 +321,10 @@ def _add_across_hosts(commands: Any) -> None:
 
 
 def _add_tools(commands: Any) -> None:
+    show = _command(commands, "show", "showing:show", "print what a fleet's file comes to, and run nothing")
+    _spec(show)
+    show.add_argument("--json", action="store_true", help="print it as JSON")
+
     _add_profile(commands)
 
     policies = _command(
@@ -371,6 +375,7 @@ def _add_profile(commands: Any) -> None:
     profile.add_argument(
         "engine", metavar="SPEC|ENGINE", help="a fleet's file, or an engine's name with --set engine.…=…"
     )
+    profile.add_argument("--pool", metavar="NAME", help="of a fleet whose pools have several engines: which")
     _set(profile)
     batches = profile.add_argument_group("of engines that run batches")
     batches.add_argument("--batch-sizes", type=several(count), metavar="N,…", help="default 1 to 64")

@@ -30,7 +30,7 @@ def compare(arguments: Namespace) -> int:
     metrics = metrics_of(arguments.metrics)
     trace, out = inputs.trace_of(arguments), inputs.writable(arguments.out)
     ends_s = arguments.stretch_s or trace.duration_s
-    replicas = max(spec.replicas for spec in candidates.values())
+    replicas = max(spec.all_replicas for spec in candidates.values())
     faults = inputs.faults_of(arguments, ends_s=ends_s, replicas=replicas)
     report = compare_them(
         stretches_of(trace, arguments.stretch_s, arguments.seeds), candidates, seeds=range(arguments.seeds),
@@ -81,7 +81,7 @@ def candidates_of(paths: Sequence[Path], changes: Sequence[str], vary: Sequence[
     for file, stem in zip(paths, _stems(paths), strict=True):
         for values in product(*(values for _, values in axes)):
             varied = [f"{path}={value}" for (path, _), value in zip(axes, values, strict=True)]
-            label = values[0] if len(axes) == 1 else ", ".join(varied)
+            label = values[0] if len(axes) == 1 else ", ".join(map(_short, varied))
             name = " ".join(part for part in (stem if len(paths) > 1 or not axes else "", label) if part)
             if name in candidates:
                 raise UsageError(f"compare: two candidates are called {name}")
@@ -89,6 +89,11 @@ def candidates_of(paths: Sequence[Path], changes: Sequence[str], vary: Sequence[
     if len(candidates) < 2:
         raise UsageError("compare: needs two candidates: give two files, or --vary PATH=A,B")
     return candidates
+
+
+def _short(change: str) -> str:
+    """`pools.large.replicas=2` -> `large.replicas=2`. A pool and a model have no field in common: it stays clear."""
+    return change.removeprefix("$.").removeprefix("pools.").removeprefix("models.")
 
 
 def _stems(paths: Sequence[Path]) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import tomllib
 from argparse import Namespace
 from collections.abc import Iterable, Iterator
@@ -134,53 +133,33 @@ def _odd(faults: FaultTrace, ends_s: float, replicas: int) -> Iterator[str]:
 
 def spec_of(path: Path, changes: Iterable[str] = ()) -> FleetSpec:
     """The fleet in `path` with some `PATH=VALUE` changes. Errors name the file and the path within it."""
-    from fleet import load_spec
+    from fleet.reading import read_table
 
-    changes = list(changes)
-    if not changes:
-        return load_spec(path)
-    return built(changed(read_table(path), changes), str(path))
+    return built(read_table(path), changes, str(path))
 
 
-def built(values: Table, source: str) -> FleetSpec:
-    """A fleet from plain values that came from `source`."""
+def built(values: Table, changes: Iterable[str], source: str) -> FleetSpec:
+    """A fleet from plain values that came from `source`, with some changes."""
     from fleet.spec import from_mapping
     from policies import PolicyError
 
     try:
-        return from_mapping(values)
+        return from_mapping(changed(values, changes))
     except PolicyError as error:
         raise PolicyError(f"{source}: {error}") from None
-
-
-def read_table(path: Path) -> Table:
-    """The file's values, not yet checked."""
-    import msgspec
-
-    from policies import PolicyError
-
-    decode = msgspec.json.decode if path.suffix == ".json" else msgspec.toml.decode
-    try:
-        values: Table = decode(path.read_bytes(), type=dict)
-    except OSError as error:
-        raise PolicyError(f"{path}: cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise PolicyError(f"{path}: is not text; a fleet is TOML or JSON") from None
-    except (msgspec.DecodeError, tomllib.TOMLDecodeError) as error:
-        raise PolicyError(f"{path}: {error}") from None
-    return values
 
 
 # --- changes -----------------------------------------------------------------------------------------------
 
 
 def changed(values: Table, changes: Iterable[str]) -> Table:
-    """A copy of `values` with each `PATH=VALUE` applied, in order."""
-    result = copy.deepcopy(values)
+    """A copy of `values` with each `PATH=VALUE` applied, in order; `fleet.changes` says how."""
+    from fleet.changes import changed as with_changes
+
     for change in changes:
         path, value = split_change(change)
-        assign(result, path, value_of(value))
-    return result
+        values = with_changes(values, {path: value_of(value)})
+    return values
 
 
 def split_change(change: str) -> tuple[str, str]:
@@ -197,36 +176,6 @@ def value_of(text: str) -> Any:  # Any: a TOML value
         return tomllib.loads(f"value = {text}")["value"]
     except (tomllib.TOMLDecodeError, KeyError):
         return text
-
-
-def assign(values: Table, path: str, value: Any) -> None:  # Any: a TOML value
-    """Set what `path` names. A name given for a component replaces the whole component, parameters too."""
-    *above, last = path.removeprefix("$.").split(".")
-    table = values
-    for key in above:
-        table = table.setdefault(key, {})
-        if not isinstance(table, dict):
-            raise UsageError(f"--set {path}: `{key}` is no table")
-    if above and last == _tag(above[-1], table):
-        if table.get(last) != value:
-            table.clear()
-        table[last] = value
-        return
-    tag = _tag(last, table.get(last))
-    if tag is not None and isinstance(value, str):
-        if not isinstance(table.get(last), dict) or table[last].get(tag) != value:
-            table[last] = {tag: value}
-        return
-    table[last] = value
-
-
-def _tag(key: str, value: object) -> str | None:
-    """The key that names the class of the component at `key`; None where there is no component."""
-    from policies import SLOTS
-
-    if key in ("engine", "latency"):
-        return key
-    return "policy" if key in SLOTS or (isinstance(value, dict) and "policy" in value) else None
 
 
 def alternatives(text: str) -> list[str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fleet.cli import inputs, output
-from fleet.cli.values import UsageError
+from fleet.cli.values import UsageError, meant
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -22,7 +22,7 @@ def profile(arguments: Namespace) -> int:
     """One engine alone: by batches, or by steps where it serves token by token."""
     from fleet.engines import BatchEngine, StepEngine
 
-    engine = engine_of(arguments.engine, arguments.changes)
+    engine = engine_of(arguments.engine, arguments.changes, arguments.pool)
     out: Path | None = arguments.out
     if out is not None and not out.absolute().parent.is_dir():
         raise UsageError(f"--out {out}: there is no folder {out.parent}")
@@ -44,14 +44,20 @@ def profile(arguments: Namespace) -> int:
     return 0
 
 
-def engine_of(name: str, changes: list[str]) -> Engine:
-    """The engine of a fleet's file, or the one of that name with the parameters that `changes` set."""
+def engine_of(name: str, changes: list[str], pool: str | None = None) -> Engine:
+    """The engine of a fleet's file (of its `pool`), or the one of that name with the parameters that `changes` set."""
     path = Path(name)
     if path.suffix in (".toml", ".json") or path.exists():
         spec = inputs.spec_of(path, changes)
     else:
-        spec = inputs.built(inputs.changed({"engine": {"engine": name}}, changes), "profile")
-    return spec.serving[0].engine
+        spec = inputs.built({"engine": {"engine": name}}, changes, "profile")
+    engines = {made.name: made.engine for made in spec.serving}
+    if pool is None and any(engine != spec.serving[0].engine for engine in engines.values()):
+        raise UsageError(f"profile: {name} has several engines; say whose with --pool: {', '.join(engines)}")
+    if pool is not None and pool not in engines:
+        hint = meant(pool, list(engines)) or f"; there are {', '.join(engines)}"
+        raise UsageError(f"profile: --pool {pool}: {name} has no such pool{hint}")
+    return engines[pool or spec.serving[0].name]
 
 
 def _demand_none(arguments: Namespace, options: tuple[str, ...], why: str, instead: tuple[str, ...]) -> None:

@@ -13,7 +13,7 @@ def simulate(arguments: Namespace) -> int:
     from fleet import simulate as run_it
 
     trace, spec = inputs.trace_of(arguments), inputs.spec_of(arguments.spec, arguments.changes)
-    faults = inputs.faults_of(arguments, ends_s=trace.duration_s, replicas=spec.replicas)
+    faults = inputs.faults_of(arguments, ends_s=trace.duration_s, replicas=spec.all_replicas)
     out = inputs.writable(arguments.out)
     with output.progress("simulating", len(trace)) as advance:
         run = run_it(
@@ -32,9 +32,11 @@ def replay(arguments: Namespace) -> int:
 
     output.log_to_stderr(everything=arguments.debug)
     trace, spec = inputs.trace_of(arguments), inputs.spec_of(arguments.spec, arguments.changes)
-    faults = inputs.faults_of(arguments, ends_s=trace.duration_s / arguments.speed, replicas=spec.replicas)
+    faults = inputs.faults_of(
+        arguments, ends_s=trace.duration_s / arguments.speed, replicas=spec.all_replicas
+    )
     out = inputs.writable(arguments.out)
-    label = f"replaying {trace.duration_s / arguments.speed:,.0f} s on {spec.replicas} processes"
+    label = f"replaying {trace.duration_s / arguments.speed:,.0f} s on {spec.all_replicas} processes"
     with output.progress(label, len(trace)) as advance:
         run = run_it(
             trace, spec, speed=arguments.speed, seed=arguments.seed, faults=faults,

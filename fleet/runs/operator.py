@@ -28,11 +28,12 @@ from fleet.actors.operations import (
 )
 from fleet.launch.portable import demand_importable
 from fleet.messages import Message, Operate, Operated, Tick, Undeliverable
-from fleet.pools import POOL_COMPONENTS, Pool, PoolName, PoolSpec, autoscaler_of, batcher_of, table_of
+from fleet.pools import POOL_COMPONENTS, Pool, PoolSpec, autoscaler_of, batcher_of, checked_name, table_of
 from fleet.runs.assembly import ROUTER, Head, Runtime
-from fleet.spec import check_alone, check_together
+from fleet.serving_checks import check_alone, check_together
+from fleet.spec import BELONGS
 from policies.base import Component, Policy, PolicyError, RolloutPolicy
-from policies.building import build, checked_value
+from policies.building import build
 from traces.operations import OperationsTrace
 
 OPERATOR = "operator"
@@ -150,12 +151,12 @@ class Operator(Actor):
     # --- pools -------------------------------------------------------------------------------------------------
 
     def _deploy(self, table: Table) -> None:
-        name = checked_value(PoolName, self._named(table, "pool"), "$.pool")
+        name = checked_name("pool", self._named(table, "pool"), "$.pool")
         if name in self._head.pools:
             raise PolicyError(
                 f"$.pool: there is a pool {name!r} already; retire it first, or choose another name"
             )
-        pool = self._made(name, table_of(PoolSpec, table.get("spec") or {}, "$.spec"))
+        pool = self._made(name, table_of(PoolSpec, table.get("spec") or {}, "$.spec", BELONGS))
         if self._live:
             self._demand_no_oracle(pool)
         self._log("deploy", name, f"{pool.model}@{pool.version}, {pool.replicas} replicas")
@@ -164,17 +165,12 @@ class Operator(Actor):
 
     def _made(self, name: str, pool_spec: PoolSpec) -> Pool:
         """The pool with everything said, and policies that are its own."""
-        pool = self._head.spec.pool(name, pool_spec)
+        pool = self._head.spec.pool(name, pool_spec, "$.spec")
         values = {field: getattr(pool, field) for field in POOL_COMPONENTS}
         pool = replace(
             pool, **{field: item.fresh() for field, item in values.items() if isinstance(item, Component)}
         )
-        low, high = pool.bounds
-        if not low <= pool.replicas <= high:
-            raise PolicyError(
-                f"$.spec.replicas: {pool.replicas} is not within min_replicas={low} and max_replicas={high}"
-            )
-        check_alone(pool, "$.spec")
+        check_alone(pool, "$.spec", pool_spec)
         for made in self._head.pools.values():
             if made.pool.serves == pool.serves and not made.autoscaler.retired:
                 check_together(pool, made.pool, "$.spec")

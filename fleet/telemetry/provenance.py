@@ -19,7 +19,7 @@ from weakref import WeakKeyDictionary
 
 from msgspec import Meta, Struct
 
-from fleet.spec import COMPONENTS, FleetSpec, from_mapping
+from fleet.spec import FleetSpec, components_of, from_mapping
 from policies.base import Component, PolicyError
 from policies.registry import qualified, tag_field
 from traces.values import fields_of
@@ -31,7 +31,7 @@ class ComponentSource(Struct, frozen=True):
     """One component of a spec, and the code that it is."""
 
     path: str
-    """Where it is in the spec: `$.routing`, `$.engine.latency`, `$.routing.scorers[0][1]`."""
+    """Where it is in the spec: `$.routing`, `$.routing.scorers[0][1]`, `$.pools.large.engine.latency`."""
     component: str
     """`module:Class`."""
     source: Literal["file", "class", "unknown"]
@@ -41,7 +41,10 @@ class ComponentSource(Struct, frozen=True):
 
 
 def sources_of(spec: FleetSpec) -> tuple[ComponentSource, ...]:
-    """Every component of `spec`, those within others included, in the order of its fields."""
+    """Every component that `spec` says, those within others included: the fleet's, its models', its pools'.
+
+    No hedge and no breaker are left out, as in the spec's plain values: they say nothing.
+    """
     return tuple(
         ComponentSource(_path(keys), qualified(type(component)), *_source(type(component)))
         for keys, component in _components(spec)
@@ -124,8 +127,8 @@ def _name_wholly(values: dict[str, Any], components: Sequence[ComponentSource]) 
 
 
 def _components(spec: FleetSpec) -> Iterator[tuple[Keys, Component]]:
-    for name in COMPONENTS:
-        yield from _within((name,), getattr(spec, name))
+    for keys, component in components_of(spec):
+        yield from _within(keys, component)
 
 
 def _within(keys: Keys, value: object) -> Iterator[tuple[Keys, Component]]:

@@ -11,6 +11,7 @@ from msgspec.structs import replace
 from fleet import AffineLatency, EmulatedEngine, FleetSpec, simulate
 from policies import Composed, Greedy, InFlightScorer, Policy, QueueDepth, RoutingPolicy
 from policies.base import SLOTS
+from tests.fleets import in_slot
 from tests.policies.makers import SHIPPED
 from traces import Fault, FaultTrace, Trace, load_trace
 
@@ -30,6 +31,7 @@ EXPECTED: dict[str, tuple[float, ...]] = {
     "Fifo": (839, 0, 0, 79.2, 212.7, 30.7),
     "Fixed": (839, 0, 0, 78.2, 194.9, 30.6),
     "FixedSize": (839, 0, 0, 81.9, 260.4, 38.7),
+    "FixedVariant": (839, 0, 0, 78.2, 194.9, 30.6),
     "FreshFilter": (839, 0, 0, 79.0, 203.4, 30.6),
     "Greedy": (839, 0, 0, 79.5, 227.6, 30.7),
     "HedgeAfterPercentile": (839, 0, 0, 81.4, 222.2, 30.6),
@@ -48,6 +50,7 @@ EXPECTED: dict[str, tuple[float, ...]] = {
     "NoWarmPool": (839, 0, 0, 123.3, 628.3, 28.9),
     "NotFullFilter": (839, 0, 0, 79.0, 203.4, 30.6),
     "OutlierEjection": (839, 0, 0, 78.2, 194.9, 30.6),
+    "Pinned": (839, 0, 0, 78.2, 194.9, 30.6),
     "PowerOfTwoChoices": (839, 0, 0, 84.0, 227.7, 30.6),
     "PrefixAffinity": (839, 0, 0, 78.2, 194.9, 30.6),
     "PrefixScorer": (839, 0, 0, 90.5, 240.4, 30.7),
@@ -111,7 +114,7 @@ def spec_with(policy: Policy) -> FleetSpec:
     if policy.slot in SLOTS:
         # A queue is only as good as its order when requests wait in one place.
         late = policy.slot in {"queueing", "batching"}
-        return BASE.replace(**{policy.slot: policy}, binding="late" if late else "early")
+        return BASE.replace(**in_slot(policy.slot, policy), binding="late" if late else "early")
     in_flight = [(1.0, InFlightScorer())]
     router: RoutingPolicy = {
         "filter": lambda: Composed(filters=[policy], scorers=in_flight),  # type: ignore[list-item]

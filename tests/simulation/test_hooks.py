@@ -4,12 +4,12 @@ from collections import Counter
 from collections.abc import Callable
 
 import pytest
-from msgspec.structs import replace
 
 from fleet import AffineLatency, EmulatedEngine
 from fleet.actors.token_replica import TokenReplica
 from fleet.messages import RunFinished
 from fleet.runs.assembly import Head
+from fleet.serving_checks import NEEDS_EARLY
 from fleet.telemetry.sink import Telemetry
 from policies import (
     Composed,
@@ -27,6 +27,7 @@ from policies import (
     Wait,
 )
 from policies.base import HOOKS, SLOTS, BatchingPolicy, Policy, is_settled, listeners
+from tests.fleets import in_slot
 from tests.policies.listening import listening, told
 from tests.policies.makers import reset
 from tests.simulation.building import (
@@ -48,10 +49,8 @@ PARTS = ("filter", "scorer", "picker")
 
 def spec_that_hears(slot: str, policy: Policy, spec):
     """`spec` with this policy in its slot; a part of a router goes into a composed one."""
-    if slot in ("rollout", "variants"):
-        return spec.replace(pools={"one": {}}, models={"default": {slot: policy}})
     if slot in SLOTS:
-        return spec.replace(**{slot: policy})
+        return spec.replace(**in_slot(slot, policy))
     parts = {
         "filter": {"filters": [policy]},
         "scorer": {"scorers": [(1.0, policy)]},
@@ -60,22 +59,21 @@ def spec_that_hears(slot: str, policy: Policy, spec):
     return spec.replace(routing=Composed(**parts[slot]))
 
 
+def bound(*slots):
+    """Each slot with each binding that it may have."""
+    return [
+        (slot, binding)
+        for slot in slots
+        for binding in ("early", "late")
+        if not (binding == "late" and slot in NEEDS_EARLY)
+    ]
+
+
 WHOLE = arrivals(0.0, 0.0, 0.5, 3.0)
 TOKENS = trace_of(*(asks(f"r{n}", 0.3 * n) for n in range(4)))
 
 
-CHOOSERS = ("hedge", "breaker")
-"""Slots that have a say only where routing chooses a replica."""
-
-
-def bound(slots):
-    """Each slot with each binding that it can be with."""
-    return [
-        (slot, how) for slot in slots for how in ("early", "late") if how == "early" or slot not in CHOOSERS
-    ]
-
-
-@pytest.mark.parametrize(("slot", "binding"), bound([*SLOTS, *PARTS]))
+@pytest.mark.parametrize(("slot", "binding"), bound(*SLOTS, *PARTS))
 def test_every_slot_hears_the_hooks_that_are_its_own_and_no_others(slot, binding):
     policy, heard = listening(slot)
 
@@ -88,7 +86,7 @@ def test_every_slot_hears_the_hooks_that_are_its_own_and_no_others(slot, binding
 
 
 @pytest.mark.parametrize(
-    ("slot", "binding"), bound(slot for slot in SLOTS if slot not in {"iteration", "eviction"})
+    ("slot", "binding"), bound(*(slot for slot in SLOTS if slot not in {"iteration", "eviction"}))
 )
 def test_who_hears_that_an_attempt_was_sent_hears_once_that_it_ended(slot, binding):
     policy, heard = listening(slot)
@@ -104,11 +102,6 @@ def test_who_hears_that_an_attempt_was_sent_hears_once_that_it_ended(slot, bindi
     if slot == "retry":
         policy, heard = listening(slot, parent=ExponentialBackoff)
 
-    pooled = slot in ("rollout", "variants")
-    if pooled:
-        failing = faults(
-            *(replace(fault, replica=fault.replica.replace("/", "/one/")) for fault in failing.faults)
-        )
     made = simulation(trace, spec_that_hears(slot, policy, spec), faults=failing)
     made.run()
     made.runtime.stopped = False
@@ -345,7 +338,7 @@ def test_a_hook_that_raises_is_its_policys_own_whichever_actor_calls_it(slot):
     with pytest.raises(
         PolicyError, match=rf"^{slot} policy breaks raised KeyError.*asked about r0, in on_completed"
     ):
-        play(TOKENS, spec_that_hears(slot, Breaks(), serving()))
+        play(TOKENS, serving(**in_slot(slot, Breaks())))
 
 
 # --- what can be written with it -------------------------------------------------------------------------------

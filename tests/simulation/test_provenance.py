@@ -20,8 +20,19 @@ from fleet import (
     simulate,
 )
 from fleet.engines import Profile, ProfilePoint
+from fleet.pools import ModelSpec, PoolSpec
 from fleet.spec import from_mapping
-from policies import Composed, InFlightScorer, PolicyError, Random, Route, RoutingPolicy
+from policies import (
+    Composed,
+    InFlightScorer,
+    NoBreaker,
+    NoHedge,
+    Pinned,
+    PolicyError,
+    Random,
+    Route,
+    RoutingPolicy,
+)
 from tests.conftest import ROOT
 from traces import poisson
 
@@ -214,3 +225,54 @@ def test_a_file_that_was_read_counts_by_its_content_and_not_by_its_folder(tmp_pa
     assert runs[0].manifest.files == {"$.engine.latency.profile": str(files[0])}
     runs[1].save(tmp_path / "out")
     assert load_run(tmp_path / "out").fleet().engine.latency.profile == str(files[1])
+
+
+# --- pools and models --------------------------------------------------------------------------------------
+
+
+def test_components_of_pools_and_models_are_found_where_they_are_said(tmp_path: Path) -> None:
+    measured = EmulatedEngine(latency=ProfiledLatency(profile=str(profile(tmp_path / "a"))))
+    spec = FleetSpec(
+        engine=ENGINE,
+        models={"chat": ModelSpec(rollout=Pinned(version="2"))},
+        pools={
+            "one": PoolSpec(model="chat", routing=Composed(scorers=[(1.0, InFlightScorer())])),
+            "two": PoolSpec(model="chat", version="2", engine=measured),
+        },
+    )
+    trace = TRACE.first(requests=10)
+    run = simulate(trace, spec)
+    found = {item.path: item.component.partition(":")[2] for item in run.manifest.components}
+
+    assert found["$.engine.latency"] == "AffineLatency"
+    assert found["$.pools.two.engine.latency"] == "ProfiledLatency"
+    assert found["$.pools.one.routing.scorers[0][1]"] == "InFlightScorer"
+    assert found["$.models.chat.rollout"] == "Pinned"
+    assert "$.pools.one.engine" not in found, "it has that of the fleet"
+    assert run.manifest.files == {"$.pools.two.engine.latency.profile": str(tmp_path / "a/measured.json")}
+    assert run.manifest.spec["pools"]["two"]["engine"]["latency"]["profile"] == "measured.json"
+
+    run.save(tmp_path / "out")
+    again = load_run(tmp_path / "out").fleet()
+    assert again == spec
+    assert simulate(trace, again).digest == run.digest
+
+
+def test_a_pool_of_ones_own_policy_is_built_again_in_another_process(tmp_path: Path) -> None:
+    (tmp_path / "my_policies.py").write_text(OWN)
+    pools = 'pools={"a": {"routing": FirstOne(skip=1)}, "b": {"model": "b"}}'
+    script = RUN.format(define="from my_policies import FirstOne").replace("routing=FirstOne(skip=1)", pools)
+    made = python(tmp_path, script)
+    assert made.returncode == 0, made.stderr
+    script = "from fleet import load_run; print(load_run('out').fleet().serving[0].routing)\n"
+    assert python(tmp_path, script).stdout.strip() == "FirstOne(skip=1)"
+    (tmp_path / "my_policies.py").write_text(OWN + "\n# changed\n")
+    said = "$.pools.a.routing: the source of my_policies:FirstOne has changed since the run"
+    assert said in python(tmp_path, script).stderr
+
+
+def test_no_hedge_and_no_breaker_leave_a_manifest_as_it_was() -> None:
+    plain = simulate(TRACE, FleetSpec(engine=ENGINE))
+    said = simulate(TRACE, FleetSpec(engine=ENGINE, hedge=NoHedge(), breaker=NoBreaker()))
+    assert said.digest == plain.digest
+    assert not {"$.hedge", "$.breaker"} & {item.path for item in plain.manifest.components}

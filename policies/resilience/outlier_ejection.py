@@ -28,14 +28,15 @@ class OutlierEjection(BreakerPolicy):
     An ejection lasts `base_ejection_s` times the number of ejections in a row, at most `max_ejection_s`; each
     `interval_s` without one takes one off that number. At most `max_ejected_fraction` of the replicas are ejected at
     the same time, but one always may be: what is bad everywhere is no outlier. When none of the candidates is allowed,
-    routing chooses as if all were (Envoy's panic mode).
+    routing chooses as if all were (as in Envoy's panic mode, which begins below half).
 
     An attempt that was withdrawn, refused or never had room counts as none; one that ends while its replica is ejected
     is no news.
 
     Source: Envoy's outlier detection (`consecutive_5xx` and success rate; its documentation and defaults, and the
     arithmetic of `outlier_detection_impl.cc`, whose example this reproduces: rates of 50 and four times 100 % have
-    the threshold 52). There an ejection ends with the first sweep after its time, here with its time.
+    the threshold 52). There an ejection ends with the first sweep after its time, here with its time; and that one
+    always may be ejected has become an option there (`always_eject_one_host`).
     """
 
     consecutive_failures: Annotated[int, Meta(ge=1)] | None = 5

@@ -312,6 +312,11 @@ class Autoscaler(Actor):
         return self._watch.bounds
 
     @property
+    def next_number(self) -> int:
+        """Of the next replica that it would start."""
+        return self._next_number
+
+    @property
     def retired(self) -> bool:
         """An operator has retired its pool."""
         return self._retired

@@ -127,11 +127,15 @@ class Variant:
     ) -> Candidates | Hold | Reject:
         """Who may be chosen: ready and trusted, not excluded if anybody else is there, and allowed by the breaker."""
         candidates = self.roster.candidates
+        if self.breaker is not None and candidates:
+            allowed = self._allowed(self.breaker, request, candidates, now_s)
+            if not isinstance(allowed, tuple):
+                return allowed
+            candidates = allowed
         if exclude:
+            # A wish, and so after what must be: one that is excluded is better than none.
             candidates = tuple(view for view in candidates if view.id not in exclude) or candidates
-        if self.breaker is None or not candidates:
-            return candidates
-        return self._allowed(self.breaker, request, candidates, now_s)
+        return candidates
 
     def _allowed(
         self, breaker: BreakerPolicy, request: Request, candidates: Candidates, now_s: float

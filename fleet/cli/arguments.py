@@ -90,6 +90,11 @@ def _cuts(parser: Parser) -> None:
     ]
     for flag, kind, metavar, text in flags:
         parser.add_argument(flag, type=kind, metavar=metavar, help=text)
+    parser.add_argument(
+        "--assign", action="append", default=[], metavar="COLUMN=LAW",
+        help="draw a column that the trace does not have, as in --assign tenant=zipf:20:1.1 "
+        "--assign model=choice:chat=0.7,code=0.3 (repeatable)",
+    )  # fmt: skip
 
 
 def _spec(parser: Parser) -> None:

@@ -54,7 +54,24 @@ def trace_of(arguments: Namespace) -> Trace:
     }
     if arguments.scale_lengths is not None or any(lengths.values()):
         trace = trace.scale_lengths(arguments.scale_lengths or 1.0, **lengths)
+    if getattr(arguments, "assign", None):
+        trace = trace.assign(seed=arguments.trace_seed, **_laws(arguments.assign))
     return plausible(trace, arguments.trace)
+
+
+def _laws(texts: Iterable[str]) -> dict[str, Any]:  # Any: of `Trace.assign`, which has other arguments too
+    """`COLUMN=LAW`, each column once."""
+    laws: dict[str, Any] = {}
+    for text in texts:
+        column, equals, law = text.partition("=")
+        if not equals or not law:
+            raise UsageError(f"--assign takes COLUMN=LAW, such as tenant=zipf:20:1.1; got {text!r}")
+        if column in ("seed", "per", "overwrite"):
+            raise UsageError(f"--assign {column}: is no column of a trace")
+        if column in laws:
+            raise UsageError(f"--assign {column}: is given twice")
+        laws[column] = law
+    return laws
 
 
 def _say_failed(trace: Trace, name: str) -> None:

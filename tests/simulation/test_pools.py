@@ -266,7 +266,7 @@ def test_a_variants_policy_may_refuse():
 
 def test_admission_sees_the_whole_fleet():
     spec = pooled(a={"model": "a"}, b={"model": "b"}).replace(admission=QueueLimit(max_queue_depth=1))
-    trace = trace_of(*(entry(f"a{n}", 0.0, model="a") for n in range(5)), entry("b0", 0.1, model="b"))
+    trace = trace_of(*(entry(f"a{n}", 0.1 * n, model="a") for n in range(2)), entry("b0", 0.3, model="b"))
 
     assert column(play(trace, spec), "outcome")["b0"] == "rejected"
 

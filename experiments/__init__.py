@@ -8,8 +8,9 @@ say_it_in_a_word()
 
 from experiments.calibrate import CalibrationReport, calibrate
 from experiments.compare import compare
+from experiments.findings import Row
 from experiments.metrics import DEFAULT_METRICS, TOKEN_METRICS, Metric, metric
-from experiments.report import Report, Row
+from experiments.report import Report
 from experiments.sweep import frontier, grid, sweep
 
 __all__ = [

@@ -17,6 +17,7 @@ STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff; max-width: 60rem; margin: 2rem auto;
   padding: 0 1rem }
 h1 { font-size: 1.5rem } h2 { font-size: 1.15rem; margin-top: 2.2rem }
+h3 { font-size: 1rem; margin: 1.4rem 0 .4rem }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .9rem }
 th, td { padding: .25rem .7rem; text-align: left; vertical-align: top; border-bottom: 1px solid #e5e5e5 }
 th { border-bottom: 2px solid #888; vertical-align: bottom } td.number, th.number { text-align: right }
@@ -68,10 +69,10 @@ def latency_plots(runs: Runs) -> list[str]:
         "End-to-end latency of completed requests, all runs of a line together: that share of requests was answered "
         "within that time. The scale is stretched towards the slowest."
     )
-    figures = [_figure(plots.latency_cdf(runs), caption)]
+    figures = [figure(plots.latency_cdf(runs), caption)]
     if any(serves_tokens(run.summary) for of_one in runs.values() for run in of_one):
         figures += [
-            _figure(plots.latency_cdf(runs, column, label), said) for column, label, said in TOKEN_LATENCIES
+            figure(plots.latency_cdf(runs, column, label), said) for column, label, said in TOKEN_LATENCIES
         ]
     return figures
 
@@ -82,15 +83,16 @@ def timelines(runs: Runs, seed: int) -> list[str]:
         return []
     parts = [
         "<h2>Over time</h2>",
-        _figure(plots.timelines(runs, seed), "What the control loop saw at each of its intervals."),
+        figure(plots.timelines(runs, seed), "What the control loop saw at each of its intervals."),
     ]
     if plots.replicas_change(runs):
         caption = "Replicas by state; starting is provisioning and loading."
-        return [*parts, _figure(plots.replica_states(runs, seed), caption)]
+        return [*parts, figure(plots.replica_states(runs, seed), caption)]
     return [*parts, '<p class="note">The replicas were ready throughout, the same number of them.</p>']
 
 
-def _figure(svg: str, caption: str) -> str:
+def figure(svg: str, caption: str) -> str:
+    """A plot with what there is to say of it."""
     return f"<figure>{svg}<figcaption>{escape(caption)}</figcaption></figure>"
 
 

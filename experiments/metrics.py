@@ -7,11 +7,13 @@ from typing import Literal
 
 from msgspec import Struct
 
-from fleet.telemetry.run import Distribution, ReplicaRange, Summary
+from fleet.telemetry.occupancy import ReplicaRange
+from fleet.telemetry.summary import Distribution, Summary
 
 Better = Literal["lower", "higher", "neither"]
-Applies = Literal["any", "tokens", "objectives"]
-"""The runs that a figure says something of: all of them, those that serve token by token, those with objectives."""
+Applies = Literal["any", "tokens", "objectives", "prices", "quality", "attempts"]
+"""The runs that a figure says something of: all of them, those that serve token by token, those with objectives, those
+whose devices have a price, whose answers have a quality, whose requests may have several attempts at a time."""
 
 
 class Metric(Struct, frozen=True, kw_only=True):
@@ -81,6 +83,14 @@ FIGURES: tuple[Figure, ...] = (
     Figure("cancelled", "neither", of_all=True),
     Figure("in_flight", "lower", of_all=True),
     Figure("gpu_seconds", "lower", "s"),
+    Figure("cost", "lower", applies="prices"),
+    Figure("cost_per_request", "lower", "×10⁻³", 1000.0, "prices"),
+    Figure("cost_per_1k_tokens", "lower", "×10⁻³", 1000.0, "prices"),
+    Figure("quality_mean", "higher", applies="quality"),
+    Figure("hedges", "neither", applies="attempts"),
+    Figure("retries", "lower", applies="attempts"),
+    Figure("wasted_s", "lower", "s", applies="attempts"),
+    Figure("wasted_fraction", "lower", "%", 100.0, "attempts"),
     Figure("utilization", "neither", "%", 100.0),
     Figure("replicas", "neither", parts=ReplicaRange.__struct_fields__),
     Figure("batch_size_mean", "neither"),
@@ -170,15 +180,28 @@ TOKEN_METRICS: tuple[Metric, ...] = metrics_of(
 """What `compare` reports where any of the runs serves token by token."""
 
 
+MORE_METRICS: tuple[Metric, ...] = metrics_of(
+    ("cost_per_request", "cost_per_1k_tokens", "quality_mean", "wasted_fraction")
+)
+"""What `compare` reports beside these where any of the runs has something of the kind."""
+
+
 def serves_tokens(summary: Summary) -> bool:
     """Whether this run was served token by token, and so has figures of tokens."""
     return summary.output_tokens_per_s is not None
 
 
 def default_metrics(summaries: Iterable[Summary]) -> tuple[Metric, ...]:
-    """What to report of these runs: of tokens where there are any, and then of objectives only where there are any."""
+    """What to report of these runs: of tokens, prices, quality and attempts where any run has them.
+
+    Of objectives likewise, where tokens are.
+    """
     found = list(summaries)
-    if not any(map(serves_tokens, found)):
-        return DEFAULT_METRICS
-    judged = any(summary.slo_attainment is not None for summary in found)
-    return tuple(item for item in TOKEN_METRICS if judged or item.applies != "objectives")
+    chosen = DEFAULT_METRICS
+    if any(map(serves_tokens, found)):
+        chosen = tuple(item for item in TOKEN_METRICS if item.applies != "objectives" or _judged(found))
+    return chosen + tuple(item for item in MORE_METRICS if any(item.read(one) is not None for one in found))
+
+
+def _judged(summaries: Sequence[Summary]) -> bool:
+    return any(summary.slo_attainment is not None for summary in summaries)

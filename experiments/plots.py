@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import pyarrow as pa
 
+from experiments.totals import fleet_series
 from fleet import Run
 
 if TYPE_CHECKING:
@@ -62,9 +63,11 @@ def latency_cdf(runs: Runs, column: str = "e2e_s", label: str = "end-to-end late
 def timelines(runs: Runs, seed: int) -> str:
     """Queue depth, requests in flight and utilization over time, one line a candidate, in the first seed's run.
 
-    Where there is a key-value cache, how full it is stands below them.
+    Of a fleet of several pools they are of all of them together. Where there is a key-value cache, how full it is
+    stands below them.
     """
-    cache = any(_is_there(of_one[0].series, "kv_utilization") for of_one in runs.values())
+    series = {name: fleet_series(of_one[0].series) for name, of_one in runs.items()}
+    cache = any(_is_there(table, "kv_utilization") for table in series.values())
     measures = [
         ("queue_depth", "waiting at the head" if cache else "waiting requests"),
         ("in_flight", "requests in flight"),
@@ -74,10 +77,10 @@ def timelines(runs: Runs, seed: int) -> str:
         measures.append(("kv_utilization", "used cache blocks"))
     figure, panels = new_figure(WIDTH, 2.2 * len(measures), rows=len(measures))
     for axes, (column, label) in zip(panels, measures, strict=True):
-        for index, (name, of_one) in enumerate(runs.items()):
-            if column not in of_one[0].series.column_names:
+        for index, (name, table) in enumerate(series.items()):
+            if column not in table.column_names:
                 continue
-            time_s, values = _series(of_one[0].series, column)
+            time_s, values = _series(table, column)
             axes.plot(time_s, values, **line_style(index), label=name)
         axes.set_ylabel(label)
         axes.set_ylim(bottom=0.0)
@@ -93,7 +96,7 @@ def timelines(runs: Runs, seed: int) -> str:
 
 def replicas_change(runs: Runs) -> bool:
     """Whether there is anything to see in `replica_states`: a number that changes, or a state but ready."""
-    tables = [of_one[0].series for of_one in runs.values()]
+    tables = [fleet_series(of_one[0].series) for of_one in runs.values()]
     ready = {count for table in tables for count in table["ready"].to_pylist()}
     others = {count for table in tables for state in STATES[1:] for count in table[state].to_pylist()}
     return len(ready) > 1 or bool(others - {0})
@@ -103,7 +106,7 @@ def replica_states(runs: Runs, seed: int) -> str:
     """Replicas by state over time, one panel a candidate, in the first seed's run."""
     figure, panels = new_figure(WIDTH, 0.9 + 1.3 * len(runs), rows=len(runs))
     for axes, (name, of_one) in zip(panels, runs.items(), strict=True):
-        table = of_one[0].series
+        table = fleet_series(of_one[0].series)
         time_s = table["time_s"].to_numpy()
         stacked = np.cumsum([table[state].to_numpy() for state in STATES], axis=0)
         below = np.zeros(len(time_s))

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from itertools import product
 from typing import Any
-
-from msgspec import Struct
-from msgspec.structs import asdict
 
 from experiments.compare import TraceSource, compare
 from experiments.metrics import metric
@@ -15,41 +13,27 @@ from experiments.report import Report
 from fleet import FleetSpec
 
 
-def with_value(
-    spec: FleetSpec, path: str, value: Any
-) -> FleetSpec:  # Any: the field's own type, checked on building
-    """The spec with the field at a dotted path changed, such as ``"batching.max_batch"``.
-
-    Raises `ValueError` that names the part of the path that does not exist, `PolicyError` for a wrong value.
-    """
-    head, _, rest = path.partition(".")
-    return spec.replace(**{head: _changed(getattr(spec, head, None), rest, value, path) if rest else value})
-
-
-def _changed(part: object, rest: str, value: Any, path: str) -> Any:
-    head, _, deeper = rest.partition(".")
-    fields = type(part).__struct_fields__ if isinstance(part, Struct) else ()
-    if not isinstance(part, Struct) or head not in fields:
-        names = ", ".join(fields) or "no fields"
-        raise ValueError(f"{path}: {type(part).__name__} has no field {head!r}; it has {names}")
-    inner = _changed(getattr(part, head), deeper, value, path) if deeper else value
-    return type(part)(**{**asdict(part), head: inner})
-
-
 def grid(base: FleetSpec, axes: Mapping[str, Sequence[Any]]) -> dict[str, FleetSpec]:
-    """One spec for each combination of values, named by them: ``{"batching.max_batch": [8, 16]}``."""
-    specs = {}
+    """One spec for each combination of values, named by them: ``{"pools.large.batching.max_batch": [8, 16]}``.
+
+    Raises `PolicyError` for a path that leads nowhere, or a value that is wrong there.
+    """
+    specs: dict[str, FleetSpec] = {}
+    names = _short_names(axes)
     for values in product(*axes.values()):
-        spec = base
-        for path, value in zip(axes, values, strict=True):
-            spec = with_value(spec, path, value)
-        name = ", ".join(
-            f"{path.rpartition('.')[2]}={_word(v)}" for path, v in zip(axes, values, strict=True)
-        )
+        changes = dict(zip(axes, values, strict=True))
+        name = ", ".join(f"{names[path]}={_word(value)}" for path, value in changes.items())
         if name in specs:
             raise ValueError(f"two points of the grid have the name {name!r}; give each axis distinct values")
-        specs[name] = spec
+        specs[name] = base.replace(changes)
     return specs
+
+
+def _short_names(paths: Collection[str]) -> dict[str, str]:
+    """The last part of each path; of two that end alike, such as two pools' `replicas`, the whole."""
+    last = {path: path.rpartition(".")[2] for path in paths}
+    counts = Counter(last.values())
+    return {path: name if counts[name] == 1 else path for path, name in last.items()}
 
 
 def _word(value: object) -> str:

@@ -24,7 +24,7 @@ from fleet.engines.devices.kv_spec import NULL_BLOCKS
 from fleet.engines.devices.specs import known_device, known_model
 from fleet.engines.latency.steps.profiled import Skew
 from fleet.engines.latency.tables.kernels import read_kernel_tables
-from fleet.telemetry.run import Distribution, distribution
+from fleet.telemetry.summary import Distribution, distribution
 from policies import Lru, VllmTokenBudget
 from traces import Trace, load_trace
 

@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from fleet.runs.serve import drive, join, serve
     from fleet.runs.simulate import simulate
     from fleet.spec import FleetSpec, load_spec
-    from fleet.telemetry.run import Run, Summary, load_run
+    from fleet.telemetry.run import Run, load_run
+    from fleet.telemetry.summary import Summary
 
 _HOMES = {
     "fleet.actor": ("FleetError",),
@@ -57,7 +58,8 @@ _HOMES = {
     "fleet.runs.serve": ("drive", "join", "serve"),
     "fleet.runs.simulate": ("simulate",),
     "fleet.spec": ("FleetSpec", "load_spec"),
-    "fleet.telemetry.run": ("Run", "Summary", "load_run"),
+    "fleet.telemetry.run": ("Run", "load_run"),
+    "fleet.telemetry.summary": ("Summary",),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 

@@ -177,9 +177,19 @@ class Pool(Struct, frozen=True, kw_only=True):
 
 
 def pool_of(replica: str) -> str:
-    """The pool of a replica, by its address: ``large`` for ``replica/large/3``, ``default`` for ``replica/3``."""
+    """The pool of a replica or a place, by its name: ``large`` of ``replica/large/3``, ``default`` of ``replica/3``."""
     parts = replica.split("/")
     return parts[1] if len(parts) == 3 else DEFAULT  # kind, pool, number
+
+
+def batcher_of(pool: str) -> str:
+    """The address of a pool's batcher."""
+    return f"batcher/{pool}"
+
+
+def autoscaler_of(pool: str) -> str:
+    """The address of a pool's autoscaler."""
+    return "autoscaler" if pool == DEFAULT else f"autoscaler/{pool}"
 
 
 # --- as written ------------------------------------------------------------------------------------------------

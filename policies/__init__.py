@@ -75,11 +75,24 @@ from policies.queueing.priority import Priority
 from policies.queueing.shortest_prompt import ShortestPrompt
 from policies.queueing.virtual_token_counter import VirtualTokenCounter
 from policies.registry import describe
+from policies.resilience.attempt_timeout import AttemptTimeout
+from policies.resilience.circuit_breaker import CircuitBreaker
 from policies.resilience.exponential_backoff import ExponentialBackoff
+from policies.resilience.hedge_after_percentile import HedgeAfterPercentile
 from policies.resilience.no_breaker import NoBreaker
 from policies.resilience.no_hedge import NoHedge
 from policies.resilience.no_retry import NoRetry
+from policies.resilience.outlier_ejection import OutlierEjection
+from policies.resilience.tied_requests import TiedRequests
+from policies.rollout.ab_test import ABTest
+from policies.rollout.blue_green import BlueGreen
+from policies.rollout.canary import Canary
+from policies.rollout.feature_flag import FeatureFlag
+from policies.rollout.gated import GatedRollout
+from policies.rollout.gates import Gates
 from policies.rollout.pinned import Pinned
+from policies.rollout.ramp import Ramp
+from policies.rollout.shadow_traffic import ShadowTraffic
 from policies.routing.busy_scorer import BusyScorer
 from policies.routing.composed import Composed
 from policies.routing.fresh_filter import FreshFilter
@@ -105,6 +118,10 @@ from policies.scaling.latency_target import LatencyTarget
 from policies.scaling.queue_depth import QueueDepth
 from policies.scaling.target_kv_utilization import TargetKvUtilization
 from policies.scaling.target_utilization import TargetUtilization
+from policies.variants.by_capability import ByCapability
+from policies.variants.cascade import Cascade
+from policies.variants.cheapest_meeting_slo import CheapestMeetingSlo
+from policies.variants.degrade_under_load import DegradeUnderLoad
 from policies.variants.fixed_variant import FixedVariant
 from policies.views import (
     AnswerView,
@@ -132,16 +149,24 @@ from traces.schema import Request
 
 __all__ = [
     "SLOTS",
+    "ABTest",
     "AdmissionPolicy",
     "Admit",
     "AdmitAll",
     "AlwaysTrust",
     "AnswerView",
+    "AttemptTimeout",
     "AttemptView",
     "BatchCompletion",
     "BatchingPolicy",
+    "BlueGreen",
     "BreakerPolicy",
     "BusyScorer",
+    "ByCapability",
+    "Canary",
+    "Cascade",
+    "CheapestMeetingSlo",
+    "CircuitBreaker",
     "ClipperAimd",
     "Completion",
     "Component",
@@ -150,6 +175,7 @@ __all__ = [
     "DeadlineFirst",
     "Decision",
     "Degrade",
+    "DegradeUnderLoad",
     "Dispatch",
     "EarliestDeadline",
     "Ending",
@@ -158,6 +184,7 @@ __all__ = [
     "ExponentialBackoff",
     "Failure",
     "FastServe",
+    "FeatureFlag",
     "Fifo",
     "Filter",
     "Fixed",
@@ -165,11 +192,14 @@ __all__ = [
     "FixedVariant",
     "FleetView",
     "FreshFilter",
+    "GatedRollout",
+    "Gates",
     "Gdsf",
     "GiveUp",
     "Greedy",
     "HealthPolicy",
     "Hedge",
+    "HedgeAfterPercentile",
     "HedgePolicy",
     "Hold",
     "InFlightScorer",
@@ -195,6 +225,7 @@ __all__ = [
     "NotFullFilter",
     "OldestFirst",
     "Orca",
+    "OutlierEjection",
     "Picker",
     "Pinned",
     "Policy",
@@ -209,6 +240,7 @@ __all__ = [
     "QueueLimit",
     "QueueView",
     "QueueingPolicy",
+    "Ramp",
     "Random",
     "Reject",
     "ReplicaView",
@@ -227,6 +259,7 @@ __all__ = [
     "Serve",
     "SessionAffinity",
     "Shadow",
+    "ShadowTraffic",
     "ShortestPredicted",
     "ShortestPrompt",
     "ShortestRemainingOracle",
@@ -236,6 +269,7 @@ __all__ = [
     "StepCompletion",
     "TargetKvUtilization",
     "TargetUtilization",
+    "TiedRequests",
     "TokenSignals",
     "Use",
     "VariantView",

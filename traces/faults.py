@@ -14,7 +14,7 @@ from msgspec.structs import force_setattr
 
 from traces.values import BadValue, checked, fields_of
 
-_STRIKABLE = re.compile(r"(replica|place)/(0|[1-9][0-9]*)|client/\S+")
+_STRIKABLE = re.compile(r"(replica|place)/([A-Za-z0-9][A-Za-z0-9._-]{0,62}/)?(0|[1-9][0-9]*)|client/\S+")
 """A place, or a client that is to be cut off."""
 
 FaultKind = Literal["crash", "hang", "slow", "partition", "drop", "fail-load", "preempt"]
@@ -55,7 +55,8 @@ class Fault(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             checked(field.type, getattr(self, field.name), field.name)
         if self.replica is not None and _STRIKABLE.fullmatch(self.replica) is None:
             raise BadValue(
-                "replica", f"{self.replica!r} is no place; write replica/0, place/0, or client/NAME"
+                "replica",
+                f"{self.replica!r} is no place; write replica/0, place/0, replica/POOL/0, or client/NAME",
             )
 
 

@@ -9,9 +9,10 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
+from experiments.findings import LEVEL
 from experiments.metrics import Better, Metric, metrics_of
 from experiments.paired import Difference, Verdict, holm, paired_difference, verdict
-from experiments.report import LEVEL, Report
+from experiments.report import Report
 from experiments.text import plain_number
 
 if TYPE_CHECKING:

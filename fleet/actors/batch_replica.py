@@ -104,6 +104,7 @@ class BatchReplica(Replica):
                 error,
                 None if error else results,
                 busy_s=self.busy_s,
+                quality=None if error else self.rated(running.work, results),
             ),
         )
 
@@ -114,8 +115,9 @@ class BatchReplica(Replica):
             super().unanswerable(to, lost, why)
             return
         self._answered = None  # each comes back here by itself
-        for work, result in zip(batch.work, results, strict=True):
-            self.ctx.send(to, replace(lost, results=[result], tickets=(work.ticket,)))
+        rated = lost.quality or [None] * len(results)
+        for work, result, quality in zip(batch.work, results, rated, strict=True):
+            self.ctx.send(to, replace(lost, results=[result], tickets=(work.ticket,), quality=[quality]))
 
     def timed(self, message: Tick) -> None:
         if self._finished is not None and self._finished.batch == message.number:

@@ -330,6 +330,7 @@ class Batcher(Actor):
         self._end(
             work, message.replica, dispatched=True, failure=failure, detail=error, service_s=message.service_s,
             cold=message.cold, results=message.results if good else None, usage=message.usage if good else None,
+            quality=message.quality if good else None,
         )  # fmt: skip
 
     def on_batches_missing(self, message: BatchesMissing) -> None:
@@ -524,7 +525,9 @@ class Batcher(Actor):
 
 def _mismatch(attempts: int, message: BatchFinished) -> str | None:
     """What is wrong with an answer that has not one result, or one usage, for each attempt."""
-    for what, items in (("results", message.results), ("usages", message.usage)):
+    for what, items in (
+        ("results", message.results), ("usages", message.usage), ("ratings", message.quality),
+    ):  # fmt: skip
         if items is not None and len(items) != attempts:
             return f"{message.replica} answered with {len(items)} {what} to {attempts} attempts"
     return None

@@ -70,7 +70,7 @@ class Front(Actor):
         self.catalogue = Catalogue(telemetry, window_s)
         self._calls: Calls = {}
         self._tells = False
-        """What is in `_calls` is sent after each message that is handled; else there was nobody to tell at the start."""
+        """What is in `_calls` is sent after each message that is handled; else nobody was to be told at the start."""
         self._hooks = Hooks(admission, retry)
         """Of the policies that are the fleet's: who may be chosen in all of it."""
         self._start_failures: dict[str, str] = {}

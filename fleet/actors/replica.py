@@ -12,13 +12,14 @@ requests, a batch at a time; `TokenReplica` serves token by token.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from fleet.actor import Actor, Context, FleetError
+from fleet.actors.quality import Quality
 from fleet.engines.base import Engine
 from fleet.messages import (
     Activate,
@@ -31,6 +32,7 @@ from fleet.messages import (
     InjectSlowness,
     LoadFinished,
     Message,
+    Payload,
     Probe,
     ProbeAnswered,
     ReplicaReported,
@@ -63,6 +65,10 @@ class ReplicaSettings(Struct, frozen=True, kw_only=True):
     max_inflight_batches: int = 2
     report_interval_s: float = 0.25
     weight: float = 1.0
+    slowness: float = 1.0
+    """How many times as long as its engine it takes: the fastest of its pool takes 1."""
+    quality: float | None = None
+    """Of its pool's answers, on average; None: nobody says."""
     incarnation: int = 0
     activate: bool = True
     """Take traffic as soon as loaded; False: stay warm until told."""
@@ -97,7 +103,13 @@ class Replica(Actor):
         self._probes: dict[int, Probe] = {}
         """Deep probes by the number of the batch that answers them (negative)."""
         self._cold = True
-        self._slowness = 1.0
+        self._slowness = settings.slowness
+        """How many times as long as its engine it takes now."""
+        emulated = settings.quality is not None and self._engine.emulates
+        self._quality = (
+            Quality(settings.quality, settings.seed) if emulated and settings.quality is not None else None
+        )
+        self._judges = type(self._engine).judge is not Engine.judge
         self._running_since_s: float | None = None
         """When the engine began what it runs."""
         self._ran_s = 0.0
@@ -248,7 +260,19 @@ class Replica(Actor):
             self.ctx.send(message.reply_to, BatchesMissing(self.ctx.address, missing))
 
     def on_inject_slowness(self, message: InjectSlowness) -> None:
-        self._slowness = message.factor
+        self._slowness = message.factor * self._settings.slowness
+
+    def rated(
+        self, work: Sequence[Work], results: Sequence[Payload | None] | None
+    ) -> list[float | None] | None:
+        """How good each of these answers is; None where nobody can say of any."""
+        if self._judges:
+            given = results or [None] * len(work)
+            rated = [self._engine.judge(item, result) for item, result in zip(work, given, strict=True)]
+            return rated if any(item is not None for item in rated) else None
+        if self._quality is None:
+            return None
+        return [self._quality.of(item.request.id) for item in work]
 
     # --- reports and probes ------------------------------------------------------------------------------------
 

@@ -436,6 +436,7 @@ class TokenReplica(Replica):
             BatchFinished(
                 self.ctx.address, sequence.batch, now - started_s, self.first_answer(), error, results,
                 (work.ticket,) if held.several else (), refused, self.busy_s, [usage],
+                None if error else self.rated([work], results),
             ),
         )  # fmt: skip
 

@@ -14,21 +14,27 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from fleet import Run
-    from fleet.telemetry.run import Distribution
+    from fleet.telemetry.summary import Distribution
 
 PLAIN_WIDTH = 120
+WIDE = 180
+"""Of a table of pools."""
 MOST_REASONS = 8
 """Lines that say why requests did not complete."""
+MOST_POOLS = 40
+"""Lines of that table."""
+MOST_STAGES = 12
+"""Lines that say what rollouts decided."""
 LATENCIES = {
     "e2e_s": "end to end", "queue_s": "queue wait", "ttft_s": "TTFT", "tpot_s": "TPOT", "itl_max_s": "longest ITL",
 }  # fmt: skip
 
 
-def stdout() -> Console:
-    """Where results go. Not a terminal: no colour, no frames, nothing cut to an unknown width."""
+def stdout(width: int = PLAIN_WIDTH) -> Console:
+    """Where results go. Not a terminal: no colour, no frames, nothing cut to an unknown width, but `width`."""
     from rich.console import Console
 
-    return Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH, highlight=False, markup=False)
+    return Console(width=None if sys.stdout.isatty() else width, highlight=False, markup=False)
 
 
 def table(*headings: str, left: int = 1) -> Table:
@@ -77,7 +83,49 @@ def print_run(run: Run, title: str, *, as_json: bool) -> None:
     if latencies.row_count:
         print()
         stdout().print(latencies)
+    if len(run.pools) > 1:
+        _print_pools(run)
+        _print_rollouts(run)
+    if run.summary.wasted_s is not None and len(run.attempts):
+        _print_attempts(run)
     _print_reasons(reasons_of(run))
+
+
+def _print_pools(run: Run) -> None:
+    from experiments.serving import pools_of
+
+    headings, names, rows = pools_of(run)
+    pools = table(*headings, left=names)
+    for row in rows[:MOST_POOLS]:
+        pools.add_row(*row)
+    print()
+    stdout(WIDE).print(pools)
+    if len(rows) > MOST_POOLS:
+        print(f"and {len(rows) - MOST_POOLS:,} more, which --json has")
+
+
+def _print_rollouts(run: Run) -> None:
+    from experiments.serving import stages_of
+
+    stages = stages_of(run)
+    if not stages:
+        return
+    print("\nrollouts")
+    for time_s, model, stage, reason in stages[:MOST_STAGES]:
+        print(f"{time_s:>10,.1f} s  {model}: {stage}{f' ({reason})' if reason else ''}")
+    if len(stages) > MOST_STAGES:
+        print(f"and {len(stages) - MOST_STAGES:,} more, which --json has")
+
+
+def _print_attempts(run: Run) -> None:
+    from experiments.serving import attempts_of
+
+    headings, names, rows = attempts_of(run)
+    attempts = table(*headings, left=names)
+    for row in rows:
+        attempts.add_row(*row)
+    print()
+    stdout().print(attempts)
 
 
 def _print_reasons(reasons: list[Reason]) -> None:
@@ -150,6 +198,20 @@ def run_as_json(run: Run) -> dict[str, Any]:  # Any: JSON values
         "counters": manifest.counters,
         "reasons": [reason._asdict() for reason in reasons_of(run)],
         "digest": run.digest,
+        **_pools_as_json(run),
+    }
+
+
+def _pools_as_json(run: Run) -> dict[str, Any]:  # Any: JSON values
+    """Of a run of several pools: each of them, the figures of its requests, and what rollouts decided."""
+    if len(run.pools) < 2:
+        return {}
+    from experiments.serving import stages_of
+
+    return {
+        "pools": run.pools.to_pylist(),
+        "by_pool": run.by("pool").to_pylist(),
+        "rollouts": [stage._asdict() for stage in stages_of(run)],
     }
 
 
@@ -172,11 +234,44 @@ def _facts(run: Run) -> Iterator[tuple[str, str]]:
         # A sequence has no one batch, so there is none to describe.
         batches = "" if s.output_tokens_per_s is not None else f"{s.batch_size_mean:.2f} requests a batch, "
         yield "work", f"{batches}{attempts}"
+    yield from _facts_of_pools(run)
     if run.manifest.faults is not None:
         yield "faults", faults_in([run])
     if run.manifest.counters:
         yield "counters", counted(run.manifest.counters, all_of_them=True)
     yield "digest", run.digest[:16]
+
+
+def _facts_of_pools(run: Run) -> Iterator[tuple[str, str]]:
+    """What only fleets with attempts beside each other, a quality or prices have to say."""
+    s = run.summary
+    if s.wasted_s is not None:
+        from experiments.serving import attempts_in_short
+
+        yield "attempts", attempts_in_short(run)
+    if s.quality_mean is not None:
+        yield "quality", f"{s.quality_mean:.4f} on average, of completed requests"
+    if run.pools["cost"].null_count < len(run.pools):
+        yield "cost", _cost(run)
+
+
+def _cost(run: Run) -> str:
+    """`600: 203.5 per 1,000 requests`: the whole, and over what completed."""
+    from experiments.text import plain_number
+
+    s = run.summary
+    if s.cost is None:
+        pools = run.pools.to_pylist()
+        unpriced = [pool["pool"] for pool in pools if pool["cost"] is None and pool["gpu_seconds"] > 0.0]
+        return f"unknown: no cost_per_hour is given of {', '.join(dict.fromkeys(unpriced))}"
+    parts = []
+    if s.cost_per_request is not None:
+        parts.append(f"{plain_number(1000.0 * s.cost_per_request)} per 1,000 requests")
+    if s.cost_per_1k_tokens is not None:
+        parts.append(f"{plain_number(s.cost_per_1k_tokens)} per 1,000 output tokens")
+    if idle := run.unattributed_cost:
+        parts.append(f"{plain_number(idle)} of it for pools in which nothing ran")
+    return ": ".join(part for part in (plain_number(s.cost), ", ".join(parts)) if part)
 
 
 def _tokens(run: Run) -> str:

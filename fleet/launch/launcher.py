@@ -8,7 +8,7 @@ nothing else.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from msgspec.structs import replace
@@ -47,12 +47,11 @@ class Launcher(PlacedLauncher):
         settings: Callable[[str], ReplicaSettings],
         source: HostSource,
         *,
-        places: int,
+        places: Mapping[str, int],
         spares: int,
         observers: str = "observers",
-        autoscaler: str = "autoscaler",
     ) -> None:
-        super().__init__(places=places, observers=observers, autoscaler=autoscaler)
+        super().__init__(places=places, observers=observers)
         self._settings = settings
         self._source = source
         self._spares = spares

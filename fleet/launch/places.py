@@ -1,14 +1,14 @@
 """Where replicas are: numbered places, which faults put out of order, and what launchers do about them.
 
 A place is what a fault names: a slot, a host, a device. The replicas that hold it succeed each other, under
-addresses of their own. There is one for each replica that the fleet may have, spares included.
+addresses of their own. Each pool has places of its own, one for each replica that it may have, spares included.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from fleet.actor import Actor
@@ -22,10 +22,14 @@ from fleet.messages import (
     Tick,
     TrustChanged,
 )
+from fleet.pools import autoscaler_of, pool_of
+
+Place = tuple[str, int]
+"""A pool, and the number of one of its places."""
 
 
 class Places:
-    """Who is at which place, and which of them are out of order.
+    """Of one pool: who is at which place, and which of them are out of order.
 
     A replica that drains or has failed its checks leaves its place to a successor at once, and lingers there. So a
     fleet whose places are all in order never waits for one: whoever is started before it is known who leaves has a
@@ -52,7 +56,7 @@ class Places:
 
         ``replica/<n>`` is place n, where there are that many; beyond, it is the place which that replica held first.
         """
-        kind, _, number = name.partition("/")
+        kind, number = name.partition("/")[0], name.rpartition("/")[2]
         if not number.isdecimal():
             return None
         if kind == "place" or int(number) < self.most:
@@ -139,13 +143,54 @@ class Places:
                 self._settle(self._holders.pop(above), free)
 
 
+class FleetPlaces:
+    """The places of all pools."""
+
+    def __init__(self, most: Mapping[str, int]) -> None:
+        """`most`: how many each pool has; one that is deployed later comes with its first replica."""
+        self._pools = {pool: Places(count) for pool, count in most.items()}
+
+    def of(self, name: str) -> Places:
+        """Those of the pool of a replica or a place."""
+        pool = pool_of(name)
+        places = self._pools.get(pool)
+        if places is None:
+            places = self._pools[pool] = Places(0)
+        return places
+
+    def named(self, name: str) -> Place | None:
+        """The place that a fault's name means."""
+        pool = pool_of(name)
+        number = None if pool not in self._pools else self._pools[pool].named(name)
+        return None if number is None else (pool, number)
+
+    def found(self, name: str) -> str | None:
+        """Whom a fault of this name hits."""
+        pool = pool_of(name)
+        return None if pool not in self._pools else self._pools[pool].found(name)
+
+    def holder(self, place: Place) -> str | None:
+        """Whoever is there."""
+        return self._pools[place[0]].holder(place[1])
+
+    def lowest_in_order(self) -> Place | None:
+        """Of the first pool that has one; None while all are out of order."""
+        lowest = ((pool, places.lowest_in_order()) for pool, places in self._pools.items())
+        return next(((pool, number) for pool, number in lowest if number is not None), None)
+
+    def place_of(self, replica: str) -> Place | None:
+        """Where it is now."""
+        number = self.of(replica).place_of(replica)
+        return None if number is None else (pool_of(replica), number)
+
+
 class PlacedLauncher(Actor):
     """What the launchers of both runtimes have in common: a start gets a place, or waits for one."""
 
-    def __init__(self, *, places: int, observers: str, autoscaler: str) -> None:
-        self.places = Places(places)
+    def __init__(self, *, places: Mapping[str, int], observers: str) -> None:
+        """`places`: how many each pool has."""
+        self.places = FleetPlaces(places)
         self._observers = observers
-        self._autoscaler = autoscaler
         self._waiting: deque[StartReplica] = deque()
         """Starts that no place is in order for."""
         self.failing_loads: list[str | None] = []
@@ -159,47 +204,53 @@ class PlacedLauncher(Actor):
         return {StartReplica: self.on_start_replica, TrustChanged: self.on_trust_changed, Tick: self.on_tick}
 
     def on_start_replica(self, message: StartReplica) -> None:
-        self.places.most = message.places or self.places.most
-        if self.places.take(message.replica):
+        places = self.places.of(message.replica)
+        places.most = message.places or places.most
+        if places.take(message.replica):
             self.begin(message)
         else:
             self._waiting.append(message)
-            self.ctx.send(self._autoscaler, StartHeld(message.replica, held=True))
+            self.ctx.send(autoscaler_of(pool_of(message.replica)), StartHeld(message.replica, held=True))
 
     def on_trust_changed(self, message: TrustChanged) -> None:
         if message.trust == "failed":
-            self.places.vacate(message.replica)
+            self.places.of(message.replica).vacate(message.replica)
             self._make_use_of_room()
         elif message.trust == "healthy":
-            self.places.stay(message.replica)
+            self.places.of(message.replica).stay(message.replica)
 
     def on_tick(self, message: Tick) -> None:
         if message.what == "room":
             self._begin_waiting()
-        if message.what != "broken" or message.number not in self.places.repaired_s:
+        if message.what != "broken":
             return
-        rest_s = self.places.repaired_s[message.number] - self.ctx.now
+        repaired_s = self.places.of(f"place/{message.key}/{message.number}").repaired_s
+        if message.number not in repaired_s:
+            return
+        rest_s = repaired_s[message.number] - self.ctx.now
         if rest_s > 0.0:
             self.ctx.after(rest_s, message)
         else:
-            del self.places.repaired_s[message.number]
+            del repaired_s[message.number]
             self._begin_waiting()
 
-    def break_place(self, place: int, until_s: float) -> None:
+    def break_place(self, place: Place, until_s: float) -> None:
         """Nobody can come up there before `until_s`; outages that overlap are one. Others may call this."""
-        if until_s > self.places.repaired_s.get(place, 0.0):
-            self.places.repaired_s[place] = until_s
-            self.ctx.send(self.ctx.address, Tick("broken", number=place))
+        pool, number = place
+        repaired_s = self.places.of(f"place/{pool}/{number}").repaired_s
+        if until_s > repaired_s.get(number, 0.0):
+            repaired_s[number] = until_s
+            self.ctx.send(self.ctx.address, Tick("broken", pool, number))
 
     def vacates(self, report: ReplicaReported) -> None:
         """One that says that it ends makes room."""
         if report.state in ("draining", "stopped", "failed"):
-            self.places.vacate(report.replica)
+            self.places.of(report.replica).vacate(report.replica)
             self._make_use_of_room()
 
     def left(self, replica: str) -> None:
         """It is gone."""
-        self.places.leave(replica)
+        self.places.of(replica).leave(replica)
         self._make_use_of_room()
 
     def call_off(self, replica: str) -> bool:
@@ -227,7 +278,8 @@ class PlacedLauncher(Actor):
             self.ctx.send(self.ctx.address, Tick("room"))
 
     def _begin_waiting(self) -> None:
-        while self._waiting and self.places.take(self._waiting[0].replica):
-            request = self._waiting.popleft()
-            self.ctx.send(self._autoscaler, StartHeld(request.replica, held=False))
-            self.begin(request)
+        for request in list(self._waiting):
+            if self.places.of(request.replica).take(request.replica):
+                self._waiting.remove(request)
+                self.ctx.send(autoscaler_of(pool_of(request.replica)), StartHeld(request.replica, held=False))
+                self.begin(request)

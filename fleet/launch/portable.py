@@ -80,7 +80,8 @@ def _may_import(module: str, allowed: Sequence[str]) -> bool:
     return "__main__" not in parts and (parts[0] in _OWN or parts[0] in packages_distributions())
 
 
-def _demand_importable(table: dict[str, Any], allowed: Sequence[str]) -> None:
+def demand_importable(table: dict[str, Any], allowed: Sequence[str] = ()) -> None:
+    """Raises `FleetError` where plain values from another process name a module that is not to be imported for it."""
     for path, module in _import_paths(table, "$"):
         if not _may_import(module, allowed):
             raise FleetError(
@@ -111,7 +112,7 @@ def decode_settings(data: bytes, allowed: Sequence[str] = ()) -> ReplicaSettings
         plain = msgspec.convert({**table, **dict.fromkeys(COMPONENTS)}, _PlainSettings)
     except msgspec.DecodeError as error:
         raise FleetError(f"the head sent settings that this version does not understand: {error}") from None
-    _demand_importable(table, allowed)
+    demand_importable(table, allowed)
     components = {
         name: None if table.get(name) is None else build(base, table[name], f"$.{name}")
         for name, base in COMPONENTS.items()
@@ -124,6 +125,8 @@ _BOUNDS = {
     "max_inflight_batches": Annotated[int, Meta(ge=1, le=1_000_000)],
     "report_interval_s": Annotated[float, Meta(gt=0, le=1e9)],
     "weight": Annotated[float, Meta(gt=0, le=1e9)],
+    "slowness": Annotated[float, Meta(ge=1, le=1e18)],
+    "quality": Annotated[float, Meta(ge=0, le=1)] | None,
 }
 _PlainSettings = msgspec.defstruct(
     "_PlainSettings",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from msgspec.structs import replace
@@ -31,14 +31,13 @@ class SimulatedLauncher(PlacedLauncher):
         runtime: SimulatedRuntime,
         settings: Callable[[str], ReplicaSettings],
         *,
-        places: int,
+        places: Mapping[str, int],
         provision_s: Callable[[str], float],
         lease_s: float = 3.0,
         observers: str = "observers",
-        autoscaler: str = "autoscaler",
         reveal: Callable[[str], int | None] | None = None,
     ) -> None:
-        super().__init__(places=places, observers=observers, autoscaler=autoscaler)
+        super().__init__(places=places, observers=observers)
         self._reveal = reveal
         self._runtime = runtime
         self._settings = settings
@@ -108,7 +107,7 @@ class SimulatedLauncher(PlacedLauncher):
 
     def bring_up(self, address: str, *, activate: bool = True, preloaded: bool = False) -> None:
         """Start the replica now; `preloaded` ones are ready at once, as if they had been there before."""
-        self.places.take(address)
+        self.places.of(address).take(address)
         settings = replace(
             self._settings(address),
             activate=activate,

@@ -16,7 +16,7 @@ from fleet.actors.replica import ReplicaSettings
 from fleet.actors.router import Router
 from fleet.engines.base import StepEngine
 from fleet.messages import replica_number
-from fleet.pools import DEFAULT, POOL_COMPONENTS, Pool, pool_of
+from fleet.pools import POOL_COMPONENTS, Pool, autoscaler_of, batcher_of, pool_of
 from fleet.spec import COMPONENTS, FleetSpec
 from fleet.telemetry.sink import Telemetry
 from policies.base import Policy
@@ -28,16 +28,6 @@ WATCHERS = "watchers"
 REGISTRAR = "registrar"
 ROUTER = "router"
 HEALTH = "health"
-
-
-def batcher_of(pool: str) -> str:
-    """The address of a pool's batcher."""
-    return f"batcher/{pool}"
-
-
-def autoscaler_of(pool: str) -> str:
-    """The address of a pool's autoscaler."""
-    return "autoscaler" if pool == DEFAULT else f"autoscaler/{pool}"
 
 
 class Runtime(Protocol):
@@ -178,6 +168,15 @@ class Head:
             runtime.remove(batcher_of(pool))
             runtime.remove(autoscaler_of(pool))
 
+    def watching(self, replica: str) -> tuple[str, ...]:
+        """Whom it concerns what this replica does, in the order in which they are told."""
+        pool = pool_of(replica)
+        return ROUTER, batcher_of(pool), autoscaler_of(pool), WATCHERS
+
+    def places(self) -> dict[str, int]:
+        """How many replicas each pool may have."""
+        return {name: made.pool.bounds[1] for name, made in self.pools.items()}
+
     def provision_s(self, address: str) -> float:
         """Simulation: from the request for this replica to the start of its process."""
         return self.pools[pool_of(address)].pool.provision_s
@@ -196,6 +195,8 @@ def settings_of(pool: Pool, spec: FleetSpec, address: str, seed: int) -> Replica
         max_inflight_batches=pool.inflight,
         report_interval_s=spec.report_interval_s,
         weight=pool.weight(number),
+        slowness=pool.slowness(number),
+        quality=pool.quality,
         iteration=pool.iteration if steps else None,
         eviction=pool.eviction if steps else None,
     )

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from fleet.actor import Actor, Context
 from fleet.actors.roster import Roster
-from fleet.launch.places import Places
+from fleet.launch.places import FleetPlaces, Place
 from fleet.messages import (
     Drain,
     InjectSlowness,
@@ -29,9 +29,9 @@ class FaultSurface(Protocol):
     """What a runtime can do to a replica. Addresses that do not exist are no error: it may be gone already."""
 
     @property
-    def places(self) -> Places: ...
+    def places(self) -> FleetPlaces: ...
 
-    def break_place(self, place: int, until_s: float) -> None:
+    def break_place(self, place: Place, until_s: float) -> None:
         """No replica can come up there before then."""
 
     def has_process(self, address: str) -> bool:
@@ -122,7 +122,7 @@ class FaultInjector(Actor):
             delay_s = fault.notice_s if fault.kind == "preempt" else fault.for_s or 0.0
             self.ctx.after(delay_s, Tick("end", number=message.number))
 
-    def _find(self, fault: Fault) -> tuple[str | None, int | None]:
+    def _find(self, fault: Fault) -> tuple[str | None, Place | None]:
         """Who is hit, if anybody is there, and at which place."""
         places = self._surface.places
         takes_away = fault.kind in ("crash", "preempt")  # what only comes up, too
@@ -144,13 +144,13 @@ class FaultInjector(Actor):
             return None
         return victim if takes_away or self._surface.has_process(victim) else None
 
-    def _broken_with(self, victim: str | None, named: int | None) -> int | None:
+    def _broken_with(self, victim: str | None, named: Place | None) -> Place | None:
         """The place that breaks with its holder; not with one that only lingers where a successor is."""
         places = self._surface.places
         place = named if victim is None else places.place_of(victim)
         return None if place is None or places.holder(place) not in (None, victim) else place
 
-    def _break_place(self, fault: Fault, place: int, for_s: float) -> None:
+    def _break_place(self, fault: Fault, place: Place, for_s: float) -> None:
         """What is killed cannot come up again before the repair; nor what is told to go, from then on."""
         notice_s = fault.notice_s if fault.kind == "preempt" else 0.0
         if fault.kind in ("crash", "preempt") and for_s > 0.0:

@@ -84,7 +84,7 @@ class LiveHead:
                 )  # fmt: skip
                 self.launcher = self.hosts.launcher = Launcher(
                     self.head.settings, self.hosts,
-                    places=self.spec.bounds[1], spares=spares,
+                    places=self.head.places(), spares=spares,
                 )  # fmt: skip
                 self.head.listen(self.runtime)
                 self.runtime.subscribe(WATCHERS, "launcher")

@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from fleet.actor import Actor, Context
+from fleet.actor import Actor, Context, FleetError
 from fleet.actors.operations import (
     DescribeServing,
     MoveRollout,
@@ -26,9 +26,10 @@ from fleet.actors.operations import (
     ServingDescribed,
     SteerRollout,
 )
+from fleet.launch.portable import demand_importable
 from fleet.messages import Message, Operate, Operated, Tick, Undeliverable
-from fleet.pools import POOL_COMPONENTS, Pool, PoolSpec, checked_name, table_of
-from fleet.runs.assembly import ROUTER, Head, Runtime, autoscaler_of, batcher_of
+from fleet.pools import POOL_COMPONENTS, Pool, PoolSpec, autoscaler_of, batcher_of, checked_name, table_of
+from fleet.runs.assembly import ROUTER, Head, Runtime
 from fleet.serving_checks import check_alone, check_together
 from fleet.spec import BELONGS
 from policies.base import Component, Policy, PolicyError, RolloutPolicy
@@ -100,10 +101,11 @@ class Operator(Actor):
         """Somebody asks over the wire: whatever is wrong with it is said to them, and the fleet goes on."""
         try:
             table = msgspec.json.decode(message.operation, type=dict[str, Any])
+            demand_importable(table)
             if not self._begin(table, message):
                 self._perform(table)
                 self.ctx.send(message.reply_to, Operated(message.id))
-        except (msgspec.DecodeError, PolicyError) as error:
+        except (msgspec.DecodeError, PolicyError, FleetError) as error:
             self.ctx.send(message.reply_to, Operated(message.id, str(error)))
 
     def _begin(self, table: Table, asked: Operate | None) -> bool:

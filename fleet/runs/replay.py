@@ -15,20 +15,22 @@ from typing import Any
 
 import anyio
 import anyio.lowlevel
+import msgspec
 
 from fleet.actor import FleetError
 from fleet.actors.load_generator import LoadGenerator
-from fleet.launch.places import Places
+from fleet.launch.places import FleetPlaces, Place
 from fleet.messages import Payload, StartReplica
 from fleet.runs.arguments import demand_seconds, demand_seed
 from fleet.runs.assembly import WATCHERS, generates, initial_replicas
 from fleet.runs.faults import FaultInjector
 from fleet.runs.live_head import LiveHead
+from fleet.runs.operator import OPERATOR, Operator
 from fleet.runtime.live import run
 from fleet.seeding import rng_for
 from fleet.spec import FleetSpec
 from fleet.telemetry.run import Run, finish_run
-from traces import FaultTrace, Trace
+from traces import FaultTrace, OperationsTrace, Trace
 from traces.answers import answer_blocks
 from traces.schema import Request
 
@@ -42,6 +44,7 @@ def replay(
     speed: float = 1.0,
     seed: int = 0,
     faults: FaultTrace | None = None,
+    operations: OperationsTrace | None = None,
     sessions: bool = False,
     stream: bool = False,
     payload: Callable[[Request], Payload | None] | None = None,
@@ -60,10 +63,14 @@ def replay(
     """
     demand_seed(seed)
     demand_seconds(start_timeout_s=start_timeout_s, stall_timeout_s=stall_timeout_s)
+    options: dict[str, Any] = {"speed": speed, "sessions": sessions, "stream": stream}
+    if operations is not None:
+        options["operations"] = msgspec.to_builtins(operations)
     live = LiveRun(trace if speed == 1.0 else trace.scale_rate(speed), spec, seed=seed, faults=faults,
+                   operations=operations,
                    sessions=sessions, stream=stream, payload=payload, start_timeout_s=start_timeout_s,
                    stall_timeout_s=stall_timeout_s, on_progress=on_progress,
-                   options={"speed": speed, "sessions": sessions, "stream": stream})  # fmt: skip
+                   options=options)  # fmt: skip
     _demand_no_loop()
     result: Run = run(live.main)
     return result
@@ -91,6 +98,7 @@ class LiveRun(LiveHead):
         *,
         seed: int,
         faults: FaultTrace | None,
+        operations: OperationsTrace | None,
         sessions: bool,
         stream: bool,
         payload: Callable[[Request], Payload | None] | None,
@@ -100,7 +108,7 @@ class LiveRun(LiveHead):
         options: dict[str, Any],  # Any: JSON values for the manifest
     ) -> None:
         super().__init__(spec, seed=seed)
-        self.trace, self.faults, self.options = trace, faults, options
+        self.trace, self.faults, self.operations, self.options = trace, faults, operations, options
         self.start_timeout_s = min(start_timeout_s, spec.start_timeout_s)
         self.client = LoadGenerator(
             trace, telemetry=self.telemetry, on_done=self.runtime.stop, sessions=sessions, stream=stream,
@@ -130,12 +138,14 @@ class LiveRun(LiveHead):
             raise FleetError(f"the initial replicas were not ready after {self.start_timeout_s:g} s: {late}")
         self.runtime.begin()
         self.head.host(self.runtime)
+        self.runtime.add(OPERATOR, Operator(self.head, self.runtime, self.operations, live=True))
         if self.faults is not None:
             self.runtime.subscribe(WATCHERS, "faults")
             self.injector = FaultInjector(self.faults, LiveFaults(self), self.telemetry)
             self.runtime.add("faults", self.injector)
         for name in names:
-            self.runtime.send(WATCHERS, "launcher", self.launcher.last_report[name])
+            for address in self.head.watching(name):
+                self.runtime.send(address, "launcher", self.launcher.last_report[name])
         self.runtime.add(CLIENT, self.client)
 
     async def _all_ready(self, names: list[str]) -> None:
@@ -201,10 +211,10 @@ class LiveFaults:
         return self._live.launcher.assigned.get(replica)
 
     @property
-    def places(self) -> Places:
+    def places(self) -> FleetPlaces:
         return self._live.launcher.places
 
-    def break_place(self, place: int, until_s: float) -> None:
+    def break_place(self, place: Place, until_s: float) -> None:
         self._live.launcher.break_place(place, until_s)
 
     def has_process(self, address: str) -> bool:

@@ -32,6 +32,7 @@ from fleet.messages import Payload, StartReplica
 from fleet.runs.arguments import demand_seconds
 from fleet.runs.assembly import initial_replicas
 from fleet.runs.live_head import LiveHead
+from fleet.runs.operator import OPERATOR, Operator
 from fleet.runs.replay import machine
 from fleet.runtime.live import LiveRuntime, run
 from fleet.runtime.peers import Peer
@@ -153,6 +154,7 @@ class Server(LiveHead):
     async def _begin(self, for_s: float | None, on_ready: Callable[[str], None] | None) -> None:
         await anyio.lowlevel.checkpoint()  # the runtime starts its actors first
         self.head.host(self.runtime)
+        self.runtime.add(OPERATOR, Operator(self.head, self.runtime, live=True))
         for name in initial_replicas(self.spec):
             self.launcher.on_start_replica(StartReplica(name))
         if on_ready is not None:

@@ -11,7 +11,7 @@ import msgspec
 
 from fleet.actor import FleetError
 from fleet.actors.load_generator import LoadGenerator
-from fleet.launch.places import Places
+from fleet.launch.places import FleetPlaces, Place
 from fleet.launch.simulated import SimulatedLauncher
 from fleet.runs.arguments import demand_seconds, demand_seed
 from fleet.runs.assembly import WATCHERS, Head, generates, initial_replicas
@@ -90,7 +90,7 @@ class Simulation:
         self.launcher = SimulatedLauncher(
             self.runtime,
             self.head.settings,
-            places=spec.bounds[1],
+            places=self.head.places(),
             provision_s=self.head.provision_s,
             lease_s=spec.lease_s,
             reveal=lengths,
@@ -176,10 +176,10 @@ class SimulatedFaults:
         self._hung: dict[str, Callable[[], None]] = {}
 
     @property
-    def places(self) -> Places:
+    def places(self) -> FleetPlaces:
         return self._launcher.places
 
-    def break_place(self, place: int, until_s: float) -> None:
+    def break_place(self, place: Place, until_s: float) -> None:
         self._launcher.break_place(place, until_s)
 
     def has_process(self, address: str) -> bool:

@@ -184,7 +184,7 @@ class Membership:
             return "name", denial
         for address in hello.addresses:
             if role_of(address) is None:
-                kinds = "host/NAME, replica/NUMBER and client/NAME"
+                kinds = "host/NAME, replica/NUMBER, replica/POOL/NUMBER and client/NAME"
                 return "address", f"{text_of(address)!r} is not for a peer to host; there are {kinds}"
         return None
 

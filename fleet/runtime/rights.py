@@ -109,7 +109,10 @@ def refusal(role: str, sender: str, to: str, message: Message) -> str | None:
 
 # --- addresses -------------------------------------------------------------------------------------------------
 
-_ADDRESS = re.compile(r"(?P<role>client|host)/(?!/)[^\s\x00-\x1f\x7f]{1,255}|replica/(?:0|[1-9][0-9]{0,17})")
+_ADDRESS = re.compile(
+    r"(?P<role>client|host)/(?!/)[^\s\x00-\x1f\x7f]{1,255}|"
+    r"replica/(?:[A-Za-z0-9][A-Za-z0-9._-]{0,62}/)?(?:0|[1-9][0-9]{0,17})"
+)
 
 
 def role_of(address: str) -> str | None:
@@ -140,6 +143,8 @@ _BY_FIELD: dict[str, _Bounds] = {
     "TokenSignals.waiting_tokens": {"ge": 0, "le": 2**60},  # of all together
     "ReplicaReported.weight": {"gt": 0.0, "le": 1e9},
     "ReplicaReported.max_inflight_batches": {"ge": 1, "le": 1_000_000},
+    "BatchFinished.quality": {"ge": 0.0, "le": 1.0},
+    "Reply.quality": {"ge": 0.0, "le": 1.0},
     "InjectSlowness.factor": {"ge": 0.0, "le": 1e6},
 }
 """Where the unit does not say it."""

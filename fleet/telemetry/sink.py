@@ -6,15 +6,17 @@ Actors call the methods of `Telemetry`; nothing here looks at a clock or at an a
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal, TypeAlias
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import pyarrow as pa
+from msgspec import Struct
 
 from fleet.messages import Reply
+from fleet.pools import Pool
 from fleet.telemetry.engine_time import EngineTime
 from policies.decisions import Route
-from policies.views import PoolView, ReplicaState
+from policies.views import PoolView, ReplicaState, Role
 
 RecordedState: TypeAlias = ReplicaState | Literal["waiting"]
 """As the table of replicas has it: `waiting` is one that was asked for, and has no place in order yet."""
@@ -90,6 +92,13 @@ SERVED = pa.schema([
     ("row", pa.int64()), ("first_token_s", pa.float64()), ("generated_tokens", pa.int64()), ("itl_max_s", pa.float64()),
     ("cached_tokens", pa.int64()), ("preemptions", pa.int32()),
 ])  # fmt: skip
+SERVED_BY = pa.schema([("row", pa.int64()), ("serving", pa.int32()), ("quality", pa.float64())])
+ATTEMPTS = pa.schema([
+    ("request", pa.string()), ("role", pa.string()), ("attempt", pa.int32()), ("pool", pa.string()),
+    ("version", pa.string()), ("variant", pa.string()), ("replica", pa.string()), ("device", pa.string()),
+    ("sent_s", pa.float64()), ("started_s", pa.float64()), ("ended_s", pa.float64()), ("end", pa.string()),
+    ("service_s", pa.float64()), ("tokens", pa.int64()),
+])  # fmt: skip
 DECISIONS = pa.schema([
     ("time_s", pa.float64()), ("slot", pa.string()), ("subject", pa.string()), ("decision", pa.string()),
     ("choice", pa.string()), ("value", pa.float64()), ("signal_age_s", pa.float64()), ("reason", pa.string()),
@@ -103,12 +112,8 @@ SERIES = pa.schema([
     ("busy_fraction", pa.float64()), ("gpu_utilization", pa.float64()), ("memory_used_fraction", pa.float64()),
     ("kv_utilization", pa.float64()),
 ])  # fmt: skip
-ATTEMPTS = pa.schema([
-    ("request", pa.string()), ("role", pa.string()), ("attempt", pa.int32()), ("pool", pa.string()),
-    ("version", pa.string()), ("variant", pa.string()), ("replica", pa.string()), ("device", pa.string()),
-    ("sent_s", pa.float64()), ("started_s", pa.float64()), ("ended_s", pa.float64()), ("end", pa.string()),
-    ("service_s", pa.float64()), ("tokens", pa.int64()),
-])  # fmt: skip
+POOLED_SERIES = SERIES.append(pa.field("pool", pa.string()))
+"""Of a fleet with several pools: a row for each of them."""
 REPLICAS = pa.schema([
     ("time_s", pa.float64()), ("replica", pa.string()), ("state", pa.string()), ("detail", pa.string()),
 ])  # fmt: skip
@@ -127,24 +132,68 @@ def scores_text(scores: Mapping[str, float] | None) -> str | None:
     )
 
 
+class Serving(NamedTuple):
+    """What serves requests, and the number that it has in `served_by`."""
+
+    pool: str | None
+    version: str | None
+    variant: str | None
+    number: int
+
+
+class PoolDescription(Struct, frozen=True):
+    """What a run keeps of a pool."""
+
+    pool: str
+    model: str
+    version: str
+    variant: str
+    device: str | None
+    cost_per_hour: float | None
+    since_change: int = 0
+    """Changes of replicas' states that were written before it. A name may be used again when its pool is gone: a
+    replica is of the pool that had the name when the replica was first heard of."""
+
+
 class Telemetry:
     """The sink of one run."""
 
     def __init__(self, *, keep_rows: int | None = None, pooled: bool = False) -> None:
-        """`keep_rows` bounds each table, for a head that serves and serves; None keeps all, as a run's result needs."""
+        """`keep_rows` bounds each table, for a head that serves and serves; None keeps all, as a run's result needs.
+
+        `pooled`: the fleet names pools, so the series says of which one a row is.
+        """
         self._bounded = keep_rows is not None
+        self.pooled = pooled
         self.ended = Columns(ENDED, keep_rows)
         self.served = Columns(SERVED, keep_rows)
         """What more there is to say of those that were served token by token."""
+        self.served_by = Columns(SERVED_BY, keep_rows)
+        """And of those of which it is known by what, or how well; `serving` is a place in `servings`."""
+        self.servings: list[Serving] = []
+        self._last_served: dict[str | None, Serving] = {}
+        """By pool: a name may be used again, of another version."""
+        self.attempts = Columns(ATTEMPTS, keep_rows)
+        self.pools: list[PoolDescription] = []
         self.decisions = Columns(DECISIONS, keep_rows)
         self.dispatches = Columns(DISPATCHES, keep_rows)
-        self.series = Columns(SERIES, keep_rows)
+        self.series = Columns(POOLED_SERIES if pooled else SERIES, keep_rows)
         self.replicas = Columns(REPLICAS, keep_rows)
-        self.attempts = Columns(ATTEMPTS, keep_rows)
         self.counters: Counter[str] = Counter()
         """Things worth knowing that are no outcome: late answers, retries, lost messages, drops."""
         self.engines = EngineTime()
         self._states: dict[str, str] = {}
+
+    def describe_pool(self, pool: Pool) -> None:
+        """A pool is there: from the beginning, or deployed later. Before the first of its replicas is."""
+        if self._bounded:  # nobody asks what it cost
+            self.pools = [known for known in self.pools if known.pool != pool.name]
+        self.pools.append(
+            PoolDescription(
+                pool.name, pool.model, pool.version, pool.variant, pool.device, pool.cost_per_hour,
+                len(self.replicas) + self.replicas.dropped,
+            )
+        )  # fmt: skip
 
     def request_ended(
         self, row: int, arrived_s: float, now_s: float, reply: Reply, first_token_s: float | None = None
@@ -166,6 +215,47 @@ class Telemetry:
                     usage.preemptions,
                 )
             )
+        pool, quality = reply.pool, reply.quality
+        if pool is not None or quality is not None:
+            known = self._last_served.get(pool)
+            if known is None or known.version != reply.version or known.variant != reply.variant:
+                known = self._serving(pool, reply.version, reply.variant)
+            self.served_by.append((row, known.number, quality))
+
+    def _serving(self, pool: str | None, version: str | None, variant: str | None) -> Serving:
+        """These three, under the number that they had before, or a new one."""
+        known = next((one for one in self.servings if one[:3] == (pool, version, variant)), None)
+        if known is None:
+            known = Serving(pool, version, variant, len(self.servings))
+            self.servings.append(known)
+        self._last_served[pool] = known
+        return known
+
+    def attempt_ended(  # noqa: PLR0917  # in the order of the table's columns
+        self,
+        request_id: str,
+        role: Role,
+        attempt: int,
+        pool: str,
+        version: str,
+        variant: str,
+        replica: str | None,
+        device: str | None,
+        sent_s: float,
+        started_s: float | None,
+        ended_s: float | None,
+        end: str | None,
+        service_s: float | None,
+        tokens: int | None,
+    ) -> None:
+        """An attempt ended: `end` is ``completed``, or why it came to nothing; None: the run ended first.
+
+        Not told of: a request's only attempt, shadows apart, if it completed.
+        """
+        self.attempts.append(
+            (request_id, role, attempt, pool, version, variant, replica, device, sent_s, started_s, ended_s, end,
+             service_s, tokens)
+        )  # fmt: skip
 
     def routed(self, now_s: float, request_id: str, route: Route, signal_age_s: float) -> None:
         """The routing policy chose; the short form of `decided` for the decision made most often."""
@@ -192,24 +282,18 @@ class Telemetry:
             (now_s, slot, subject, decision, choice, value, signal_age_s, reason, scores_text(scores))
         )
 
-    def attempt_ended(self, *row: Any) -> None:
-        """One attempt."""
-        self.attempts.append(row)
-
-    def describe_pool(self, pool: Any) -> None:
-        """One pool."""
-
     def dispatched(self, now_s: float, replica: str, size: int, queue_depth: int, reason: str | None) -> None:
         """A batch went to a replica, and left `queue_depth` waiting."""
         self.dispatches.append((now_s, replica, size, queue_depth, reason))
 
     def pool_sampled(self, now_s: float, pool: PoolView) -> None:
-        """What the control loop saw."""
-        self.series.append(
-            (now_s, pool.starting, pool.warm, pool.ready, pool.draining, pool.queue_depth, pool.in_flight,
-             pool.queue_depth_mean, pool.in_flight_mean, pool.arrivals_per_s, pool.completions_per_s, pool.attainment,
-             pool.busy_fraction, pool.gpu_utilization, pool.memory_used_fraction, pool.kv_utilization)
+        """What the control loop of one pool saw."""
+        row = (
+            now_s, pool.starting, pool.warm, pool.ready, pool.draining, pool.queue_depth, pool.in_flight,
+            pool.queue_depth_mean, pool.in_flight_mean, pool.arrivals_per_s, pool.completions_per_s, pool.attainment,
+            pool.busy_fraction, pool.gpu_utilization, pool.memory_used_fraction, pool.kv_utilization,
         )  # fmt: skip
+        self.series.append((*row, pool.name) if self.pooled else row)
 
     def replica_changed(
         self, now_s: float, replica: str, state: RecordedState, detail: str | None = None
@@ -220,17 +304,3 @@ class Telemetry:
             self.replicas.append((now_s, replica, state, detail))
             if self._bounded and state in ("stopped", "failed"):
                 del self._states[replica]
-
-
-def transitions(rows: Sequence[tuple[float, str, str]], end_s: float) -> dict[str, float]:
-    """Seconds spent in each state, over all replicas, up to `end_s`; `rows` are (time, replica, state) in order."""
-    spent: dict[str, float] = {}
-    current: dict[str, tuple[float, str]] = {}
-    for time_s, replica, state in rows:
-        if replica in current:
-            since, before = current[replica]
-            spent[before] = spent.get(before, 0.0) + min(time_s, end_s) - min(since, end_s)
-        current[replica] = (time_s, state)
-    for since, state in current.values():
-        spent[state] = spent.get(state, 0.0) + max(0.0, end_s - since)
-    return spent

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
@@ -13,6 +14,8 @@ from traces.schema import Request
 
 Ask = Callable[..., Any]
 """`ask(policy, method, *arguments)`: how a drive calls a policy; Any: whatever the policy answers."""
+LONGEST_S = 1e9
+"""What an actor takes for a time: 30 years."""
 
 
 class Call(Struct):
@@ -28,6 +31,10 @@ class Call(Struct):
     probe: ProbeOutcome | None = None
     failure: Failure | None = None
     pool: PoolView | None = None
+    served: tuple[str, ...] = ()
+    """Versions or variants that were shown."""
+    asked: tuple[str, ...] = ()
+    """Variants whose answers there are already."""
 
 
 def fail(policy: Policy, text: str) -> NoReturn:
@@ -50,3 +57,9 @@ def ask(policy: Policy, method: str, *arguments: object) -> Any:
     except Exception as error:
         cause = f"raised {type(error).__name__} in `{method}`: {error}"
         raise PolicyError(f"{type(policy).__name__} {cause}") from error
+
+
+def is_time(value: object) -> bool:
+    """A number of seconds that can be waited for, 0 or more."""
+    number = isinstance(value, float | int) and not isinstance(value, bool)
+    return number and math.isfinite(value) and 0.0 <= value < LONGEST_S  # type: ignore[arg-type, operator]  # a number

@@ -10,6 +10,7 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from policies._conformance.attempt_drives import drive_breaker, drive_hedge
 from policies._conformance.cache import drive_eviction
 from policies._conformance.calls import Ask, Call, ask, demand
 from policies._conformance.inputs import (
@@ -22,6 +23,7 @@ from policies._conformance.inputs import (
 )
 from policies._conformance.life import Life
 from policies._conformance.replica import FakeReplica, Script
+from policies._conformance.served import drive_rollout, drive_variants
 from policies._conformance.world import World
 from policies.base import Policy
 from policies.decisions import Dispatch, Retry, Route, Scale, Warm
@@ -190,6 +192,8 @@ def _drive_retry(policy: Policy, rng: random.Random, ask: Ask) -> Iterator[Call]
         request = random_request(rng, number, now_s)
         world.somebody_serves(request)
         for attempt in range(1, 6):
+            limit_s = ask(policy, "attempt_limit_s", request, attempt, now_s)
+            yield Call(f"attempt_limit_s({request.id}, {attempt}, {now_s!r})", limit_s, now_s, request)
             replica = maybe(rng, f"replica/{rng.randrange(3)}")
             kind = rng.choice(FAILURES)
             failure = Failure(kind=kind, attempt=attempt, replica=replica, completions=completions)
@@ -249,6 +253,10 @@ DRIVERS: dict[str, Callable[[Any, random.Random, Ask], Iterator[Call]]] = {
     "warm_pool": _drive_pool,
     "health": _drive_health,
     "retry": _drive_retry,
+    "rollout": drive_rollout,
+    "variants": drive_variants,
+    "hedge": drive_hedge,
+    "breaker": drive_breaker,
     "filter": _drive_filter,
     "scorer": _drive_scorer,
     "picker": _drive_picker,

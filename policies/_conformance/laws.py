@@ -7,10 +7,12 @@ import random
 from collections.abc import Callable, Iterator
 from typing import Any, get_args
 
+from policies._conformance.attempt_laws import BREAKER_LAWS, HEDGE_LAWS, check_retry_limits
 from policies._conformance.calls import Call, ask, fail
 from policies._conformance.common import Make, made
 from policies._conformance.drive import drive
 from policies._conformance.inputs import FakeQueue, idle_replicas, random_request
+from policies._conformance.served_laws import SERVED_LAWS
 from policies._conformance.token_laws import EVICTION_LAWS, ITERATION_LAWS
 from policies.base import PeriodicPolicy, Policy, is_settled
 from policies.decisions import (
@@ -269,6 +271,8 @@ def check_health_recovers(make: Make) -> None:
 def check_retry_answers(make: Make) -> None:
     """A delay is a number of seconds, 0 or more; what it excludes are ids."""
     for policy, call in _calls(make):
+        if call.failure is None:
+            continue  # asked how long an attempt may take
         _demand_type(policy, call, Retry, GiveUp)
         if isinstance(call.answer, Retry):
             after_s: Any = call.answer.after_s  # Any: what types say need not be so
@@ -337,7 +341,14 @@ LAWS: dict[str, dict[str, Callable[[Make], None]]] = {
     "scaling": {"answers": check_scaling_answers, "is_settled": check_settled},
     "warm_pool": {"answers": check_warm_pool_answers, "is_settled": check_settled},
     "health": {"answers": check_health_answers, "recovers": check_health_recovers},
-    "retry": {"answers": check_retry_answers, "terminates": check_retry_terminates},
+    **SERVED_LAWS,
+    "retry": {
+        "answers": check_retry_answers,
+        "terminates": check_retry_terminates,
+        "limits": check_retry_limits,
+    },
+    "hedge": HEDGE_LAWS,
+    "breaker": BREAKER_LAWS,
     "filter": {"answers": check_filter_answers},
     "scorer": {"answers": check_scorer_answers},
     "picker": {"answers": check_picker_answers},

@@ -24,6 +24,8 @@ class Batch(Struct):
     streams: bool
     """It is served token by token."""
     left: int
+    version: str = "1"
+    variant: str = "default"
     service_s: float | None = None
     """The longest of those that completed."""
 
@@ -58,10 +60,19 @@ class Life:
         for attempt in [attempt for attempt in self.attempts if attempt.batch.replica not in here]:
             self._end([attempt], "replica-lost", now_s)
 
-    def dispatched(self, requests: Iterable[Request], replica: str, now_s: float) -> None:
-        """These were sent together."""
+    def dispatched(
+        self,
+        requests: Iterable[Request],
+        replica: str,
+        now_s: float,
+        version: str = "1",
+        variant: str = "default",
+    ) -> None:
+        """These were sent together, to a replica of this version and variant."""
         sent = tuple(requests)
-        batch = Batch(sent, replica, now_s, self.rng.random() < 0.5, len(sent))
+        batch = Batch(
+            sent, replica, now_s, self.rng.random() < 0.5, len(sent), version=version, variant=variant
+        )
         for request in sent:
             resumed = self.rng.randrange(100) if batch.streams and self.rng.random() < 0.1 else 0
             self.attempts.append(Attempt(request, batch, resumed, resumed))
@@ -96,7 +107,8 @@ class Life:
                 self._token(attempt, now_s)  # what completed has at least one
             done = self._completion(attempt, failure, service_s, now_s)
             self._tell("on_completed", done, now_s)
-            self._request_ended(done, now_s)
+            if not self.holds_back(attempt, done):
+                self.request_ended(done, now_s)
             batch.left -= 1
             if service_s is not None:
                 batch.service_s = max(service_s, batch.service_s or 0.0)
@@ -107,13 +119,19 @@ class Life:
                 )  # fmt: skip
                 self._tell("on_batch_completed", ended, now_s)
 
-    def _request_ended(self, done: Completion, now_s: float) -> None:
+    def holds_back(self, attempt: Attempt, done: Completion) -> bool:
+        """The request goes on after this attempt."""
+        return False
+
+    def request_ended(self, done: Completion, now_s: float) -> None:
+        """It ended with this attempt."""
         outcome: Outcome = (
             "completed" if done.failure is None else self.rng.choice(("failed", "expired", "cancelled"))
         )
         ending = Ending(
             request=done.request, outcome=outcome, attempts=1, e2e_s=now_s - done.request.arrived_s,
             ttft_s=done.ttft_s, output_tokens=done.output_tokens if done.failure is None else None,
+            version=done.version, variant=done.variant, quality=done.quality,
         )  # fmt: skip
         self._tell("on_request_ended", ending, now_s)
 
@@ -132,7 +150,14 @@ class Life:
             ttft_s=None if first_s is None else first_s - attempt.request.arrived_s,
             output_tokens=attempt.tokens if known else None,
             resumed_tokens=attempt.resumed_tokens,
+            version=batch.version,
+            variant=batch.variant,
+            quality=self.quality() if failure is None else None,
         )
+
+    def quality(self) -> float | None:
+        """Of an answer: nobody can say."""
+        return None
 
     def _tell(self, hook: str, *arguments: Any) -> None:  # Any: those of the hook
         if hook in self.policy.hears:

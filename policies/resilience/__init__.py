@@ -1,1 +1,1 @@
-"""What to do about failed attempts."""
+"""What to do about slowness and failure: another attempt after one, beside one, or none at some replicas."""

@@ -10,10 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from experiments import Report, compare, frontier, grid, metric, sweep
-from experiments.report import fingerprint
-from experiments.sweep import with_value
+from experiments.findings import fingerprint
 from fleet import FleetSpec, simulate
-from policies import Greedy, PolicyError, PowerOfTwoChoices, Random, RoundRobin
+from policies import PolicyError, PowerOfTwoChoices, Random, RoundRobin
 from tests.conftest import ROOT
 from traces import Fault, FaultTrace, Trace, poisson
 
@@ -243,20 +242,25 @@ def test_a_policy_is_a_value_of_an_axis_too(base: FleetSpec) -> None:
     ]
 
 
+def test_a_grid_reaches_into_pools_and_names_what_differs(base: FleetSpec) -> None:
+    pooled = FleetSpec(engine=base.engine, pools={"large": {"model": "a"}, "small": {"model": "b"}})
+
+    specs = grid(
+        pooled, {"pools.large.replicas": [1, 2], "pools.small.replicas": [3], "batching.max_batch": [4]}
+    )
+
+    assert list(specs)[1] == "pools.large.replicas=2, pools.small.replicas=3, max_batch=4"
+    assert [pool.replicas for pool in list(specs.values())[1].serving] == [2, 3]
+
+
 @pytest.mark.parametrize(
-    ("path", "value", "error", "says"),
-    [
-        ("batching.max_batsh", 4, ValueError, "Greedy has no field 'max_batsh'; it has"),
-        ("batching.max_batch", 0, PolicyError, r"\$\.batching\.max_batch"),
-        ("batsching", 4, PolicyError, "did you mean `batching`"),
-    ],
+    ("path", "value"),
+    [("batching.max_batsh", 4), ("batching.max_batch", 0), ("batsching", 4), ("pools.large.replicas", 2)],
 )
-def test_a_wrong_path_or_value_is_named(
-    base: FleetSpec, path: str, value: object, error: type[Exception], says: str
-) -> None:
-    assert isinstance(base.batching, Greedy)
-    with pytest.raises(error, match=says):
-        with_value(base, path, value)
+def test_a_wrong_path_or_value_is_named(base: FleetSpec, path: str, value: object) -> None:
+    section = path.rpartition(".")[0] or path
+    with pytest.raises(PolicyError, match=rf"\$\.{re.escape(section)}"):
+        grid(base, {path: [value]})
 
 
 def test_the_frontier_leaves_out_what_another_beats_in_all(trace: Trace, base: FleetSpec) -> None:

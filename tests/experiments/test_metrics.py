@@ -2,11 +2,12 @@
 
 import msgspec
 import pytest
+from msgspec.structs import asdict, replace
 
 from experiments import DEFAULT_METRICS, TOKEN_METRICS, metric
 from experiments.metrics import FIGURES, LOST, default_metrics, known_names, serves_tokens
 from fleet import FleetSpec, simulate
-from fleet.telemetry.run import Summary
+from fleet.telemetry.summary import Summary
 from policies import Random
 from tests.experiments.conftest import CHATS
 from traces import Slo, Trace
@@ -29,7 +30,7 @@ def judged(llm: FleetSpec) -> Summary:
 
 def test_every_field_of_a_summary_is_a_figure_and_each_figure_can_be_read(judged: Summary) -> None:
     assert {figure.name for figure in FIGURES} == {*Summary.__struct_fields__, LOST}
-    flat = msgspec.to_builtins(judged)
+    flat = {name: msgspec.to_builtins(value) for name, value in asdict(judged).items()}
     for figure in FIGURES:
         for part in figure.parts or ("",):
             name = f"{figure.name}.{part}" if part else figure.name
@@ -49,7 +50,8 @@ def test_a_wrong_name_is_answered_with_those_there_are(name: str) -> None:
     [
         ("ttft_s.p99", "lower"), ("itl_max_s.p50", "lower"), ("preemptions", "lower"), ("gpu_seconds", "lower"),
         ("output_tokens_per_s", "higher"), ("cached_fraction", "higher"), ("goodput_per_s", "higher"),
-        ("utilization", "neither"),
+        ("utilization", "neither"), ("cost_per_request", "lower"), ("cost_per_1k_tokens", "lower"),
+        ("quality_mean", "higher"), ("wasted_fraction", "lower"), ("hedges", "neither"),
     ],
 )  # fmt: skip
 def test_which_way_is_better_belongs_to_the_metric(name: str, better: str) -> None:
@@ -71,3 +73,26 @@ def test_runs_with_tokens_are_compared_by_them_and_by_goodput_only_where_there_a
         "slo_attainment",
         "goodput_per_s",
     ]
+
+
+PRICED = {"cost": 2.0, "cost_per_request": 0.5}
+"""Of whole requests: there are no tokens to divide by."""
+
+
+@pytest.mark.parametrize(
+    ("has", "names"),
+    [
+        ({}, []),
+        (PRICED, ["cost_per_request"]),
+        ({**PRICED, "cost_per_1k_tokens": 0.1}, ["cost_per_request", "cost_per_1k_tokens"]),
+        ({"quality_mean": 0.0}, ["quality_mean"]),
+        ({"hedges": 0, "retries": 0, "wasted_s": 0.0, "wasted_fraction": 0.0}, ["wasted_fraction"]),
+    ],
+)
+def test_costs_quality_and_waste_are_compared_where_any_run_has_them(
+    whole: Summary, tokens: Summary, has, names
+) -> None:
+    for summary in (whole, tokens):
+        shown = [item.name for item in default_metrics([summary, replace(summary, **has)])]
+        plain = [item.name for item in default_metrics([summary])]
+        assert shown == plain + names

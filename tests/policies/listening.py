@@ -28,8 +28,7 @@ DECIDES: dict[str, type[Policy]] = {
     cls.slot: cls
     for cls in (
         AdmitAll, LeastOutstanding, Fifo, Greedy, VllmTokenBudget, Lru, Fixed, NoWarmPool, AlwaysTrust, NoRetry,
-        NotFullFilter, InFlightScorer, MaxScorePicker,
-        NoHedge, NoBreaker, Pinned, FixedVariant,
+        NoHedge, NoBreaker, Pinned, FixedVariant, NotFullFilter, InFlightScorer, MaxScorePicker,
     )
 }  # fmt: skip
 

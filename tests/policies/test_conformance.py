@@ -8,7 +8,9 @@ from collections.abc import Callable
 import pytest
 
 from policies import (
+    AttemptTimeout,
     BusyScorer,
+    CircuitBreaker,
     Composed,
     ConsecutiveFailures,
     DeadlineFirst,
@@ -16,9 +18,11 @@ from policies import (
     FastServe,
     Fixed,
     FreshFilter,
+    HedgeAfterPercentile,
     InFlightScorer,
     NotFullFilter,
     Orca,
+    OutlierEjection,
     Policy,
     PowerOfTwoChoices,
     QueueDepth,
@@ -27,6 +31,7 @@ from policies import (
     ShortestRemainingOracle,
     SoftmaxPicker,
     TargetUtilization,
+    TiedRequests,
     VllmPrefillFirst,
     VllmTokenBudget,
     WeightedRandom,
@@ -59,6 +64,31 @@ VARIANTS: list[Callable[[], Policy]] = [
     lambda: ConsecutiveFailures(failures=1, recoveries=1, suspect_after=9),
     lambda: ExponentialBackoff(jitter="none", budget_ratio=None, max_attempts=100, cap_s=1e9),
     lambda: ExponentialBackoff(jitter="equal", budget_tokens=0.0),
+    lambda: AttemptTimeout(limit_s=1e-3, retry=AttemptTimeout(limit_s=1e8)),
+    lambda: HedgeAfterPercentile(percentile=0.5, window=20, min_samples=1, max_hedges=3, budget_ratio=None),
+    lambda: TiedRequests(copies=4, delay_s=0.05, budget_ratio=None),
+    lambda: CircuitBreaker(
+        window=8,
+        min_calls=3,
+        slow_after_s=0.2,
+        slow_threshold=0.5,
+        open_s=0.3,
+        half_open_calls=3,
+        when_all_open="ignore",
+    ),
+    lambda: CircuitBreaker(
+        failure_threshold=None, slow_after_s=0.05, slow_threshold=0.1, min_calls=1, open_s=1e4
+    ),
+    lambda: OutlierEjection(
+        consecutive_failures=2,
+        interval_s=0.5,
+        request_volume=2,
+        minimum_hosts=2,
+        stdev_factor=0.5,
+        base_ejection_s=0.2,
+        max_ejection_s=1.0,
+        max_ejected_fraction=1.0,
+    ),
     lambda: Orca(max_sequences=3, reserve_tokens=20),
     lambda: VllmPrefillFirst(max_sequences=4, max_step_tokens=50, swap=True),
     lambda: VllmTokenBudget(max_sequences=5, max_step_tokens=8),
@@ -106,6 +136,7 @@ def test_each_slot_ships_a_null_baseline_without_parameters_that_must_be_given()
     nulls = {
         "AdmitAll", "Random", "Fifo", "NoBatching", "StaticBatch", "OldestFirst", "Fixed", "NoWarmPool", "AlwaysTrust",
         "NoRetry",
+        "NoHedge", "NoBreaker",
     }  # fmt: skip
     assert nulls <= {cls.__name__ for cls in SHIPPED}
 

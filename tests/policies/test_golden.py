@@ -20,7 +20,9 @@ EXPECTED: dict[str, tuple[float, ...]] = {
     # completed, expired, otherwise ended, mean ms, p99 ms, GPU seconds
     "AdmitAll": (839, 0, 0, 78.2, 194.9, 30.6),
     "AlwaysTrust": (834, 5, 0, 102.6, 231.6, 30.1),
+    "AttemptTimeout": (839, 0, 0, 82.0, 342.1, 30.6),
     "BusyScorer": (839, 0, 0, 176.8, 513.4, 31.1),
+    "CircuitBreaker": (790, 0, 49, 82.2, 232.9, 30.6),
     "ClipperAimd": (839, 0, 0, 78.2, 185.3, 30.7),
     "Composed": (839, 0, 0, 90.5, 240.4, 30.7),
     "ConsecutiveFailures": (839, 0, 0, 78.2, 194.9, 30.6),
@@ -32,6 +34,7 @@ EXPECTED: dict[str, tuple[float, ...]] = {
     "FixedVariant": (839, 0, 0, 78.2, 194.9, 30.6),
     "FreshFilter": (839, 0, 0, 79.0, 203.4, 30.6),
     "Greedy": (839, 0, 0, 79.5, 227.6, 30.7),
+    "HedgeAfterPercentile": (839, 0, 0, 81.4, 222.2, 30.6),
     "InFlightScorer": (839, 0, 0, 79.0, 203.4, 30.6),
     "KvCost": (839, 0, 0, 78.1, 188.6, 30.6),
     "KvUtilizationScorer": (839, 0, 0, 90.5, 240.4, 30.7),
@@ -46,6 +49,7 @@ EXPECTED: dict[str, tuple[float, ...]] = {
     "NoRetry": (835, 0, 4, 75.3, 184.8, 30.6),
     "NoWarmPool": (839, 0, 0, 123.3, 628.3, 28.9),
     "NotFullFilter": (839, 0, 0, 79.0, 203.4, 30.6),
+    "OutlierEjection": (839, 0, 0, 78.2, 194.9, 30.6),
     "Pinned": (839, 0, 0, 78.2, 194.9, 30.6),
     "PowerOfTwoChoices": (839, 0, 0, 84.0, 227.7, 30.6),
     "PrefixAffinity": (839, 0, 0, 78.2, 194.9, 30.6),
@@ -60,6 +64,7 @@ EXPECTED: dict[str, tuple[float, ...]] = {
     "SoftmaxPicker": (839, 0, 0, 78.9, 203.4, 30.6),
     "TargetKvUtilization": (839, 0, 0, 78.2, 194.9, 30.6),
     "TargetUtilization": (839, 0, 0, 57.7, 155.3, 38.6),
+    "TiedRequests": (839, 0, 0, 75.6, 207.3, 30.6),
     "VirtualTokenCounter": (839, 0, 0, 79.2, 212.7, 30.7),
     "WeightedRandom": (839, 0, 0, 90.5, 240.4, 30.7),
     "Window": (839, 0, 0, 90.2, 172.9, 30.7),
@@ -132,10 +137,19 @@ def figures(policy: Policy) -> tuple[float, ...]:
 
 
 PARAMETERS: dict[str, dict[str, float]] = {
+    "AttemptTimeout": {"limit_s": 0.2},
+    "CircuitBreaker": {
+        "window": 10,
+        "min_calls": 5,
+        "slow_after_s": 0.15,
+        "slow_threshold": 0.5,
+        "open_s": 0.5,
+    },
     "ClipperAimd": {"objective_s": 0.1},
+    "HedgeAfterPercentile": {"percentile": 0.9, "min_samples": 20},
     "LatencyTarget": {"target_s": 0.15, "settle_s": 2.0, "down_stabilization_s": 3.0},
 }
-"""Of those whose objective is that of another fleet by default."""
+"""Of those whose objective is that of another fleet by default, or that would have nothing to do here."""
 TOKEN_SLOTS = {"iteration", "eviction"}
 """Of no consequence where whole requests are served: tests/policies/test_golden_tokens.py has these."""
 OURS = [cls for cls in SHIPPED if cls.slot not in TOKEN_SLOTS]

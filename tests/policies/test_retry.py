@@ -1,10 +1,25 @@
 """Who tries again, when, and for how long."""
 
+import random
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from policies import ExponentialBackoff, Failure, GiveUp, NoRetry, Retry
+from policies import (
+    AttemptTimeout,
+    Completion,
+    ExponentialBackoff,
+    Failure,
+    GiveUp,
+    NoRetry,
+    PolicyError,
+    Request,
+    Retry,
+    RetryPolicy,
+    build,
+)
 from policies.base import listeners
 from tests.policies.makers import failure, request, reset
 
@@ -88,3 +103,83 @@ def test_what_a_replica_refuses_is_not_tried_elsewhere() -> None:
     policy = reset(ExponentialBackoff())
     refused = Failure(kind="refused", attempt=1, replica="replica/0")
     assert isinstance(policy.after_failure(request(), refused, 0.0), GiveUp)
+
+
+# --- a limit for each attempt ------------------------------------------------------------------------------
+
+
+class Patient(RetryPolicy):
+    """Gives each attempt a second more than the one before, tries again at once, and counts what it hears."""
+
+    def reset(self, rng: random.Random) -> None:
+        self.heard = 0
+
+    def after_failure(self, request: Request, failure: Failure, now_s: float) -> Retry | GiveUp:
+        return Retry() if failure.attempt < 5 else GiveUp("five")
+
+    def attempt_limit_s(self, request: Request, attempt: int, now_s: float) -> float:
+        return float(attempt)
+
+    def on_completed(self, completion: Completion, now_s: float) -> None:
+        self.heard += 1
+
+
+def test_a_limit_is_the_same_for_every_attempt() -> None:
+    policy = reset(AttemptTimeout(limit_s=2.5))
+    assert [policy.attempt_limit_s(request(), attempt, 99.0) for attempt in (1, 2, 50)] == [2.5, 2.5, 2.5]
+
+
+def test_of_two_limits_the_shorter_one_counts() -> None:
+    policy = reset(AttemptTimeout(limit_s=2.5, retry=Patient()))
+    assert [policy.attempt_limit_s(request(), attempt, 0.0) for attempt in (1, 2, 3)] == [1.0, 2.0, 2.5]
+
+
+def test_without_a_limit_an_attempt_takes_as_long_as_it_takes() -> None:
+    assert ExponentialBackoff().attempt_limit_s(request(), 1, 0.0) is None
+
+
+@pytest.mark.parametrize(
+    "inner", [NoRetry(), Patient(), ExponentialBackoff(budget_tokens=3.0, max_attempts=9)]
+)
+def test_what_is_done_after_a_failure_is_what_the_inner_policy_says(inner: RetryPolicy) -> None:
+    alone, within = reset(inner.fresh(), 7), reset(AttemptTimeout(retry=inner), 7)
+    for attempt in range(1, 9):
+        late = Failure(kind="timed-out", attempt=attempt, replica="replica/0")
+        assert within.after_failure(request(), late, 0.0) == alone.after_failure(request(), late, 0.0)
+
+
+def test_the_inner_policy_hears_and_is_reset_with_it() -> None:
+    policy = reset(AttemptTimeout(retry=Patient()))
+    assert isinstance(policy.retry, Patient)
+    for hook in listeners(policy, "on_completed"):
+        hook(Completion(request=request(), replica="replica/0", attempt=1), 0.0)
+    assert policy.retry.heard == 1
+    assert reset(policy).retry.heard == 0
+    assert listeners(AttemptTimeout(), "on_completed") == []
+
+
+def test_it_is_written_with_what_it_wraps() -> None:
+    table = {"policy": "attempt-timeout", "limit_s": 2, "retry": {"policy": "no-retry"}}
+    assert build(RetryPolicy, table, "$.retry") == AttemptTimeout(limit_s=2.0, retry=NoRetry())
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"limit_s": 0.0}, "$.retry.limit_s: Expected `float` > 0.0"),
+        ({"retry": {"policy": "fifo"}}, "$.retry.retry.policy: there is no retry policy `fifo`"),
+        ({"retry": {"policy": "exponential-backoff", "factor": 0}}, "$.retry.retry.factor: Expected"),
+    ],
+)
+def test_what_cannot_be_is_refused(changes: dict[str, Any], says: str) -> None:
+    with pytest.raises(PolicyError) as caught:
+        build(RetryPolicy, {"policy": "attempt-timeout", **changes}, "$.retry")
+    assert str(caught.value).startswith(says)
+
+
+def test_an_oracle_within_makes_an_oracle_of_the_whole() -> None:
+    class Seer(NoRetry):
+        oracle = True
+
+    with pytest.raises(ValueError, match="a part is an oracle; use a subclass of AttemptTimeout"):
+        AttemptTimeout(retry=Seer())

@@ -6,7 +6,7 @@ import pytest
 
 from fleet import NetworkModel, simulate
 from fleet.launch.places import Places
-from fleet.telemetry.sink import transitions
+from fleet.telemetry.occupancy import transitions
 from policies import ExponentialBackoff
 from policies.base import WarmPoolPolicy
 from policies.decisions import Warm

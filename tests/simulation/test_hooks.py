@@ -116,7 +116,7 @@ def test_who_hears_that_an_attempt_was_sent_hears_once_that_it_ended(slot, bindi
 
 def test_the_head_hears_the_same_in_every_slot():
     logs = {}
-    for slot in ("admission", "routing", "retry", "scaling", "warm_pool", "health"):
+    for slot in ("admission", "routing", "retry", "hedge", "breaker", "scaling", "warm_pool", "health"):
         policy, heard = listening(slot)
         play(
             TOKENS,

@@ -1,0 +1,81 @@
+"""What policies of versions and variants must answer."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from policies._conformance.calls import Ask, Call, ask, fail
+from policies._conformance.common import Make, made
+from policies._conformance.served import drive_rollout, drive_variants
+from policies.base import Policy, PolicyError
+from policies.decisions import Escalate, Reject, Serve, Shadow, Use
+
+Driver = Callable[[Policy, random.Random, Ask], Iterator[Call]]
+
+
+def _calls(make: Make, driver: Driver) -> Iterator[tuple[Policy, Call]]:
+    for seed in (1, 2, 3):
+        policy = made(make)
+        ask(policy, "reset", random.Random(seed))
+        for call in driver(policy, random.Random(f"world {seed}"), ask):
+            yield policy, call
+
+
+def check_rollout_answers(make: Make) -> None:
+    """It serves by a version that is served; a shadow is another one."""
+    for policy, call in _calls(make, drive_rollout):
+        answer, served = call.answer, ", ".join(call.served)
+        if not isinstance(answer, Serve | Shadow):
+            fail(policy, f"answered {answer!r} to {call.question}; expected Serve or Shadow")
+        if answer.version not in call.served:
+            fail(policy, f"answered {answer!r} to {call.question}; served are {served}")
+        if isinstance(answer, Shadow) and (
+            answer.shadow not in call.served or answer.shadow == answer.version
+        ):
+            fail(
+                policy, f"answered {answer!r} to {call.question}; the shadow must be another one of {served}"
+            )
+        stage: Any = getattr(policy, "stage", None)  # Any: what types say need not be so
+        if not isinstance(stage, str):
+            fail(policy, f"has the stage {stage!r}; `stage` is text")
+
+
+def check_rollout_is_steered(make: Make) -> None:
+    """An operator may promote it and roll it back at any time; where that means nothing it says so."""
+    for method in ("promote", "rollback"):
+        policy: Any = made(make)  # Any: a rollout policy, which is all that this check is given
+        ask(policy, "reset", random.Random(1))
+        for number, call in enumerate(drive_rollout(policy, random.Random("steered"), ask)):
+            if number in (20, 60, 61):
+                try:
+                    getattr(policy, method)(call.now_s)
+                except PolicyError:
+                    break
+
+
+def check_variants_answers(make: Make) -> None:
+    """It uses a variant that is served, or refuses; it escalates to one that is served and was not asked before."""
+    for policy, call in _calls(make, drive_variants):
+        answer, served = call.answer, ", ".join(call.served)
+        if call.asked:
+            right = answer is None or (
+                isinstance(answer, Escalate)
+                and answer.variant in call.served
+                and answer.variant not in call.asked
+            )
+            expected = (
+                f"expected None, or Escalate to one of {served} that is none of {', '.join(call.asked)}"
+            )
+        else:
+            right = isinstance(answer, Reject) or (isinstance(answer, Use) and answer.variant in call.served)
+            expected = f"expected Reject, or Use of one of {served}"
+        if not right:
+            fail(policy, f"answered {answer!r} to {call.question}; {expected}")
+
+
+SERVED_LAWS: dict[str, dict[str, Callable[[Make], None]]] = {
+    "rollout": {"answers": check_rollout_answers, "is_steered": check_rollout_is_steered},
+    "variants": {"answers": check_variants_answers},
+}

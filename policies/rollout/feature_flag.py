@@ -1,0 +1,60 @@
+"""A new version for those who are named, and for a fixed part of all others."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from hashlib import blake2b
+from typing import Annotated
+
+from msgspec import Meta
+
+from policies.base import RolloutPolicy
+from policies.decisions import Serve
+from policies.views import VersionView
+from traces.schema import Request
+
+
+class FeatureFlag(RolloutPolicy):
+    """Serve by `version` whoever one of `rules` names, and `percentage` of all other users; else by `stable`. O(rules).
+
+    Which users are of the percentage depends on their names and `salt` alone: the same ones in every process, and a
+    larger percentage has the same ones and more. A request without a user is known by its session, else by its id.
+
+    Source: Hodgson, "Feature Toggles", 2017 (release and permission toggles).
+    """
+
+    stable: str
+    version: str
+    rules: dict[str, tuple[str, ...]] = {}
+    """By field of a request (`tenant`, `user`, `session`, `model`, `adapter`, `kind`, or a key of `extra`) the values
+    that get the new version."""
+    percentage: Annotated[float, Meta(ge=0, le=100)] = 0.0
+    salt: str = ""
+
+    def choose(self, request: Request, versions: Sequence[VersionView], now_s: float) -> Serve:
+        served = [view.version for view in versions]
+        wanted = self.version if self._is_on(request) else self.stable
+        if wanted in served:
+            return Serve(wanted)
+        other = self.stable if wanted == self.version else self.version
+        return Serve(other if other in served else served[0])
+
+    def _is_on(self, request: Request) -> bool:
+        if any(_value(request, field) in values for field, values in self.rules.items()):
+            return True
+        return 100.0 * position(self.salt, request) < self.percentage
+
+
+def position(salt: str, request: Request) -> float:
+    """Where the request's user is on (0, 1), by name: the same in every process."""
+    who = request.user or request.session or request.id
+    digest = blake2b(who.encode(), key=salt.encode()[:64], digest_size=8).digest()
+    return ((int.from_bytes(digest, "little") >> 12) + 0.5) * 2.0**-52
+
+
+_FIELDS = ("tenant", "user", "session", "model", "adapter", "kind")
+
+
+def _value(request: Request, field: str) -> str | None:
+    value = getattr(request, field) if field in _FIELDS else (request.extra or {}).get(field)
+    return None if value is None else str(value)

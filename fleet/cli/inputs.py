@@ -160,10 +160,22 @@ def built(values: Table, changes: Iterable[str], source: str) -> FleetSpec:
     from fleet.spec import from_mapping
     from policies import PolicyError
 
+    changes = list(changes)
     try:
         return from_mapping(changed(values, changes))
     except PolicyError as error:
-        raise PolicyError(f"{source}: {error}") from None
+        raise PolicyError(f"{source}: {error}{_quoted(str(error), changes)}") from None
+
+
+def _quoted(error: str, changes: Iterable[str]) -> str:
+    """How to write the number that a change gave where text is wanted: a shell takes one pair of quotes away."""
+    for path, value in map(split_change, changes):
+        about = error.startswith(f"$.{path.removeprefix('$.')}: ") and (
+            "`str" in error or " is text" in error
+        )
+        if about and isinstance(value_of(value), (int, float)):
+            return f"; on the command line, '{path}=\"{value}\"'"
+    return ""
 
 
 # --- changes -----------------------------------------------------------------------------------------------

@@ -1,93 +1,249 @@
-"""What the command prints of a run of several pools: each pool, rollouts, attempts, costs; and no less as JSON."""
+"""Pools on the command line: what `fleet show` says of a fleet, and `--set` and `--vary` that reach into its pools."""
 
 import json
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from fleet.cli import output
-from tests.cli.conftest import Fleet
-from tests.telemetry.building import NEW, OLD, Told, both_ready, two_versions
+from fleet import load_spec
+from fleet.cli.comparing import candidates_of
+from fleet.outline import outline
+from tests.cli.conftest import SMALL, Fleet
+from tests.conftest import ROOT
 
-POOLS = """
-engine = { engine = "emulated", latency = { latency = "affine", base_s = 0.005, per_item_s = 0.002 } }
-cost_per_hour = 36
-[pools.one]
-[pools.other]
-model = "other"
-version = "2"
+POOLS = (
+    SMALL
+    + """
+queue_capacity = 500
+slo = { e2e_s = 2.0 }
+routing = { policy = "power-of-two-choices", choices = 3 }
+
+[models.chat]
+rollout = { policy = "pinned", version = "2" }
+
+[pools.small]
+model = "chat"
+variant = "small"
+replicas = 4
+min_replicas = 1
+max_replicas = 8
+device = "l4"
+cost_per_hour = 0.8
+quality = 0.7
+capabilities = ["tools"]
+
+[pools.large]
+model = "chat"
+variant = "large"
+replicas = 2
+cost_per_hour = 4.1
+quality = 0.9
+scaling = { policy = "queue-depth", up_at = 10, down_at = 3 }
+
+[pools.large-2]
+model = "chat"
+variant = "large"
+cost_per_hour = 2.0
+
+[pools.embed]
+model = "embed"
+binding = "late"
+cost_per_hour = 1.0
 """
+)
 
 
 @pytest.fixture
-def pooled(fleet: Fleet, tmp_path: Path) -> Fleet:
+def pools(fleet: Fleet, tmp_path: Path) -> Fleet:
     (tmp_path / "pools.toml").write_text(POOLS)
     return fleet
 
 
-def printed(told: Told, capsys: pytest.CaptureFixture[str]) -> str:
-    output.print_run(told.run(10.0), "a run", as_json=False)
-    return capsys.readouterr().out
+def rows(out: str, first: str) -> list[str]:
+    """The lines whose first word is this."""
+    return [re.sub(r"\s+", " ", line).strip() for line in out.splitlines() if line.split()[:1] == [first]]
 
 
-def test_a_run_of_two_pools_is_printed_with_each(pooled: Fleet) -> None:
-    out = pooled("simulate", "demo-surge", "pools.toml", "--first-s", 10).out
-
-    lines = [line.split()[:4] for line in out.splitlines()]
-    assert ["pool", "model", "version", "requests"] in lines
-    assert ["other", "other", "2", "0"] in lines
-    assert "0 hedges, 0 retries; 0 service s for nothing" in out
-    assert " of it for pools in which nothing ran" in out
+# --- show ------------------------------------------------------------------------------------------------------
 
 
-def test_json_has_every_pool_and_its_figures(pooled: Fleet) -> None:
-    said = json.loads(pooled("simulate", "demo-surge", "pools.toml", "--first-s", 10, "--json").out)
-
-    assert [pool["pool"] for pool in said["pools"]] == ["one", "other"]
-    assert [pool["requests"] for pool in said["by_pool"]] == [said["summary"]["submitted"], 0]
-    assert said["summary"]["cost"] == pytest.approx(sum(pool["cost"] for pool in said["pools"]))
-    assert said["rollouts"] == []
-
-
-def test_a_flat_fleet_is_printed_as_it_was(fleet: Fleet) -> None:
-    said = json.loads(fleet("simulate", "demo-surge", "small.toml", "--first-s", 5, "--json").out)
-    out = fleet("simulate", "demo-surge", "small.toml", "--first-s", 5).out
-
-    assert not {"pools", "by_pool", "rollouts"} & set(said)
-    assert not {"cost", "wasted_s", "quality_mean"} & set(said["summary"])
-    assert not {"attempts", "cost", "quality", "pool"} & {line.partition(" ")[0] for line in out.splitlines()}
-
-
-def test_rollouts_are_told_stage_by_stage_and_the_many_are_counted(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    told = both_ready(Told()).request(replica=NEW)
-    for number in range(15):
-        told.telemetry.decided(
-            float(number), "rollout", "chat", f"ramp {number} %", reason="held" if number else None
-        )
-
-    out = printed(told, capsys)
-
-    assert "       0.0 s  chat: ramp 0 %\n       1.0 s  chat: ramp 1 % (held)\n" in out
-    assert "ramp 12 %" not in out
-    assert "and 3 more, which --json has" in out
+def test_show_says_who_serves_what_with_which_policies_at_what_cost(pools: Fleet) -> None:
+    ended = pools("show", "pools.toml")
+    assert (ended.status, ended.err) == (0, "")
+    out = ended.out
+    assert out.startswith(
+        "pools.toml: 2 models, 4 pools, 8 replicas (5 to 12), 14.40 an hour (12.00 to 17.60)\n"
+    )
+    assert rows(out, "chat")[0] == "chat 1 small small 4 0.7"
+    assert "large large, large-2 3 0.9" in rows(out, "large")
+    assert "small l4 early 4 1 to 8 0.80 0.7 500 2" in rows(out, "small")
+    assert "embed - late 1 1 1.00 - 500 2" in rows(out, "embed")
+    assert rows(out, "routing") == ["routing small, large, large-2 power-of-two-choices (choices = 3)"], (
+        "embed: late"
+    )
+    assert rows(out, "queueing") == ["queueing every pool fifo"], "what is as it comes goes by its name"
+    assert rows(out, "scaling") == ["scaling small, large-2, embed fixed"]
+    assert re.search(r"^ +large +queue-depth \(up_at = 10.0, down_at = 3.0", out, re.MULTILINE)
+    assert rows(out, "retry") == ["retry the fleet exponential-backoff"]
+    assert rows(out, "capabilities") == ["capabilities small tools"]
+    assert rows(out, "slo") == ["slo {e2e_s = 2.0}"]
+    assert rows(out, "cost") == ["cost an hour 12.00 at least, 14.40 at first, 17.60 at most"]
+    assert not rows(out, "iteration"), "nobody serves token by token"
 
 
-def test_a_price_that_is_missing_is_named(capsys: pytest.CaptureFixture[str]) -> None:
-    told = both_ready(Told(two_versions(prices={"old": 1.0}))).request()
+def test_show_notes_what_is_odd_and_no_error(pools: Fleet) -> None:
+    notes = [line for line in pools("show", "pools.toml").out.splitlines() if line.startswith("note: ")]
+    assert notes == [
+        "note: $.models.chat.rollout.version: no pool serves version 2 of model chat yet; served: 1",
+        "note: model chat, version 1: all go to variant small, none to large",
+        "note: large, large-2: one heterogeneous fleet, variant large of version 1 of model chat; one routing policy "
+        "sees the replicas of all",
+    ]
 
-    assert "cost        unknown: no cost_per_hour is given of new" in printed(told, capsys)
+
+NOTED = {
+    "a version that gets nothing": (
+        ['pools.large.version="2"', 'pools.large-2.version="2"', 'models.chat.rollout.version="1"'],
+        "model chat: all go to version 1; 2 gets only requests that pin it, as chat@2",
+    ),
+    "a field that nobody has of the fleet": (
+        ["device=a100", *(f"pools.{name}.device=l4" for name in ("large", "large-2", "embed"))],
+        "$.device: has no effect, every pool says its own",
+    ),
+    "a price that is missing": (
+        ["pools.more={model = \"embed\", binding = \"late\", variant = \"b\"}"],
+        "no cost of the fleet: no cost_per_hour is said for more",
+    ),
+    "a variant that nobody serves": (
+        ["models.chat.variants.policy=fixed-variant", "models.chat.variants.variant=huge"],
+        "$.models.chat.variants.variant: no pool serves variant huge of model chat yet; served: small, large",
+    ),
+}  # fmt: skip
 
 
-def test_costs_are_printed_over_requests_and_tokens(capsys: pytest.CaptureFixture[str]) -> None:
-    told = both_ready(Told()).request(tokens=500, quality=0.75).request(None)
-    told.attempt("r0", "primary", OLD, end="withdrawn")
-    told.attempt("r0", "hedge", NEW, service_s=1.0)
+@pytest.mark.parametrize("case", NOTED)
+def test_show_notes_each_of_these(case: str, pools: Fleet) -> None:
+    changes, says = NOTED[case]
+    out = pools("show", "pools.toml", *(word for change in changes for word in ("--set", change))).out
+    assert f"note: {says}\n" in out
+    assert f"note: {says}\n" not in pools("show", "pools.toml").out
 
-    out = printed(told, capsys)
 
-    assert "cost        30: 30,000 per 1,000 requests, 60 per 1,000 output tokens\n" in out
-    assert "quality     0.7500 on average" in out
-    assert "hedge     completed, not the answer" not in out
-    assert "hedge     became the answer" in out
+def test_a_cost_is_not_made_up_where_a_pool_names_none(pools: Fleet) -> None:
+    priced = 'pools.more={model = "embed", binding = "late", variant = "b"}'
+    ended = json.loads(pools("show", "pools.toml", "--set", priced, "--json").out)
+    assert ended["cost_per_hour"] == {"least": None, "now": None, "most": None}
+    assert "an hour" not in pools("show", "pools.toml", "--set", priced).out.splitlines()[0]
+
+
+def test_show_works_for_a_fleet_of_one_pool(fleet: Fleet) -> None:
+    out = fleet("show", "small.toml", "--set", "replicas=2").out
+    assert out.startswith("small.toml: one pool, 2 replicas\n")
+    assert rows(out, "default") == ["default - early 2 2 - - 100,000 2"]
+    assert "affine (base_s = 0.005, per_item_s = 0.002" in out
+    assert "note: " not in out
+
+
+def test_show_as_json_says_it_all(pools: Fleet) -> None:
+    shown: dict[str, Any] = json.loads(pools("show", "pools.toml", "--json").out)
+    chat = shown["models"][0]
+    assert chat["versions"] == [
+        {
+            "version": "1",
+            "variants": [
+                {"variant": "small", "pools": ["small"]},
+                {"variant": "large", "pools": ["large", "large-2"]},
+            ],
+        }
+    ]
+    assert chat["rollout"] == {"policy": "pinned", "version": "2"}
+    small = shown["pools"][0]
+    assert (small["replicas"], small["min_replicas"], small["max_replicas"]) == (4, 1, 8)
+    assert small["components"]["routing"] == {"policy": "power-of-two-choices", "choices": 3}
+    assert "routing" not in shown["pools"][3]["components"], "with late binding nobody routes"
+    assert shown["replicas"] == {"least": 5, "now": 8, "most": 12}
+    assert sorted(shown["policies"]) == ["admission", "health", "retry"]
+
+
+def test_show_answers_a_mistake_in_one_line(pools: Fleet) -> None:
+    ended = pools("show", "pools.toml", "--set", "pools.small.model=code")
+    assert ended.status == 0, "a model need not have a table of its own"
+    ended = pools("show", "pools.toml", "--set", "models.code.rollout=pinned")
+    assert ended.status == 2
+    assert ended.line.startswith("pools.toml: $.models.code: no pool serves it")
+
+
+def test_names_in_nested_parameters_are_found() -> None:
+    from fleet.outline import VERSION_WORDS, _names_in
+
+    table = {"policy": "x", "version": "2", "inner": {"policy": "y", "versions": ["3", "4"]}, "note": "none"}
+    found = list(_names_in(table, VERSION_WORDS, "$"))
+    assert found == [("$.version", "2"), ("$.inner.versions", "3"), ("$.inner.versions", "4")]
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "examples").glob("*.toml")), ids=lambda file: file.name)
+def test_every_example_can_be_shown_without_a_note(file: Path) -> None:
+    if "[[faults]]" in file.read_text():
+        return
+    assert outline(load_spec(file)).notes == ()
+
+
+def test_a_version_given_as_a_number_is_told_how_to_be_text(pools: Fleet) -> None:
+    for path in ("pools.large.version", "models.chat.rollout.version"):
+        ended = pools("show", "pools.toml", "--set", f"{path}=2")
+        assert ended.line.endswith(f"""; on the command line, '{path}="2"'""")
+        assert pools("show", "pools.toml", "--set", f'{path}="2"').status == 0
+
+
+# --- set and vary ------------------------------------------------------------------------------------------------
+
+
+def test_set_reaches_into_a_pool(pools: Fleet) -> None:
+    changes = ("--set", "pools.embed.replicas=3", "--set", "pools.small.engine.latency.base_s=0.02")
+    shown = json.loads(pools("show", "pools.toml", *changes, "--json").out)
+    by_name = {pool["pool"]: pool for pool in shown["pools"]}
+    assert by_name["embed"]["replicas"] == 3
+    latencies = {name: pool["components"]["engine"]["latency"]["base_s"] for name, pool in by_name.items()}
+    assert latencies == {"small": 0.02, "large": 0.005, "large-2": 0.005, "embed": 0.005}
+
+
+def test_a_pool_that_is_not_there_is_answered_with_those_that_are(pools: Fleet) -> None:
+    ended = pools("show", "pools.toml", "--set", "pools.smal.replicas=3")
+    assert ended.status == 2
+    assert ended.line.startswith(
+        "pools.toml: $.pools.smal: there is no such pool; did you mean `small`?; there are "
+    )
+    assert ended.line.endswith("small, large, large-2, embed")
+    ended = pools("show", "small.toml", "--set", "pools.small.replicas=3")
+    assert "the fleet names none, it is one pool by itself" in ended.line
+
+
+def test_candidates_of_pools_have_readable_names(pools: Fleet, tmp_path: Path) -> None:
+    file = tmp_path / "pools.toml"
+    assert list(candidates_of([file], [], ["pools.large.replicas=1,2"])) == ["1", "2"]
+    both = candidates_of([file], [], ["pools.large.replicas=1,2", 'models.chat.rollout.version="1","2"'])
+    assert next(iter(both)) == 'large.replicas=1, chat.rollout.version="1"'
+    assert len(both) == 4
+    assert [spec.pools["large"].replicas for spec in both.values()] == [1, 1, 2, 2]
+
+
+def test_compare_varies_a_pool(pools: Fleet) -> None:
+    ended = pools(
+        "compare", "demo-surge", "pools.toml", "--first-s", 2, "--set", "pools.other={}",
+        "--vary", "pools.other.replicas=1,3", "--seeds", 2, "--metrics", "e2e_s.p99",
+    )  # fmt: skip
+    assert ended.status == 0, ended.err
+    assert "baseline: 1" in ended.out
+
+
+def test_profile_asks_whose_engine_where_there_are_several(pools: Fleet) -> None:
+    asked = ("profile", "pools.toml", "--batch-sizes", 1, "--repeats", 1, "--warmup", 0)
+    assert pools(*asked).status == 0, "all pools have the fleet's"
+    several = (*asked, "--set", "pools.embed.engine.latency.base_s=0.05")
+    assert pools(*several).line == (
+        "profile: pools.toml has several engines; say whose with --pool: small, large, large-2, embed"
+    )
+    assert "52.000" in pools(*several, "--pool", "embed").out
+    assert "did you mean embed?" in pools(*several, "--pool", "embd").line

@@ -8,11 +8,14 @@ from hypothesis import strategies as st
 
 from fleet import AffineLatency, EmulatedEngine, FleetSpec, NetworkModel, simulate
 from fleet.messages import OUTCOMES
+from fleet.pools import DEFAULT, MODEL_COMPONENTS
+from fleet.serving_checks import NEEDS_EARLY
 from policies import Composed, FreshFilter, InFlightScorer, NoRetry, NotFullFilter, SoftmaxPicker
 from policies.base import SLOTS
 from policies.registry import classes
 from tests.simulation.building import play
 from traces import Fault, FaultTrace, Request, Trace, TraceEntry
+from traces.values import fields_of
 
 PATIENCE_S = 20.0
 """A deadline where none is given: some fleets and faults leave requests that nobody will ever serve."""
@@ -24,8 +27,9 @@ def maybe(strategy):
 
 
 def shipped(slot):
-    """Every policy of a slot that this project ships, with its default parameters."""
-    return [cls for cls in classes(SLOTS[slot]) if cls.__module__.startswith("policies.")]
+    """Every policy of a slot that this project ships, and that can do with its default parameters."""
+    ours = [cls for cls in classes(SLOTS[slot]) if cls.__module__.startswith("policies.")]
+    return [cls for cls in ours if not any(field.required for field in fields_of(cls))]
 
 
 def made(cls, **ranges):
@@ -59,6 +63,19 @@ def policies(slot):
     return st.sampled_from(shipped(slot)).flatmap(lambda cls: made(cls, **SMALL))
 
 
+@st.composite
+def slots_of(draw, policies):
+    """A policy for each slot but routing; those of a model are of the only one."""
+    chosen = {slot: draw(policies(slot)) for slot in SLOTS if slot != "routing"}
+    model = {slot: chosen.pop(slot) for slot in MODEL_COMPONENTS}
+    return {**chosen, "models": {DEFAULT: model}}
+
+
+def choosing(slots, binding):
+    """The slots of a fleet: where nobody chooses a replica, there is no hedge and no breaker."""
+    return slots if binding == "early" else {**slots, **{slot: cls() for slot, cls in NEEDS_EARLY.items()}}
+
+
 composed = st.builds(
     Composed,
     filters=st.lists(st.sampled_from([NotFullFilter(), FreshFilter(max_age_s=0.3)]), max_size=2),
@@ -85,13 +102,14 @@ def specs(draw):
         per_item_s=draw(st.sampled_from([0.0, 0.02, 0.3])),
         jitter_cv=draw(st.sampled_from([0.0, 0.5])),
     )
-    slots = {slot: draw(policies(slot)) for slot in SLOTS if slot != "routing"}
+    slots = draw(slots_of(policies))
+    binding = draw(st.sampled_from(["early", "late"]))
     return FleetSpec(
         engine=EmulatedEngine(latency=latency, cold_start_s=draw(st.sampled_from([0.0, 0.4]))),
         replicas=draw(st.integers(max(low, 1), high)),
         min_replicas=low,
         max_replicas=high,
-        binding=draw(st.sampled_from(["early", "late"])),
+        binding=binding,
         routing=draw(policies("routing") | composed),
         max_inflight_batches=draw(st.integers(1, 3)),
         queue_capacity=draw(st.sampled_from([1, 3, 100_000])),
@@ -105,7 +123,7 @@ def specs(draw):
         failed_grace_s=draw(st.sampled_from([0.0, 1.0])),
         provision_s=draw(st.sampled_from([0.0, 0.3])),
         network=draw(networks),
-        **slots,
+        **choosing(slots, binding),
     )
 
 

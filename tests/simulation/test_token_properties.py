@@ -15,13 +15,13 @@ from fleet.engines import EmulatedLlmEngine, KvSpec
 from fleet.engines.latency.steps.affine import AffineSteps
 from fleet.messages import Cancel
 from policies import NoRetry
-from policies.base import SLOTS
 from tests.conftest import ROOT
 from tests.simulation.building import Script, simulation
 from tests.simulation.building_tokens import demand_all_given_back
 from tests.simulation.test_properties import (
     SMALL,
     books_balance,
+    choosing,
     columns_agree,
     composed,
     fault_traces,
@@ -32,6 +32,7 @@ from tests.simulation.test_properties import (
     patient,
     periods,
     shipped,
+    slots_of,
 )
 from traces import Request, Trace, TraceEntry
 
@@ -85,12 +86,13 @@ def specs(draw):
         latency=draw(latencies), kv=draw(caches), cold_start_s=draw(st.sampled_from([0.0, 0.4])),
         default_output_tokens=DEFAULT_OUTPUT_TOKENS, async_scheduling=draw(maybe(st.booleans())),
     )  # fmt: skip
+    binding = draw(st.sampled_from(["early", "late"]))
     return FleetSpec(
         engine=engine,
         replicas=draw(st.integers(max(low, 1), high)),
         min_replicas=low,
         max_replicas=high,
-        binding=draw(st.sampled_from(["early", "late"])),
+        binding=binding,
         routing=draw(policies("routing") | composed),
         max_inflight_batches=draw(st.sampled_from([None, None, None, 2])),
         queue_capacity=draw(st.sampled_from([100_000, 100_000, 3])),
@@ -103,7 +105,7 @@ def specs(draw):
         failed_grace_s=draw(st.sampled_from([0.0, 1.0])),
         provision_s=draw(st.sampled_from([0.0, 0.3])),
         network=draw(networks),
-        **{slot: draw(policies(slot)) for slot in SLOTS if slot != "routing"},
+        **choosing(draw(slots_of(policies)), binding),
     )
 
 

@@ -59,7 +59,8 @@ class HedgeSoon(HedgePolicy):
 
 
 hedges = st.sampled_from([
-    NoHedge(), HedgeSoon(), HedgeSoon(delay_s=0.04), HedgeAfterPercentile(percentile=0.5, min_samples=1, budget_ratio=0.5), TiedRequests(),
+    NoHedge(), HedgeSoon(), HedgeSoon(delay_s=0.04),
+    HedgeAfterPercentile(percentile=0.5, min_samples=1, budget_ratio=0.5), TiedRequests(),
     TiedRequests(copies=3, budget_ratio=None), TiedRequests(delay_s=0.05),
 ])  # fmt: skip
 breakers = st.sampled_from([

@@ -197,6 +197,7 @@ class Operator(Actor):
         """The last replica of a retired pool has gone, and with it all that it had."""
         if message.pool in self._head.pools:
             self.ctx.send(ROUTER, message)
+            self.ctx.send("launcher", message)
             self._head.remove(self._runtime, message.pool)
 
     def _scale(self, table: Table) -> None:

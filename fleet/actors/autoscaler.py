@@ -287,6 +287,8 @@ class Autoscaler(Actor):
 
     def on_scale_pool(self, message: ScalePool) -> None:
         """An operator says: within these bounds from now on."""
+        if self._retired:
+            return
         low, high = self._watch.bounds
         low = low if message.min_replicas is None else message.min_replicas
         high = high if message.max_replicas is None else message.max_replicas

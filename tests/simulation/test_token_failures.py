@@ -14,6 +14,7 @@ from policies import (
     IterationPolicy,
     NoRetry,
     PolicyError,
+    ShortestRemainingOracle,
     Step,
     VllmTokenBudget,
     Wait,
@@ -71,6 +72,21 @@ def test_an_answer_that_outgrows_the_whole_cache_ends_there_and_its_client_has_w
     assert reader.tokens("grows") == list(range(9)), "the last one is what there is no room to go on from"
     assert reader.reply("other").outcome == "completed"
     demand_all_given_back(made)
+
+
+@pytest.mark.parametrize("ahead", [False, True], ids=["after each step", "a step ahead"])
+def test_one_that_outgrows_the_cache_ends_though_its_policy_would_begin_it_anew(ahead):
+    # In chunks of 5 tokens there is room to begin it again in the very plan that takes its place away.
+    iteration = ShortestRemainingOracle(max_step_tokens=5)
+    engine = llm(blocks=15, async_scheduling=ahead, kv={"prefix_caching": False})
+    trace = trace_of(asks("grows", 0.0, 49, 27), asks("other", 0.1, 28, 27))
+
+    run = play_out(trace, serving(engine=engine, iteration=iteration, retry=NoRetry()), until_s=500.0)
+
+    assert column(run, "outcome") == {"grows": "failed", "other": "completed"}
+    assert column(run, "detail")["grows"].startswith(
+        "refused: its 49 prompt and 12 output tokens need 16 blocks"
+    )
 
 
 # --- no longer wanted, at every phase ------------------------------------------------------------------------

@@ -80,6 +80,9 @@ class StepScheduler:
             self.waiting.remove(sequence)
             self.cache.forget(sequence, now_s)
             self._forget(sequence)
+            # It may have lost its place to the step after the one that runs.
+            if self.work is not None and self._is_part(self.work, sequence):
+                self.leaving[sequence.id] = sequence
             return
         self.running.remove(sequence)
         if any(work is not None and self._is_part(work, sequence) for work in (self.work, self.ahead)):
@@ -436,7 +439,7 @@ class StepScheduler:
         for sequence in leaving.values():
             if self.work is not None and self._is_part(self.work, sequence):
                 self.leaving[sequence.id] = sequence
-            else:
+            elif sequence.running:
                 self._give_up(sequence, now_s, keep=keep)
 
     def ended(self, sequence: SequenceState, now_s: float) -> None:

@@ -125,6 +125,10 @@ def is_preempted(made):
     return of(made).preemptions == 1 and not of(made).running and not of(made).swapped
 
 
+def is_preempted_ahead(made):
+    return is_preempted(made) and of(made) in under_way(made).decodes
+
+
 def is_swapped_out(made):
     return of(made).swapped and not of(made).running
 
@@ -158,6 +162,10 @@ PHASES = {
     "preempted": (
         {"blocks": 8}, [("other", 0.0, 12, 9)], ("victim", 0.0, 12, 9), 7.5, is_preempted,
     ),
+    "preempted from the step after the one that runs": (
+        {"engine": llm(ONE_S, blocks=8, async_scheduling=True)}, [("other", 0.0, 12, 9)], ("victim", 0.0, 12, 9), 4.5,
+        is_preempted_ahead,
+    ),
     "swapped out": (
         {"iteration": FastServe(max_sequences=1, quantum_tokens=2), "kv": {"host_blocks": 50}},
         [("other", 5.5, 4, 2)], ("victim", 0.0, 4, 30), 6.5, is_swapped_out,
@@ -187,6 +195,23 @@ def test_a_request_that_is_not_wanted_any_more_gives_back_its_blocks_whatever_it
     (replica,) = replicas(made).values()
     assert replica.scheduler.cache.used_blocks == 0
     assert not replica.scheduler.by_id
+    demand_all_given_back(made)
+
+
+def test_one_that_goes_when_it_has_lost_its_place_to_the_next_step_takes_nobody_with_it():
+    # The step that runs still brings a token of it, which nobody waits for.
+    engine = llm(ONE_S, blocks=8, async_scheduling=True)
+    reader = Reader(
+        (0.0, submit("other", 12, 9)), (0.0, submit("victim", 12, 9)), (4.5, Cancel("victim")),
+    )  # fmt: skip
+
+    made = read(reader, serving(engine=engine, retry=NoRetry()), until_s=4.5 - 1e-3)
+    assert is_preempted_ahead(made)
+    made.runtime.run(until_s=60.0)
+
+    assert reader.reply("victim").outcome == "cancelled"
+    assert reader.reply("other").outcome == "completed"
+    assert reader.tokens("other") == list(range(9))
     demand_all_given_back(made)
 
 

@@ -94,7 +94,9 @@ from policies.rollout.pinned import Pinned
 from policies.rollout.ramp import Ramp
 from policies.rollout.shadow_traffic import ShadowTraffic
 from policies.routing.busy_scorer import BusyScorer
+from policies.routing.cheapest_meeting_delay import CheapestMeetingDelay
 from policies.routing.composed import Composed
+from policies.routing.expected_delay_scorer import ExpectedDelayScorer
 from policies.routing.fresh_filter import FreshFilter
 from policies.routing.in_flight_scorer import InFlightScorer
 from policies.routing.kv_cost import KvCost
@@ -103,6 +105,7 @@ from policies.routing.least_outstanding import LeastOutstanding
 from policies.routing.least_tokens import LeastTokens
 from policies.routing.least_work_oracle import LeastWorkOracle
 from policies.routing.max_score_picker import MaxScorePicker
+from policies.routing.never_queue import NeverQueue
 from policies.routing.not_full_filter import NotFullFilter
 from policies.routing.parts import Filter, Picker, Scorer
 from policies.routing.power_of_two_choices import PowerOfTwoChoices
@@ -111,6 +114,7 @@ from policies.routing.prefix_scorer import PrefixScorer
 from policies.routing.random import Random
 from policies.routing.round_robin import RoundRobin
 from policies.routing.session_affinity import SessionAffinity
+from policies.routing.shortest_expected_delay import ShortestExpectedDelay
 from policies.routing.softmax_picker import SoftmaxPicker
 from policies.routing.weighted_random import WeightedRandom
 from policies.scaling.fixed import Fixed
@@ -165,6 +169,7 @@ __all__ = [
     "ByCapability",
     "Canary",
     "Cascade",
+    "CheapestMeetingDelay",
     "CheapestMeetingSlo",
     "CircuitBreaker",
     "ClipperAimd",
@@ -181,6 +186,7 @@ __all__ = [
     "Ending",
     "Escalate",
     "EvictionPolicy",
+    "ExpectedDelayScorer",
     "ExponentialBackoff",
     "Failure",
     "FastServe",
@@ -217,6 +223,7 @@ __all__ = [
     "Lfu",
     "Lru",
     "MaxScorePicker",
+    "NeverQueue",
     "NoBatching",
     "NoBreaker",
     "NoHedge",
@@ -260,6 +267,7 @@ __all__ = [
     "SessionAffinity",
     "Shadow",
     "ShadowTraffic",
+    "ShortestExpectedDelay",
     "ShortestPredicted",
     "ShortestPrompt",
     "ShortestRemainingOracle",

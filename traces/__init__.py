@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from traces.assignment import choice, uniform, zipf
     from traces.errors import ReadReport, TraceError
     from traces.fault_files import load_faults, random_faults, save_faults
     from traces.faults import Fault, FaultTrace
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from traces.writers import save_trace
 
 _HOMES = {
+    "traces.assignment": ("choice", "uniform", "zipf"),
     "traces.errors": ("ReadReport", "TraceError"),
     "traces.fault_files": ("load_faults", "random_faults", "save_faults"),
     "traces.faults": ("Fault", "FaultTrace"),
@@ -77,6 +79,7 @@ __all__ = [
     "TraceError",
     "Transform",
     "bernoulli_surge",
+    "choice",
     "describe",
     "diurnal",
     "from_rates",
@@ -93,6 +96,8 @@ __all__ = [
     "save_trace",
     "sessions",
     "surge",
+    "uniform",
+    "zipf",
 ]
 
 

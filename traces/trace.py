@@ -8,7 +8,8 @@ from typing import Any
 import pyarrow as pa
 from msgspec.structs import replace
 
-from traces import closed_loop, length_scaling, transforms
+from traces import assignment, closed_loop, length_scaling, transforms
+from traces.assignment import Law, Per
 from traces.columns import absent, canonical, digest
 from traces.entries import entries_of, table_of
 from traces.errors import ReadReport
@@ -169,6 +170,12 @@ class Trace:
             self, factor, max_prompt_tokens=max_prompt_tokens, max_output_tokens=max_output_tokens,
             output_factor=output_factor,
         )  # fmt: skip
+
+    def assign(
+        self, *, seed: int = 0, per: Per | None = None, overwrite: bool = False, **laws: Law | str | int
+    ) -> Trace:
+        """The same requests with a tenant, user, model, priority or capability drawn; see `traces.assignment`."""
+        return assignment.assign(self, seed=seed, per=per, overwrite=overwrite, **laws)
 
     def sessions(self, *, infer: bool = False) -> Trace:
         """Requests that share a session follow each other, `think_s` after the answer; see `traces.closed_loop`."""

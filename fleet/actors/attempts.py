@@ -65,6 +65,6 @@ class AttemptLog:
 
     def close(self) -> None:
         """The run ends: what was withdrawn and is still at a replica has not ended."""
-        for request_id, attempt, _ in self._left.values():
-            self.write(request_id, attempt, None, None)
+        for request_id, attempt, end in self._left.values():
+            self.write(request_id, attempt, end, None)
         self._left.clear()

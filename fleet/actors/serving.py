@@ -60,6 +60,14 @@ class Desk:
         self.expected_service_s = pool.expected_service_s
         """Worked out once."""
 
+    def described(self) -> dict[str, int]:
+        """What has become of its requests, each counted once, in plain values."""
+        demand = self.demand
+        return {
+            "in_flight": demand.in_flight, "queue_depth": demand.waiting, "completed": demand.completions,
+            "not_completed": demand.ended - demand.completions,
+        }  # fmt: skip
+
 
 class Variant:
     """One variant of one version of a model: who may be chosen for it, and who chooses."""
@@ -127,11 +135,15 @@ class Variant:
     ) -> Candidates | Hold | Reject:
         """Who may be chosen: ready and trusted, not excluded if anybody else is there, and allowed by the breaker."""
         candidates = self.roster.candidates
+        if self.breaker is not None and candidates:
+            allowed = self._allowed(self.breaker, request, candidates, now_s)
+            if not isinstance(allowed, tuple):
+                return allowed
+            candidates = allowed
         if exclude:
+            # A wish, and so after what must be: one that is excluded is better than none.
             candidates = tuple(view for view in candidates if view.id not in exclude) or candidates
-        if self.breaker is None or not candidates:
-            return candidates
-        return self._allowed(self.breaker, request, candidates, now_s)
+        return candidates
 
     def _allowed(
         self, breaker: BreakerPolicy, request: Request, candidates: Candidates, now_s: float

@@ -67,6 +67,8 @@ class Head:
         """Simulation: true output lengths, for policies that declare themselves oracles."""
         self.signals = signals = Signals()
         self.registrar = Registrar(signals, telemetry.engines, watchers=WATCHERS)
+        self._numbers: dict[str, int] = {}
+        """Of each pool that is gone, the number that its next replica would have had: none is ever given twice."""
         self.pools = {pool.name: self._make(pool, initial=pool.replicas) for pool in spec.serving}
         """The actors of each pool that is there."""
         self.router = Router(
@@ -101,7 +103,7 @@ class Head:
             pool=pool, initial_replicas=initial, start_replicas=start, control_interval_s=spec.control_interval_s,
             failed_grace_s=spec.failed_grace_s, start_timeout_s=spec.start_timeout_s,
             failed_starts_limit=spec.failed_starts_limit, router=ROUTER, telemetry=telemetry, signals=self.signals,
-            registrar=REGISTRAR, say=self._say,
+            registrar=REGISTRAR, say=self._say, first_number=self._numbers.get(pool.name),
         )  # fmt: skip
         return PoolActors(pool, batcher, autoscaler)
 
@@ -164,6 +166,7 @@ class Head:
         """Take out the actors of a pool whose last replica has gone."""
         made = self.pools.pop(pool, None)
         if made is not None:
+            self._numbers[pool] = made.autoscaler.next_number
             del self.registrar.pools[pool]
             runtime.remove(batcher_of(pool))
             runtime.remove(autoscaler_of(pool))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from typing import Any
 
 from policies._conformance.calls import Ask
 from policies._conformance.inputs import maybe
@@ -12,14 +13,32 @@ from policies.base import Policy
 from policies.views import ReplicaView, TokenSignals
 from traces.schema import Request
 
+_KINDS: tuple[dict[str, Any], ...] = (  # Any: fields of a view
+    {},
+    {"pool": "fast", "device": "a100", "cost_per_hour": 4.0, "expected_service_s": 0.05},
+    {"pool": "slow", "device": "l4", "cost_per_hour": 0.8, "expected_service_s": 0.3},
+    {"pool": "free", "device": "cpu", "cost_per_hour": 0.0, "expected_service_s": 2.0},
+    {"pool": "unpriced", "device": "l4", "expected_service_s": 0.3},
+    {"pool": "untimed", "device": "h100", "cost_per_hour": 9.0},
+)
+"""Pools by what they say of themselves; the first one has no name and says nothing."""
+_MIXES: tuple[tuple[int, ...], ...] = ((1, 2), (1, 3), (0,), (2, 1, 4), (0, 1, 2, 3, 4, 5))
+"""Which of them there are, in the order in which they were declared. The kit's three seeds meet the third, the fifth
+and the first: one pool, all of them, and two that say everything."""
+
 
 class World:
-    """Replicas that come and go, and what they have in flight, as a policy of the head sees and hears it."""
+    """Replicas that come and go, and what they have in flight, as a policy of the head sees and hears it.
+
+    They are of one pool or of several, whose devices, prices and speeds differ and are not always known.
+    """
 
     def __init__(self, policy: Policy, rng: random.Random, ask: Ask) -> None:
         self.rng = rng
         self.now_s = 0.0
         self.numbers = list(range(rng.choice([1, 2, 3, 8])))
+        """Of the replicas that there are; what remains of one by the number of pools says which pool it is of."""
+        self.pools = [_KINDS[kind] for kind in rng.choice(_MIXES)]
         self.life = Life(policy, rng, ask)
         self.life.replicas(self.views(), 0.0)
 
@@ -33,7 +52,7 @@ class World:
 
     def somebody_serves(self, request: Request) -> None:
         """One of the replicas gets a request, whoever chose it."""
-        self.life.dispatched([request], f"replica/{self.rng.choice(self.numbers)}", self.now_s)
+        self.life.dispatched([request], self._name(self.rng.choice(self.numbers)), self.now_s)
 
     def change(self) -> None:
         """A replica goes, or a new one comes; its number is never used again."""
@@ -43,11 +62,19 @@ class World:
             self.numbers.append(self.numbers[-1] + 1)
 
     def views(self) -> list[ReplicaView]:
-        """Every replica, in the order of their numbers, with signals of different ages."""
-        return [self._view(f"replica/{number}") for number in self.numbers]
+        """Every replica, in the order of pools and numbers, with signals of different ages."""
+        ordered = sorted(self.numbers, key=lambda number: (number % len(self.pools), number))
+        return [self._view(number) for number in ordered]
 
-    def _view(self, name: str) -> ReplicaView:
-        rng = self.rng
+    def _pool(self, number: int) -> dict[str, Any]:  # Any: fields of a view
+        return self.pools[number % len(self.pools)]
+
+    def _name(self, number: int) -> str:
+        pool = self._pool(number).get("pool")
+        return f"replica/{number}" if pool is None else f"replica/{pool}/{number}"
+
+    def _view(self, number: int) -> ReplicaView:
+        rng, name = self.rng, self._name(number)
         return ReplicaView(
             id=name,
             in_flight=self.life.in_flight(name),
@@ -59,6 +86,7 @@ class World:
             memory_used_bytes=maybe(rng, rng.randrange(80 * 2**30)),
             memory_total_bytes=80 * 2**30,
             tokens=maybe(rng, self._signals()),
+            **self._pool(number),
         )
 
     def _signals(self) -> TokenSignals:

@@ -48,8 +48,8 @@ class ABTest(RolloutPolicy):
     to the Law of the Iterated Logarithm", 1970.
     """
 
-    a: str
-    b: str
+    a: str = "1"
+    b: str = "2"
     share: Annotated[float, Meta(gt=0, lt=1)] = 0.5
     salt: str = "ab"
     metric: Literal["errors", "e2e_s", "quality"] = "errors"

@@ -22,8 +22,8 @@ class BlueGreen(RolloutPolicy):
     Source: Humble and Farley, "Continuous Delivery", 2010, chapter 10 (blue-green deployments).
     """
 
-    blue: str
-    green: str
+    blue: str = "1"
+    green: str = "2"
     at_s: Annotated[float, Meta(ge=0, le=1e9)] | None = None
     """When to switch, from the start of the run; None: when an operator promotes."""
     max_error_fraction: Annotated[float, Meta(gt=0, le=1)] | None = None

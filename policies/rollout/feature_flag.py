@@ -23,8 +23,8 @@ class FeatureFlag(RolloutPolicy):
     Source: Hodgson, "Feature Toggles", 2017 (release and permission toggles).
     """
 
-    stable: str
-    version: str
+    stable: str = "1"
+    version: str = "2"
     rules: dict[str, tuple[str, ...]] = {}
     """By field of a request (`tenant`, `user`, `session`, `model`, `adapter`, `kind`, or a key of `extra`) the values
     that get the new version."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from abc import abstractmethod
 from collections.abc import Sequence
 
 from policies.base import RolloutPolicy
@@ -19,9 +20,9 @@ class GatedRollout(RolloutPolicy):
     was served by before.
     """
 
-    stable: str
+    stable: str = "1"
     """The old version."""
-    version: str
+    version: str = "2"
     """The new one."""
     gates: Gates = Gates()
 
@@ -66,6 +67,7 @@ class GatedRollout(RolloutPolicy):
         else:
             self.go_on(now_s)
 
+    @abstractmethod
     def go_on(self, now_s: float) -> None:
         """Nothing speaks against the new version so far."""
 

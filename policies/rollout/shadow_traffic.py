@@ -23,8 +23,8 @@ class ShadowTraffic(RolloutPolicy, tag="shadow"):
     "request mirroring".
     """
 
-    stable: str
-    version: str
+    stable: str = "1"
+    version: str = "2"
     share: Annotated[float, Meta(gt=0, le=1)] = 1.0
 
     def reset(self, rng: random.Random) -> None:

@@ -103,8 +103,9 @@ class World:
         """All that an attack could have changed."""
         head = self.head
         return (
-            dict(head.router.ended), sorted(head.router.pending), [view.id for view in head.router._roster.candidates],
-            head.batcher.batches(), sorted(head.pools["default"].autoscaler._known), self.replica.state, self.replica._slowness,
+            dict(head.router.ended), sorted(head.router.pending),
+            [view.id for view in head.router.catalogue.only.roster.candidates], head.batcher.batches(),
+            sorted(head.pools["default"].autoscaler._known), self.replica.state, self.replica._slowness,
             self.replica.batches(), self.spare.replica, sorted(self.node.peers),
         )  # fmt: skip
 
@@ -127,7 +128,9 @@ def attack(main, timeout_s: float = 30.0) -> None:
         try:
             await until(
                 lambda: (
-                    world.head.router._roster.candidates and world.at_evil.joined and world.at_client.joined
+                    world.head.router.catalogue.only.roster.candidates
+                    and world.at_evil.joined
+                    and world.at_client.joined
                 )
             )
             await asyncio.wait_for(main(world), timeout_s)

@@ -407,7 +407,7 @@ def test_an_exception_says_where_it_came_from() -> None:
     ("answer", "says"),
     [
         (lambda replicas, now_s: None, "a branch ends without `return`? Expected Route or Hold or Reject"),
-        (lambda replicas, now_s: replicas[0].id, "answered 'replica/0' to route(request-0"),
+        (lambda replicas, now_s: replicas[0].id, "answered 'replica/1' to route(request-0"),
         (lambda replicas, now_s: Route("replica/99"), "must name one of the replicas it was given"),
         (lambda replicas, now_s: Hold(now_s), "`until_s` must be a time after `now_s`"),
         (lambda replicas, now_s: Hold(float("inf")), "`until_s` must be a time after `now_s`"),

@@ -247,14 +247,11 @@ def test_a_flag_is_on_for_whom_it_names_and_for_a_part_of_the_others_that_only_g
     assert named.choose(request(extra={"beta": "yes"}), BOTH, 0.0) == Serve("2")
     assert named.choose(request(tenant="other"), BOTH, 0.0) == Serve("1")
 
-    on = [
-        {
-            n
-            for n in range(2_000)
-            if FeatureFlag(stable="1", version="2", percentage=part).choose(request("r", user=f"u{n}"), BOTH, 0.0).version == "2"
-        }
-        for part in (10.0, 30.0, 100.0)
-    ]  # fmt: skip
+    def is_on(part, user):
+        flag = FeatureFlag(percentage=part)
+        return flag.choose(request("r", user=user), BOTH, 0.0) == Serve("2")
+
+    on = [{n for n in range(2_000) if is_on(part, f"u{n}")} for part in (10.0, 30.0, 100.0)]
     assert on[0] < on[1] < on[2]
     assert len(on[1]) / 2_000 == pytest.approx(0.3, abs=0.04)
 
@@ -262,7 +259,7 @@ def test_a_flag_is_on_for_whom_it_names_and_for_a_part_of_the_others_that_only_g
 def test_assignment_is_the_same_in_every_process():
     code = (
         "from policies import ABTest, VersionView, Request; policy = ABTest(a='1', b='2'); import random;"
-        "policy.reset(random.Random(0)); both = (VersionView(model='m', version='1'), VersionView(model='m', version='2'));"
+        "policy.reset(random.Random(0)); both = tuple(VersionView(model='m', version=name) for name in '12');"
         "print(''.join(policy.choose(Request('r', 0.0, user=f'u{n}'), both, 0.0).version for n in range(200)))"
     )
     lines = {

@@ -7,6 +7,7 @@ import pyarrow as pa
 import pytest
 
 from fleet import AffineLatency, EmulatedEngine, FleetSpec, simulate
+from fleet.pools import PoolSpec
 from policies import InFlightScorer, NoBatching, RoutingPolicy
 from policies.base import BatchingPolicy, QueueingPolicy
 from policies.registry import classes
@@ -14,22 +15,32 @@ from traces import Trace, load_trace
 
 SLOTS = {"routing": RoutingPolicy, "batching": BatchingPolicy, "queueing": QueueingPolicy}
 FIGURES = ("e2e_s.mean", "e2e_s.p50", "e2e_s.p99", "queue_s.mean", "batch_size_mean", "utilization")
-PARAMETERS = {"composed": {"scorers": [(1.0, InFlightScorer())]}, "clipper-aimd": {"objective_s": 4.0}}
+PARAMETERS = {
+    "composed": {"scorers": [(1.0, InFlightScorer())]},
+    "clipper-aimd": {"objective_s": 4.0},
+    "weighted-random": {"weights": {"replica/1": 2.0, "replica/3": 2.0}},
+    "cheapest-meeting-delay": {"headroom": 0.95},
+}
 """Those that need some to do anything."""
+MIXED = ("cheapest-meeting-delay", "never-queue", "shortest-expected-delay")
+"""Routing policies that have something to decide where replicas are unlike each other only."""
 
 # fmt: off
 GOLDEN = {
     # e2e_s.mean, e2e_s.p50, e2e_s.p99, queue_s.mean, batch_size_mean, utilization
+    ("routing", "cheapest-meeting-delay"): (2.12157477, 1.66063067, 6.61581289, 1.12686143, 1, 0.811723344),
     ("routing", "composed"): (1.97368005, 1.57110585, 6.93744343, 1.00560005, 1, 0.787163134),
     ("routing", "least-outstanding"): (1.96862087, 1.53725946, 6.44752811, 1.00054087, 1, 0.789332487),
     ("routing", "least-work-oracle"): (1.91363798, 1.58634162, 5.68356802, 0.945557979, 1, 0.789332487),
     ("routing", "kv-cost"): (2.22819148, 1.73742133, 8.26765313, 1.26011148, 1, 0.787800377),
     ("routing", "least-tokens"): (2.13211725, 1.57199042, 7.38561278, 1.16403725, 1, 0.786777116),
+    ("routing", "never-queue"): (1.98478684, 1.57333333, 6.35948218, 1.0418735, 1, 0.768509939),
     ("routing", "prefix-affinity"): (3.0878934, 2.56335756, 10.2953656, 2.1198134, 1, 0.783662022),
     ("routing", "session-affinity"): (2.51706281, 1.97306282, 8.11063002, 1.54898281, 1, 0.786986083),
     ("routing", "power-of-two-choices"): (2.40303776, 1.92182904, 7.89172003, 1.43495776, 1, 0.785642794),
     ("routing", "random"): (4.53354009, 3.09444969, 18.2548158, 3.56546009, 1, 0.764313634),
     ("routing", "round-robin"): (2.91903107, 2.08938701, 10.5833986, 1.95095107, 1, 0.781730681),
+    ("routing", "shortest-expected-delay"): (2.04649402, 1.67152109, 6.5288095, 1.15970736, 1, 0.723477961),
     ("routing", "weighted-random"): (10.5401214, 6.78756784, 38.4245319, 9.57204143, 1, 0.706591627),
     ("batching", "clipper-aimd"): (2.55131218, 2.12980371, 7.61044933, 0.305840177, 2.372, 0.829475356),
     ("batching", "greedy"): (2.8074393, 2.15869986, 8.24108194, 0.2604073, 2.78, 0.823695259),
@@ -61,6 +72,12 @@ def workload() -> Trace:
     return Trace(table.append_column("deadline_s", pa.array(60.0 - turn % 4)), chat.header)
 
 
+def pool_of(per_item_s, cost_per_hour) -> PoolSpec:
+    """Replicas of one speed and price: two at 2 s and two at 2/3 s do as much as four at 1 s."""
+    engine = EmulatedEngine(latency=AffineLatency(base_s=0.0, per_item_s=per_item_s))
+    return PoolSpec(engine=engine, cost_per_hour=cost_per_hour)
+
+
 def spec_for(slot, cls) -> FleetSpec:
     """Four replicas at a load of about 0.7, in which the policy has something to decide."""
     latency = (
@@ -70,8 +87,10 @@ def spec_for(slot, cls) -> FleetSpec:
     )
     base = FleetSpec(
         engine=EmulatedEngine(latency=latency), replicas=4, batching=NoBatching(), max_inflight_batches=1,
-        weights=(1.0, 2.0), binding="early" if slot == "routing" else "late",
+        binding="early" if slot == "routing" else "late",
     )  # fmt: skip
+    if cls.name() in MIXED:
+        base = base.replace(replicas=2, pools={"cheap": pool_of(2.0, 1.0), "fast": pool_of(2.0 / 3.0, 4.0)})
     return base.replace(**{slot: cls(**PARAMETERS.get(cls.name(), {}))})
 
 

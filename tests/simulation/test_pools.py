@@ -244,7 +244,8 @@ class Picks(VariantsPolicy):
 
 
 def test_a_policy_that_names_what_is_not_served_is_told_what_is():
-    spec = pooled({"m": {"variants": Picks("huge")}}, a={"model": "m", "variant": "small"}, b={"model": "m", "variant": "large"})  # fmt: skip
+    sizes = {size: {"model": "m", "variant": size} for size in ("small", "large")}
+    spec = pooled({"m": {"variants": Picks("huge")}}, **sizes)
 
     with pytest.raises(
         PolicyError, match=r"variants policy picks named 'huge' for request 'r0'.*small, large"
@@ -265,7 +266,7 @@ def test_a_variants_policy_may_refuse():
 
 def test_admission_sees_the_whole_fleet():
     spec = pooled(a={"model": "a"}, b={"model": "b"}).replace(admission=QueueLimit(max_queue_depth=1))
-    trace = trace_of(*(entry(f"a{n}", 0.0, model="a") for n in range(5)), entry("b0", 0.1, model="b"))
+    trace = trace_of(*(entry(f"a{n}", 0.1 * n, model="a") for n in range(2)), entry("b0", 0.3, model="b"))
 
     assert column(play(trace, spec), "outcome")["b0"] == "rejected"
 
@@ -277,7 +278,8 @@ def operate(*operations):
     return OperationsTrace(operations=tuple(Operation(**item) for item in operations))
 
 
-V2 = {"model": "m", "version": "2", "engine": {"engine": "emulated", "latency": {"latency": "affine", "base_s": 1.0, "per_item_s": 0.0}}}  # fmt: skip
+LATENCY = {"latency": "affine", "base_s": 1.0, "per_item_s": 0.0}
+V2 = {"model": "m", "version": "2", "engine": {"engine": "emulated", "latency": LATENCY}}
 
 
 @pytest.mark.parametrize("binding", ["early", "late"])
@@ -369,8 +371,11 @@ def test_a_rollout_is_replaced_promoted_and_rolled_back_by_an_operator():
 
 WRONG = [
     ({"kind": "deploy", "pool": "v1", "spec": {}}, r"\$.pool: there is a pool 'v1' already"),
-    ({"kind": "deploy", "pool": "v2", "spec": {"replica": 3}}, r"\$.spec.replica: a pool has no such field; did you mean"),
-    ({"kind": "deploy", "pool": "v2", "spec": {"model": "m", "routing": {"policy": "random"}}}, r"one routing policy sees"),
+    ({"kind": "deploy", "pool": "v2", "spec": {"replica": 3}}, r"\$.spec.replica: a pool has no such field; did you"),
+    (
+        {"kind": "deploy", "pool": "v2", "spec": {"model": "m", "routing": {"policy": "random"}}},
+        r"one routing policy sees",
+    ),
     ({"kind": "retire", "pool": "v9"}, r"there is no pool 'v9'; there are v1"),
     ({"kind": "scale", "pool": "v1", "min_replicas": 5}, r"5 is above max_replicas, 1"),
     ({"kind": "rollout", "model": "x", "policy": {"policy": "pinned"}}, r"no pool serves 'x'; served are m"),
@@ -418,3 +423,14 @@ def test_replies_say_what_served_them():
     assert [(reply.pool, reply.version, reply.variant) for reply in replies] == [
         ("old", "1", "default"), ("new", "2", "default"),
     ]  # fmt: skip
+
+
+def test_a_pool_deployed_under_the_name_of_a_retired_one_numbers_its_replicas_on():
+    spec = pooled(a={"model": "a"}, b={"model": "b"})
+    again = operate(
+        {"at_s": 1.0, "kind": "retire", "pool": "a"},
+        {"at_s": 4.0, "kind": "deploy", "pool": "a", "spec": {**V2, "model": "a"}},
+    )
+    trace = trace_of(entry("first", 0.0, model="a"), entry("again", 5.0, model="a"))
+
+    assert served(play(trace, spec, operations=again)) == {"first": "replica/a/0", "again": "replica/a/1"}

@@ -15,6 +15,7 @@ from traces.errors import TraceError
 from traces.rates import holds_rates
 from traces.readers import (
     azure,
+    azure_functions,
     bailian,
     burstgpt,
     measured_run,
@@ -58,6 +59,7 @@ FORMATS: tuple[Format, ...] = (
     own.Jsonl(),
     own.Parquet(),
     azure,
+    azure_functions,
     burstgpt,
     vidur,
     splitwise,

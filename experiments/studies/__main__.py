@@ -5,11 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from experiments.studies import (
+    canary_gate,
     chunked_prefill,
     continuous_batching,
     goodput_frontier,
     kv_pressure,
     prefix_routing,
+    retry_storm,
+    tail_at_scale,
 )
 from experiments.studies.study import Study, publish_all
 
@@ -19,6 +22,9 @@ STUDIES: tuple[Study[Any], ...] = (  # Any: each has a plan of its own
     prefix_routing.STUDY,
     kv_pressure.STUDY,
     goodput_frontier.STUDY,
+    tail_at_scale.STUDY,
+    retry_storm.STUDY,
+    canary_gate.STUDY,
 )
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """``python -m experiments.studies.retry_storm``: does a fleet recover from a fault that is over?
 
 All replicas become four times as slow for 20 s, then as fast as before. Each attempt has one second, and one that
-takes longer is tried again elsewhere. While all is slow that is most of them. Retries are load, load makes attempts take
-longer, and what runs when its time is over is done for nobody. With enough retries for each request this goes on when
-its cause is gone; a budget of retries is what is said to prevent it.
+takes longer is tried again elsewhere. While all is slow that is most of them. Retries are load, load makes attempts
+take longer, and what runs when its time is over is done for nobody. With enough retries for each request this goes on
+when its cause is gone; a budget of retries is what is said to prevent it.
 
 Question: Bronson et al., "Metastable Failures in Distributed Systems", HotOS 2021 (retries sustain what a trigger
 began); Beyer et al., "Site Reliability Engineering", 2016, chapters 21 and 22 (retry budgets).
@@ -57,7 +57,8 @@ POLICIES: Mapping[str, RetryPolicy] = {
     "10 attempts, no budget": _tries(10, None),
     STOPPED: _tries(10, None),
 }
-"""`no limit`: an attempt may take as long as it takes. `loser stopped`: no budget, by an engine that can end what runs."""
+"""`no limit`: an attempt may take as long as it takes. `loser stopped`: no budget, and an engine that can end what
+runs."""
 MEASURES = (
     Measure(name="good", label=f"answered within {GOOD_S:g} s (%)", better="higher", scale=100.0),
     Measure(name="attempts", label="attempts a request", better="neither"),
@@ -171,7 +172,7 @@ STUDY = Study(
     name="retry_storm",
     title="Retry storm: what becomes of requests after a fault that slowed all replicas down is over",
     plans={
-        "small": Plan(replicas=5, after_s=50.0, seeds=4),
+        "small": Plan(replicas=5, after_s=40.0, seeds=3),
         "full": Plan(replicas=10, after_s=80.0, seeds=6),
     },
     run=run,

@@ -3,22 +3,30 @@
 import json
 from collections.abc import Callable
 
+import pyarrow.compute as pc
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from experiments.studies import (
+    canary_gate,
     chunked_prefill,
     continuous_batching,
     goodput_frontier,
     kv_pressure,
     prefix_routing,
+    retry_storm,
+    tail_at_scale,
 )
+from experiments.studies.failing import FailingEngine
 from experiments.studies.goodput_frontier import highest_rate
+from experiments.studies.jobs import run_all
 from experiments.studies.result import StudyResult
 from experiments.studies.study import Options, Study
-from experiments.studies.workloads import at_rate, chat, conversations, open_loop, recorded
+from experiments.studies.workloads import arrivals, at_rate, chat, conversations, open_loop, recorded
+from fleet import AffineLatency, FleetSpec, simulate
+from policies import NoBatching, NoRetry
 from traces import load_trace
 
 HERE = Options()
@@ -36,11 +44,19 @@ TINY = {
             "vllm token budget, prefix affinity",
         ),
     ),
+    "tail_at_scale": tail_at_scale.Plan(loads=(0.3, 0.8), replicas=5, requests=600, seeds=2),
+    "retry_storm": retry_storm.Plan(replicas=2, after_s=20.0, seeds=2),
+    "canary_gate": canary_gate.Plan(
+        min_requests=(10, 40), seeds=1, bake_s=20.0, candidates=("5 % of requests", "50 %")
+    ),
 }  # fmt: skip
 STUDIES = {
     module.STUDY.name: module.STUDY
-    for module in (continuous_batching, chunked_prefill, prefix_routing, kv_pressure, goodput_frontier)
-}
+    for module in (
+        continuous_batching, chunked_prefill, prefix_routing, kv_pressure, goodput_frontier, tail_at_scale,
+        retry_storm, canary_gate,
+    )
+}  # fmt: skip
 
 
 def tiny(name: str) -> Study:
@@ -173,6 +189,60 @@ def test_a_static_batch_has_the_lower_frontier_and_one_replica_leaves_a_router_n
         found.figure(1.0, "vllm token budget, random", goodput_frontier.MEASURE.name)
 
 
+def test_a_hedge_shortens_the_tail_where_there_is_room_and_a_tie_does_nothing_twice(result):
+    found = result("tail_at_scale")
+    for load in found.settings:
+        for hedge in ("hedge after p95", "hedge after p95, loser stopped"):
+            assert 0.0 < found.mean(load, hedge, "added") <= 0.1
+            if load < 0.5:
+                assert found.mean(load, hedge, "p999_s") < found.mean(load, "no hedge", "p999_s")
+        for tied in ("tied", "random router, tied"):
+            assert found.mean(load, tied, "wasted") == 0.0
+        assert found.mean(load, "no hedge", "added") == 0.0
+        blind = "random router, "
+        assert found.mean(load, f"{blind}tied", "p99_s") < found.mean(load, f"{blind}no hedge", "p99_s")
+
+
+def test_slow_replicas_are_a_function_of_the_seed_and_come_at_their_rate():
+    drawn = tail_at_scale.slow_replicas(10, 2_000.0, 3)
+    assert drawn == tail_at_scale.slow_replicas(10, 2_000.0, 3)
+    assert drawn.faults != tail_at_scale.slow_replicas(10, 2_000.0, 4).faults
+    assert len(drawn.faults) == pytest.approx(200, abs=45)  # three standard deviations
+    assert {fault.replica for fault in drawn.faults} == {f"replica/{number}" for number in range(10)}
+
+
+def test_retries_without_a_budget_keep_a_fleet_down_after_the_fault_and_a_budget_does_not(result):
+    found = result("retry_storm")
+    assert found.settings == [-45.0, -35.0, -25.0, -15.0, -5.0, 5.0, 15.0]
+    last = found.settings[-1]
+    storm, held = "10 attempts, no budget", "10 attempts, budget 0.2"
+    for at in (-45.0, -35.0):
+        assert found.mean(at, storm, "attempts") == pytest.approx(1.0, abs=0.01)
+        assert found.mean(at, storm, "good") > 0.99
+    assert found.mean(last, held, "good") > 0.95
+    assert found.mean(last, storm, "good") < 0.5
+    assert found.mean(last, storm, "attempts") > 3.0
+    for at in found.settings:
+        assert found.mean(at, held, "attempts") < 1.6
+        assert found.mean(at, "no retry", "attempts") == 1.0
+
+
+def test_a_canary_is_looked_at_by_the_size_of_a_look_and_decided_where_there_was_one(result):
+    found = result("canary_gate")
+    narrow, wide = found.candidates
+    for least in found.settings:
+        assert found.mean(least, wide, "caught, all fail") == 1.0
+        for candidate in found.candidates:
+            assert found.mean(least, candidate, "exposed, all fail") >= min(least, 10)
+            assert 0.0 <= found.mean(least, candidate, "let_through") <= 1.0
+    few, many = found.settings
+    assert found.mean(few, narrow, "caught, all fail") == 1.0
+    assert found.mean(few, wide, "exposed, all fail") < found.mean(many, wide, "exposed, all fail")
+    # 5 % of 20 requests/s for 20 s are 20: too few for a look at 40.
+    assert found.mean(many, narrow, "undecided") == 1.0
+    assert found.mean(many, narrow, "let_through") == 0.0
+
+
 # --- what they are made of ---------------------------------------------------------------------------------
 
 
@@ -210,3 +280,34 @@ def test_parts_of_a_recorded_trace_follow_one_another_and_start_at_zero():
     ids = [name for part in parts for name in part.column("id").to_pylist()]
     assert ids == whole.column("id").to_pylist()[:120]
     assert all(part.table["arrived_s"][0].as_py() == 0.0 for part in parts)
+
+
+def test_times_of_a_recorded_trace_come_at_the_rate_and_too_few_of_them_are_said_to_be():
+    taken = arrivals(4.0, 10.0, 0, "chat-small")
+    assert len(taken) == 40
+    assert taken.rate_per_s == pytest.approx(4.0)
+    assert "prompt_tokens" not in taken.table.column_names
+    with pytest.raises(ValueError, match=r"'chat-small' has [0-9,]+ requests; this study takes 10,000,000"):
+        arrivals(1e6, 10.0, 0, "chat-small")
+
+
+def test_a_failing_engine_fails_its_share_and_the_same_requests_as_one_that_fails_more():
+    failed = {}
+    for share in (0.0, 0.2, 0.6, 1.0):
+        engine = FailingEngine(latency=AffineLatency(base_s=0.1, per_item_s=0.0), failing=share)
+        run = simulate(
+            arrivals(5.0, 200.0, 1), FleetSpec(engine=engine, batching=NoBatching(), retry=NoRetry())
+        )
+        assert set(run.records["outcome"].to_pylist()) <= {"completed", "failed"}
+        lost = pc.equal(run.records["outcome"], "failed")
+        failed[share] = set(run.records["id"].filter(lost).to_pylist())
+        assert len(failed[share]) / len(run.records) == pytest.approx(share, abs=0.05)
+    assert failed[0.2] < failed[0.6] < failed[1.0]
+
+
+def test_jobs_come_to_the_same_in_other_processes():
+    jobs = {seed: tail_at_scale.Job(
+        trace=arrivals(20.0, 5.0, seed), faults=tail_at_scale.slow_replicas(2, 5.0, seed),
+        spec=tail_at_scale.spec_of("tied", 2), seed=seed,
+    ) for seed in range(2)}  # fmt: skip
+    assert run_all("runs", jobs, Options(workers=2)) == run_all("runs", jobs, HERE)

@@ -13,13 +13,19 @@ from experiments.studies import (
     continuous_batching,
     goodput_frontier,
     kv_pressure,
+    mixed_devices,
+    model_selection,
     prefix_routing,
 )
 from experiments.studies.goodput_frontier import highest_rate
 from experiments.studies.result import StudyResult
+from experiments.studies.scoring import engine, most_per_s, texts, work_cost
 from experiments.studies.study import Options, Study
 from experiments.studies.workloads import at_rate, chat, conversations, open_loop, recorded
-from traces import load_trace
+from policies import FixedVariant
+from tests.simulation.building import arrivals, fleet, play
+from tests.simulation.building import engine as emulated
+from traces import TraceError, load_trace, poisson, save_trace
 
 HERE = Options()
 TINY = {
@@ -36,11 +42,16 @@ TINY = {
             "vllm token budget, prefix affinity",
         ),
     ),
+    "mixed_devices": mixed_devices.Plan(loads=(0.3, 0.9), requests=300, seeds=2),
+    "model_selection": model_selection.Plan(loads=(0.3, 1.3), requests=300, seeds=2),
 }  # fmt: skip
 STUDIES = {
     module.STUDY.name: module.STUDY
-    for module in (continuous_batching, chunked_prefill, prefix_routing, kv_pressure, goodput_frontier)
-}
+    for module in (
+        continuous_batching, chunked_prefill, prefix_routing, kv_pressure, goodput_frontier, mixed_devices,
+        model_selection,
+    )
+}  # fmt: skip
 
 
 def tiny(name: str) -> Study:
@@ -173,6 +184,51 @@ def test_a_static_batch_has_the_lower_frontier_and_one_replica_leaves_a_router_n
         found.figure(1.0, "vllm token budget, random", goodput_frontier.MEASURE.name)
 
 
+def test_what_counts_money_is_cheapest_and_a_fast_device_that_is_idle_is_worth_its_price_in_time(result):
+    found = result("mixed_devices")
+    light, heavy = found.settings
+    work = {name: found.mean(light, name, "work_cost_per_request") for name in found.candidates}
+    assert min(work, key=work.__getitem__) == "cheapest meeting delay"
+    assert max(work, key=work.__getitem__) == "shortest expected delay"
+    mean_s = {name: found.mean(light, name, "e2e_s.mean") for name in found.candidates}
+    assert mean_s["shortest expected delay"] < mean_s["least outstanding, L4 first"]
+    # As many requests to each replica are more than an L4 can serve.
+    assert found.mean(heavy, "round robin", "e2e_s.p99") > 2 * found.mean(heavy, "never queue", "e2e_s.p99")
+
+
+def test_a_fleet_that_stays_as_it_is_costs_the_same_whoever_routes_until_it_lags_behind(result):
+    found = result("mixed_devices")
+    costs = [found.mean(0.3, name, "cost_per_request") for name in found.candidates]
+    assert max(costs) < 1.02 * min(costs)
+
+
+def test_quality_is_paid_for_and_a_cascade_pays_less_than_a_coin_would(result):
+    found = result("model_selection")
+    for load in found.settings:
+        small, *cascades, large = (
+            (found.mean(load, name, "work_cost_per_request"), found.mean(load, name, "quality_mean"))
+            for name in ("all small", "cascade at 0.3", "cascade at 0.5", "cascade at 0.7", "all large")
+        )
+        costs = [cost for cost, _ in (small, *cascades, large)]
+        qualities = [quality for _, quality in (small, *cascades, large)]
+        assert costs == sorted(costs)
+        assert qualities == sorted(qualities)
+        for cost, quality in cascades:  # a coin that gives the same quality
+            share = (quality - small[1]) / (large[1] - small[1])
+            assert cost < small[0] + share * (large[0] - small[0])
+
+
+def test_what_degrades_keeps_more_in_time_than_the_large_one_alone_and_answers_better_than_the_small_one(
+    result,
+):
+    found = result("model_selection")
+    overload = found.settings[-1]
+    attained = {name: found.mean(overload, name, "slo_attainment") for name in found.candidates}
+    quality = {name: found.mean(overload, name, "quality_mean") for name in found.candidates}
+    assert attained["all large"] < attained["degrade under load"] <= attained["all small"]
+    assert quality["all small"] < quality["degrade under load"] < quality["all large"]
+
+
 # --- what they are made of ---------------------------------------------------------------------------------
 
 
@@ -210,3 +266,38 @@ def test_parts_of_a_recorded_trace_follow_one_another_and_start_at_zero():
     ids = [name for part in parts for name in part.column("id").to_pylist()]
     assert ids == whole.column("id").to_pylist()[:120]
     assert all(part.table["arrived_s"][0].as_py() == 0.0 for part in parts)
+
+
+def test_work_costs_the_service_seconds_of_all_attempts_at_the_price_of_their_pools():
+    """An answer of the small one (1 s at 3.6 an hour), then of the large one (2 s at 36): 0.001 + 0.02."""
+    pools = {
+        "small": {"engine": emulated(1.0), "variant": "small", "cost_per_hour": 3.6, "quality": 0.0},
+        "large": {"engine": emulated(2.0), "variant": "large", "cost_per_hour": 36.0, "quality": 1.0},
+    }
+    models = {"default": {"variants": {"policy": "cascade"}}}
+    once = play(
+        arrivals(0.0, 5.0),
+        fleet(pools=pools, models={"default": {"variants": FixedVariant(variant="large")}}),
+    )
+    twice = play(arrivals(0.0, 5.0), fleet(pools=pools, models=models))
+
+    assert work_cost(once) == pytest.approx(0.02)
+    assert work_cost(twice) == pytest.approx(0.021)
+
+
+def test_the_most_that_replicas_serve_is_one_request_a_pass():
+    """512 tokens of 13.96e9 operations each at 0.6 of 312e12 a second, and 1 ms: 39.2 ms."""
+    trace = arrivals(0.0, 1.0, prompt_tokens=512)
+
+    assert most_per_s(trace, engine("llama-3.1-8b", "a100"), 3) == pytest.approx(3 / 0.0392, rel=1e-3)
+
+
+def test_texts_of_a_recorded_trace_keep_times_and_lengths_alone(tmp_path):
+    part = texts(40, 1, "chat-small")
+    whole = load_trace("chat-small").column("prompt_tokens").to_pylist()
+    assert set(part.table.column_names) == {"id", "arrived_s", "prompt_tokens"}
+    assert part.column("prompt_tokens").to_pylist() == whole[40:80]
+    path = tmp_path / "times.jsonl"
+    save_trace(poisson(1.0, 30.0, 0), path)
+    with pytest.raises(TraceError, match="has no prompt_tokens"):
+        texts(10, 0, str(path))

@@ -126,7 +126,7 @@ class Job(Struct, frozen=True, kw_only=True):
         """The highest rate for each replica."""
 
         def attains(rate_per_replica_s: float) -> bool:
-            trace = at_rate(self.trace, rate_per_replica_s * self.spec.replicas)
+            trace = at_rate(self.trace, rate_per_replica_s * self.spec.all_replicas)
             attainment = simulate(trace, self.spec, seed=self.seed, check=False).summary.slo_attainment
             return attainment is not None and attainment >= ATTAINMENT
 

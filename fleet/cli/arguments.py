@@ -114,10 +114,11 @@ def _faults(parser: Parser) -> None:
         "--faults", type=Path, metavar="FILE", help="a fault trace, or a log of faults, to inject"
     )
     group = parser.add_argument_group("how the fault trace is read")
-    flags: list[tuple[str, Callable[[str], float], str, str]] = [
+    flags: list[tuple[str, Callable[[str], float | str], str, str]] = [
         ("start-s", nonnegative, "S", "begin S seconds into it, on its own clock"),
         ("time-scale", positive, "X", "its times multiplied by X, as in 0.01 for a log of months"),
         ("replicas", count, "N", "lay what it names (servers, instances, replicas) on N places, k mod N"),
+        ("pool", str, "NAME", "lay the places that it names without a pool on those of this pool"),
         ("notice-s", nonnegative, "S", "warn S seconds before each preemption that says nothing of it"),
     ]
     for name, kind, metavar, text in flags:

@@ -9,10 +9,11 @@ import pyarrow as pa
 from msgspec.structs import replace
 
 from traces import assignment, closed_loop, length_scaling, transforms
-from traces.assignment import Law, Per
+from traces.assignment import Per
 from traces.columns import absent, canonical, digest
 from traces.entries import entries_of, table_of
 from traces.errors import ReadReport
+from traces.laws import Law
 from traces.schema import Header, TraceEntry, Transform
 
 

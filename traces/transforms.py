@@ -184,9 +184,9 @@ def upsample(trace: AnyTrace, factor: float, *, seed: int) -> AnyTrace:
     positive("upsample", factor)
     rng = np.random.default_rng(seed)
     arrived = arrivals(trace)
-    groups = _groups(trace)
-    chance = rng.uniform(size=int(groups.max(initial=-1)) + 1) < factor - math.floor(factor)
-    copies = math.floor(factor) + chance[groups].astype(int)
+    group = groups(trace.table, "session")
+    chance = rng.uniform(size=int(group.max(initial=-1)) + 1) < factor - math.floor(factor)
+    copies = math.floor(factor) + chance[group].astype(int)
     following = np.append(arrived[1:], arrived[-1:])
     tables = []
     for copy in range(int(copies.max(initial=0))):
@@ -200,12 +200,12 @@ def upsample(trace: AnyTrace, factor: float, *, seed: int) -> AnyTrace:
     return derived(trace, joined, "upsample", seed, factor=factor)
 
 
-def _groups(trace: Rows) -> np.ndarray:
-    """One number a session, and one for each request outside a session."""
-    rows = np.arange(len(trace))
-    if "session" not in trace.table.column_names:
+def groups(table: pa.Table, name: str) -> np.ndarray:
+    """One number for each value of a column of texts, such as `session`, and one for each row without any."""
+    rows = np.arange(len(table))
+    if name not in table.column_names:
         return rows
-    codes = trace.table["session"].combine_chunks().dictionary_encode()
+    codes = table[name].combine_chunks().dictionary_encode()
     group = pc.fill_null(codes.indices, -1).to_numpy(zero_copy_only=False)
     return np.where(group >= 0, group, len(codes.dictionary) + rows)
 

@@ -84,6 +84,13 @@ def _cuts(parser: Parser) -> None:
         help="draw a column that the trace does not have, as in --assign tenant=zipf:20:1.1 "
         "--assign model=choice:chat=0.7,code=0.3 (repeatable)",
     )  # fmt: skip
+    parser.add_argument(
+        "--assign-per", choices=("request", "session", "user"),
+        help="who has one value of what is assigned (default: a session, of model, adapter, tenant and user)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--assign-overwrite", action="store_true", help="assign what the trace has already, too"
+    )
 
 
 def _spec(parser: Parser) -> None:
@@ -332,7 +339,7 @@ def _add_tools(commands: Any) -> None:
     _sessions(convert, "link the turns of a session: parent, think time")
     convert.add_argument(
         "--seed", type=whole, default=0, metavar="N", dest="trace_seed",
-        help="of --dequantise and --upsample (default 0)",
+        help="of --dequantise, --assign and --upsample (default 0)",
     )  # fmt: skip
     _on_bad(convert)
     _add_synthesize(verbs)

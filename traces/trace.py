@@ -191,3 +191,7 @@ class Trace:
     def with_deadline(self, seconds: float) -> Trace:
         """The same requests, all with a deadline `seconds` after arrival."""
         return transforms.with_deadline(self, seconds)
+
+    def with_work(self, ordinary_s: float) -> Trace:
+        """Every request with the work that its recorded time says: `observed.e2e_s` over `ordinary_s`."""
+        return transforms.with_work(self, ordinary_s)

@@ -155,6 +155,24 @@ def with_deadline(trace: AnyTrace, seconds: float) -> AnyTrace:
     return derived(trace, table, "with_deadline", seconds=seconds)
 
 
+def with_work(trace: AnyTrace, ordinary_s: float) -> AnyTrace:
+    """Every request with the work that its recorded time says: `observed.e2e_s` over `ordinary_s`, 1 being ordinary.
+
+    For traces without tokens that record how long each request ran. What was observed is hidden from policies, and
+    `work` is not: they then know what each request costs, as they know a prompt's length. A request without a recorded
+    time has no work afterwards.
+
+    Raises:
+        TraceError: No request has a recorded time; or one makes more work than a request may have, 1e6.
+    """
+    positive("with_work", ordinary_s)
+    if "observed_e2e_s" not in trace.table.column_names:
+        remedy = "it is for recordings of how long requests ran, such as Azure Functions'"
+        raise TraceError("with_work: no request has a recorded time, observed.e2e_s", remedy=remedy)
+    work = pc.divide(trace.table["observed_e2e_s"], float(ordinary_s))
+    return derived(trace, with_column(trace.table, "work", work), "with_work", ordinary_s=float(ordinary_s))
+
+
 def dequantise(trace: AnyTrace, *, tick_s: float, seed: int) -> AnyTrace:
     """Requests of one instant spread uniformly over the `tick_s` seconds that follow it, in their order.
 

@@ -76,6 +76,7 @@ def _cuts(parser: Parser) -> None:
         ("--scale-outputs", positive, "X", "outputs X times as long, whatever --scale-lengths says"),
         ("--max-prompt-tokens", count, "N", "cut longer prompts, after scaling"),
         ("--max-output-tokens", count, "N", "cut longer outputs, after scaling"),
+        ("--with-work", positive, "S", "each request's work: how long it ran when recorded, over S seconds"),
     ]
     for flag, kind, metavar, text in flags:
         parser.add_argument(flag, type=kind, metavar=metavar, help=text)

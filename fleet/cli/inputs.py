@@ -54,6 +54,8 @@ def trace_of(arguments: Namespace) -> Trace:
     }
     if arguments.scale_lengths is not None or any(lengths.values()):
         trace = trace.scale_lengths(arguments.scale_lengths or 1.0, **lengths)
+    if arguments.with_work is not None:
+        trace = trace.with_work(arguments.with_work)
     return plausible(_assigned(trace, arguments), arguments.trace)
 
 

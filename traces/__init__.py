@@ -1,4 +1,4 @@
-"""Requests and faults as recorded: schema, readers and writers, transforms, synthesis, statistics.
+"""Requests, faults and operations as recorded: schema, readers and writers, transforms, synthesis, statistics.
 
 Importing this package loads none of its parts: they come when first named, because policies import the schema
 and must not pay for numpy and Arrow.

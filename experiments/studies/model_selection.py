@@ -128,7 +128,7 @@ STUDY = Study(
     title="Model selection: cost, quality and attainment by load",
     plans={
         "small": Plan(loads=(0.3, 0.8, 1.3), requests=800, seeds=4),
-        "full": Plan(loads=(0.3, 0.5, 0.7, 0.8, 0.9, 1.0, 1.1, 1.3), requests=4000, seeds=8),
+        "full": Plan(loads=(0.3, 0.7, 0.9, 1.0, 1.1, 1.3), requests=2500, seeds=8),
     },
     run=run,
     draw=draw,

@@ -113,12 +113,11 @@ def _most_per_s(trace: Trace) -> float:
 
 
 def draw(result: StudyResult) -> str:
-    """Quality, attainment, what the work cost and the tail, against load."""
+    """Quality, attainment and what the work cost, against load."""
     panels = (
         Panel(measure="quality_mean", label="mean quality"),
         Panel(measure="slo_attainment", label="within the objective (%)"),
         Panel(measure="work_cost_per_request", label="work cost (10⁻³ $ a request)"),
-        Panel(measure="e2e_s.p99", label="E2E p99 (s)", log=True, scale=1.0),
     )
     return lines(result, panels, "load (offered over what the large variant can serve)")
 

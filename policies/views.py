@@ -402,6 +402,8 @@ class VariantView(ServedView, frozen=True, kw_only=True, gc=False):
     """One variant of the version that was chosen, as a variants policy sees it."""
 
     variant: str
+    version: str = "1"
+    """Of which it is one: variants of several versions may bear one name."""
     capabilities: tuple[str, ...] = ()
     """What its pools say that it can do."""
 

@@ -227,6 +227,7 @@ class Catalogue:
         return tuple(
             VariantView(
                 variant=name,
+                version=version,
                 capabilities=tuple(
                     dict.fromkeys(item for desk in variant.desks for item in desk.pool.capabilities)
                 ),

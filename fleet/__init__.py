@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     )
     from fleet.network import NetworkModel
     from fleet.runs.client import FleetClient
+    from fleet.runs.operate import FleetOperator, operate
     from fleet.runs.replay import replay
     from fleet.runs.serve import drive, join, serve
     from fleet.runs.simulate import simulate
@@ -54,6 +55,7 @@ _HOMES = {
     ),
     "fleet.network": ("NetworkModel",),
     "fleet.runs.client": ("FleetClient",),
+    "fleet.runs.operate": ("FleetOperator", "operate"),
     "fleet.runs.replay": ("replay",),
     "fleet.runs.serve": ("drive", "join", "serve"),
     "fleet.runs.simulate": ("simulate",),
@@ -71,6 +73,7 @@ __all__ = [
     "Engine",
     "FleetClient",
     "FleetError",
+    "FleetOperator",
     "FleetSpec",
     "KvSpec",
     "LatencyModel",
@@ -87,6 +90,7 @@ __all__ = [
     "join",
     "load_run",
     "load_spec",
+    "operate",
     "replay",
     "serve",
     "simulate",

@@ -38,8 +38,8 @@ from traces.values import fields_of
 Positive = Annotated[float, Meta(gt=0, le=1e9)]
 NonNegative = Annotated[float, Meta(ge=0, le=1e9)]
 Count = Annotated[int, Meta(ge=1, le=1_000_000)]
-PoolName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
-Name = Annotated[str, Meta(pattern=r"^[^@\s]{1,200}$")]
+PoolName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}\Z")]
+Name = Annotated[str, Meta(pattern=r"^[^@\s]{1,200}\Z")]
 """Of a model, a version, a variant, a device: no space, and no ``@``, which stands between a model and its version."""
 Binding = Literal["early", "late"]
 

@@ -18,7 +18,7 @@ from traces.source import Source
 from traces.values import BadValue, checked, fields_of
 
 OperationKind = Literal["deploy", "retire", "scale", "rollout", "promote", "rollback"]
-_PoolName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
+_PoolName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}\Z")]
 _Count = Annotated[int, Meta(ge=0, le=1_000_000)]
 
 _NEEDS: dict[OperationKind, tuple[str, ...]] = {

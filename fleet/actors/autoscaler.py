@@ -98,6 +98,8 @@ class Autoscaler(Actor):
         self._watch = PoolWatch(signals, pool)
         self._failed_starts = 0
         """In a row. Those that were asked for before the first of them failed are one with it."""
+        self._failure: str | None = None
+        """Of the last of these."""
         self._failed_s = -1.0
         """When the last of these failed."""
         self._failed_starts_limit = failed_starts_limit
@@ -205,6 +207,7 @@ class Autoscaler(Actor):
         if news:
             self._failed_starts += 1
             self._failed_s = now
+        self._failure = f"{replica}: {reason}"
         delay_s = grown(0.5, 2.0, self._failed_starts - 1, LONGEST_BACK_OFF_S)
         self._not_before_s = now + delay_s
         self._telemetry.counters["failed_starts"] += 1
@@ -287,6 +290,8 @@ class Autoscaler(Actor):
 
     def on_scale_pool(self, message: ScalePool) -> None:
         """An operator says: within these bounds from now on."""
+        if self._retired:
+            return
         low, high = self._watch.bounds
         low = low if message.min_replicas is None else message.min_replicas
         high = high if message.max_replicas is None else message.max_replicas
@@ -330,6 +335,7 @@ class Autoscaler(Actor):
             "cost_per_hour": pool.cost_per_hour, "replicas": dict(sorted(states.items())),
             "min_replicas": low, "max_replicas": high,
             "desired": None if self._desired is None else self._desired[0], "retired": self._retired,
+            "failed_starts": self._failed_starts, "failure": self._failure if self._failed_starts else None,
         }  # fmt: skip
 
     def _say_if_emptied(self) -> None:

@@ -93,6 +93,9 @@ class BatchReplica(Replica):
             error = f"{self._engine.name()} gave {len(results)} results for a batch of {len(running.work)}"
         if self.answered_probe(running.batch, error):
             return
+        quality = None
+        if error is None:
+            quality, error = self.rated(running.work, results)
         self._answered = running
         self.ctx.send(
             running.reply_to,
@@ -104,7 +107,7 @@ class BatchReplica(Replica):
                 error,
                 None if error else results,
                 busy_s=self.busy_s,
-                quality=None if error else self.rated(running.work, results),
+                quality=quality,
             ),
         )
 
@@ -115,9 +118,9 @@ class BatchReplica(Replica):
             super().unanswerable(to, lost, why)
             return
         self._answered = None  # each comes back here by itself
-        rated = lost.quality or [None] * len(results)
-        for work, result, quality in zip(batch.work, results, rated, strict=True):
-            self.ctx.send(to, replace(lost, results=[result], tickets=(work.ticket,), quality=[quality]))
+        for number, (work, result) in enumerate(zip(batch.work, results, strict=True)):
+            quality = None if lost.quality is None else [lost.quality[number]]
+            self.ctx.send(to, replace(lost, results=[result], tickets=(work.ticket,), quality=quality))
 
     def timed(self, message: Tick) -> None:
         if self._finished is not None and self._finished.batch == message.number:

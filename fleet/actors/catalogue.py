@@ -246,6 +246,9 @@ class Catalogue:
                 "versions": {
                     version: {
                         **_plain(_known(model.name, variants.values(), now_s)),
+                        **(
+                            {} if model.choosy else dict.fromkeys(("completions", "failures"))
+                        ),  # nobody counts
                         "pools": [desk.pool.name for item in variants.values() for desk in item.desks],
                     }
                     for version, variants in model.versions.items()

@@ -27,6 +27,8 @@ from traces.schema import Request
 
 MOST_HOLDS = 100_000
 """Of one request: a policy that holds it more often only looks busy."""
+MOST_ATTEMPTS = 1_000
+"""Likewise: a policy that goes on adding attempts that fail at once only looks busy."""
 LONGEST_S = 1e9
 """30 years: what asks for longer has made a mistake."""
 
@@ -233,6 +235,11 @@ class Placing(Front):
         if not isinstance(route, Route) or not isinstance(candidates, tuple):
             counters["hedges_without_replica"] += 1
             return
+        if pending.attempts >= MOST_ATTEMPTS:
+            policy = "" if variant.hedge is None else variant.hedge.name()
+            raise PolicyError(
+                f"hedge policy {policy} added attempts to request {request.id!r} until it had had {MOST_ATTEMPTS:,}"
+            )
         view = variant.chosen(route, candidates, request, now)
         variant.hedges += 1
         counters["hedges"] += 1

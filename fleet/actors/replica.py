@@ -105,10 +105,8 @@ class Replica(Actor):
         self._cold = True
         self._slowness = settings.slowness
         """How many times as long as its engine it takes now."""
-        emulated = settings.quality is not None and self._engine.emulates
-        self._quality = (
-            Quality(settings.quality, settings.seed) if emulated and settings.quality is not None else None
-        )
+        drawn = settings.quality if self._engine.emulates else None
+        self._quality = None if drawn is None else Quality(drawn, settings.seed)
         self._judges = type(self._engine).judge is not Engine.judge
         self._running_since_s: float | None = None
         """When the engine began what it runs."""
@@ -264,15 +262,26 @@ class Replica(Actor):
 
     def rated(
         self, work: Sequence[Work], results: Sequence[Payload | None] | None
-    ) -> list[float | None] | None:
-        """How good each of these answers is; None where nobody can say of any."""
+    ) -> tuple[list[float | None] | None, str | None]:
+        """How good each of these answers is, None where nobody can say of any; and what was wrong with the judge."""
         if self._judges:
-            given = results or [None] * len(work)
-            rated = [self._engine.judge(item, result) for item, result in zip(work, given, strict=True)]
-            return rated if any(item is not None for item in rated) else None
+            return self._judged(work, results or [None] * len(work))
         if self._quality is None:
-            return None
-        return [self._quality.of(item.request.id) for item in work]
+            return None, None
+        return [self._quality.of(item.request.id) for item in work], None
+
+    def _judged(
+        self, work: Sequence[Work], results: Sequence[Payload | None]
+    ) -> tuple[list[float | None] | None, str | None]:
+        name = self._engine.name()
+        try:
+            rated = [self._engine.judge(item, result) for item, result in zip(work, results, strict=True)]
+            wrong = [quality for quality in rated if quality is not None and not 0.0 <= quality <= 1.0]
+        except Exception as error:  # an engine is code of others
+            return None, f"{name} could not judge its answer: {type(error).__name__}: {error}"
+        if wrong:
+            return None, f"{name} judged its answer {wrong[0]!r}; a quality is from 0 to 1"
+        return (rated if any(quality is not None for quality in rated) else None), None
 
     # --- reports and probes ------------------------------------------------------------------------------------
 
@@ -348,4 +357,4 @@ class Replica(Actor):
 
     def unanswerable(self, to: str, lost: BatchFinished, why: str) -> None:
         """An answer cannot be given: that is the answer, and what would come to the same is not tried again."""
-        self.ctx.send(to, replace(lost, error=why, results=None, usage=None, refused=True))
+        self.ctx.send(to, replace(lost, error=why, results=None, usage=None, quality=None, refused=True))

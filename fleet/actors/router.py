@@ -176,7 +176,8 @@ class Router(Placing):
 
     def _shed(self, pending: Pending) -> None:
         """One bound over all that waits, here and in the batcher's queues: beyond it one is turned away at once."""
-        self._end(pending, "shed", detail=f"{pending.desk.capacity} requests wait already (queue_capacity)")
+        detail = f"{pending.desk.capacity} requests wait already (queue_capacity)"
+        self._come_to_nothing(pending, "shed", detail)
 
     # --- out ---------------------------------------------------------------------------------------------------
 
@@ -288,6 +289,9 @@ class Router(Placing):
             pending.attempt_ended(attempt, "overloaded", now)
         if len(pending.live()) > 1:
             pending.attempts -= 1  # it never waited
+            if pending.hedge is not None:
+                pending.hedge.cancel()  # the next one would not either
+                pending.hedge = None
             self._drop(pending, attempt, now)
             self._telemetry.counters["hedges_overloaded"] += 1
             return

@@ -60,6 +60,14 @@ class Desk:
         self.expected_service_s = pool.expected_service_s
         """Worked out once."""
 
+    def described(self) -> dict[str, int]:
+        """What has become of its requests, each counted once, in plain values."""
+        demand = self.demand
+        return {
+            "in_flight": demand.in_flight, "queue_depth": demand.waiting, "completed": demand.completions,
+            "not_completed": demand.ended - demand.completions,
+        }  # fmt: skip
+
 
 class Variant:
     """One variant of one version of a model: who may be chosen for it, and who chooses."""

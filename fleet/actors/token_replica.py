@@ -431,12 +431,15 @@ class TokenReplica(Replica):
         results: list[Payload | None] | None = (
             None if outputs is None else [Payload(tensor=np.array(outputs, np.int32))]
         )
+        quality = None
+        if error is None:
+            quality, error = self.rated([work], results)
         self.ctx.send(
             held.reply_to,
             BatchFinished(
                 self.ctx.address, sequence.batch, now - started_s, self.first_answer(), error, results,
                 (work.ticket,) if held.several else (), refused, self.busy_s, [usage],
-                None if error else self.rated([work], results),
+                quality,
             ),
         )  # fmt: skip
 

@@ -7,36 +7,25 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import re
 from argparse import SUPPRESS, Namespace
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from fleet.cli.laws import LAWS, REQUIRED
-from fleet.cli.values import UsageError, count, endpoint, meant, nonnegative, positive, several, whole
-
-
-class Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, with what was probably meant."""
-
-    def __init__(self, **kwargs: Any) -> None:  # Any: handed on as they are
-        super().__init__(**{**kwargs, "allow_abbrev": False})
-
-    def error(self, message: str) -> NoReturn:
-        invalid = re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)", message)
-        hint = meant(invalid[1], re.findall(r"[\w-]+", invalid[2])) if invalid else ""
-        raise UsageError(f"{self.prog.partition(' ')[2]}: {message}{hint}".removeprefix(": "))
+from fleet.cli.operating_arguments import add_operations
+from fleet.cli.parser import Parser, command, group, head_argument, key_flags, set_flag
+from fleet.cli.values import count, endpoint, meant, nonnegative, positive, several, whole
 
 
 def parse(argv: Sequence[str]) -> Namespace:
     """The arguments, with the function to run as `run`. Raises `UsageError`."""
     arguments, unknown = _parser().parse_known_args(argv)
-    command: Parser = arguments.parser
+    parser: Parser = arguments.parser
     if unknown:
-        flags = [flag for action in command._actions for flag in action.option_strings]  # noqa: SLF001  # no other way
+        flags = [flag for action in parser._actions for flag in action.option_strings]  # noqa: SLF001  # no other way
         option = unknown[0].partition("=")[0]
-        command.error(f"does not understand {unknown[0]}{meant(option, flags)}")
+        parser.error(f"does not understand {unknown[0]}{meant(option, flags)}")
     module, _, function = arguments.run.partition(":")
     arguments.run = getattr(importlib.import_module(f"fleet.cli.{module}"), function)
     return arguments
@@ -99,13 +88,13 @@ def _cuts(parser: Parser) -> None:
 
 def _spec(parser: Parser) -> None:
     parser.add_argument("spec", metavar="SPEC", type=Path, help="a fleet, as TOML or JSON")
-    _set(parser)
+    set_flag(parser)
 
 
-def _set(parser: Parser) -> None:
+def _operations(parser: Parser) -> None:
     parser.add_argument(
-        "--set", action="append", default=[], metavar="PATH=VALUE", dest="changes",
-        help="change the fleet, as in --set routing=round-robin --set pools.large.replicas=8 (repeatable, in order)",
+        "--operations", type=Path, metavar="FILE",
+        help="an operations trace: pools deployed, scaled and retired, rollouts steered, each at its time",
     )  # fmt: skip
 
 
@@ -152,25 +141,6 @@ def _results(parser: Parser, what: str) -> None:
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
 
 
-def _keys(parser: Parser, *, head: bool) -> None:
-    parser.add_argument(
-        "--keys", type=Path, metavar="FILE", help="this side's CURVE key pair (fleet keys FILE)"
-    )
-    if head:
-        parser.add_argument(
-            "--allow", type=Path, metavar="FILE", help="TOML list of the public keys that may connect"
-        )
-    else:
-        parser.add_argument("--server-key", metavar="KEY", help="the head's public key")
-    parser.add_argument(
-        "--insecure", action="store_true", help="no keys beyond loopback: the network itself is trusted"
-    )
-
-
-def _head(parser: Parser) -> None:
-    parser.add_argument("head", metavar="HEAD", type=endpoint, help="where the head listens: tcp://host:port")
-
-
 # --- the commands ------------------------------------------------------------------------------------------
 
 
@@ -185,6 +155,7 @@ def _parser() -> Parser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True, dest="command")
     _add_runs(commands)
     _add_across_hosts(commands)
+    add_operations(commands)
     _add_tools(commands)
     return parser
 
@@ -197,44 +168,33 @@ class _Version(argparse.Action):
         parser.exit()
 
 
-def _command(commands: Any, name: str, run: str, text: str) -> Parser:  # Any: argparse keeps its type private
-    parser: Parser = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
-    parser.add_argument("--debug", action="store_true", default=SUPPRESS, help=SUPPRESS)
-    parser.set_defaults(run=run, parser=parser)
-    return parser
-
-
-def _group(commands: Any, name: str, text: str) -> Parser:
-    """A command that has commands of its own."""
-    parser: Parser = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
-    return parser
-
-
 def _add_runs(commands: Any) -> None:
-    simulate = _command(
+    simulate = command(
         commands, "simulate", "runs:simulate", "play a trace against a fleet in exact virtual time"
     )
     _trace(simulate)
     _spec(simulate)
     _run(simulate)
+    _operations(simulate)
     _stream(simulate)
     simulate.add_argument("--until-s", type=positive, metavar="S", help="stop at S virtual seconds")
     simulate.add_argument("--no-check", action="store_true", help="leave out the invariant checker")
     _results(simulate, "the run (Parquet tables and manifest.json)")
 
-    replay = _command(
+    replay = command(
         commands, "replay", "runs:replay", "play a trace in real time, through real processes here"
     )
     _trace(replay)
     _spec(replay)
     _run(replay)
+    _operations(replay)
     _stream(replay)
     replay.add_argument(
         "--speed", type=positive, default=1.0, metavar="X", help="arrivals come X times faster"
     )
     _results(replay, "the run (Parquet tables and manifest.json)")
 
-    compare = _command(
+    compare = command(
         commands, "compare", "comparing:compare", "simulate several fleets on one trace, paired by seed"
     )
     _trace(compare)
@@ -245,7 +205,7 @@ def _add_runs(commands: Any) -> None:
         nargs="+",
         help="fleets, as TOML or JSON; the first is the baseline",
     )
-    _set(compare)
+    set_flag(compare)
     compare.add_argument(
         "--vary", action="append", default=[], metavar="PATH=A,B,...",
         help="a candidate for each value, as in --vary routing=random,round-robin (repeatable: all combinations)",
@@ -272,7 +232,7 @@ def _add_runs(commands: Any) -> None:
 
 
 def _add_across_hosts(commands: Any) -> None:
-    serve = _command(commands, "serve", "live:serve", "run a head that replicas and clients connect to")
+    serve = command(commands, "serve", "live:serve", "run a head that replicas and clients connect to")
     _spec(serve)
     serve.add_argument(
         "--bind", type=endpoint, default="tcp://127.0.0.1:5555", metavar="ENDPOINT",
@@ -287,11 +247,16 @@ def _add_across_hosts(commands: Any) -> None:
     serve.add_argument(
         "--for-s", type=positive, metavar="S", help="stop after S seconds (default: at Ctrl-C)"
     )
-    _keys(serve, head=True)
+    serve.add_argument(
+        "--allow-module", action="append", default=[], metavar="NAME",
+        help="a module beside installed distributions, and those that SPEC names, that operations may name components "
+        "of (repeatable)",
+    )  # fmt: skip
+    key_flags(serve, head=True)
     _results(serve, "the head's report")
 
-    join = _command(commands, "join", "live:join", "offer replica processes of this host to a head")
-    _head(join)
+    join = command(commands, "join", "live:join", "offer replica processes of this host to a head")
+    head_argument(join)
     join.add_argument("--replicas", type=count, default=1, metavar="N", help="how many processes (default 1)")
     join.add_argument(
         "--name", help="of the processes, as the head logs them (default: made from the host's name)"
@@ -304,35 +269,35 @@ def _add_across_hosts(commands: Any) -> None:
         "--allow-module", action="append", default=[], metavar="NAME",
         help="a module beside installed distributions that the head may name components of (repeatable)",
     )  # fmt: skip
-    _keys(join, head=False)
+    key_flags(join, head=False)
 
-    drive = _command(commands, "drive", "live:drive", "play a trace against a running head, as a client")
+    drive = command(commands, "drive", "live:drive", "play a trace against a running head, as a client")
     _trace(drive)
-    _head(drive)
+    head_argument(drive)
     drive.add_argument(
         "--spec", type=Path, metavar="SPEC", help="what is served there, for the manifest and the objectives"
     )
-    _set(drive)
+    set_flag(drive)
     _run(drive, faults=False, seed=False)
     _stream(drive)
     drive.add_argument(
         "--speed", type=positive, default=1.0, metavar="X", help="arrivals come X times faster"
     )
-    _keys(drive, head=False)
+    key_flags(drive, head=False)
     _results(drive, "the client's records")
 
-    keys = _command(commands, "keys", "live:keys", "make a CURVE key pair and print its public key")
+    keys = command(commands, "keys", "live:keys", "make a CURVE key pair and print its public key")
     keys.add_argument("file", metavar="FILE", type=Path, help="a new file; only its owner can read it")
 
 
 def _add_tools(commands: Any) -> None:
-    show = _command(commands, "show", "showing:show", "print what a fleet's file comes to, and run nothing")
+    show = command(commands, "show", "showing:show", "print what a fleet's file comes to, and run nothing")
     _spec(show)
     show.add_argument("--json", action="store_true", help="print it as JSON")
 
     _add_profile(commands)
 
-    policies = _command(
+    policies = command(
         commands, "policies", "catalogue:policies", "list the policies: slot, parameters, source"
     )
     policies.add_argument(
@@ -343,15 +308,15 @@ def _add_tools(commands: Any) -> None:
     )
     policies.add_argument("--json", action="store_true", help="print the list as JSON")
 
-    traces = _group(commands, "traces", "describe, convert and make traces")
+    traces = group(commands, "traces", "describe, convert and make traces")
     verbs = traces.add_subparsers(metavar="COMMAND", required=True, dest="verb")
-    listed = _command(verbs, "list", "tracing:list_bundled", "the bundled traces")
+    listed = command(verbs, "list", "tracing:list_bundled", "the bundled traces")
     listed.add_argument("--json", action="store_true", help="print the list as JSON")
-    stats = _command(verbs, "stats", "tracing:stats", "what a trace is like")
+    stats = command(verbs, "stats", "tracing:stats", "what a trace is like")
     _trace(stats)
     _on_bad(stats)
     stats.add_argument("--json", action="store_true", help="print the statistics as JSON")
-    convert = _command(
+    convert = command(
         verbs, "convert", "tracing:convert", "write a trace in a format of our own, cut and scaled if asked"
     )
     _trace(convert)
@@ -373,7 +338,7 @@ def _add_tools(commands: Any) -> None:
 
 
 def _add_profile(commands: Any) -> None:
-    profile = _command(
+    profile = command(
         commands, "profile", "profiling:profile",
         "measure how long an engine takes: its batches, or its steps where it serves token by token",
     )  # fmt: skip
@@ -381,7 +346,7 @@ def _add_profile(commands: Any) -> None:
         "engine", metavar="SPEC|ENGINE", help="a fleet's file, or an engine's name with --set engine.…=…"
     )
     profile.add_argument("--pool", metavar="NAME", help="of a fleet whose pools have several engines: which")
-    _set(profile)
+    set_flag(profile)
     batches = profile.add_argument_group("of engines that run batches")
     batches.add_argument("--batch-sizes", type=several(count), metavar="N,…", help="default 1 to 64")
     batches.add_argument(
@@ -423,10 +388,10 @@ def _on_bad(parser: Parser) -> None:
 
 
 def _add_synthesize(verbs: Any) -> None:
-    synthesize = _group(verbs, "synthesize", "make a trace from a law and a seed")
+    synthesize = group(verbs, "synthesize", "make a trace from a law and a seed")
     laws = synthesize.add_subparsers(metavar="LAW", required=True, dest="law")
     for law, (text, parameters) in LAWS.items():
-        parser = _command(laws, law, "tracing:synthesize", text)
+        parser = command(laws, law, "tracing:synthesize", text)
         parser.add_argument("target", metavar="FILE", type=Path, help=".jsonl, .jsonl.gz or .parquet")
         for name, kind in parameters.items():
             required = name in REQUIRED or (name == "duration_s" and law != "surge")

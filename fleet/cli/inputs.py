@@ -13,7 +13,7 @@ from fleet.cli.values import UsageError
 
 if TYPE_CHECKING:
     from fleet import FleetSpec
-    from traces import FaultTrace, Trace
+    from traces import FaultTrace, OperationsTrace, Trace
 
 Table = dict[str, Any]  # Any: whatever TOML holds
 LONGEST_S = 1e9
@@ -124,6 +124,22 @@ def faults_of(arguments: Namespace, *, ends_s: float, replicas: int) -> FaultTra
     return faults
 
 
+def operations_of(arguments: Namespace, *, ends_s: float) -> OperationsTrace | None:
+    """The operations trace that was named, if any; `ends_s` is when the last request comes."""
+    from traces import load_operations
+
+    if arguments.operations is None:
+        return None
+    operations = load_operations(arguments.operations)
+    late = sum(operation.at_s > ends_s for operation in operations.operations)
+    if late:
+        output.note(
+            f"{arguments.operations}: {late:,} of {len(operations.operations):,} operations come after the last "
+            f"request ({ends_s:,.6g} s)"
+        )
+    return operations
+
+
 def _odd(faults: FaultTrace, ends_s: float, replicas: int) -> Iterator[str]:
     """How it was laid on the fleet, and what looks like another clock or another fleet than was meant."""
     if " laid on " in faults.source:
@@ -164,13 +180,16 @@ def built(values: Table, changes: Iterable[str], source: str) -> FleetSpec:
     try:
         return from_mapping(changed(values, changes))
     except PolicyError as error:
-        raise PolicyError(f"{source}: {error}{_quoted(str(error), changes)}") from None
+        raise PolicyError(f"{source}: {error}{quoting_hint(str(error), changes)}") from None
 
 
-def _quoted(error: str, changes: Iterable[str]) -> str:
-    """How to write the number that a change gave where text is wanted: a shell takes one pair of quotes away."""
+def quoting_hint(error: str, changes: Iterable[str], inside: str = "$") -> str:
+    """How to write the number that a change gave where text is wanted: a shell takes one pair of quotes away.
+
+    `inside` is the path, in the error, of what was changed.
+    """
     for path, value in map(split_change, changes):
-        about = error.startswith(f"$.{path.removeprefix('$.')}: ") and (
+        about = error.startswith(f"{inside}.{path.removeprefix('$.')}: ") and (
             "`str" in error or " is text" in error
         )
         if about and isinstance(value_of(value), (int, float)):

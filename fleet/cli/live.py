@@ -20,6 +20,7 @@ def serve(arguments: Namespace) -> int:
     report = serve_it(
         spec, arguments.bind, seed=arguments.seed, local_replicas=arguments.local_replicas, keys=arguments.keys,
         allow=arguments.allow, insecure=arguments.insecure, for_s=arguments.for_s,
+        allow_modules=arguments.allow_module,
         on_ready=lambda endpoint: output.note(_invitation(endpoint, arguments)),
     )  # fmt: skip
     if out is not None:

@@ -14,11 +14,13 @@ def simulate(arguments: Namespace) -> int:
 
     trace, spec = inputs.trace_of(arguments), inputs.spec_of(arguments.spec, arguments.changes)
     faults = inputs.faults_of(arguments, ends_s=trace.duration_s, replicas=spec.all_replicas)
+    operations = inputs.operations_of(arguments, ends_s=trace.duration_s)
     out = inputs.writable(arguments.out)
     with output.progress("simulating", len(trace)) as advance:
         run = run_it(
-            trace, spec, seed=arguments.seed, faults=faults, sessions=arguments.sessions is not None,
-            stream=arguments.stream, check=not arguments.no_check, until_s=arguments.until_s, on_progress=advance,
+            trace, spec, seed=arguments.seed, faults=faults, operations=operations,
+            sessions=arguments.sessions is not None, stream=arguments.stream, check=not arguments.no_check,
+            until_s=arguments.until_s, on_progress=advance,
         )  # fmt: skip
     output.print_run(run, _title(arguments, "simulated"), as_json=arguments.json)
     if out is not None:
@@ -32,14 +34,14 @@ def replay(arguments: Namespace) -> int:
 
     output.log_to_stderr(everything=arguments.debug)
     trace, spec = inputs.trace_of(arguments), inputs.spec_of(arguments.spec, arguments.changes)
-    faults = inputs.faults_of(
-        arguments, ends_s=trace.duration_s / arguments.speed, replicas=spec.all_replicas
-    )
+    ends_s = trace.duration_s / arguments.speed
+    faults = inputs.faults_of(arguments, ends_s=ends_s, replicas=spec.all_replicas)
+    operations = inputs.operations_of(arguments, ends_s=ends_s)
     out = inputs.writable(arguments.out)
-    label = f"replaying {trace.duration_s / arguments.speed:,.0f} s on {spec.all_replicas} processes"
+    label = f"replaying {ends_s:,.0f} s on {spec.all_replicas} processes"
     with output.progress(label, len(trace)) as advance:
         run = run_it(
-            trace, spec, speed=arguments.speed, seed=arguments.seed, faults=faults,
+            trace, spec, speed=arguments.speed, seed=arguments.seed, faults=faults, operations=operations,
             sessions=arguments.sessions is not None, stream=arguments.stream, on_progress=advance,
         )  # fmt: skip
     output.print_run(run, _title(arguments, "live"), as_json=arguments.json)

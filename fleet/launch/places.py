@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from fleet.actor import Actor
+from fleet.actors.operations import PoolEmptied
 from fleet.actors.roster import REMEMBERED
 from fleet.messages import (
     Message,
@@ -22,7 +23,7 @@ from fleet.messages import (
     Tick,
     TrustChanged,
 )
-from fleet.pools import autoscaler_of, pool_of
+from fleet.pools import DEFAULT, autoscaler_of, pool_of
 
 Place = tuple[str, int]
 """A pool, and the number of one of its places."""
@@ -151,23 +152,32 @@ class FleetPlaces:
         self._pools = {pool: Places(count) for pool, count in most.items()}
 
     def of(self, name: str) -> Places:
-        """Those of the pool of a replica or a place."""
-        pool = pool_of(name)
-        places = self._pools.get(pool)
-        if places is None:
-            places = self._pools[pool] = Places(0)
+        """Those of the pool of a replica or a place; none at all, where there is no such pool."""
+        return self._pools.get(pool_of(name)) or Places(0)
+
+    def wanted(self, request: StartReplica) -> Places:
+        """Those of a pool that is to have one more replica, and has so many places from now on."""
+        places = self._pools.setdefault(pool_of(request.replica), Places(0))
+        places.most = request.places or places.most
         return places
+
+    def forget(self, pool: str) -> None:
+        """The pool is gone. What is out of order stays so, should one of that name come again meanwhile."""
+        places = self._pools.get(pool)
+        if places is not None and places.repaired_s:
+            places.most = 0
+        else:
+            self._pools.pop(pool, None)
 
     def named(self, name: str) -> Place | None:
         """The place that a fault's name means."""
         pool = pool_of(name)
-        number = None if pool not in self._pools else self._pools[pool].named(name)
+        number = None if pool not in self._pools else self._pools[pool].named(_shortest(name))
         return None if number is None else (pool, number)
 
     def found(self, name: str) -> str | None:
         """Whom a fault of this name hits."""
-        pool = pool_of(name)
-        return None if pool not in self._pools else self._pools[pool].found(name)
+        return self.of(name).found(_shortest(name))
 
     def holder(self, place: Place) -> str | None:
         """Whoever is there."""
@@ -182,6 +192,11 @@ class FleetPlaces:
         """Where it is now."""
         number = self.of(replica).place_of(replica)
         return None if number is None else (pool_of(replica), number)
+
+
+def _shortest(name: str) -> str:
+    """`replica/3` for ``replica/default/3``, which means the same."""
+    return name.replace(f"/{DEFAULT}/", "/", 1)
 
 
 class PlacedLauncher(Actor):
@@ -201,12 +216,15 @@ class PlacedLauncher(Actor):
         """Bring this replica up; it has its place."""
 
     def handlers(self) -> dict[type[Message], Callable[[Any], None]]:
-        return {StartReplica: self.on_start_replica, TrustChanged: self.on_trust_changed, Tick: self.on_tick}
+        return {
+            StartReplica: self.on_start_replica,
+            TrustChanged: self.on_trust_changed,
+            PoolEmptied: self.on_pool_emptied,
+            Tick: self.on_tick,
+        }
 
     def on_start_replica(self, message: StartReplica) -> None:
-        places = self.places.of(message.replica)
-        places.most = message.places or places.most
-        if places.take(message.replica):
+        if self.places.wanted(message).take(message.replica):
             self.begin(message)
         else:
             self._waiting.append(message)
@@ -218,6 +236,10 @@ class PlacedLauncher(Actor):
             self._make_use_of_room()
         elif message.trust == "healthy":
             self.places.of(message.replica).stay(message.replica)
+
+    def on_pool_emptied(self, message: PoolEmptied) -> None:
+        """No fault is to find the places of a pool that is gone."""
+        self.places.forget(message.pool)
 
     def on_tick(self, message: Tick) -> None:
         if message.what == "room":
@@ -278,8 +300,13 @@ class PlacedLauncher(Actor):
             self.ctx.send(self.ctx.address, Tick("room"))
 
     def _begin_waiting(self) -> None:
+        """In the order in which they were asked for; a pool that has no room holds up no other."""
+        full: set[str] = set()
         for request in list(self._waiting):
-            if self.places.of(request.replica).take(request.replica):
-                self._waiting.remove(request)
-                self.ctx.send(autoscaler_of(pool_of(request.replica)), StartHeld(request.replica, held=False))
-                self.begin(request)
+            pool = pool_of(request.replica)
+            if pool in full or not self.places.of(request.replica).take(request.replica):
+                full.add(pool)
+                continue
+            self._waiting.remove(request)
+            self.ctx.send(autoscaler_of(pool), StartHeld(request.replica, held=False))
+            self.begin(request)

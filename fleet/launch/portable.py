@@ -66,8 +66,13 @@ def _import_paths(value: Any, path: str) -> Iterator[tuple[str, str]]:
 
 def modules_of(settings: ReplicaSettings) -> list[str]:
     """The modules beyond this distribution that a process must be allowed to import to become such a replica."""
-    named = (module for _, module in _import_paths(msgspec.json.decode(encode_settings(settings)), "$"))
-    return sorted({module for module in named if module.partition(".")[0] not in _OWN})
+    return modules_in(msgspec.json.decode(encode_settings(settings)))
+
+
+def modules_in(table: dict[str, Any]) -> list[str]:
+    """The modules beyond this distribution that plain values name, those of a script that runs left out."""
+    named = (module for _, module in _import_paths(table, "$"))
+    return sorted({module for module in named if module.partition(".")[0] not in _OWN | {"__main__"}})
 
 
 def _may_import(module: str, allowed: Sequence[str]) -> bool:

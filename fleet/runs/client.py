@@ -10,16 +10,14 @@ not fit on the way there is taken from the answer.
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import anyio
-from anyio.abc import TaskGroup
 
-from fleet.actor import Actor, Context, FleetError
+from fleet.actor import Context, FleetError
 from fleet.actors.liveness import LOST, Liveness
 from fleet.messages import (
     Cancel,
@@ -32,11 +30,7 @@ from fleet.messages import (
     Tick,
     Undeliverable,
 )
-from fleet.runs.serve import client_security
-from fleet.runtime.live import LiveRuntime
-from fleet.runtime.membership import MembershipOptions
-from fleet.runtime.peers import Peer
-from fleet.runtime.transport import Node, NodeOptions
+from fleet.runs.connection import Connection, Speaker
 from traces.schema import Request
 
 
@@ -56,7 +50,7 @@ class Answer:
         self.news = anyio.Event()
 
 
-class ClientActor(Actor):
+class ClientActor(Speaker):
     """Sends requests to the router, and sorts what comes back by request."""
 
     def __init__(self, stall_timeout_s: float) -> None:
@@ -136,7 +130,7 @@ class ClientActor(Actor):
             self.on_reply(Reply(request_id, "failed", detail=detail))
 
 
-class FleetClient:
+class FleetClient(Connection):
     """A connection to the head at `head`, open within ``async with``.
 
     `keys` and `server_key` are as for `drive`. `timeout_s` bounds how long to wait for a head at all, and then how long
@@ -153,61 +147,16 @@ class FleetClient:
         insecure: bool = False,
         timeout_s: float = 120.0,
     ) -> None:
-        name = f"client-{secrets.token_hex(3)}"
-        self._head = head
-        options = NodeOptions(membership=MembershipOptions(connect_timeout_s=timeout_s))
-        self._node = Node(
-            name, options=options, security=client_security(keys, server_key), insecure=insecure
-        )
-        self._runtime = LiveRuntime(
-            node=self._node, name=name, observers=None, on_peer_joined=self._joined, on_peer_lost=self._lost
-        )
         self._actor = ClientActor(timeout_s)
-        self._address = f"client/{name}"
-        self._tasks: TaskGroup
-        self._settled: anyio.Event
-        self._problem: str | None = "a client is open within `async with`"
-
-    async def __aenter__(self) -> Self:
-        self._settled = anyio.Event()
-        self._tasks = await anyio.create_task_group().__aenter__()
-        try:
-            self._node.connect(self._head)
-            self._runtime.add(self._address, self._actor)
-            self._tasks.start_soon(self._run)
-            await self._settled.wait()
-            if self._problem is not None:
-                raise FleetError(self._problem)
-        except BaseException:
-            await self.__aexit__()
-            raise
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self._fail("the client is closed")
-        self._runtime.stop()
-        # Not told of an error in the block: it would wrap it in a group.
-        await self._tasks.__aexit__(None, None, None)
-
-    async def _run(self) -> None:
-        try:
-            await self._runtime.run()
-        except FleetError as error:
-            self._fail(str(error))
-        finally:
-            self._node.close()  # no-op when the runtime closed it
-
-    def _joined(self, peer: Peer) -> None:
-        self._problem = None
-        self._settled.set()
-
-    def _lost(self, peer: Peer, reason: str, expected: bool) -> None:
-        self._fail(f"the head is gone: {reason}" if self._settled.is_set() else f"no head answered: {reason}")
-
-    def _fail(self, problem: str) -> None:
-        self._actor.end_all(problem)
-        self._problem = problem
-        self._settled.set()
+        super().__init__(
+            head,
+            "client",
+            self._actor,
+            keys=keys,
+            server_key=server_key,
+            insecure=insecure,
+            timeout_s=timeout_s,
+        )
 
     async def stream(
         self, request: Request, payload: Payload | None = None, *, output_tokens: int | None = None
@@ -247,9 +196,8 @@ class FleetClient:
         self, request: Request, payload: Payload | None, output_tokens: int | None, *, stream: bool
     ) -> Iterator[Answer]:
         """One that is cancelled with the block, if it has not ended."""
-        if self._problem is not None:
-            raise FleetError(self._problem)
-        answer = self._actor.submit(Submit(request, self._address, output_tokens, payload, stream))
+        self.demand_open()
+        answer = self._actor.submit(Submit(request, self.address, output_tokens, payload, stream))
         try:
             yield answer
         finally:

@@ -6,13 +6,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 import anyio
 
 from fleet.launch.launcher import Launcher
-from fleet.launch.portable import modules_of
+from fleet.launch.portable import modules_in, modules_of
 from fleet.launch.subprocess_hosts import SubprocessHosts
 from fleet.messages import Drain
 from fleet.runs.assembly import WATCHERS, Head, demand_no_oracle
@@ -44,10 +44,14 @@ class LiveHead:
         keep_rows: int | None = None,
         security: Security | None = None,
         insecure: bool = False,
+        allow_modules: Sequence[str] = (),
     ) -> None:
+        """`allow_modules`: beside what the spec names itself, what operations on this fleet may name components of."""
         self.spec = spec = spec.replace()  # fresh policies: a spec can be run any number of times
         demand_no_oracle(spec)
         self.seed = seed
+        self.modules = sorted({*modules_in(spec.to_dict()), *allow_modules})
+        """What may be imported because somebody else says so, beside installed distributions."""
         self.telemetry = Telemetry(keep_rows=keep_rows, pooled=bool(spec.pools))
         self.head = Head(spec, self.telemetry, seed=seed, stamp_arrivals=stamp_arrivals, say=log.error)
         options = NodeOptions(membership=MembershipOptions(lease_s=spec.lease_s))
@@ -75,7 +79,7 @@ class LiveHead:
         try:
             # What is to be run on this machine is what this process was given: its own hosts may import that.
             settings = [self.head.settings(made.pool.replica(0)) for made in self.head.pools.values()]
-            modules = sorted({module for item in settings for module in modules_of(item)})
+            modules = sorted({*self.modules, *(module for item in settings for module in modules_of(item))})
             self.endpoint = self.node.bind(bind)
             async with anyio.create_task_group() as tasks:
                 self.hosts = SubprocessHosts(

@@ -7,8 +7,10 @@ specification is, and done by messages to the actors whom it concerns. No reques
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, get_args
 
 import msgspec
 from msgspec import Struct
@@ -26,18 +28,23 @@ from fleet.actors.operations import (
     ServingDescribed,
     SteerRollout,
 )
+from fleet.blame import reset
 from fleet.launch.portable import demand_importable
 from fleet.messages import Message, Operate, Operated, Tick, Undeliverable
-from fleet.pools import POOL_COMPONENTS, Pool, PoolSpec, autoscaler_of, batcher_of, checked_name, table_of
+from fleet.pools import POOL_COMPONENTS, Pool, PoolSpec, autoscaler_of, batcher_of, table_of
 from fleet.runs.assembly import ROUTER, Head, Runtime
 from fleet.serving_checks import check_alone, check_together
 from fleet.spec import BELONGS
 from policies.base import Component, Policy, PolicyError, RolloutPolicy
 from policies.building import build
-from traces.operations import OperationsTrace
+from traces.operations import Operation, OperationKind, OperationsTrace
+from traces.values import BadValue, checked
 
 OPERATOR = "operator"
-MOST_REPLICAS = 1_000_000
+STATUS = "status"
+"""An operation over the wire only: a trace has nobody to answer."""
+MOST_SAID = 4_000
+"""Characters of an error, which may quote what was wrong: an operation is as large as a message may be."""
 
 Table = Mapping[str, Any]  # Any: JSON values, checked here
 
@@ -53,9 +60,16 @@ class Operator(Actor):
     """Does what it is asked, and answers each question once."""
 
     def __init__(
-        self, head: Head, runtime: Runtime, trace: OperationsTrace | None = None, *, live: bool = False
+        self,
+        head: Head,
+        runtime: Runtime,
+        trace: OperationsTrace | None = None,
+        *,
+        live: bool = False,
+        allowed: Sequence[str] = (),
     ) -> None:
-        self._head, self._runtime, self._live = head, runtime, live
+        """`allowed`: modules that an operation over the wire may name, beside those of installed distributions."""
+        self._head, self._runtime, self._live, self._allowed = head, runtime, live, allowed
         self._operations = () if trace is None else trace.operations
         self._asked: dict[str, Asked] = {}
         self._last = 0
@@ -100,20 +114,23 @@ class Operator(Actor):
     def on_operate(self, message: Operate) -> None:
         """Somebody asks over the wire: whatever is wrong with it is said to them, and the fleet goes on."""
         try:
-            table = msgspec.json.decode(message.operation, type=dict[str, Any])
-            demand_importable(table)
+            table = checked_operation(msgspec.json.decode(message.operation, type=dict[str, Any]))
+            demand_importable(table, self._allowed)
             if not self._begin(table, message):
                 self._perform(table)
                 self.ctx.send(message.reply_to, Operated(message.id))
+        except RecursionError:
+            self.ctx.send(
+                message.reply_to, Operated(message.id, "$: it is nested too deeply to be an operation")
+            )
         except (msgspec.DecodeError, PolicyError, FleetError) as error:
-            self.ctx.send(message.reply_to, Operated(message.id, str(error)))
+            self.ctx.send(message.reply_to, Operated(message.id, str(error)[:MOST_SAID]))
 
     def _begin(self, table: Table, asked: Operate | None) -> bool:
         """What another actor answers; False: it is another operation."""
-        kind = table.get("kind")
+        kind, model = table["kind"], table.get("model")
         if kind not in ("promote", "rollback", "status"):
             return False
-        model = None if kind == "status" else self._named(table, "model")
         self._last += 1
         name = str(self._last)
         if asked is not None:
@@ -126,21 +143,10 @@ class Operator(Actor):
         return True
 
     def _perform(self, table: Table) -> None:
-        kind = table.get("kind")
-        perform = self._kinds.get(kind) if isinstance(kind, str) else None
-        if perform is None:
-            known = ", ".join((*self._kinds, "promote", "rollback", "status"))
-            raise PolicyError(f"$.kind: {kind!r} is no operation; there are {known}")
-        perform(table)
-
-    def _named(self, table: Table, field: str) -> str:
-        value = table.get(field)
-        if not isinstance(value, str) or not value:
-            raise PolicyError(f"$.{field}: {table.get('kind')} needs the name of a {field}, got {value!r}")
-        return value
+        self._kinds[table["kind"]](table)
 
     def _pool(self, table: Table) -> str:
-        name = self._named(table, "pool")
+        name: str = table["pool"]
         if name not in self._head.pools:
             raise PolicyError(f"$.pool: there is no pool {name!r}; there are {', '.join(self._head.pools)}")
         return name
@@ -151,14 +157,15 @@ class Operator(Actor):
     # --- pools -------------------------------------------------------------------------------------------------
 
     def _deploy(self, table: Table) -> None:
-        name = checked_name("pool", self._named(table, "pool"), "$.pool")
+        name = table["pool"]
         if name in self._head.pools:
-            raise PolicyError(
-                f"$.pool: there is a pool {name!r} already; retire it first, or choose another name"
-            )
-        pool = self._made(name, table_of(PoolSpec, table.get("spec") or {}, "$.spec", BELONGS))
-        if self._live:
-            self._demand_no_oracle(pool)
+            retired = self._head.pools[name].autoscaler.retired
+            remedy = "wait until its last replica has gone" if retired else "retire it first"
+            raise PolicyError(f"$.pool: there is a pool {name!r} already; {remedy}, or choose another name")
+        with code_of_others("$.spec"):
+            pool = self._made(name, table_of(PoolSpec, table.get("spec") or {}, "$.spec", BELONGS))
+            for slot in POOL_COMPONENTS:
+                self._make_usable(getattr(pool, slot), f"$.spec.{slot}")
         self._log("deploy", name, f"{pool.model}@{pool.version}, {pool.replicas} replicas")
         self._head.deploy(self._runtime, pool)
         self.ctx.send(ROUTER, ServePool(pool, self._head.spec.model(pool.model)))
@@ -176,11 +183,17 @@ class Operator(Actor):
                 check_together(pool, made.pool, "$.spec")
         return pool
 
-    def _demand_no_oracle(self, pool: Pool) -> None:
-        for slot in POOL_COMPONENTS:
-            policy = getattr(pool, slot)
-            if isinstance(policy, Policy) and policy.oracle:
-                raise PolicyError(f"$.spec.{slot}: {policy.name()} is an oracle, and runs in simulation only")
+    def _make_usable(self, component: Component, path: str) -> None:
+        """A policy that cannot even begin is refused now: later it would take the whole fleet with it."""
+        if not isinstance(component, Policy):
+            return
+        if component.oracle:
+            lengths = self._head.reveal
+            if lengths is None:
+                when = "runs in simulation only" if self._live else "needs one in the specification before it"
+                raise PolicyError(f"{path}: {component.name()} is an oracle, and {when}")
+            component.reveal(lengths)
+        reset(component.fresh(), random.Random(0))
 
     def _retire(self, table: Table) -> None:
         name = self._pool(table)
@@ -197,22 +210,18 @@ class Operator(Actor):
         """The last replica of a retired pool has gone, and with it all that it had."""
         if message.pool in self._head.pools:
             self.ctx.send(ROUTER, message)
+            self.ctx.send("launcher", message)
             self._head.remove(self._runtime, message.pool)
 
     def _scale(self, table: Table) -> None:
         name = self._pool(table)
-        given = {field: table.get(field) for field in ("replicas", "min_replicas", "max_replicas")}
-        for field, value in given.items():
-            if value is not None and (type(value) is not int or not 0 <= value <= MOST_REPLICAS):
-                raise PolicyError(
-                    f"$.{field}: expected a whole number from 0 to {MOST_REPLICAS:,}, got {value!r}"
-                )
-        both = given["replicas"]
-        low, high = (both, both) if both is not None else (given["min_replicas"], given["max_replicas"])
-        if low is None and high is None:
-            raise PolicyError("$.replicas: scale needs `replicas`, or `min_replicas` or `max_replicas`")
-        before = self._head.pools[name].autoscaler.bounds
-        low, high = before[0] if low is None else low, before[1] if high is None else high
+        autoscaler = self._head.pools[name].autoscaler
+        if autoscaler.retired:
+            raise PolicyError(f"$.pool: pool {name!r} is retired")
+        low, high = autoscaler.bounds
+        low, high = table.get("min_replicas", low), table.get("max_replicas", high)
+        if "replicas" in table:
+            low = high = table["replicas"]
         if low > high:
             raise PolicyError(f"$.min_replicas: {low} is above max_replicas, {high}")
         self._log("scale", name, f"{low} to {high} replicas")
@@ -221,13 +230,15 @@ class Operator(Actor):
     # --- rollouts ----------------------------------------------------------------------------------------------
 
     def _rollout(self, table: Table) -> None:
-        model = self._named(table, "model")
-        served = sorted({made.pool.model for made in self._head.pools.values()})
+        model = table["model"]
+        served = sorted(
+            {made.pool.model for made in self._head.pools.values() if not made.autoscaler.retired}
+        )
         if model not in served:
             raise PolicyError(f"$.model: no pool serves {model!r}; served are {', '.join(served)}")
-        policy = build(RolloutPolicy, table.get("policy") or {}, "$.policy")
-        if policy.oracle and self._live:
-            raise PolicyError(f"$.policy: {policy.name()} is an oracle, and runs in simulation only")
+        with code_of_others("$.policy"):
+            policy = build(RolloutPolicy, table.get("policy") or {}, "$.policy")
+            self._make_usable(policy, "$.policy")
         self._log("rollout", model, policy.name())
         self.ctx.send(ROUTER, SteerRollout(model, policy))
 
@@ -246,8 +257,11 @@ class Operator(Actor):
         asked = self._asked.pop(message.operation, None)
         if asked is None:
             return
-        pools = {name: made.autoscaler.described() for name, made in self._head.pools.items()}
         router = self._head.router
+        pools = {name: made.autoscaler.described() for name, made in self._head.pools.items()}
+        for name, desk in router.catalogue.desks.items():
+            if name in pools:
+                pools[name] |= desk.described()
         ended = {str(outcome): count for outcome, count in router.ended.items()}
         requests = {"in_flight": len(router.pending), "submitted": router.submitted, **ended}
         status = {"now_s": self.ctx.now, "requests": requests, "models": message.models, "pools": pools}
@@ -255,3 +269,32 @@ class Operator(Actor):
 
     def on_undeliverable(self, message: Undeliverable) -> None:
         """Whoever asked is gone; it was done all the same."""
+
+
+def checked_operation(table: Table) -> dict[str, Any]:  # Any: JSON values
+    """What came over the wire, held to what an operation of a trace is held to. Raises `PolicyError`."""
+    kind = table.get("kind")
+    kinds = (*get_args(OperationKind), STATUS)
+    if kind not in kinds:
+        raise PolicyError(f"$.kind: {kind!r} is no operation; there are {', '.join(kinds)}")
+    said = {name: value for name, value in table.items() if value is not None}
+    for name in said:
+        if name == "at_s" or (kind == STATUS and name != "kind"):
+            raise PolicyError(f"$.{name}: {kind} over the wire has no {name}")
+    if kind != STATUS:
+        try:
+            checked(Operation, {**said, "at_s": 0.0})
+        except BadValue as error:
+            raise PolicyError(str(error)) from None
+    return said
+
+
+@contextmanager
+def code_of_others(path: str) -> Iterator[None]:
+    """What a component's own code raises while it is made may be anything, and is a mistake in what was asked."""
+    try:
+        yield
+    except (PolicyError, FleetError):
+        raise
+    except Exception as error:
+        raise PolicyError(f"{path}: {type(error).__name__}: {error}") from error

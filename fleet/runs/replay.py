@@ -20,6 +20,7 @@ import msgspec
 from fleet.actor import FleetError
 from fleet.actors.load_generator import LoadGenerator
 from fleet.launch.places import FleetPlaces, Place
+from fleet.launch.portable import modules_in
 from fleet.messages import Payload, StartReplica
 from fleet.runs.arguments import demand_seconds, demand_seed
 from fleet.runs.assembly import WATCHERS, generates, initial_replicas
@@ -107,7 +108,9 @@ class LiveRun(LiveHead):
         on_progress: Callable[[int], None] | None,
         options: dict[str, Any],  # Any: JSON values for the manifest
     ) -> None:
-        super().__init__(spec, seed=seed)
+        # What its own caller names, its own processes may import.
+        named = [] if operations is None else modules_in({"operations": msgspec.to_builtins(operations)})
+        super().__init__(spec, seed=seed, allow_modules=named)
         self.trace, self.faults, self.operations, self.options = trace, faults, operations, options
         self.start_timeout_s = min(start_timeout_s, spec.start_timeout_s)
         self.client = LoadGenerator(
@@ -138,7 +141,9 @@ class LiveRun(LiveHead):
             raise FleetError(f"the initial replicas were not ready after {self.start_timeout_s:g} s: {late}")
         self.runtime.begin()
         self.head.host(self.runtime)
-        self.runtime.add(OPERATOR, Operator(self.head, self.runtime, self.operations, live=True))
+        self.runtime.add(
+            OPERATOR, Operator(self.head, self.runtime, self.operations, live=True, allowed=self.modules)
+        )
         if self.faults is not None:
             self.runtime.subscribe(WATCHERS, "faults")
             self.injector = FaultInjector(self.faults, LiveFaults(self), self.telemetry)

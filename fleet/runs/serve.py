@@ -95,14 +95,20 @@ def serve(
     allow: Path | None = None,
     insecure: bool = False,
     for_s: float | None = None,
+    allow_modules: Sequence[str] = (),
     on_ready: Callable[[str], None] | None = None,
 ) -> ServeReport:
     """Run a head at `bind` until SIGINT, SIGTERM, or `for_s` seconds have passed.
 
     Replicas come from `join` on any host, and `local_replicas` host processes of this machine. `on_ready` gets the
     endpoint as soon as it listens. Binding anything but loopback without keys is refused, unless `insecure`.
+
+    Whoever may operate it changes what it serves (`operate`), with components of installed distributions, of the
+    modules that `spec` names, and of `allow_modules` with what is below them.
     """
-    server = Server(spec, seed=seed, security=server_security(keys, allow), insecure=insecure)
+    server = Server(
+        spec, seed=seed, security=server_security(keys, allow), insecure=insecure, allow_modules=allow_modules
+    )
     result: ServeReport = run(lambda: server.main(bind, local_replicas, for_s, on_ready))
     return result
 
@@ -110,11 +116,20 @@ def serve(
 class Server(LiveHead):
     """One head that runs until it is told to stop."""
 
-    def __init__(self, spec: FleetSpec, *, seed: int, security: Security | None, insecure: bool) -> None:
+    def __init__(
+        self,
+        spec: FleetSpec,
+        *,
+        seed: int,
+        security: Security | None,
+        insecure: bool,
+        allow_modules: Sequence[str] = (),
+    ) -> None:
         # Nobody reads its tables, and it may run for months.
         super().__init__(
-            spec, seed=seed, stamp_arrivals=True, keep_rows=KEEP_ROWS, security=security, insecure=insecure
-        )
+            spec, seed=seed, stamp_arrivals=True, keep_rows=KEEP_ROWS, security=security, insecure=insecure,
+            allow_modules=allow_modules,
+        )  # fmt: skip
 
     async def main(
         self, bind: str, local_replicas: int, for_s: float | None, on_ready: Callable[[str], None] | None
@@ -154,7 +169,7 @@ class Server(LiveHead):
     async def _begin(self, for_s: float | None, on_ready: Callable[[str], None] | None) -> None:
         await anyio.lowlevel.checkpoint()  # the runtime starts its actors first
         self.head.host(self.runtime)
-        self.runtime.add(OPERATOR, Operator(self.head, self.runtime, live=True))
+        self.runtime.add(OPERATOR, Operator(self.head, self.runtime, live=True, allowed=self.modules))
         for name in initial_replicas(self.spec):
             self.launcher.on_start_replica(StartReplica(name))
         if on_ready is not None:

@@ -15,7 +15,7 @@ from typing import Protocol
 
 import zmq
 
-from fleet.messages import BatchFinished, Message, Submit
+from fleet.messages import BatchFinished, Message, Operate, Submit
 from fleet.runtime.channel import Channel
 from fleet.runtime.membership import Membership
 from fleet.runtime.outbox import Faults, Outbox
@@ -214,6 +214,8 @@ def _known_by(message: Message) -> Message | None:
     """As much of a refused message as its sender needs to end what it is about; None where nothing waits for it."""
     if isinstance(message, Submit):
         return Submit(Request(message.request.id, 0.0), message.reply_to)
+    if isinstance(message, Operate):
+        return Operate(message.id, b"", message.reply_to)
     if isinstance(message, BatchFinished):
         error = None if message.error is None else text_of(message.error)
         return BatchFinished(message.replica, message.batch, 0.0, error=error, tickets=message.tickets)

@@ -2,7 +2,7 @@
 
 The one thing to know: a name belongs to one process at a time, the one with the largest incarnation. A process
 that was stopped, given up and replaced cannot come back and answer for its successor. With keys the name, and the
-address of a host or a client, belong to the key that came with them first, also while nobody uses them.
+address of a host, a client or an operator, belong to the key that came with them first, also while nobody uses them.
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ class MembershipOptions(Struct, frozen=True):
     """The longest lease that a peer is given, whatever it asks for; more only where `lease_s` is more."""
     max_peers: int = 4_096
     max_peers_per_key: int = 1_024
-    """Of one key, where the allow-list does not say. Without keys: hosts, clients, and those that are neither yet."""
+    """Of one key, where the allow-list does not say. Without keys: of hosts, clients, operators, and those that are
+    none of them yet."""
 
 
 class Events(Protocol):
@@ -85,6 +86,8 @@ class Membership:
         """Those that connected to us; the lost stay for a while, so that they are known when they come back."""
         self.hosted: dict[str, None] = {}
         self.groups: dict[str, None] = {}
+        self.open_to_others = False
+        """Processes of other hosts can connect."""
         self._allow = allow
         self._owners = Owners()
         self._present: Counter[str] = Counter()
@@ -183,9 +186,15 @@ class Membership:
         if denial is not None:
             return "name", denial
         for address in hello.addresses:
-            if role_of(address) is None:
-                kinds = "host/NAME, replica/NUMBER, replica/POOL/NUMBER and client/NAME"
+            role = role_of(address)
+            if role is None:
+                kinds = "host/NAME, replica/NUMBER, replica/POOL/NUMBER, client/NAME and operator/NAME"
                 return "address", f"{text_of(address)!r} is not for a peer to host; there are {kinds}"
+            if role == "operator" and self._allow is None and self.open_to_others:
+                return (
+                    "address",
+                    f"{text_of(address)!r} needs a key: other hosts can connect to {self.name!r}",
+                )
         return None
 
     def _change_of_side(
@@ -198,7 +207,8 @@ class Membership:
         for known in (peer if peer.alive else None, before):
             now |= frozenset() if known is None else _sides(known.addresses)
         if now and not sides <= now:
-            return "name", f"{hello.name!r} is a {' and a '.join(sorted(now))}, and stays one"
+            is_a = " and ".join(f"an {side}" if side == "operator" else f"a {side}" for side in sorted(now))
+            return "name", f"{hello.name!r} is {is_a}, and stays one"
         counts_for = _counts_for(key, hello.addresses)
         same = before is not None and _counts_for(before.key, before.addresses) == counts_for
         if not same and self._present[counts_for] >= self._most_peers(key):
@@ -297,8 +307,9 @@ def _is_sane(hello: Hello) -> bool:
 
 
 def _sides(addresses: Iterable[str]) -> frozenset[str]:
-    """A host and its replicas are on one side, clients on the other."""
-    return frozenset("client" if role_of(address) == "client" else "host" for address in addresses)
+    """A host and its replicas are on one side, clients on another, and operators on a third."""
+    roles = (role_of(address) for address in addresses)
+    return frozenset(role if role in ("client", "operator") else "host" for role in roles)
 
 
 def _counts_for(key: str | None, addresses: Iterable[str]) -> str:

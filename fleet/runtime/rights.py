@@ -29,6 +29,8 @@ from fleet.messages import (
     HostReplica,
     InjectSlowness,
     Message,
+    Operate,
+    Operated,
     Probe,
     ProbeAnswered,
     ReplicaReported,
@@ -41,11 +43,13 @@ from fleet.messages import (
 )
 from fleet.runtime.wire import text_of
 
-Role = Literal["head", "host", "replica", "client"]
-Kind = Literal["router", "batcher", "health", "observers", "host", "replica", "client"]
-"""What an address is of: the part before its slash."""
+Role = Literal["head", "host", "replica", "client", "operator"]
+Kind = Literal[
+    "router", "batcher/", "health", "observers", "operator", "host/", "replica/", "client/", "operator/"
+]
+"""What an address is of: all of it, or where a name follows, the part up to its first slash."""
 
-ROLES: tuple[Role, ...] = ("head", "host", "replica", "client")
+ROLES: tuple[Role, ...] = ("head", "host", "replica", "client", "operator")
 
 
 class Right(Struct, frozen=True):
@@ -64,33 +68,39 @@ RIGHTS: dict[type[Message], Right] = {
     ConfirmRequests: Right("client", "router", own="reply_to"),
     # A replica reports itself.
     ReplicaReported: Right("replica", "observers", own="replica"),
-    BatchFinished: Right("replica", "batcher", own="replica"),
-    BatchesMissing: Right("replica", "batcher", own="replica"),
+    BatchFinished: Right("replica", "batcher/", own="replica"),
+    BatchesMissing: Right("replica", "batcher/", own="replica"),
     TokensGenerated: Right("replica", "router", own="replica"),
     ProbeAnswered: Right("replica", "health", own="replica"),
     # Only the head commands.
-    RunBatch: Right("head", "replica"),
-    CancelBatch: Right("head", "replica"),
-    ConfirmBatches: Right("head", "replica"),
-    Activate: Right("head", "replica"),
-    Deactivate: Right("head", "replica"),
-    Drain: Right("head", "replica"),
-    Probe: Right("head", "replica"),
-    InjectSlowness: Right("head", "replica"),
-    HostReplica: Right("head", "host"),
+    RunBatch: Right("head", "replica/"),
+    CancelBatch: Right("head", "replica/"),
+    ConfirmBatches: Right("head", "replica/"),
+    Activate: Right("head", "replica/"),
+    Deactivate: Right("head", "replica/"),
+    Drain: Right("head", "replica/"),
+    Probe: Right("head", "replica/"),
+    InjectSlowness: Right("head", "replica/"),
+    HostReplica: Right("head", "host/"),
     # Only the head answers.
-    Reply: Right("head", "client"),
-    Streamed: Right("head", "client"),
-    RequestsConfirmed: Right("head", "client"),
+    Reply: Right("head", "client/"),
+    Streamed: Right("head", "client/"),
+    RequestsConfirmed: Right("head", "client/"),
+    # An operator changes the fleet.
+    Operate: Right("operator", "operator", own="reply_to"),
+    Operated: Right("head", "operator/"),
 }
 """All that may come from another process; what is not here may not."""
 
-_THE = {"head": "the head", "host": "a host", "replica": "a replica", "client": "a client"}
+_THE = {
+    "head": "the head", "host": "a host", "replica": "a replica", "client": "a client", "operator": "an operator",
+}  # fmt: skip
 
 
 def kind_of(address: str) -> str:
-    """`replica` for ``replica/3``, `router` for ``router``."""
-    return address.partition("/")[0]
+    """`replica/` for ``replica/3``, `router` for ``router``."""
+    before, slash, _ = address.partition("/")
+    return before + slash
 
 
 def refusal(role: str, sender: str, to: str, message: Message) -> str | None:
@@ -101,7 +111,8 @@ def refusal(role: str, sender: str, to: str, message: Message) -> str | None:
     if right.sender != role:
         return f"only {_THE[right.sender]} may send it, and this is {_THE.get(role, role)}"
     if kind_of(to) != right.receiver:
-        return f"it is not for {text_of(to)!r}, only for {right.receiver}"
+        name = "NAME" if right.receiver.endswith("/") else ""
+        return f"it is not for {text_of(to)!r}, only for {right.receiver}{name}"
     if right.own is not None and getattr(message, right.own) != sender:
         return f"its {right.own} is {text_of(getattr(message, right.own))!r}, not its sender"
     return fault(message)
@@ -110,9 +121,10 @@ def refusal(role: str, sender: str, to: str, message: Message) -> str | None:
 # --- addresses -------------------------------------------------------------------------------------------------
 
 _ADDRESS = re.compile(
-    r"(?P<role>client|host)/(?!/)[^\s\x00-\x1f\x7f]{1,255}|"
-    r"replica/(?:[A-Za-z0-9][A-Za-z0-9._-]{0,62}/)?(?:0|[1-9][0-9]{0,17})"
+    r"(?P<role>client|host|operator)/(?!/)[^\s\x00-\x1f\x7f]{1,255}|"
+    r"replica/(?:(?!default/)[A-Za-z0-9][A-Za-z0-9._-]{0,62}/)?(?:0|[1-9][0-9]{0,17})"
 )
+"""A replica of the pool `default` has no pool in its address: an actor has one address, not two."""
 
 
 def role_of(address: str) -> str | None:
@@ -146,6 +158,7 @@ _BY_FIELD: dict[str, _Bounds] = {
     "BatchFinished.quality": {"ge": 0.0, "le": 1.0},
     "Reply.quality": {"ge": 0.0, "le": 1.0},
     "InjectSlowness.factor": {"ge": 0.0, "le": 1e6},
+    "Operate.operation": {"max_length": MOST_SAID},
 }
 """Where the unit does not say it."""
 _BY_UNIT: dict[str, _Bounds] = {
@@ -181,7 +194,7 @@ def _bounded(annotation: Any, cls: str, name: str) -> Any:  # Any: whatever a fi
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is Annotated:  # the unit's bounds say as much, and more
         annotation, origin = arguments[0], None
-    if annotation in _BY_TYPE:
+    if annotation in _BY_TYPE or (f"{cls}.{name}" in _BY_FIELD and annotation is bytes):
         return Annotated[annotation, Meta(**_bounds(cls, name, annotation))]
     if isinstance(annotation, type) and issubclass(annotation, Struct):
         return _twin(annotation)

@@ -25,6 +25,8 @@ from fleet.actor import FleetError
 
 T = TypeVar("T")
 ZAP_DOMAIN = b"fleet"
+OPERATORS = "operator/"
+"""How the addresses begin of those who change a running fleet."""
 
 
 class KeyPair(Struct, frozen=True, forbid_unknown_fields=True):
@@ -42,6 +44,7 @@ class PeerRule(Struct, frozen=True, forbid_unknown_fields=True):
 
     key: str
     hosts: tuple[str, ...] = ("host/*", "replica/*")
+    """Patterns. Only one that begins with ``operator/`` gives the right to operate the fleet; ``*`` does not."""
     name: str | None = None
     """The process name it must use; None: any."""
     peers: Annotated[int, Meta(ge=1)] | None = None
@@ -59,7 +62,7 @@ class AllowList(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Owners:
-    """Which key each name, host and client belongs to: the one that came with it first, as long as this node runs."""
+    """Which key each name, host, client and operator belongs to: the first that came with it, while this node runs."""
 
     def __init__(self, most: int = 16_384) -> None:
         self._most = most
@@ -159,8 +162,12 @@ def permits(rule: PeerRule, name: str, addresses: tuple[str, ...]) -> str | None
     if rule.name is not None and rule.name != name:
         return f"this key belongs to {rule.name!r}, not to {name!r}"
     for address in addresses:
-        if not any(fnmatchcase(address, pattern) for pattern in rule.hosts):
-            return f"this key may not host {address!r} (only {', '.join(rule.hosts)})"
+        # Who may operate the fleet is said in so many words: a list that was meant for hosts must not say it too.
+        operates = address.startswith(OPERATORS)
+        patterns = [pattern for pattern in rule.hosts if pattern.startswith(OPERATORS) or not operates]
+        if not any(fnmatchcase(address, pattern) for pattern in patterns):
+            hint = f'; "{OPERATORS}*" among its hosts would let it operate the fleet' if operates else ""
+            return f"this key may not host {address!r} (only {', '.join(rule.hosts)}){hint}"
     return None
 
 

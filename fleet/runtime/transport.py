@@ -30,7 +30,7 @@ from fleet.runtime.inbox import Inbox, LimitedLog, Receiver
 from fleet.runtime.membership import Membership, MembershipOptions
 from fleet.runtime.outbox import Faults, Outbox, OutboxOptions
 from fleet.runtime.peers import NodeCounters, Peer, count
-from fleet.runtime.security import Authenticator, Security, require_keys
+from fleet.runtime.security import Authenticator, Security, is_loopback, require_keys
 from fleet.runtime.wire import Bye, Codec, Returned, text_of
 
 
@@ -137,6 +137,7 @@ class Node:
             channel.close()
             raise FleetError(f"cannot listen on {endpoint}: {error}") from None
         self._router = channel
+        self._membership.open_to_others = not is_loopback(endpoint)
         return bound
 
     def connect(self, endpoint: str, *, server_key: str | None = None) -> None:

@@ -128,7 +128,9 @@ def attack(main, timeout_s: float = 30.0) -> None:
         try:
             await until(
                 lambda: (
-                    world.head.router.catalogue.only.roster.candidates and world.at_evil.joined and world.at_client.joined
+                    world.head.router.catalogue.only.roster.candidates
+                    and world.at_evil.joined
+                    and world.at_client.joined
                 )
             )
             await asyncio.wait_for(main(world), timeout_s)

@@ -23,6 +23,8 @@ from fleet.messages import (
     Drain,
     HostReplica,
     InjectSlowness,
+    Operate,
+    Operated,
     Payload,
     Probe,
     ProbeAnswered,
@@ -42,6 +44,8 @@ from fleet.messages import (
 )
 from fleet.runs.assembly import Head, replica_settings
 from fleet.runs.client import ClientActor
+from fleet.runs.operate import OperatorActor
+from fleet.runs.operator import Operator
 from fleet.runtime.rights import RIGHTS, ROLES, fault, refusal, role_of
 from fleet.runtime.wire import CONTROL, Hello
 from fleet.telemetry.sink import Telemetry
@@ -49,13 +53,15 @@ from policies.views import TokenSignals
 from traces.schema import Request, Slo
 
 ADDRESSES = {
-    "router": "router", "batcher": "batcher/default", "health": "health", "autoscaler": "autoscaler",
-    "launcher": "launcher", "observers": "observers",
-    "registrar": "registrar", "watchers": "watchers", "faults": "faults", "replica": "replica/3", "host": "host/a",
-    "client": "client/a", "nobody": "nobody",
+    "router": "router", "batcher/": "batcher/default", "health": "health", "autoscaler": "autoscaler",
+    "autoscaler/": "autoscaler/large", "launcher": "launcher", "observers": "observers", "operator": "operator",
+    "registrar": "registrar", "watchers": "watchers", "faults": "faults", "replica/": "replica/3", "host/": "host/a",
+    "client/": "client/a", "operator/": "operator/a", "nobody": "nobody", "router/": "router/a",
 }  # fmt: skip
 """One address of each kind."""
-SENDERS = {"head": "router", "host": "host/a", "replica": "replica/3", "client": "client/a"}
+SENDERS = {
+    "head": "router", "host": "host/a", "replica": "replica/3", "client": "client/a", "operator": "operator/a",
+}  # fmt: skip
 
 REQUEST = Request("r", 0.0, prompt_tokens=4)
 SAMPLES = {
@@ -63,7 +69,9 @@ SAMPLES = {
     Cancel: Cancel("r", "client/a"),
     ConfirmRequests: ConfirmRequests(("r",), "client/a"),
     ReplicaReported: ReplicaReported("replica/3", "ready", 0, tokens=TokenSignals(1, 2, 3)),
-    BatchFinished: BatchFinished("replica/3", 1, 0.1, results=[Payload(tensor=np.zeros(3))], usage=[Usage(3)]),
+    BatchFinished: BatchFinished(
+        "replica/3", 1, 0.1, results=[Payload(tensor=np.zeros(3))], usage=[Usage(3)], quality=[0.5]
+    ),
     BatchesMissing: BatchesMissing("replica/3", (1, 2)),
     TokensGenerated: TokensGenerated("replica/3", [Tokens("r", 1, 0, (5,))]),
     ProbeAnswered: ProbeAnswered("replica/3", 1, "ok"),
@@ -76,20 +84,23 @@ SAMPLES = {
     Probe: Probe(1, "live", "health"),
     InjectSlowness: InjectSlowness(2.0),
     HostReplica: HostReplica("replica/3", b"{}"),
-    Reply: Reply("r", "completed", result=Payload(b"x"), usage=Usage(3, 0.1)),
+    Reply: Reply("r", "completed", result=Payload(b"x"), usage=Usage(3, 0.1), quality=0.5),
     Streamed: Streamed("r", 0, (5,)),
     RequestsConfirmed: RequestsConfirmed(("r",), True),
+    Operate: Operate("1", b'{"kind": "status"}', "operator/a"),
+    Operated: Operated("1", None, b"{}"),
 }  # fmt: skip
 
 ALLOWED = {
     (Submit, "client", "router"), (Cancel, "client", "router"),
-    (ConfirmRequests, "client", "router"), (RequestsConfirmed, "head", "client"),
-    (ReplicaReported, "replica", "observers"), (BatchFinished, "replica", "batcher"),
-    (BatchesMissing, "replica", "batcher"), (TokensGenerated, "replica", "router"),
+    (ConfirmRequests, "client", "router"), (RequestsConfirmed, "head", "client/"),
+    (ReplicaReported, "replica", "observers"), (BatchFinished, "replica", "batcher/"),
+    (BatchesMissing, "replica", "batcher/"), (TokensGenerated, "replica", "router"),
     (ProbeAnswered, "replica", "health"),
-    *((kind, "head", "replica") for kind in (
+    *((kind, "head", "replica/") for kind in (
         RunBatch, CancelBatch, ConfirmBatches, Activate, Deactivate, Drain, Probe, InjectSlowness)),
-    (HostReplica, "head", "host"), (Reply, "head", "client"), (Streamed, "head", "client"),
+    (HostReplica, "head", "host/"), (Reply, "head", "client/"), (Streamed, "head", "client/"),
+    (Operate, "operator", "operator"), (Operated, "head", "operator/"),
 }  # fmt: skip
 """Everything that may be. It is written out here a second time, on purpose."""
 
@@ -115,7 +126,7 @@ def test_what_is_not_in_the_table_may_go_nowhere(message, role):
 @pytest.mark.parametrize("kind", [kind for kind, right in RIGHTS.items() if right.own is not None])
 def test_nobody_speaks_for_another(kind):
     right = RIGHTS[kind]
-    for other in ("client/b", "replica/4", "replica/33", "router", ""):
+    for other in ("client/b", "replica/4", "replica/33", "replica/default/3", "operator/b", "router", ""):
         why = refusal(right.sender, other, ADDRESSES[right.receiver], SAMPLES[kind])
         assert why is not None
         assert right.own in why
@@ -144,12 +155,14 @@ def receivers():
     ]
     return {
         "router": [head.router],
-        "batcher": [head.batcher],
+        "batcher/": [head.batcher],
         "health": [head.health_checker],
         "observers": [head.registrar],
-        "replica": replicas,
-        "host": [ReplicaHost(None)],
-        "client": [ClientActor(60.0)],
+        "replica/": replicas,
+        "host/": [ReplicaHost(None)],
+        "client/": [ClientActor(60.0)],
+        "operator": [Operator(head, None, live=True)],
+        "operator/": [OperatorActor()],
     }
 
 
@@ -158,8 +171,9 @@ def test_whoever_may_get_a_message_understands_it():
     for kind, right in RIGHTS.items():
         for actor in actors[right.receiver]:
             assert kind in actor.handlers(), f"{type(actor).__name__} does not understand {kind.__name__}"
-    for actor in [*actors["replica"], *actors["host"], *actors["client"], *actors["router"]]:
-        assert Undeliverable in actor.handlers()
+    for kind in ("replica/", "host/", "client/", "operator/", "router", "operator"):
+        for actor in actors[kind]:
+            assert Undeliverable in actor.handlers()
 
 
 def test_a_message_between_nodes_is_not_for_actors():
@@ -173,15 +187,19 @@ def test_a_message_between_nodes_is_not_for_actors():
     ("address", "role"),
     [
         ("client/a", "client"), ("client/a/b", "client"), ("host/gpu-1", "host"), ("replica/0", "replica"),
-        ("replica/12", "replica"),
+        ("replica/12", "replica"), ("replica/large/0", "replica"), ("replica/llama-3.1_8b/12", "replica"),
+        ("replica/3/4", "replica"), ("operator/me", "operator"), ("replica/" + "x" * 63 + "/1", "replica"),
         *((address, None) for address in (
             "replica/", "replica/x", "replica/-1", "replica/00", "replica/1 ", "replica/1\n", "replica/٣",
-            "replica/" + "9" * 5_000, "replica/1.5", "replica/1/2", "client/", "client", "client//x", "client/a b",
+            "replica/" + "9" * 5_000, "replica/1.5", "replica/1/2/3", "replica/large/", "replica/large/x",
+            "replica/large/01", "replica/-large/1", "replica/lar ge/1", "replica/large\n/1", "replica//1",
+            "replica/default/1", "replica/" + "x" * 64 + "/1", "operator", "operator/", "operator//x", "client/",
+            "client", "client//x", "client/a b",
             "client/" + "x" * 300, "host/", "router", "batcher/default", "observers", "head", "launcher", "faults", "",
             "health", "autoscaler", "Client/a", "client/\x1b[2J", "host/a\x00")),
     ],
 )  # fmt: skip
-def test_a_peer_hosts_hosts_replicas_and_clients_and_nothing_else(address, role):
+def test_a_peer_hosts_hosts_replicas_clients_and_operators_and_nothing_else(address, role):
     assert role_of(address) == role
 
 
@@ -239,6 +257,12 @@ def test_a_request_that_cannot_be_is_refused_and_the_field_is_named(field, value
             ReplicaReported("replica/3", "ready", 0, tokens=TokenSignals(used_blocks=-1)),
             "$.tokens.used_blocks",
         ),
+        (BatchFinished("replica/3", 1, 1.0, quality=[0.5, 1.5]), "$.quality[1]"),
+        (BatchFinished("replica/3", 1, 1.0, quality=[None, -0.1]), "$.quality[1]"),
+        (BatchFinished("replica/3", 1, 1.0, quality=[math.nan]), "$.quality[0]"),
+        (Reply("r", "completed", quality=1.5), "$.quality"),
+        (Operate("1", b"x" * (2 << 20), "operator/a"), "$.operation"),
+        (Operate("1" * 2_000, b"{}", "operator/a"), "$.id"),
         (InjectSlowness(math.nan), "$.factor"),
         (InjectSlowness(-1.0), "$.factor"),
         (ProbeAnswered("replica/3", 1, "ok", "x" * (2 << 20)), "$.detail"),

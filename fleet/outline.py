@@ -160,15 +160,22 @@ def _span(each: list[tuple[Pool, float | None]]) -> Span:
 # --- notes ---------------------------------------------------------------------------------------------------
 
 VERSION_WORDS = frozenset(
-    {
-        "version", "versions", "stable", "canary", "candidate", "blue", "green", "shadow", "control", "treatment",
-        "baseline", "old", "new", "fallback", "default",
-    }
-)  # fmt: skip
-"""Parameters of rollout policies that hold names of versions."""
-VARIANT_WORDS = frozenset(
-    {"variant", "variants", "order", "fallback", "default", "preferred", "small", "large"}
+    (
+        "version",
+        "versions",
+        "stable",
+        "candidate",
+        "blue",
+        "green",
+        "a",
+        "b",
+        "control",
+        "treatment",
+        "fallback",
+    )
 )
+"""Parameters of rollout policies that hold names of versions."""
+VARIANT_WORDS = frozenset(("variant", "variants", "order", "preferred", "fallback"))
 """Parameters of variants policies that hold names of variants."""
 
 

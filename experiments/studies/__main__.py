@@ -9,6 +9,8 @@ from experiments.studies import (
     continuous_batching,
     goodput_frontier,
     kv_pressure,
+    mixed_devices,
+    model_selection,
     prefix_routing,
 )
 from experiments.studies.study import Study, publish_all
@@ -19,6 +21,8 @@ STUDIES: tuple[Study[Any], ...] = (  # Any: each has a plan of its own
     prefix_routing.STUDY,
     kv_pressure.STUDY,
     goodput_frontier.STUDY,
+    mixed_devices.STUDY,
+    model_selection.STUDY,
 )
 
 if __name__ == "__main__":

@@ -80,6 +80,9 @@ class StepScheduler:
             self.waiting.remove(sequence)
             self.cache.forget(sequence, now_s)
             self._forget(sequence)
+            # It may have lost its place to the step after the one that runs.
+            if self.work is not None and self._is_part(self.work, sequence):
+                self.leaving[sequence.id] = sequence
             return
         self.running.remove(sequence)
         if any(work is not None and self._is_part(work, sequence) for work in (self.work, self.ahead)):
@@ -121,7 +124,7 @@ class StepScheduler:
             raise FleetError("there is no step under way after which to plan")
         self._advance(work, steps, now_s)
         self.looked_ahead = True
-        planned = self._plan(now_s)
+        planned = self._plan(now_s, ahead=True)
         self.ahead = planned if isinstance(planned, StepWork) else None
 
     def join_ahead(self) -> bool:
@@ -147,7 +150,7 @@ class StepScheduler:
         self.ahead, self.looked_ahead = None, False
         return True
 
-    def _plan(self, now_s: float) -> StepWork | Wait | None:
+    def _plan(self, now_s: float, *, ahead: bool = False) -> StepWork | Wait | None:
         self.cache.now_s = now_s
         for _ in range(MOST_EMPTY):
             if not self.by_id:
@@ -167,6 +170,8 @@ class StepScheduler:
                 return work
             if not decision.preempt:
                 self._blame("planned a step of nothing; to leave the engine idle it says Wait", now_s)
+            if ahead and any(self.why_never(self.by_id[id]) is not None for id in decision.preempt):
+                return None  # it has outgrown the cache: planned again it would begin anew, for ever
         self._blame(f"only preempted, {MOST_EMPTY} times in a row", now_s)
 
     def _state(self) -> str:
@@ -434,7 +439,7 @@ class StepScheduler:
         for sequence in leaving.values():
             if self.work is not None and self._is_part(self.work, sequence):
                 self.leaving[sequence.id] = sequence
-            else:
+            elif sequence.running:
                 self._give_up(sequence, now_s, keep=keep)
 
     def ended(self, sequence: SequenceState, now_s: float) -> None:

@@ -1,4 +1,4 @@
-"""An engine that a certain request kills, with its whole process."""
+"""Engines that fail: one that a certain request kills, with its whole process, and one that runs nothing well."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import signal
 
 from fleet import EmulatedEngine
+from fleet.messages import RunFinished
 
 POISON = "3"
 
@@ -17,3 +18,11 @@ class Fragile(EmulatedEngine):
         if any(item.request.id == POISON for item in work):
             os.kill(os.getpid(), signal.SIGKILL)
         super().run(batch, work)
+
+
+class FailsEveryBatch(EmulatedEngine):
+    """Loads, takes its time, and fails."""
+
+    def run(self, batch, work):
+        service_s = self.latency.seconds(work)
+        self._ctx.after(service_s, RunFinished(batch, service_s, error="wrong weights"))

@@ -23,6 +23,8 @@ from fleet.messages import (
     Drain,
     HostReplica,
     InjectSlowness,
+    Operate,
+    Operated,
     Payload,
     Probe,
     ProbeAnswered,
@@ -38,6 +40,8 @@ from fleet.messages import (
 )
 from fleet.runs.assembly import Head, replica_settings
 from fleet.runs.client import FleetClient
+from fleet.runs.operate import FleetOperator
+from fleet.runs.operator import Operator
 from fleet.runtime.live import LiveRuntime
 from fleet.runtime.membership import Membership, MembershipOptions
 from fleet.runtime.peers import NodeCounters
@@ -48,12 +52,14 @@ from fleet.telemetry.sink import Telemetry
 from tests.live.harness import QUICK, Recorder, submit, until
 from traces.schema import Request
 
-HEAD, HOST, CLIENT, EVIL = (generate_keys() for _ in range(4))
+HEAD, HOST, CLIENT, EVIL, OPERATOR, ANYTHING = (generate_keys() for _ in range(6))
 ALLOW = AllowList(
     (
         PeerRule(HOST.public, ("host/*", "replica/*")),
         PeerRule(CLIENT.public, ("client/*",)),
         PeerRule(EVIL.public, ("client/*",), peers=3),
+        PeerRule(OPERATOR.public, ("operator/*",)),
+        PeerRule(ANYTHING.public, ("*",)),
     )
 )
 SPEC = FleetSpec(
@@ -73,6 +79,7 @@ class World:
         self.head = Head(SPEC, self.telemetry, seed=0, stamp_arrivals=True)
         self.head.listen(self.runtime)
         self.head.host(self.runtime)
+        self.runtime.add("operator", Operator(self.head, self.runtime, live=True))
         self.host = LiveRuntime(node=self.connected("host-a", HOST), name="host-a", observers=None)
         self.replica = make_replica(replica_settings(SPEC, "replica/0", 0))
         self.spare = ReplicaHost(self.host)
@@ -104,10 +111,16 @@ class World:
         head = self.head
         return (
             dict(head.router.ended), sorted(head.router.pending),
-            [view.id for view in head.router.catalogue.only.roster.candidates], head.batcher.batches(),
+            self.candidates(), head.batcher.batches(),
+            list(head.pools), head.pools["default"].autoscaler.bounds, head.router.catalogue.models["default"].rollout,
             sorted(head.pools["default"].autoscaler._known), self.replica.state, self.replica._slowness,
             self.replica.batches(), self.spare.replica, sorted(self.node.peers),
         )  # fmt: skip
+
+    def candidates(self) -> list[str]:
+        """The replicas that may be chosen; none before the router has begun."""
+        only = self.head.router.catalogue.only
+        return [] if only is None else [view.id for view in only.roster.candidates]
 
     async def serves(self) -> None:
         """The fleet still does what it is for."""
@@ -126,13 +139,7 @@ def attack(main, timeout_s: float = 30.0) -> None:
         world.client.start(world.at_client)
         world.evil.start(world.at_evil)
         try:
-            await until(
-                lambda: (
-                    world.head.router.catalogue.only.roster.candidates
-                    and world.at_evil.joined
-                    and world.at_client.joined
-                )
-            )
+            await until(lambda: world.candidates() and world.at_evil.joined and world.at_client.joined)
             await asyncio.wait_for(main(world), timeout_s)
             assert not any(task.done() for task in running)
         finally:
@@ -191,6 +198,10 @@ FORBIDDEN = [
     ("router", ME, Submit(Request("bad", 0.0), ME, -1)),
     ("router", ME, Submit(Request("bad", math.nan), ME)),
     ("router", ME, Submit(Request("x" * 5_000, 0.0), ME)),
+    # The fleet itself.
+    *((to, ME, Operate("1", b'{"kind": "retire", "pool": "default"}', ME)) for to in (*ADDRESSES, "operator")),
+    ("operator", ME, Operate("1", b'{"kind": "retire", "pool": "default"}', "operator/me")),
+    ("operator/me", ME, Operated("1")),
 ]  # fmt: skip
 
 
@@ -226,6 +237,85 @@ def test_a_program_hears_at_once_what_its_request_may_not_hold(tmp_path):
             with pytest.raises(FleetError, match="'big' rejected: too-large: a Submit of 41,943,"):
                 await client.ask(Request("big", 0.0), Payload(b"x" * (40 << 20)))
             assert (await client.ask(Request("good", 0.0))).outcome == "completed"
+
+    attack(main)
+
+
+def test_an_operator_operates_and_does_nothing_else():
+    async def main(world):
+        node, recorder = world.start("boss", OPERATOR, "operator/boss")
+        await until(lambda: recorder.joined)
+        before = world.state()
+        forbidden = [
+            *(("router", submit(7, me)) for me in ("operator/boss", "client/honest")),
+            ("router", Cancel("r1", "operator/boss")), ("replica/0", Drain()), ("host/host-a", Drain()),
+            ("observers", ReplicaReported("replica/0", "failed", 0)),
+            ("operator", Operate("1", b'{"kind": "status"}', "operator/other")),
+            ("operator", Operate("1", b"x" * (2 << 20), "operator/boss")),
+            ("operator/boss", Operate("1", b'{"kind": "status"}', "operator/boss")),
+        ]  # fmt: skip
+        for to, message in forbidden:
+            node.send(to, "operator/boss", message)
+        await until(lambda: sum(world.node.counters.refused_messages.values()) == len(forbidden))
+        assert world.state() == before
+        returned = [message for _, _, message, _ in recorder.undeliverable if isinstance(message, Operate)]
+        assert len(returned) == 3, "it hears which operation was refused"
+        node.send(
+            "operator",
+            "operator/boss",
+            Operate("2", b'{"kind": "scale", "pool": "default", "replicas": 2}', "operator/boss"),
+        )
+        await until(lambda: recorder.delivered)
+        assert recorder.delivered[0][2] == Operated("2")
+        assert world.head.pools["default"].autoscaler.bounds == (2, 2)
+        await world.serves()
+
+    attack(main)
+
+
+def test_without_keys_nobody_operates_a_head_that_other_hosts_can_reach():
+    async def main():
+        for bind, keyless in (("tcp://127.0.0.1:*", True), ("tcp://0.0.0.0:*", False)):
+            head = Node("head", options=QUICK, insecure=True)
+            endpoint = head.bind(bind).replace("0.0.0.0", "127.0.0.1")
+            head.start(Recorder(head))
+            peer = Node("boss", options=QUICK)
+            peer.connect(endpoint)
+            peer.host("operator/boss")
+            recorder = Recorder(peer)
+            peer.start(recorder)
+            await until(lambda recorder=recorder: recorder.joined or recorder.refused)
+            assert bool(recorder.refused) == (not keyless)
+            assert keyless or "needs a key: other hosts can connect to 'head'" in recorder.refused[0]
+            await peer.aclose()
+            await head.aclose()
+
+    asyncio.run(asyncio.wait_for(main(), 20))
+
+
+def test_a_program_hears_at_once_that_it_may_not_operate_and_what_the_head_does_not_take(tmp_path):
+    for name, keys in (("client", CLIENT), ("operator", OPERATOR)):
+        write_keys(keys, tmp_path / name)
+
+    async def main(world):
+        options = {"server_key": HEAD.public, "timeout_s": 10.0}
+        with pytest.raises(
+            FleetError, match=r"refuses 'operator-\w+': this key may not host 'operator/operator-"
+        ):
+            async with FleetOperator(world.endpoint, keys=tmp_path / "client", **options):
+                pass
+        async with FleetOperator(world.endpoint, keys=tmp_path / "operator", **options) as operator:
+            assert (await operator.status())["requests"]["submitted"] == 0
+            with pytest.raises(
+                FleetError, match=r"the head's operator is refused: \$.operation: expected `bytes` of length"
+            ):
+                await operator.ask({"kind": "deploy", "pool": "x", "spec": {"model": "x" * (2 << 20)}})
+            with pytest.raises(FleetError, match=r"\$.spec.cost_per_hour: expected a finite number, got nan"):
+                await operator.ask({"kind": "deploy", "pool": "x", "spec": {"cost_per_hour": math.nan}})
+            with pytest.raises(FleetError, match="there is no pool 'x'"):
+                await operator.ask({"kind": "retire", "pool": "x"})
+        with pytest.raises(FleetError, match="the operator is closed"):
+            await operator.status()
 
     attack(main)
 
@@ -322,6 +412,22 @@ def test_a_replica_speaks_for_itself_only():
         (HOST, "x", ("replica/x",), "'replica/x' is not for a peer to host"),
         (HOST, "x", ("replica/01",), "'replica/01' is not for a peer to host"),
         (HOST, "x", ("client/x",), "may not host 'client/x'"),
+        (HOST, "x", ("replica/default/1",), "'replica/default/1' is not for a peer to host"),
+        (HOST, "x", ("operator/x",), "may not host 'operator/x'"),
+        (
+            CLIENT,
+            "x",
+            ("operator/x",),
+            """may not host 'operator/x' (only client/*); "operator/*" among its hosts""",
+        ),
+        (
+            ANYTHING,
+            "x",
+            ("operator/x",),
+            """(only *); "operator/*" among its hosts would let it operate the fleet""",
+        ),
+        (OPERATOR, "x", ("client/x",), "may not host 'client/x'"),
+        (OPERATOR, "x", ("operator",), "may not host 'operator'"),
     ],
 )
 def test_a_name_is_its_keys_own(keys, name, addresses, says):

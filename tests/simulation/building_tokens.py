@@ -66,10 +66,10 @@ def demand_all_given_back(made: Simulation) -> None:
             assert (cache.used_blocks, cache.host_used_blocks) == (0, 0), replica.ctx.address
 
 
-def play_out(trace, spec, **options):
+def play_out(trace, spec, *, until_s=None, **options):
     """`play`, and then see that every block was given back."""
     made = simulation(trace, spec, **options)
-    run = made.run()
+    run = made.run(until_s)
     demand_all_given_back(made)
     return run
 

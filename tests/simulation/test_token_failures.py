@@ -14,6 +14,7 @@ from policies import (
     IterationPolicy,
     NoRetry,
     PolicyError,
+    ShortestRemainingOracle,
     Step,
     VllmTokenBudget,
     Wait,
@@ -73,6 +74,21 @@ def test_an_answer_that_outgrows_the_whole_cache_ends_there_and_its_client_has_w
     demand_all_given_back(made)
 
 
+@pytest.mark.parametrize("ahead", [False, True], ids=["after each step", "a step ahead"])
+def test_one_that_outgrows_the_cache_ends_though_its_policy_would_begin_it_anew(ahead):
+    # In chunks of 5 tokens there is room to begin it again in the very plan that takes its place away.
+    iteration = ShortestRemainingOracle(max_step_tokens=5)
+    engine = llm(blocks=15, async_scheduling=ahead, kv={"prefix_caching": False})
+    trace = trace_of(asks("grows", 0.0, 49, 27), asks("other", 0.1, 28, 27))
+
+    run = play_out(trace, serving(engine=engine, iteration=iteration, retry=NoRetry()), until_s=500.0)
+
+    assert column(run, "outcome") == {"grows": "failed", "other": "completed"}
+    assert column(run, "detail")["grows"].startswith(
+        "refused: its 49 prompt and 12 output tokens need 16 blocks"
+    )
+
+
 # --- no longer wanted, at every phase ------------------------------------------------------------------------
 
 
@@ -109,6 +125,10 @@ def is_preempted(made):
     return of(made).preemptions == 1 and not of(made).running and not of(made).swapped
 
 
+def is_preempted_ahead(made):
+    return is_preempted(made) and of(made) in under_way(made).decodes
+
+
 def is_swapped_out(made):
     return of(made).swapped and not of(made).running
 
@@ -142,6 +162,10 @@ PHASES = {
     "preempted": (
         {"blocks": 8}, [("other", 0.0, 12, 9)], ("victim", 0.0, 12, 9), 7.5, is_preempted,
     ),
+    "preempted from the step after the one that runs": (
+        {"engine": llm(ONE_S, blocks=8, async_scheduling=True)}, [("other", 0.0, 12, 9)], ("victim", 0.0, 12, 9), 4.5,
+        is_preempted_ahead,
+    ),
     "swapped out": (
         {"iteration": FastServe(max_sequences=1, quantum_tokens=2), "kv": {"host_blocks": 50}},
         [("other", 5.5, 4, 2)], ("victim", 0.0, 4, 30), 6.5, is_swapped_out,
@@ -171,6 +195,23 @@ def test_a_request_that_is_not_wanted_any_more_gives_back_its_blocks_whatever_it
     (replica,) = replicas(made).values()
     assert replica.scheduler.cache.used_blocks == 0
     assert not replica.scheduler.by_id
+    demand_all_given_back(made)
+
+
+def test_one_that_goes_when_it_has_lost_its_place_to_the_next_step_takes_nobody_with_it():
+    # The step that runs still brings a token of it, which nobody waits for.
+    engine = llm(ONE_S, blocks=8, async_scheduling=True)
+    reader = Reader(
+        (0.0, submit("other", 12, 9)), (0.0, submit("victim", 12, 9)), (4.5, Cancel("victim")),
+    )  # fmt: skip
+
+    made = read(reader, serving(engine=engine, retry=NoRetry()), until_s=4.5 - 1e-3)
+    assert is_preempted_ahead(made)
+    made.runtime.run(until_s=60.0)
+
+    assert reader.reply("victim").outcome == "cancelled"
+    assert reader.reply("other").outcome == "completed"
+    assert reader.tokens("other") == list(range(9))
     demand_all_given_back(made)
 
 

@@ -217,7 +217,7 @@ def _names_in(value: Any, words: frozenset[str], path: str) -> Iterator[tuple[st
         where = f"{path}.{key}"
         if key in words and isinstance(item, (str, list, Mapping)):
             for name in (item,) if isinstance(item, str) else item:
-                if isinstance(name, str):
+                if isinstance(name, str) and name:
                     yield where, name
         elif isinstance(item, Mapping):
             yield from _names_in(item, words, where)

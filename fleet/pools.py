@@ -8,6 +8,7 @@ pools is one pool, called ``default``, that answers for every model.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct, field
@@ -176,6 +177,7 @@ class Pool(Struct, frozen=True, kw_only=True):
         return f"replica/{number}" if self.name == DEFAULT else f"replica/{self.name}/{number}"
 
 
+@lru_cache(maxsize=65_536)
 def pool_of(replica: str) -> str:
     """The pool of a replica or a place, by its name: ``large`` of ``replica/large/3``, ``default`` of ``replica/3``."""
     parts = replica.split("/")

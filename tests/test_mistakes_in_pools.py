@@ -94,6 +94,16 @@ MISTAKES: dict[str, tuple[dict[str, Any], str, str]] = {
         "'very large' cannot name a pool: letters, digits",
     ),
     "a pool with a slash": (changed("pools.a/b", {}), "$.pools.a/b", "cannot name a pool"),
+    "a pool with a line break": (
+        changed("pools.large\n", {}),
+        "$.pools.large\n",
+        "'large\\n' cannot name a pool",
+    ),
+    "a model with a line break": (
+        changed("pools.large.model", "chat\n"),
+        "$.pools.large.model",
+        "'chat\\n' cannot name a model",
+    ),
     "a model with an @": (
         changed("models.chat@2", {}),
         "$.models.chat@2",

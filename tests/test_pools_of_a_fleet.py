@@ -4,17 +4,22 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from fleet import FleetSpec
 from fleet.pools import ModelSpec, PoolSpec, pool_of
 from fleet.spec import components_of, from_mapping, policies_of
+from fleet.telemetry.attempts import several_attempts
 from policies import (
     Composed,
+    Hedge,
     InFlightScorer,
     LeastOutstanding,
     LeastWorkOracle,
     NoBreaker,
     NoHedge,
     Pinned,
+    PolicyError,
     PowerOfTwoChoices,
 )
 from tests.fleets import BUILT, ENGINE, TWO, WAYS, First, Newest, Takes, Way, changed, of_json, toml
@@ -140,3 +145,18 @@ def test_a_flat_fleet_has_the_components_it_always_had() -> None:
         "health", "retry",
     ]  # fmt: skip
     assert ("hedge",) in dict(components_of(FleetSpec(engine=BUILT, hedge=Takes())))
+
+
+def test_what_is_made_of_a_null_policy_is_none() -> None:
+    class Hedges(NoHedge):
+        """Decides otherwise."""
+
+        def after_s(self, request, attempts, now_s):
+            return Hedge(after_s=0.1)
+
+    spec = FleetSpec(engine=BUILT, hedge=Hedges())
+    assert spec.to_dict()["hedge"]["policy"].endswith("Hedges")
+    assert ("hedge",) in dict(components_of(spec))
+    assert several_attempts(spec)
+    with pytest.raises(PolicyError, match=r'^\$\.hedge: hedges needs binding = "early"'):
+        spec.replace(binding="late")

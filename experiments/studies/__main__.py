@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from experiments.studies import (
+    canary_gate,
     chunked_prefill,
     continuous_batching,
     goodput_frontier,
@@ -12,6 +13,8 @@ from experiments.studies import (
     mixed_devices,
     model_selection,
     prefix_routing,
+    retry_storm,
+    tail_at_scale,
 )
 from experiments.studies.study import Study, publish_all
 
@@ -23,6 +26,9 @@ STUDIES: tuple[Study[Any], ...] = (  # Any: each has a plan of its own
     goodput_frontier.STUDY,
     mixed_devices.STUDY,
     model_selection.STUDY,
+    tail_at_scale.STUDY,
+    retry_storm.STUDY,
+    canary_gate.STUDY,
 )
 
 if __name__ == "__main__":

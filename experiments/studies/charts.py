@@ -36,6 +36,8 @@ class Panel(Struct, frozen=True, kw_only=True):
     """Shown over measured value; None: the measure's own."""
     names: Mapping[str, str] | None = None
     """What the panel calls the candidates that it shows, in a legend of its own; None: all, in one for the figure."""
+    band: bool = True
+    """Shade what the seeds span. False: of what is either 0 or 1 in each run, which would be all there is."""
 
 
 def lines(
@@ -83,7 +85,8 @@ def _draw(axes: Axes, result: StudyResult, panel: Panel) -> None:
         low = [min(values, default=one.mean) * scale for values, one in zip(known, figures, strict=True)]
         high = [max(values, default=one.mean) * scale for values, one in zip(known, figures, strict=True)]
         style = line_style(index)
-        axes.fill_between(at, low, high, color=style["color"], alpha=0.08, linewidth=0.0)
+        if panel.band:
+            axes.fill_between(at, low, high, color=style["color"], alpha=0.08, linewidth=0.0)
         shown = [one.mean * scale for one in figures]
         axes.plot(at, shown, **style, marker="o", markersize=3.5, label=names[candidate])
     if panel.log:

@@ -12,16 +12,14 @@ al., "Sarathi-Serve", OSDI 2024, section 5.1 (capacity under objectives).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future
 
 from msgspec import Struct
 
-from experiments.progress import progress_bar
 from experiments.studies.charts import Panel, lines
+from experiments.studies.jobs import run_all
 from experiments.studies.result import Figure, Measure, StudyResult, judged, paired_figures
 from experiments.studies.study import Options, Study
 from experiments.studies.workloads import at_rate, conversations, engine, recorded
-from experiments.workers import Workers
 from fleet import FleetSpec, simulate
 from policies import (
     IterationPolicy,
@@ -128,7 +126,7 @@ class Job(Struct, frozen=True, kw_only=True):
         """The highest rate for each replica."""
 
         def attains(rate_per_replica_s: float) -> bool:
-            trace = at_rate(self.trace, rate_per_replica_s * self.spec.replicas)
+            trace = at_rate(self.trace, rate_per_replica_s * self.spec.all_replicas)
             attainment = simulate(trace, self.spec, seed=self.seed, check=False).summary.slo_attainment
             return attainment is not None and attainment >= ATTAINMENT
 
@@ -155,7 +153,7 @@ def run(plan: Plan, options: Options) -> StudyResult:
                 jobs[replicas, name, seed] = Job(
                     trace=trace, spec=spec_of(name, replicas), seed=seed, tolerance=plan.tolerance
                 )
-    rates = _run_all(jobs, options)
+    rates = run_all("bisections", jobs, options)
     figures: list[Figure] = []
     for replicas in plan.replicas:
         values = {
@@ -179,24 +177,6 @@ def run(plan: Plan, options: Options) -> StudyResult:
         },
         specs={name: spec_of(name, plan.replicas[0]).to_dict() for name in plan.candidates},
     )
-
-
-def _run_all(jobs: Mapping[tuple[int, str, int], Job], options: Options) -> dict[tuple[int, str, int], float]:
-    with progress_bar("bisections", len(jobs), shown=options.progress) as advance:
-        done: dict[tuple[int, str, int], float] = {}
-        if options.workers == 1:
-            for key, job in jobs.items():
-                done[key] = job.run()
-                advance()
-            return done
-        with Workers(min(options.workers, len(jobs))) as pool:
-            futures: dict[tuple[int, str, int], Future[float]] = {
-                key: pool.submit(Job.run, job) for key, job in jobs.items()
-            }
-            for key, future in futures.items():
-                done[key] = future.result()
-                advance()
-        return done
 
 
 def draw(result: StudyResult) -> str:

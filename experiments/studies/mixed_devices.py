@@ -39,7 +39,7 @@ from traces import Slo, Trace
 MODEL = "llama-3.1-8b"
 REPLICAS: Mapping[str, int] = {"a100": 2, "l4": 4}
 OBJECTIVE_S = 0.5
-"""End to end. A round guess: four times what an ordinary text takes an L4."""
+"""End to end. A round guess: five times what an ordinary text takes an L4."""
 POLICIES: Mapping[str, RoutingPolicy] = {
     "least outstanding": LeastOutstanding(),
     "two choices": PowerOfTwoChoices(),

@@ -50,7 +50,7 @@ VARIANTS: Mapping[str, Variant] = {
     "large": Variant(model="qwen3-32b", device="a100", replicas=4, quality=0.9),
 }
 OBJECTIVE_S = 1.0
-"""End to end. A round guess: five times what an ordinary text takes the large one."""
+"""End to end. A round guess: six times what an ordinary text takes the large one."""
 SERVED = "scorer"
 """What clients ask for."""
 POLICIES: Mapping[str, VariantsPolicy] = {

@@ -28,6 +28,8 @@ class Measure(Struct, frozen=True, kw_only=True):
     label: str
     better: Better
     scale: float = 1.0
+    shown: bool = True
+    """In the table; False: among the figures only."""
 
     @classmethod
     def of(cls, metric: Metric) -> Measure:
@@ -108,13 +110,14 @@ class StudyResult(Struct, frozen=True, kw_only=True):
         )
         table.add_column(self.setting, justify="right")
         table.add_column("", no_wrap=True)
-        for measure in self.measures:
+        shown = [measure for measure in self.measures if measure.shown]
+        for measure in shown:
             table.add_column(measure.label, justify="right")
         by_key = {(one.at, one.candidate, one.measure): one for one in self.figures}
         for at in self.settings:
             for index, candidate in enumerate(self.candidates):
-                figures = [by_key.get((at, candidate, measure.name)) for measure in self.measures]
-                cells = [_cell(one, of) for one, of in zip(figures, self.measures, strict=True)]
+                figures = [by_key.get((at, candidate, measure.name)) for measure in shown]
+                cells = [_cell(one, of) for one, of in zip(figures, shown, strict=True)]
                 table.add_row("" if index else plain_number(at), candidate, *cells)
             table.add_section()
         return table

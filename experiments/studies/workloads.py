@@ -76,6 +76,20 @@ def conversations(requests: int, seed: int, *, output_tokens: int = 200) -> Trac
     return open_loop(drawn.slice(ramp_s, drawn.duration_s).first(requests=requests))
 
 
+def arrivals(rate_per_s: float, duration_s: float, seed: int, name: str | None = None) -> Trace:
+    """Independent requests for nothing in particular: as a Poisson process, or as the trace `name` has them.
+
+    Of a recorded trace only the times are taken. Raises `ValueError` when it has too few of them.
+    """
+    if name is None:
+        return poisson(rate_per_s, duration_s, seed)
+    wanted = round(rate_per_s * duration_s)
+    part = recorded(name, wanted, seed)
+    if len(part) < wanted:
+        raise ValueError(f"trace {name!r} has {len(part):,} requests; this study takes {wanted:,} of it")
+    return at_rate(part.derived(part.table.select(["id", "arrived_s"]), Transform("times")), rate_per_s)
+
+
 def open_loop(trace: Trace) -> Trace:
     """The same requests at their recorded times, whatever became of those before them."""
     columns = [name for name in ("parent", "think_s") if name in trace.table.column_names]

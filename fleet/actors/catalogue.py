@@ -93,7 +93,7 @@ class Catalogue:
         self.models.setdefault(pool.model, model)
         model.versions.setdefault(pool.version, {})[pool.variant] = variant
         variant.add(desk)
-        variant.escalates = model.escalates
+        variant.escalates = desk.escalates = model.escalates
         self.desks[pool.name] = desk
         self.variants[pool.name] = variant
         self._look(model, now_s)

@@ -21,6 +21,7 @@ from fleet.actors.catalogue import Refusal
 from fleet.actors.hearing import telling
 from fleet.actors.pending import Answer, Attempt, Pending
 from fleet.actors.placing import Placing
+from fleet.actors.serving import Desk
 from fleet.blame import blaming
 from fleet.messages import (
     AttemptsEnded,
@@ -221,9 +222,15 @@ class Router(Placing):
         if message.failure is not None:
             self._attempts_failed(message)
             return
-        find, end = self.pending.get, self._end
+        if desk is not None:
+            self._answered(message, desk)
+
+    def _answered(self, message: AttemptsEnded, desk: Desk) -> None:
+        """These completed, all at one replica of this pool."""
+        work, find, end = message.work, self.pending.get, self._end
         size, service_s, cold, now = len(work), message.service_s, message.cold, self.ctx.now
-        ended, judging = 0, self._slo is not None
+        ended, judging, demand = 0, self._slo is not None, desk.demand
+        listened, escalates, latency = desk.hooks.of_attempts, desk.escalates, demand.e2e_s.append
         results: Iterable[Payload | None] = message.results or repeat(None)
         usages: Iterable[Usage | None] = message.usage or repeat(None)
         rated: Iterable[float | None] = message.quality or repeat(None)
@@ -237,24 +244,23 @@ class Router(Placing):
                     self._late(item.ticket, message, usage, quality)
                     continue
                 self._won(pending, attempt, now)
-            desk = attempt.desk
-            if desk.hooks.of_attempts:
+            if listened:
                 pending.attempt_ended(attempt, None, now, service_s, usage, quality)
-            if pending.variant.escalates and self._escalated(
+            if escalates and self._escalated(
                 pending, Answer(attempt, pending.variant, size, service_s, cold, result, usage, quality)
             ):
                 continue
             if pending.tokens is not None and (rest := pending.rest_of(result)) is not None:
                 self.ctx.send(pending.reply_to, rest)
             ended += 1
-            desk.demand.e2e_s.append(now - request.arrived_s)
+            latency(now - request.arrived_s)
             met = None
             if usage is not None or judging or request.slo is not None:
-                met = desk.demand.judge(request, "completed", pending.first_token_s, usage, now)
+                met = demand.judge(request, "completed", pending.first_token_s, usage, now)
             end(pending, "completed", size, service_s, cold, None, result, usage, quality, met)
-        if ended and desk is not None:
+        if ended:
             self.running -= ended
-            desk.demand.completed(ended, now)
+            demand.completed(ended, now)
 
     def _late(self, ticket: int, message: AttemptsEnded, usage: Usage | None, quality: float | None) -> None:
         """The answer of a shadow, or of an attempt that nobody waits for any more."""

@@ -33,6 +33,7 @@ class Desk:
         "batcher",
         "capacity",
         "demand",
+        "escalates",
         "expected_service_s",
         "hooks",
         "late",
@@ -57,6 +58,8 @@ class Desk:
         self.open: dict[str, Any] = {}  # Any: `Pending`, which knows of desks
         """Its requests that have not ended, in the order in which they came to it; only where there are other pools."""
         self.retired = False
+        self.escalates = False
+        """Its answers are judged before a client gets them."""
         self.expected_service_s = pool.expected_service_s
         """Worked out once."""
 

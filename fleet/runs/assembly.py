@@ -17,7 +17,7 @@ from fleet.actors.router import Router
 from fleet.engines.base import StepEngine
 from fleet.messages import replica_number
 from fleet.pools import POOL_COMPONENTS, Pool, autoscaler_of, batcher_of, pool_of
-from fleet.spec import COMPONENTS, FleetSpec
+from fleet.spec import FleetSpec, policies_of
 from fleet.telemetry.sink import Telemetry
 from policies.base import Policy
 
@@ -223,9 +223,8 @@ def initial_replicas(spec: FleetSpec) -> list[str]:
 
 def demand_no_oracle(spec: FleetSpec) -> None:
     """A live fleet has no true output lengths to show."""
-    for slot in COMPONENTS:
-        policy = getattr(spec, slot)
-        if isinstance(policy, Policy) and policy.oracle:
+    for path, policy in policies_of(spec):
+        if policy.oracle:
             raise FleetError(
-                f"$.{slot}: {policy.name()} is an oracle: it reads true output lengths and runs in simulation only"
+                f"{path}: {policy.name()} is an oracle: it reads true output lengths and runs in simulation only"
             )

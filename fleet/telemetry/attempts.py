@@ -44,7 +44,7 @@ def several_attempts(spec: FleetSpec) -> bool:
     One attempt after another is not enough: what came of those in a fleet of one pool is in its records.
     """
     limited = type(spec.retry).attempt_limit_s is not RetryPolicy.attempt_limit_s
-    return bool(spec.pools) or limited or not isinstance(spec.hedge, NoHedge)
+    return bool(spec.pools) or limited or type(spec.hedge) is not NoHedge
 
 
 def every_attempt(attempts: pa.Table, records: pa.Table, pools: pa.Table) -> pa.Table:

@@ -3,23 +3,37 @@
 import json
 from collections.abc import Callable
 
+import pyarrow.compute as pc
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from experiments.studies import (
+    canary_gate,
     chunked_prefill,
     continuous_batching,
     goodput_frontier,
     kv_pressure,
+    mixed_devices,
+    model_selection,
     prefix_routing,
+    retry_storm,
+    tail_at_scale,
 )
+from experiments.studies.failing import FailingEngine
 from experiments.studies.goodput_frontier import highest_rate
+from experiments.studies.jobs import run_all
 from experiments.studies.result import StudyResult
+from experiments.studies.scoring import engine, most_per_s, texts, work_cost
 from experiments.studies.study import Options, Study
-from experiments.studies.workloads import at_rate, chat, conversations, open_loop, recorded
-from traces import load_trace
+from experiments.studies.workloads import arrivals, at_rate, chat, conversations, open_loop, recorded
+from fleet import AffineLatency, FleetSpec, simulate
+from policies import FixedVariant, NoBatching, NoRetry
+from tests.simulation.building import arrivals as requests_at
+from tests.simulation.building import engine as emulated
+from tests.simulation.building import fleet, play
+from traces import TraceError, load_trace, poisson, save_trace
 
 HERE = Options()
 TINY = {
@@ -36,11 +50,21 @@ TINY = {
             "vllm token budget, prefix affinity",
         ),
     ),
+    "mixed_devices": mixed_devices.Plan(loads=(0.3, 0.9), requests=300, seeds=2),
+    "model_selection": model_selection.Plan(loads=(0.3, 1.3), requests=300, seeds=2),
+    "tail_at_scale": tail_at_scale.Plan(loads=(0.3, 0.8), replicas=5, requests=600, seeds=2),
+    "retry_storm": retry_storm.Plan(replicas=2, after_s=20.0, seeds=2),
+    "canary_gate": canary_gate.Plan(
+        min_requests=(10, 40), seeds=1, bake_s=20.0, candidates=("5 % of requests", "50 %")
+    ),
 }  # fmt: skip
 STUDIES = {
     module.STUDY.name: module.STUDY
-    for module in (continuous_batching, chunked_prefill, prefix_routing, kv_pressure, goodput_frontier)
-}
+    for module in (
+        continuous_batching, chunked_prefill, prefix_routing, kv_pressure, goodput_frontier, mixed_devices,
+        model_selection, tail_at_scale, retry_storm, canary_gate,
+    )
+}  # fmt: skip
 
 
 def tiny(name: str) -> Study:
@@ -173,6 +197,105 @@ def test_a_static_batch_has_the_lower_frontier_and_one_replica_leaves_a_router_n
         found.figure(1.0, "vllm token budget, random", goodput_frontier.MEASURE.name)
 
 
+def test_what_counts_money_is_cheapest_and_a_fast_device_that_is_idle_is_worth_its_price_in_time(result):
+    found = result("mixed_devices")
+    light, heavy = found.settings
+    work = {name: found.mean(light, name, "work_cost_per_request") for name in found.candidates}
+    assert min(work, key=work.__getitem__) == "cheapest meeting delay"
+    assert max(work, key=work.__getitem__) == "shortest expected delay"
+    mean_s = {name: found.mean(light, name, "e2e_s.mean") for name in found.candidates}
+    assert mean_s["shortest expected delay"] < mean_s["least outstanding, L4 first"]
+    # As many requests to each replica are more than an L4 can serve.
+    assert found.mean(heavy, "round robin", "e2e_s.p99") > 2 * found.mean(heavy, "never queue", "e2e_s.p99")
+
+
+def test_a_fleet_that_stays_as_it_is_costs_the_same_whoever_routes_until_it_lags_behind(result):
+    found = result("mixed_devices")
+    costs = [found.mean(0.3, name, "cost_per_request") for name in found.candidates]
+    assert max(costs) < 1.02 * min(costs)
+
+
+def test_quality_is_paid_for_and_a_cascade_pays_less_than_a_coin_would(result):
+    found = result("model_selection")
+    for load in found.settings:
+        small, *cascades, large = (
+            (found.mean(load, name, "work_cost_per_request"), found.mean(load, name, "quality_mean"))
+            for name in ("all small", "cascade at 0.3", "cascade at 0.5", "cascade at 0.7", "all large")
+        )
+        costs = [cost for cost, _ in (small, *cascades, large)]
+        qualities = [quality for _, quality in (small, *cascades, large)]
+        assert costs == sorted(costs)
+        assert qualities == sorted(qualities)
+        for cost, quality in cascades:  # a coin that gives the same quality
+            share = (quality - small[1]) / (large[1] - small[1])
+            assert cost < small[0] + share * (large[0] - small[0])
+
+
+def test_what_degrades_keeps_more_in_time_than_the_large_one_alone_and_answers_better_than_the_small_one(
+    result,
+):
+    found = result("model_selection")
+    overload = found.settings[-1]
+    attained = {name: found.mean(overload, name, "slo_attainment") for name in found.candidates}
+    quality = {name: found.mean(overload, name, "quality_mean") for name in found.candidates}
+    assert attained["all large"] < attained["degrade under load"] <= attained["all small"]
+    assert quality["all small"] < quality["degrade under load"] < quality["all large"]
+
+
+def test_a_hedge_shortens_the_tail_where_there_is_room_and_a_tie_does_nothing_twice(result):
+    found = result("tail_at_scale")
+    for load in found.settings:
+        for hedge in ("hedge after p95", "hedge after p95, loser stopped"):
+            assert 0.0 < found.mean(load, hedge, "added") <= 0.1
+            if load < 0.5:
+                assert found.mean(load, hedge, "p999_s") < found.mean(load, "no hedge", "p999_s")
+        for tied in ("tied", "random router, tied"):
+            assert found.mean(load, tied, "wasted") == 0.0
+        assert found.mean(load, "no hedge", "added") == 0.0
+        blind = "random router, "
+        assert found.mean(load, f"{blind}tied", "p99_s") < found.mean(load, f"{blind}no hedge", "p99_s")
+
+
+def test_slow_replicas_are_a_function_of_the_seed_and_come_at_their_rate():
+    drawn = tail_at_scale.slow_replicas(10, 2_000.0, 3)
+    assert drawn == tail_at_scale.slow_replicas(10, 2_000.0, 3)
+    assert drawn.faults != tail_at_scale.slow_replicas(10, 2_000.0, 4).faults
+    assert len(drawn.faults) == pytest.approx(200, abs=45)  # three standard deviations
+    assert {fault.replica for fault in drawn.faults} == {f"replica/{number}" for number in range(10)}
+
+
+def test_retries_without_a_budget_keep_a_fleet_down_after_the_fault_and_a_budget_does_not(result):
+    found = result("retry_storm")
+    assert found.settings == [-45.0, -35.0, -25.0, -15.0, -5.0, 5.0, 15.0]
+    last = found.settings[-1]
+    storm, held = "10 attempts, no budget", "10 attempts, budget 0.2"
+    for at in (-45.0, -35.0):
+        assert found.mean(at, storm, "attempts") == pytest.approx(1.0, abs=0.01)
+        assert found.mean(at, storm, "good") > 0.99
+    assert found.mean(last, held, "good") > 0.95
+    assert found.mean(last, storm, "good") < 0.5
+    assert found.mean(last, storm, "attempts") > 3.0
+    for at in found.settings:
+        assert found.mean(at, held, "attempts") < 1.6
+        assert found.mean(at, "no retry", "attempts") == 1.0
+
+
+def test_a_canary_is_looked_at_by_the_size_of_a_look_and_decided_where_there_was_one(result):
+    found = result("canary_gate")
+    narrow, wide = found.candidates
+    for least in found.settings:
+        assert found.mean(least, wide, "caught, all fail") == 1.0
+        for candidate in found.candidates:
+            assert found.mean(least, candidate, "exposed, all fail") >= min(least, 10)
+            assert 0.0 <= found.mean(least, candidate, "let_through") <= 1.0
+    few, many = found.settings
+    assert found.mean(few, narrow, "caught, all fail") == 1.0
+    assert found.mean(few, wide, "exposed, all fail") < found.mean(many, wide, "exposed, all fail")
+    # 5 % of 20 requests/s for 20 s are 20: too few for a look at 40.
+    assert found.mean(many, narrow, "undecided") == 1.0
+    assert found.mean(many, narrow, "let_through") == 0.0
+
+
 # --- what they are made of ---------------------------------------------------------------------------------
 
 
@@ -210,3 +333,69 @@ def test_parts_of_a_recorded_trace_follow_one_another_and_start_at_zero():
     ids = [name for part in parts for name in part.column("id").to_pylist()]
     assert ids == whole.column("id").to_pylist()[:120]
     assert all(part.table["arrived_s"][0].as_py() == 0.0 for part in parts)
+
+
+def test_work_costs_the_service_seconds_of_all_attempts_at_the_price_of_their_pools():
+    """An answer of the small one (1 s at 3.6 an hour), then of the large one (2 s at 36): 0.001 + 0.02."""
+    pools = {
+        "small": {"engine": emulated(1.0), "variant": "small", "cost_per_hour": 3.6, "quality": 0.0},
+        "large": {"engine": emulated(2.0), "variant": "large", "cost_per_hour": 36.0, "quality": 1.0},
+    }
+    models = {"default": {"variants": {"policy": "cascade"}}}
+    once = play(
+        requests_at(0.0, 5.0),
+        fleet(pools=pools, models={"default": {"variants": FixedVariant(variant="large")}}),
+    )
+    twice = play(requests_at(0.0, 5.0), fleet(pools=pools, models=models))
+
+    assert work_cost(once) == pytest.approx(0.02)
+    assert work_cost(twice) == pytest.approx(0.021)
+
+
+def test_the_most_that_replicas_serve_is_one_request_a_pass():
+    """512 tokens of 13.96e9 operations each at 0.6 of 312e12 a second, and 1 ms: 39.2 ms."""
+    trace = requests_at(0.0, 1.0, prompt_tokens=512)
+
+    assert most_per_s(trace, engine("llama-3.1-8b", "a100"), 3) == pytest.approx(3 / 0.0392, rel=1e-3)
+
+
+def test_texts_of_a_recorded_trace_keep_times_and_lengths_alone(tmp_path):
+    part = texts(40, 1, "chat-small")
+    whole = load_trace("chat-small").column("prompt_tokens").to_pylist()
+    assert set(part.table.column_names) == {"id", "arrived_s", "prompt_tokens"}
+    assert part.column("prompt_tokens").to_pylist() == whole[40:80]
+    path = tmp_path / "times.jsonl"
+    save_trace(poisson(1.0, 30.0, 0), path)
+    with pytest.raises(TraceError, match="has no prompt_tokens"):
+        texts(10, 0, str(path))
+
+
+def test_times_of_a_recorded_trace_come_at_the_rate_and_too_few_of_them_are_said_to_be():
+    taken = arrivals(4.0, 10.0, 0, "chat-small")
+    assert len(taken) == 40
+    assert taken.rate_per_s == pytest.approx(4.0)
+    assert "prompt_tokens" not in taken.table.column_names
+    with pytest.raises(ValueError, match=r"'chat-small' has [0-9,]+ requests; this study takes 10,000,000"):
+        arrivals(1e6, 10.0, 0, "chat-small")
+
+
+def test_a_failing_engine_fails_its_share_and_the_same_requests_as_one_that_fails_more():
+    failed = {}
+    for share in (0.0, 0.2, 0.6, 1.0):
+        engine = FailingEngine(latency=AffineLatency(base_s=0.1, per_item_s=0.0), failing=share)
+        run = simulate(
+            arrivals(5.0, 200.0, 1), FleetSpec(engine=engine, batching=NoBatching(), retry=NoRetry())
+        )
+        assert set(run.records["outcome"].to_pylist()) <= {"completed", "failed"}
+        lost = pc.equal(run.records["outcome"], "failed")
+        failed[share] = set(run.records["id"].filter(lost).to_pylist())
+        assert len(failed[share]) / len(run.records) == pytest.approx(share, abs=0.05)
+    assert failed[0.2] < failed[0.6] < failed[1.0]
+
+
+def test_jobs_come_to_the_same_in_other_processes():
+    jobs = {seed: tail_at_scale.Job(
+        trace=arrivals(20.0, 5.0, seed), faults=tail_at_scale.slow_replicas(2, 5.0, seed),
+        spec=tail_at_scale.spec_of("tied", 2), seed=seed,
+    ) for seed in range(2)}  # fmt: skip
+    assert run_all("runs", jobs, Options(workers=2)) == run_all("runs", jobs, HERE)

@@ -3,8 +3,9 @@
 import msgspec
 import pytest
 
-from fleet import FleetSpec
+from fleet import FleetError, FleetSpec
 from fleet.messages import Operate, Operated, Reply
+from fleet.runs.assembly import demand_no_oracle
 from policies import (
     Pinned,
     PolicyError,
@@ -434,3 +435,10 @@ def test_a_pool_deployed_under_the_name_of_a_retired_one_numbers_its_replicas_on
     trace = trace_of(entry("first", 0.0, model="a"), entry("again", 5.0, model="a"))
 
     assert served(play(trace, spec, operations=again)) == {"first": "replica/a/0", "again": "replica/a/1"}
+
+
+def test_an_oracle_is_refused_live_wherever_in_the_fleet_it_is():
+    spec = pooled(a={"routing": {"policy": "least-work-oracle"}})
+
+    with pytest.raises(FleetError, match=r"\$\.pools\.a\.routing: least-work-oracle is an oracle"):
+        demand_no_oracle(spec)

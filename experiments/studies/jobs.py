@@ -1,0 +1,57 @@
+"""Many simulations that have nothing to do with one another, in as many processes as are wanted, and their figures."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from concurrent.futures import Future
+from typing import Protocol, TypeVar
+
+from experiments.progress import progress_bar
+from experiments.studies.result import Figure, Measure, judged, paired_figures
+from experiments.studies.study import Options
+from experiments.workers import Workers
+
+K = TypeVar("K", bound=Hashable)
+R_co = TypeVar("R_co", covariant=True)
+
+
+class Job(Protocol[R_co]):
+    """A piece of work that can be sent to another process."""
+
+    def run(self) -> R_co: ...
+
+
+def run_all(what: str, jobs: Mapping[K, Job[R_co]], options: Options) -> dict[K, R_co]:
+    """What came of each job, in the order of `jobs`; `what` is what a progress bar calls them."""
+    with progress_bar(what, len(jobs), shown=options.progress) as advance:
+        done: dict[K, R_co] = {}
+        if options.workers == 1 or len(jobs) < 2:
+            for key, job in jobs.items():
+                done[key] = job.run()
+                advance()
+            return done
+        with Workers(min(options.workers, len(jobs))) as pool:
+            futures: dict[K, Future[R_co]] = {key: pool.submit(_run, job) for key, job in jobs.items()}
+            for key, future in futures.items():
+                done[key] = future.result()
+                advance()
+        return done
+
+
+def _run(job: Job[R_co]) -> R_co:
+    return job.run()
+
+
+def figures_by(
+    values: Mapping[tuple[float, str, int], Mapping[str, float]], measures: Sequence[Measure], baseline: str
+) -> tuple[Figure, ...]:
+    """The figures of a study from its measures by setting, candidate and seed, judged together."""
+    names: dict[float, dict[str, list[Mapping[str, float]]]] = {}
+    for (at, candidate, _), of_one in values.items():
+        names.setdefault(at, {}).setdefault(candidate, []).append(of_one)
+    figures: list[Figure] = []
+    for at, by_candidate in names.items():
+        for measure in measures:
+            by_seed = {name: [one[measure.name] for one in found] for name, found in by_candidate.items()}
+            figures += paired_figures(at, measure.name, by_seed, baseline)
+    return judged(figures, {measure.name: measure.better for measure in measures})

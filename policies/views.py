@@ -383,7 +383,8 @@ class ServedView(Struct, frozen=True, kw_only=True, gc=False):
     attainment: float | None = None
     """Of those that had an objective, the fraction that met it; None where there was none."""
     quality: float | None = None
-    """Mean over its answers of the window where there is one, else as its pools say; None: nobody says."""
+    """Mean over the last 500 of its answers that were rated, what its pools say counting as 50 of them; None: nobody
+    says anything. A window alone may have three answers, whose mean is chance."""
     cost_per_hour: float | None = None
     """Of one of its replicas, the dearest; None: no price is named."""
     expected_service_s: float | None = None
@@ -402,6 +403,8 @@ class VariantView(ServedView, frozen=True, kw_only=True, gc=False):
     """One variant of the version that was chosen, as a variants policy sees it."""
 
     variant: str
+    version: str = "1"
+    """Of which it is one: variants of several versions may bear one name."""
     capabilities: tuple[str, ...] = ()
     """What its pools say that it can do."""
 

@@ -189,7 +189,7 @@ STUDY = Study(
     name="canary_gate",
     title="Canary gates: bad versions caught and good ones rejected, by share and by requests between looks",
     plans={
-        "small": Plan(min_requests=(10, 50), seeds=3),
+        "small": Plan(min_requests=(10, 30), seeds=3, bake_s=40.0),
         "full": Plan(min_requests=(10, 30, 100), seeds=24),
     },
     run=run,

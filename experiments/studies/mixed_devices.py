@@ -104,10 +104,9 @@ def _most_per_s(trace: Trace) -> float:
 
 
 def draw(result: StudyResult) -> str:
-    """The tail, attainment, the mean and what the work cost, against load."""
+    """The tail, attainment and what the work cost, against load."""
     panels = (
         Panel(measure="e2e_s.p99", label="E2E p99 (s)", log=True, scale=1.0),
-        Panel(measure="e2e_s.mean", label="E2E mean (s)", log=True, scale=1.0),
         Panel(measure="slo_attainment", label="within the objective (%)"),
         Panel(measure="work_cost_per_request", label="work cost (10⁻³ $ a request)"),
     )

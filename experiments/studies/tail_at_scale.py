@@ -155,8 +155,8 @@ STUDY = Study(
     name="tail_at_scale",
     title="The tail at scale: hedged and tied requests by load, with replicas that become slow",
     plans={
-        "small": Plan(loads=(0.3, 0.6, 0.9), replicas=10, requests=3_000, seeds=3),
-        "full": Plan(loads=(0.3, 0.6, 0.9), replicas=10, requests=15_000, seeds=6),
+        "small": Plan(loads=(0.3, 0.6, 0.9), replicas=10, requests=2_000, seeds=3),
+        "full": Plan(loads=(0.3, 0.6, 0.9), replicas=10, requests=10_000, seeds=6),
     },
     run=run,
     draw=draw,

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 from fleet.actors.serving import Desk, Variant
-from fleet.actors.windows import Window
+from fleet.actors.windows import SAID_COUNTS, Window
 from fleet.blame import blaming
 from fleet.pools import DEFAULT, Pool
 from fleet.telemetry.sink import Telemetry
@@ -227,6 +227,7 @@ class Catalogue:
         return tuple(
             VariantView(
                 variant=name,
+                version=version,
                 capabilities=tuple(
                     dict.fromkeys(item for desk in variant.desks for item in desk.pool.capabilities)
                 ),
@@ -293,7 +294,6 @@ def _known(
     ended = sum(window.ended for window in windows)
     judged = sum(window.judged for window in windows)
     rated = sum(window.rated for window in windows)
-    quality = sum(window.quality for window in windows) / rated if rated else None
     return {
         "model": model,
         "ready": sum(len(variant.roster.candidates) for variant in variants),
@@ -305,11 +305,18 @@ def _known(
         "ttft_s": _joined([window.ttft_s for window in windows]),
         "error_fraction": sum(window.failed for window in windows) / ended if ended else None,
         "attainment": sum(window.attained for window in windows) / judged if judged else None,
-        "quality": quality if quality is not None else sum(said) / len(said) if said else None,
+        "quality": _quality(said, rated, sum(window.quality for window in windows)),
         "cost_per_hour": max(prices, default=None),
         "expected_service_s": min(services, default=None),
         "as_of_s": min((window.as_of_s for window in windows), default=now_s),
     }
+
+
+def _quality(said: list[float], rated: int, total: float) -> float | None:
+    """The mean of what was rated and what pools say, which counts as so many answers; None: nobody says anything."""
+    if not said:
+        return total / rated if rated else None
+    return (SAID_COUNTS * sum(said) / len(said) + total) / (SAID_COUNTS + rated)
 
 
 def _plain(known: dict[str, Any]) -> dict[str, Any]:  # Any: JSON values

@@ -8,10 +8,17 @@ from policies.views import NO_LATENCIES, Latencies, Outcome
 
 MOST = 4_096
 """Latencies of one window: the last ones, where more complete between two looks."""
+MOST_RATED = 500
+"""Answers that a mean quality is of: those of one window may be three, and their mean chance."""
+SAID_COUNTS = 50
+"""As many answers as this what its pools say of a variant's quality counts."""
 
 
 class Window:
-    """Of one variant: totals since ever, and figures of the requests that ended between its last two looks."""
+    """Of one variant: totals since ever, and figures of the requests that ended between its last two looks.
+
+    Quality apart, which is of the last answers that were rated before the last look.
+    """
 
     __slots__ = (
         "_attained",
@@ -20,7 +27,7 @@ class Window:
         "_failed",
         "_judged",
         "_quality",
-        "_rated",
+        "_ratings",
         "_ttft_s",
         "as_of_s",
         "attained",
@@ -45,13 +52,14 @@ class Window:
         self.ended = self.failed = self.judged = self.attained = self.rated = 0
         self.quality = 0.0
         """A sum, over the `rated` answers; likewise the others: shares are for whoever adds up several windows."""
+        self._ratings: deque[float] = deque()
+        self._quality = 0.0
         self._begin()
 
     def _begin(self) -> None:
         self._e2e_s: deque[float] = deque(maxlen=MOST)
         self._ttft_s: deque[float] = deque(maxlen=MOST)
-        self._ended = self._failed = self._judged = self._attained = self._rated = 0
-        self._quality = 0.0
+        self._ended = self._failed = self._judged = self._attained = 0
 
     def request_ended(
         self, outcome: Outcome, e2e_s: float, ttft_s: float, slo_met: bool | None, quality: float | None
@@ -71,8 +79,10 @@ class Window:
             self._judged += 1
             self._attained += slo_met
         if quality is not None:
-            self._rated += 1
+            self._ratings.append(quality)
             self._quality += quality
+            if len(self._ratings) > MOST_RATED:
+                self._quality -= self._ratings.popleft()
 
     def look(self, now_s: float) -> None:
         """A look, if it is time for one: what ended since the last one is what is known from now on."""
@@ -81,6 +91,6 @@ class Window:
         self.e2e_s, self.ttft_s = Latencies(tuple(self._e2e_s)), Latencies(tuple(self._ttft_s))
         self.ended, self.failed = self._ended, self._failed
         self.judged, self.attained = self._judged, self._attained
-        self.rated, self.quality = self._rated, self._quality
+        self.rated, self.quality = len(self._ratings), self._quality
         self.as_of_s = now_s
         self._begin()

@@ -132,8 +132,10 @@ def _operate(
 ) -> int:
     """Have it done and say so; where that was asked, wait until the fleet has got there."""
     from fleet import FleetOperator
+    from fleet.runs.operate import demand_finite
     from fleet.runtime.live import run
 
+    demand_finite(operation, "$")
     output.log_to_stderr(everything=arguments.debug)
     within_s = None if reached is None else arguments.wait_s
 

@@ -19,9 +19,9 @@ import msgspec
 from fleet.actor import FleetError
 from fleet.messages import Message, Operate, Operated, Undeliverable
 from fleet.runs.connection import Connection, Speaker
+from fleet.runs.operator import OPERATOR
 from fleet.runtime.live import run
 
-OPERATOR = "operator"
 LOOK_AGAIN_S = 0.25
 """Between two looks at how a fleet stands, while somebody waits for it to get there."""
 
@@ -147,6 +147,7 @@ def operate(
     timeout_s: float = 30.0,
 ) -> Table | None:
     """Have the head do one operation, such as ``{"kind": "retire", "pool": "old"}``: see `FleetOperator.ask`."""
+    demand_finite(operation, "$")
 
     async def main() -> Table | None:
         async with FleetOperator(

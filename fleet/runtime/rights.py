@@ -97,12 +97,6 @@ _THE = {
 }  # fmt: skip
 
 
-def kind_of(address: str) -> str:
-    """`replica/` for ``replica/3``, `router` for ``router``."""
-    before, slash, _ = address.partition("/")
-    return before + slash
-
-
 def refusal(role: str, sender: str, to: str, message: Message) -> str | None:
     """Why a message from `sender`, whose peer has this role, is refused; None when it may be delivered."""
     right = RIGHTS.get(type(message))
@@ -110,9 +104,10 @@ def refusal(role: str, sender: str, to: str, message: Message) -> str | None:
         return "no process may send it to another"
     if right.sender != role:
         return f"only {_THE[right.sender]} may send it, and this is {_THE.get(role, role)}"
-    if kind_of(to) != right.receiver:
-        name = "NAME" if right.receiver.endswith("/") else ""
-        return f"it is not for {text_of(to)!r}, only for {right.receiver}{name}"
+    receiver = right.receiver
+    if to != receiver and not (receiver[-1] == "/" and to.startswith(receiver)):
+        name = "NAME" if receiver[-1] == "/" else ""
+        return f"it is not for {text_of(to)!r}, only for {receiver}{name}"
     if right.own is not None and getattr(message, right.own) != sender:
         return f"its {right.own} is {text_of(getattr(message, right.own))!r}, not its sender"
     return fault(message)

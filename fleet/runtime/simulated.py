@@ -10,8 +10,8 @@ from __future__ import annotations
 import math
 import random
 from collections import deque
-from collections.abc import Callable, Sequence
-from heapq import heapify, heappop, heappush
+from collections.abc import Callable, Iterator, Sequence
+from heapq import heapify, heappop, heappush, merge
 from itertools import count
 from typing import Any, TypeVar
 
@@ -72,6 +72,26 @@ class Recurring(SimulatedTimer):
 
     period_s: float
     actor: Actor
+
+
+Passed = tuple[float, int, Recurring, int]
+"""What does not come: when it was due, its number, and how many periods of it."""
+
+
+def _say_passed_over(passed: Sequence[Passed]) -> None:
+    """Tell actors what does not come: several of them in the order in which it would have come."""
+    if len(passed) == 1:
+        due_s, _, timer, periods = passed[0]
+        timer.actor.passed_over(timer.message, due_s, periods)
+        return
+    for due_s, _, timer in merge(*map(_one_by_one, passed)):
+        timer.actor.passed_over(timer.message, due_s, 1)
+
+
+def _one_by_one(passed: Passed) -> Iterator[tuple[float, int, Recurring]]:
+    due_s, number, timer, periods = passed
+    for period in range(periods):
+        yield due_s + period * timer.period_s, number, timer
 
 
 class SimulatedContext:
@@ -363,13 +383,16 @@ class SimulatedRuntime:
         )
         if not known:
             return
+        passed = []
         for index, timer in resting:
             due_s, number, _ = self.heap[index]
             periods = math.ceil((until_s - due_s) / timer.period_s)
             if periods > 0:
-                timer.actor.passed_over(timer.message, due_s, periods)
+                if type(timer.actor).passed_over is not Actor.passed_over:
+                    passed.append((due_s, number, timer, periods))
                 self.heap[index] = (due_s + periods * timer.period_s, number, timer)
         heapify(self.heap)
+        _say_passed_over(passed)
 
     def hasten(self, address: str, kind: type[Message]) -> None:
         """What an actor has told itself of this kind for later, it is told now, before anything else happens."""

@@ -6,6 +6,8 @@ import random
 from collections.abc import Iterator
 from typing import Any, TypeVar
 
+from msgspec.structs import replace
+
 from policies._conformance.calls import Ask, Call
 from policies._conformance.inputs import later, maybe, random_request
 from policies._conformance.life import Attempt, Life
@@ -14,6 +16,8 @@ from policies.decisions import Escalate, Serve, Shadow, Use
 from policies.views import AnswerView, Completion, Latencies, ServedView, VariantView, VersionView
 
 STEPS = 127
+_CAPABILITIES = ((), ("vision",), ("vision", "tools"))
+_ASKED = ("vision", "vision, tools", "audio")
 V = TypeVar("V", bound=ServedView)
 
 
@@ -84,9 +88,7 @@ def drive_variants(policy: Policy, rng: random.Random, ask: Ask) -> Iterator[Cal
         life.goes_on(now_s)
         served = _some(rng, names)
         views = tuple(
-            _view(
-                VariantView, rng, now_s, variant=name, capabilities=("vision",) if rng.random() < 0.5 else ()
-            )
+            _view(VariantView, rng, now_s, variant=name, capabilities=rng.choice(_CAPABILITIES))
             for name in served
         )
         while life.answered:
@@ -107,6 +109,8 @@ def drive_variants(policy: Policy, rng: random.Random, ask: Ask) -> Iterator[Cal
             else:
                 life.request_ended(done, now_s)
         request = random_request(rng, number, now_s)
+        if rng.random() < 0.3:
+            request = replace(request, extra={"capability": rng.choice(_ASKED)})
         answer = ask(policy, "choose", request, views, now_s)
         yield Call(f"choose({request.id}, {served}, {now_s!r})", answer, now_s, request, served=tuple(served))
         if isinstance(answer, Use) and answer.variant in served:

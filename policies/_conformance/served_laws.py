@@ -8,9 +8,11 @@ from typing import Any
 
 from policies._conformance.calls import Ask, Call, ask, fail
 from policies._conformance.common import Make, made
+from policies._conformance.inputs import random_request
 from policies._conformance.served import drive_rollout, drive_variants
 from policies.base import Policy, PolicyError
 from policies.decisions import Escalate, Reject, Serve, Shadow, Use
+from policies.views import AnswerView, VariantView
 
 Driver = Callable[[Policy, random.Random, Ask], Iterator[Call]]
 
@@ -75,7 +77,32 @@ def check_variants_answers(make: Make) -> None:
             fail(policy, f"answered {answer!r} to {call.question}; {expected}")
 
 
+def check_variants_escalate_once(make: Make) -> None:
+    """An answer that is never good enough is not followed by others for ever: each variant is asked once."""
+    names = ("small", "large", "huge")
+    views = tuple(
+        VariantView(model="m", variant=name, ready=1, cost_per_hour=price, expected_service_s=0.1)
+        for price, name in enumerate(names)
+    )
+    for quality in (0.0, None):
+        policy: Any = made(make)  # Any: a variants policy, which is all that this check is given
+        ask(policy, "reset", random.Random(1))
+        request = random_request(random.Random(1), 0, 0.0)
+        answer = ask(policy, "choose", request, views, 0.0)
+        asked: list[str] = []
+        while isinstance(answer, Use | Escalate):
+            if answer.variant not in names or answer.variant in asked:
+                before = ", ".join(asked) or "none"
+                fail(
+                    policy,
+                    f"has {request.id} answered by {answer.variant!r} after {before} of {', '.join(names)}",
+                )
+            asked.append(answer.variant)
+            view = AnswerView(variant=answer.variant, replica="replica/0", e2e_s=1.0, quality=quality)
+            answer = ask(policy, "after_answer", request, view, views, 1.0)
+
+
 SERVED_LAWS: dict[str, dict[str, Callable[[Make], None]]] = {
     "rollout": {"answers": check_rollout_answers, "is_steered": check_rollout_is_steered},
-    "variants": {"answers": check_variants_answers},
+    "variants": {"answers": check_variants_answers, "escalate_once": check_variants_escalate_once},
 }

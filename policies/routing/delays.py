@@ -35,14 +35,17 @@ def service_times(replicas: Sequence[ReplicaView]) -> list[float]:
 
 def delay(service: float, in_flight: int, concurrency: int) -> float:
     """What one more request would take where so many are in flight: waiting and service, in the unit of `service`."""
-    return service * max(1.0, (in_flight + 1) / concurrency)
+    ahead = in_flight + 1
+    return service * ahead / concurrency if ahead > concurrency else service
 
 
 def shortest_delay(replicas: Sequence[ReplicaView], concurrency: int) -> ReplicaView:
     """Whose expected delay is the shortest; of equal ones that with the fewest in flight, then the first. O(n)."""
-    times = service_times(replicas)
-    keys = [
-        (delay(time, replica.in_flight, concurrency), replica.in_flight)
-        for time, replica in zip(times, replicas, strict=True)
-    ]
-    return replicas[keys.index(min(keys))]
+    chosen = replicas[0]
+    shortest, fewest = math.inf, chosen.in_flight
+    for time, replica in zip(service_times(replicas), replicas, strict=True):
+        in_flight = replica.in_flight
+        one = delay(time, in_flight, concurrency)
+        if one < shortest or (one == shortest and in_flight < fewest):
+            chosen, shortest, fewest = replica, one, in_flight
+    return chosen

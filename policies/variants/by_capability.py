@@ -6,12 +6,13 @@ from collections.abc import Sequence
 
 from policies.base import VariantsPolicy
 from policies.decisions import Reject, Use
+from policies.variants.costs import costs
 from policies.views import VariantView
 from traces.schema import Request
 
 
 class ByCapability(VariantsPolicy):
-    """Of the variants with all capabilities that are asked for, the cheapest. O(n) in the variants.
+    """Of the variants with all capabilities that are asked for, the cheapest for each request. O(n) in the variants.
 
     A request asks by its field `capability` in `extra`: one name, or several with commas between. One that asks for
     nothing may go anywhere. Unknown prices come last; equal ones by the order of declaration. What nobody can do is
@@ -27,14 +28,16 @@ class ByCapability(VariantsPolicy):
         asked = self._asked(request)
         able = [view for view in variants if all(name in view.capabilities for name in asked)]
         if not able:
-            offered = sorted({name for view in variants for name in view.capabilities})
-            return Reject(f"no variant can do {', '.join(asked)}; served are {', '.join(offered) or 'none'}")
-        return Use(min(able, key=_price).variant)
+            return Reject(
+                f"no variant can do {', '.join(asked)}; served are {'; '.join(map(_card, variants))}"
+            )
+        prices = costs(able)
+        return Use(able[prices.index(min(prices))].variant)
 
     def _asked(self, request: Request) -> list[str]:
         value = None if request.extra is None else request.extra.get(self.field)
         return [] if value is None else [name.strip() for name in str(value).split(",") if name.strip()]
 
 
-def _price(view: VariantView) -> tuple[bool, float]:
-    return view.cost_per_hour is None, view.cost_per_hour or 0.0
+def _card(view: VariantView) -> str:
+    return f"{view.variant} ({', '.join(view.capabilities) or 'nothing in particular'})"

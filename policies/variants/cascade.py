@@ -1,4 +1,4 @@
-"""The smallest variant first; a larger one where its answer is not good enough."""
+"""The cheapest variant first; the next one where its answer is not good enough."""
 
 from __future__ import annotations
 
@@ -10,23 +10,30 @@ from msgspec import Meta
 
 from policies.base import VariantsPolicy
 from policies.decisions import Escalate, Use
+from policies.variants.costs import costs
 from policies.views import AnswerView, Ending, VariantView
 from traces.schema import Request
 
+Quality = Annotated[float, Meta(ge=0, le=1)]
+
 
 class Cascade(VariantsPolicy):
-    """Ask variants in order until an answer has the quality `threshold`. O(n) in the variants.
+    """Ask variants in order until an answer has the quality `threshold`. O(n log n) in the variants.
 
-    It costs the small answers that are thrown away, and the time that they took; it pays where most requests are easy.
+    It costs the answers that are thrown away, and the time that they took; it pays where most requests are easy. It
+    goes up the order only, to the next variant that is served.
 
     Source: Chen, Zaharia and Zou, "FrugalGPT: How to Use Large Language Models While Reducing Cost and Improving
-    Performance", 2023 (LLM cascade with a scorer); Viola and Jones, CVPR 2001, for cascades as such.
+    Performance", 2023 (LLM cascade: a scorer, and a threshold for each step); Viola and Jones, "Rapid Object Detection
+    using a Boosted Cascade of Simple Features", CVPR 2001, for cascades as such.
     """
 
-    threshold: Annotated[float, Meta(ge=0, le=1)] = 0.5
-    """Answers of this quality are given; worse ones are followed by the next variant's."""
+    threshold: Quality | Annotated[tuple[Quality, ...], Meta(min_length=1)] = 0.5
+    """Answers of this quality are given; worse ones are followed by the next variant's. Several: one for each answer in
+    turn, the last of them for all that follow."""
     order: tuple[str, ...] = ()
-    """Variants, the first asked first. Empty: by price, those without one last, then by order of declaration."""
+    """Variants, the first asked first; others are not asked. Empty, or where none of them is served: all, by cost per
+    request, unknown ones last, then by order of declaration."""
     max_escalations: Annotated[int, Meta(ge=0, le=100)] = 1
     """Of one request."""
     when_unknown: Literal["accept", "escalate"] = "accept"
@@ -42,25 +49,31 @@ class Cascade(VariantsPolicy):
     def after_answer(
         self, request: Request, answer: AnswerView, variants: Sequence[VariantView], now_s: float
     ) -> Escalate | None:
-        if answer.quality is None:
-            if self.when_unknown == "accept":
-                return None
-        elif answer.quality >= self.threshold:
-            return None
         asked = [*self.asked.get(request.id, ()), answer.variant]
-        left = [name for name in self._ordered(variants) if name not in asked]
-        if not left or len(asked) > self.max_escalations:
+        if len(asked) > self.max_escalations or self._is_good(answer.quality, len(asked)):
+            return None
+        ordered = self._ordered(variants)
+        reached = max((ordered.index(name) for name in asked if name in ordered), default=-1)
+        if reached + 1 == len(ordered):
             return None
         self.asked[request.id] = asked
-        return Escalate(left[0], "unknown" if answer.quality is None else f"quality {answer.quality:.3f}")
+        reason = "unknown" if answer.quality is None else f"quality {answer.quality:.3f}"
+        return Escalate(ordered[reached + 1], reason)
 
     def on_request_ended(self, ending: Ending, now_s: float) -> None:
         self.asked.pop(ending.request.id, None)
+
+    def _is_good(self, quality: float | None, step: int) -> bool:
+        """Whether the answer of this step, the first being 1, may be given."""
+        if quality is None:
+            return self.when_unknown == "accept"
+        bounds = self.threshold if isinstance(self.threshold, tuple) else (self.threshold,)
+        return quality >= bounds[min(step, len(bounds)) - 1]
 
     def _ordered(self, variants: Sequence[VariantView]) -> list[str]:
         served = [view.variant for view in variants]
         named = [name for name in self.order if name in served]
         if named:
             return named
-        by_price = sorted(variants, key=lambda view: (view.cost_per_hour is None, view.cost_per_hour or 0.0))
-        return [view.variant for view in by_price]
+        prices = costs(variants)
+        return [served[number] for number in sorted(range(len(served)), key=prices.__getitem__)]

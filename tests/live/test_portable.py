@@ -8,9 +8,10 @@ import pytest
 from fleet import AffineLatency, EmulatedEngine, FleetSpec
 from fleet.actor import FleetError
 from fleet.launch.host import ReplicaHost
-from fleet.launch.portable import decode_settings, encode_settings, modules_of
+from fleet.launch.portable import decode_settings, demand_importable, encode_settings, modules_of
 from fleet.messages import HostReplica, ReplicaReported
 from fleet.runs.assembly import replica_settings
+from fleet.runs.live_head import LiveHead
 from policies import PolicyError
 
 ENGINE = '''
@@ -60,11 +61,26 @@ MINE = {"engine": "somebodys.engines:Mine"}
 
 
 def test_settings_arrive_as_they_were_sent():
-    spec = FleetSpec(engine=EmulatedEngine(latency=AffineLatency(base_s=0.1, per_item_s=0.2)), weights=(2.0,))
+    engine = EmulatedEngine(latency=AffineLatency(base_s=0.1, per_item_s=0.2))
+    spec = FleetSpec(engine=engine, weights=(2.0, 0.5), quality=0.7)
     sent = replica_settings(spec, "replica/3", 7)
     arrived = decode_settings(encode_settings(sent))
-    assert (arrived.engine, arrived.seed, arrived.weight) == (sent.engine, 7, 2.0)
+    assert (arrived.engine, arrived.seed, arrived.weight) == (sent.engine, 7, 0.5)
+    assert (arrived.slowness, arrived.quality) == (4.0, 0.7)
     assert modules_of(sent) == []
+
+
+def test_a_replica_is_told_what_its_pool_says():
+    engines = {
+        name: EmulatedEngine(latency=AffineLatency(base_s=0.1, per_item_s=n)) for n, name in enumerate("ab")
+    }
+    pools = {name: {"engine": engine, "model": name} for name, engine in engines.items()}
+    pools["b"] |= {"quality": 0.25, "weights": (1.0, 0.2), "max_inflight_batches": 7}
+    spec = FleetSpec(pools=pools)
+    told = {name: replica_settings(spec, f"replica/{name}/1", 0) for name in "ab"}
+    assert {name: settings.engine for name, settings in told.items()} == engines
+    assert (told["a"].quality, told["a"].slowness, told["a"].max_inflight_batches) == (None, 1.0, 2)
+    assert (told["b"].quality, told["b"].slowness, told["b"].max_inflight_batches) == (0.25, 5.0, 7)
 
 
 @pytest.mark.parametrize("named", [(), ("somebody",), ("somebodys.engin",), ("engines",), ("other", "")])
@@ -114,7 +130,8 @@ def test_wherever_a_module_is_named_it_is_asked_about_before_anything_is_importe
         b"", b"null", b"[]", b"{}", b"\xff", b'{"engine": null}', settings(engine=7), settings(engine={}),
         settings(weight=0.0), settings(report_interval_s=0.0), settings(report_interval_s=-1),
         settings(max_inflight_batches=0), settings(seed="x"), settings(nonsense=1), settings(iteration={"policy": "x"}),
-        settings(engine={"engine": "emulated"}),
+        settings(engine={"engine": "emulated"}), settings(slowness=0.5), settings(slowness=-1.0),
+        settings(quality=1.5), settings(quality=-0.1), settings(quality="good"),
     ],
 )  # fmt: skip
 def test_settings_that_cannot_be_are_an_error_and_nothing_else(data):
@@ -126,6 +143,19 @@ def test_what_a_run_names_itself_its_own_hosts_may_import(module):
     from somebodys.engines import Mine
 
     assert modules_of(replica_settings(FleetSpec(engine=Mine()), "replica/0", 0)) == ["somebodys.engines"]
+
+
+def test_operations_may_name_what_the_specification_names_and_what_its_user_did(module):
+    from somebodys.engines import Mine
+
+    head = LiveHead(FleetSpec(pools={"a": {"engine": Mine()}}), seed=0, allow_modules=["others"])
+    head.node.close()
+    assert head.modules == ["others", "somebodys.engines"]
+    for named in ("somebodys.engines:Mine", "others.engines:Theirs"):
+        demand_importable({"spec": {"engine": {"engine": named}}}, head.modules)
+    for named in ("somebodys.policies:Mine", "somebodys:Mine", "antigravity:x"):
+        with pytest.raises(FleetError, match=r"\$\.spec\.engine\.engine: module"):
+            demand_importable({"spec": {"engine": {"engine": named}}}, head.modules)
 
 
 # --- the host -------------------------------------------------------------------------------------------

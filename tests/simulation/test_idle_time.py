@@ -46,6 +46,17 @@ def test_a_horizon_after_the_last_request_is_reached_at_once():
     assert run.summary.completed == 1
 
 
+def test_the_series_of_several_pools_is_in_the_order_of_time_through_idle_periods(monkeypatch):
+    """The audit of each run demands it; and the bytes are those of a run that plays all of it out."""
+    spec = fleet(0.1, pools={"a": {}, "b": {"replicas": 2}, "c": {}})
+    trace = arrivals(0.0, 500.0, 500.1)
+    run, whole = play(trace, spec), played_out(monkeypatch, trace, spec)
+
+    assert run.series.num_rows > 1_500
+    assert run.series.equals(whole.series)
+    assert run.digest == whole.digest
+
+
 SPECS = {
     "batches": lambda: fleet(0.1, replicas=2),
     "a warm pool": lambda: fleet(

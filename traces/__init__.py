@@ -1,4 +1,4 @@
-"""Requests and faults as recorded: schema, readers and writers, transforms, synthesis, statistics.
+"""Requests, faults and operations as recorded: schema, readers and writers, transforms, synthesis, statistics.
 
 Importing this package loads none of its parts: they come when first named, because policies import the schema
 and must not pay for numpy and Arrow.
@@ -10,10 +10,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from traces.assignment import choice, uniform, zipf
     from traces.errors import ReadReport, TraceError
     from traces.fault_files import load_faults, random_faults, save_faults
     from traces.faults import Fault, FaultTrace
+    from traces.laws import choice, uniform, zipf
     from traces.operations import Operation, OperationsTrace, load_operations
     from traces.rates import RateSeries, load_rates
     from traces.readers import load_trace
@@ -35,10 +35,10 @@ if TYPE_CHECKING:
     from traces.writers import save_trace
 
 _HOMES = {
-    "traces.assignment": ("choice", "uniform", "zipf"),
     "traces.errors": ("ReadReport", "TraceError"),
     "traces.fault_files": ("load_faults", "random_faults", "save_faults"),
     "traces.faults": ("Fault", "FaultTrace"),
+    "traces.laws": ("choice", "uniform", "zipf"),
     "traces.operations": ("Operation", "OperationsTrace", "load_operations"),
     "traces.rates": ("RateSeries", "load_rates"),
     "traces.readers": ("load_trace",),

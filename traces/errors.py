@@ -86,6 +86,8 @@ class ReadReport(Struct, frozen=True, kw_only=True):
     """Fields that the schema has no column for and `extra` holds, each with how many rows have it."""
     not_kept: dict[str, int] = {}
     """Fields that the trace does not hold, each with how many rows had it."""
+    odd: dict[str, int] = {}
+    """What is odd about rows that were kept, each with how many of them are so."""
     time_unit: str | None = None
     """Unit in which arrivals were taken to be recorded; None where they are calendar times, or the file is our own."""
     block_tokens: int | None = None

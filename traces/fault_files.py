@@ -10,8 +10,12 @@ from msgspec.structs import replace
 
 from traces.errors import TraceError
 from traces.faults import Fault, FaultKind, FaultTrace
+from traces.names import check_name
 from traces.readers import recorded_faults
-from traces.source import Source
+from traces.source import Source, decoded
+from traces.values import BadValue
+
+_EXAMPLE = '{"faults": [{"at_s": 20.0, "kind": "crash"}]}'
 
 
 def load_faults(
@@ -20,6 +24,7 @@ def load_faults(
     start_s: float = 0.0,
     time_scale: float = 1.0,
     replicas: int | None = None,
+    pool: str | None = None,
     notice_s: float = 0.0,
 ) -> FaultTrace:
     """Read a fault trace: our own JSON or TOML, a recording of spot availability, or a log of GPU servers.
@@ -30,25 +35,31 @@ def load_faults(
             with what is left of it; the rest of what came before is left out.
         time_scale: Multiplies `at_s` and `for_s`; ``1 / 1440`` makes a day a minute.
         replicas: How many places it is laid onto (see `traces.readers.recorded_faults`). In a file of our own,
-            ``replica/<k>`` becomes ``replica/<k mod replicas>``.
+            ``replica/<k>`` becomes ``replica/<k mod replicas>``, and ``replica/<pool>/<k>`` stays within its pool:
+            ``replica/<pool>/<k mod replicas>``.
+        pool: Whose places those are that are named without a pool: ``replica/<k>`` becomes ``replica/<pool>/<k>``.
         notice_s: The warning before each preemption that has none, in seconds of the run (recordings have none; a
             cloud may give 120 s).
 
     What was done is said in the trace's `source`.
 
     Raises:
-        TraceError: No such file, or not a fault trace; names the path of the field that is wrong.
+        TraceError: No such file, or not a fault trace; names the path of the field that is wrong. A `pool`, and no
+            place that could be one of it.
     """
     _demand_sense(start_s, time_scale, replicas, notice_s)
     source = Source(Path(path))
     recorded = recorded_faults.read(source, replicas=replicas)
-    trace = _decode(source) if recorded is None else recorded
+    trace = decoded(source, FaultTrace, "a fault trace", _EXAMPLE) if recorded is None else recorded
+    faults = trace.faults
     if recorded is None and replicas is not None:
-        trace = replace(trace, faults=tuple(_laid(fault, replicas) for fault in trace.faults))
-    kept = [left for fault in trace.faults if (left := _from(fault, start_s)) is not None]
+        faults = tuple(_laid(fault, replicas) for fault in faults)
+    if pool is not None:
+        faults = _in_pool(faults, pool, source.path)
+    kept = [left for fault in faults if (left := _from(fault, start_s)) is not None]
     scaled = [_scaled(fault, time_scale) for fault in kept]
     noticed = [_noticed(fault, notice_s, shortens=recorded is not None) for fault in scaled]
-    said = _said(start_s, time_scale, replicas if recorded is None else None)
+    said = _said(start_s, time_scale, replicas if recorded is None else None, pool)
     return replace(trace, faults=tuple(noticed), source=trace.source + said)
 
 
@@ -67,16 +78,17 @@ def random_faults(
     kind: FaultKind = "crash",
     factor: float = 1.0,
     notice_s: float = 0.0,
+    pool: str | None = None,
 ) -> FaultTrace:
     """Independent faults of `replicas` replicas, each an alternating renewal process that begins up.
 
     Times up are exponential of mean `mtbf_s`, times down exponential of mean `mttr_s` and given as `for_s`;
     in the long run a place is in order for ``mtbf_s / (mtbf_s + mttr_s)`` of the time (with ``preempt`` a notice
-    more). A replica is there for less by the time that it takes to come up. Place k has a random
-    stream of its own, so a larger fleet has the same faults and more.
+    more). A replica is there for less by the time that it takes to come up. Place k of a pool has a random
+    stream of its own, so a larger fleet has the same faults and more, and pools fail independently under one seed.
 
     Args:
-        replicas: How many places; they are named ``replica/0``, ``replica/1``, ….
+        replicas: How many places; they are named ``replica/0``, ``replica/1``, …, or ``replica/<pool>/0``, ….
         duration_s: No fault starts at or after this.
         mtbf_s: Mean time between a repair and the next fault.
         mttr_s: Mean time to repair.
@@ -84,26 +96,29 @@ def random_faults(
         kind: Of every fault.
         factor: For ``slow``.
         notice_s: For ``preempt``.
+        pool: Whose places they are; None: those of a fleet of one pool.
     """
     import numpy as np
 
     if not (0 < mtbf_s < math.inf and 0 < mttr_s < math.inf and math.isfinite(duration_s)):
         remedy = "give finite times above 0"
         raise TraceError(f"mtbf_s {mtbf_s}, mttr_s {mttr_s}, duration_s {duration_s}", remedy=remedy)
+    if pool is not None:
+        _demand_pool(pool)
+    of_pool = [] if pool is None else [int.from_bytes(pool.encode(), "big")]
     faults: list[Fault] = []
     for number in range(replicas):
-        rng = np.random.default_rng([seed, number])
+        rng = np.random.default_rng([seed, number, *of_pool])
         at_s = rng.exponential(mtbf_s)
         while at_s < duration_s:
             down_s = rng.exponential(mttr_s)
-            name = f"replica/{number}"
+            name = _place(pool, number)
             faults.append(
                 Fault(at_s=at_s, kind=kind, replica=name, for_s=down_s, factor=factor, notice_s=notice_s)
             )
             at_s += down_s + rng.exponential(mtbf_s) + (notice_s if kind == "preempt" else 0.0)
-    return FaultTrace(
-        faults=tuple(faults), source=f"random_faults, mtbf_s={mtbf_s}, mttr_s={mttr_s}", seed=seed
-    )
+    source = f"random_faults, mtbf_s={mtbf_s}, mttr_s={mttr_s}" + ("" if pool is None else f", pool={pool}")
+    return FaultTrace(faults=tuple(faults), source=source, seed=seed)
 
 
 def _demand_sense(start_s: float, time_scale: float, replicas: int | None, notice_s: float) -> None:
@@ -113,11 +128,49 @@ def _demand_sense(start_s: float, time_scale: float, replicas: int | None, notic
         raise TraceError(f"start_s {start_s}, notice_s {notice_s}", remedy="give finite numbers from 0 up")
 
 
+def _demand_pool(pool: str) -> None:
+    try:
+        check_name("pool", pool)
+    except BadValue as error:
+        raise TraceError(f"pool={pool!r} is not possible", remedy=error.problem) from None
+
+
+def _place(pool: str | None, number: int, kind: str = "replica") -> str:
+    return f"{kind}/{number}" if pool is None else f"{kind}/{pool}/{number}"
+
+
+def _named(fault: Fault) -> tuple[str, str | None, int] | None:
+    """`replica` or `place`, the pool and the number that it names; None: it names no place."""
+    if fault.replica is None or fault.replica.startswith("client/"):
+        return None
+    kind, *pool, number = fault.replica.split("/")
+    return kind, pool[0] if pool else None, int(number)
+
+
 def _laid(fault: Fault, replicas: int) -> Fault:
-    kind, _, number = (fault.replica or "").partition("/")
-    if kind not in ("replica", "place") or not number.isdecimal():
+    """The fault on one of `replicas` places, of the pool that it is of."""
+    named = _named(fault)
+    if named is None:
         return fault
-    return replace(fault, replica=f"{kind}/{int(number) % replicas}")
+    kind, pool, number = named
+    return replace(fault, replica=_place(pool, number % replicas, kind))
+
+
+def _in_pool(faults: tuple[Fault, ...], pool: str, file: Path) -> tuple[Fault, ...]:
+    """The faults, those of places without a pool being of places of `pool`."""
+    _demand_pool(pool)
+    moved = tuple(_moved(fault, pool) for fault in faults)
+    if faults and not any((named := _named(fault)) and named[1] == pool for fault in moved):
+        remedy = "lay a log of servers on its places with replicas; in a file of our own, name replica/0"
+        raise TraceError(f"names no place that could be one of pool {pool}", remedy=remedy, file=file)
+    return moved
+
+
+def _moved(fault: Fault, pool: str) -> Fault:
+    named = _named(fault)
+    if named is None or named[1] is not None:
+        return fault
+    return replace(fault, replica=_place(pool, named[2], named[0]))
 
 
 def _from(fault: Fault, start_s: float) -> Fault | None:
@@ -151,21 +204,9 @@ def _noticed(fault: Fault, notice_s: float, *, shortens: bool) -> Fault:
     return replace(fault, notice_s=notice_s, for_s=for_s)
 
 
-def _said(start_s: float, time_scale: float, replicas: int | None) -> str:
+def _said(start_s: float, time_scale: float, replicas: int | None, pool: str | None) -> str:
     parts = [f"from {start_s:,.6g} s on"] if start_s else []
     parts += [f"times multiplied by {time_scale:.6g}"] if time_scale != 1 else []
     parts += [f"laid on {replicas} places, k mod {replicas}"] if replicas is not None else []
+    parts += [f"laid on pool {pool}"] if pool is not None else []
     return f" ({', '.join(parts)})" if parts else ""
-
-
-def _decode(source: Source) -> FaultTrace:
-    text = source.data.lstrip()
-    as_json = text.startswith((b"{", b"[{"))
-    try:
-        decode = msgspec.json.decode if as_json else msgspec.toml.decode
-        return decode(source.data, type=FaultTrace)
-    except msgspec.MsgspecError as error:
-        remedy = 'expected {"faults": [{"at_s": 20.0, "kind": "crash"}]}'
-        raise TraceError(f"is not a fault trace: {error}", remedy=remedy, file=source.path) from None
-    except ValueError as error:  # how the TOML parser fails
-        raise TraceError(f"is neither JSON nor TOML: {error}", file=source.path) from None

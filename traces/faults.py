@@ -12,10 +12,11 @@ from typing import Annotated, Literal
 from msgspec import Meta, Struct
 from msgspec.structs import force_setattr
 
+from traces.names import POOL
 from traces.values import BadValue, checked, fields_of
 
-_STRIKABLE = re.compile(r"(replica|place)/([A-Za-z0-9][A-Za-z0-9._-]{0,62}/)?(0|[1-9][0-9]*)|client/\S+")
-"""A place, or a client that is to be cut off."""
+_STRIKABLE = re.compile(rf"(replica|place)/({POOL}/)?(0|[1-9][0-9]{{0,8}})|client/\S+")
+"""A place, of a pool or of the one that has no name; or a client that is to be cut off."""
 
 FaultKind = Literal["crash", "hang", "slow", "partition", "drop", "fail-load", "preempt"]
 
@@ -41,8 +42,10 @@ class Fault(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     replica: str | None = None
     """A place, such as ``replica/0`` or ``place/0``: whoever holds it at `at_s` is hit, replica 0 or what succeeded
     it. A fleet has as many places as it may have replicas; ``replica/<n>`` with a number beyond them is the place
-    which that replica held first. `None`: the replica that has been ready longest; while none is, an outage
-    (``crash`` or ``preempt`` with `for_s`) is one of the lowest place in order."""
+    which that replica held first. Each pool has places of its own: ``replica/large/0`` or ``place/large/0`` is one of
+    pool `large`, and without a pool it is one of the pool ``default``. `None`: the replica of all pools that has been
+    ready longest; while none is, an outage (``crash`` or ``preempt`` with `for_s`) is one of the lowest place in order
+    of the first pool that has one."""
     for_s: Annotated[float, Meta(ge=0)] | None = None
     """How long it lasts; 0 is over at once (within the clock of a recording), `None` says of no end: of a crash or
     preemption, that what was lost is replaced as fast as a replica can start."""

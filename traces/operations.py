@@ -9,16 +9,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import msgspec
 from msgspec import Meta, Struct
 from msgspec.structs import force_setattr
 
-from traces.errors import TraceError
-from traces.source import Source
+from traces.names import check_name
+from traces.source import Source, decoded
 from traces.values import BadValue, checked, fields_of
 
 OperationKind = Literal["deploy", "retire", "scale", "rollout", "promote", "rollback"]
-_PoolName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}\Z")]
 _Count = Annotated[int, Meta(ge=0, le=1_000_000)]
 
 _NEEDS: dict[OperationKind, tuple[str, ...]] = {
@@ -46,12 +44,12 @@ class Operation(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     at_s: Annotated[float, Meta(ge=0)]
     kind: OperationKind
-    pool: _PoolName | None = None
+    pool: str | None = None
     spec: dict[str, Any] | None = None  # Any: TOML values, checked by the fleet
     replicas: _Count | None = None
     min_replicas: _Count | None = None
     max_replicas: _Count | None = None
-    model: Annotated[str, Meta(min_length=1)] | None = None
+    model: str | None = None
     policy: dict[str, Any] | None = None  # Any: likewise
 
     def __post_init__(self) -> None:
@@ -65,6 +63,10 @@ class Operation(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         for name in self.__struct_fields__:
             if name not in may_have and getattr(self, name) is not None:
                 raise BadValue(name, f"{self.kind} has no {name}; it has {', '.join(may_have)}")
+        if self.pool is not None:
+            check_name("pool", self.pool)
+        if self.model is not None:
+            check_name("model", self.model)
         if self.kind == "scale":
             self._check_scale()
 
@@ -91,15 +93,14 @@ class OperationsTrace(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
         force_setattr(self, "operations", tuple(sorted(operations, key=lambda item: item.at_s)))
 
 
+_EXAMPLE = '{"operations": [{"at_s": 20.0, "kind": "retire", "pool": "old"}]}'
+
+
+def sniff(source: Source) -> bool:
+    """Whether a file begins as an operations trace does."""
+    return source.data[:4096].replace(b" ", b"").lstrip().startswith((b'{"operations"', b"[[operations]]"))
+
+
 def load_operations(path: str | Path) -> OperationsTrace:
     """Read an operations trace, JSON or TOML. Raises `TraceError` that names the file and what is wrong in it."""
-    source = Source(Path(path))
-    as_json = source.data.lstrip().startswith(b"{")
-    try:
-        decode = msgspec.json.decode if as_json else msgspec.toml.decode
-        return decode(source.data, type=OperationsTrace)
-    except msgspec.MsgspecError as error:
-        remedy = 'expected {"operations": [{"at_s": 20.0, "kind": "retire", "pool": "old"}]}'
-        raise TraceError(f"is not an operations trace: {error}", remedy=remedy, file=source.path) from None
-    except ValueError as error:  # how the TOML parser fails
-        raise TraceError(f"is neither JSON nor TOML: {error}", file=source.path) from None
+    return decoded(Source(Path(path)), OperationsTrace, "an operations trace", _EXAMPLE)

@@ -9,7 +9,7 @@ import hashlib
 import zlib
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -18,6 +18,7 @@ from traces.errors import TraceError
 PEEK_BYTES = 1 << 20
 PEEK_LINES = 20
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+T = TypeVar("T")
 
 
 class Source:
@@ -94,3 +95,20 @@ def unpacked(data: bytes, path: Path) -> bytes:
     except (OSError, EOFError, ValueError, zlib.error) as error:
         raise TraceError(f"is damaged: {error}", remedy="fetch the file again", file=path) from None
     return data
+
+
+def decoded(source: Source, kind: type[T], called: str, example: str) -> T:
+    """The struct that a file of our own holds, JSON or TOML; `called` and `example` say what it should have been.
+
+    Raises:
+        TraceError: It is neither, or a field is not what it should be; names the file and the path of the field.
+    """
+    as_json = source.data.lstrip().startswith((b"{", b"[{"))
+    decode = msgspec.json.decode if as_json else msgspec.toml.decode
+    try:
+        return decode(source.data, type=kind)
+    except msgspec.MsgspecError as error:
+        remedy = f"expected {example}"
+        raise TraceError(f"is not {called}: {error}", remedy=remedy, file=source.path) from None
+    except ValueError as error:  # how the TOML parser fails
+        raise TraceError(f"is neither JSON nor TOML: {error}", file=source.path) from None

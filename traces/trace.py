@@ -9,10 +9,11 @@ import pyarrow as pa
 from msgspec.structs import replace
 
 from traces import assignment, closed_loop, length_scaling, transforms
-from traces.assignment import Law, Per
+from traces.assignment import Per
 from traces.columns import absent, canonical, digest
 from traces.entries import entries_of, table_of
 from traces.errors import ReadReport
+from traces.laws import Law
 from traces.schema import Header, TraceEntry, Transform
 
 
@@ -190,3 +191,7 @@ class Trace:
     def with_deadline(self, seconds: float) -> Trace:
         """The same requests, all with a deadline `seconds` after arrival."""
         return transforms.with_deadline(self, seconds)
+
+    def with_work(self, ordinary_s: float) -> Trace:
+        """Every request with the work that its recorded time says: `observed.e2e_s` over `ordinary_s`."""
+        return transforms.with_work(self, ordinary_s)

@@ -155,6 +155,24 @@ def with_deadline(trace: AnyTrace, seconds: float) -> AnyTrace:
     return derived(trace, table, "with_deadline", seconds=seconds)
 
 
+def with_work(trace: AnyTrace, ordinary_s: float) -> AnyTrace:
+    """Every request with the work that its recorded time says: `observed.e2e_s` over `ordinary_s`, 1 being ordinary.
+
+    For traces without tokens that record how long each request ran. What was observed is hidden from policies, and
+    `work` is not: they then know what each request costs, as they know a prompt's length. A request without a recorded
+    time has no work afterwards.
+
+    Raises:
+        TraceError: No request has a recorded time; or one makes more work than a request may have, 1e6.
+    """
+    positive("with_work", ordinary_s)
+    if "observed_e2e_s" not in trace.table.column_names:
+        remedy = "it is for recordings of how long requests ran, such as Azure Functions'"
+        raise TraceError("with_work: no request has a recorded time, observed.e2e_s", remedy=remedy)
+    work = pc.divide(trace.table["observed_e2e_s"], float(ordinary_s))
+    return derived(trace, with_column(trace.table, "work", work), "with_work", ordinary_s=float(ordinary_s))
+
+
 def dequantise(trace: AnyTrace, *, tick_s: float, seed: int) -> AnyTrace:
     """Requests of one instant spread uniformly over the `tick_s` seconds that follow it, in their order.
 
@@ -184,9 +202,9 @@ def upsample(trace: AnyTrace, factor: float, *, seed: int) -> AnyTrace:
     positive("upsample", factor)
     rng = np.random.default_rng(seed)
     arrived = arrivals(trace)
-    groups = _groups(trace)
-    chance = rng.uniform(size=int(groups.max(initial=-1)) + 1) < factor - math.floor(factor)
-    copies = math.floor(factor) + chance[groups].astype(int)
+    group = groups(trace.table, "session")
+    chance = rng.uniform(size=int(group.max(initial=-1)) + 1) < factor - math.floor(factor)
+    copies = math.floor(factor) + chance[group].astype(int)
     following = np.append(arrived[1:], arrived[-1:])
     tables = []
     for copy in range(int(copies.max(initial=0))):
@@ -200,12 +218,12 @@ def upsample(trace: AnyTrace, factor: float, *, seed: int) -> AnyTrace:
     return derived(trace, joined, "upsample", seed, factor=factor)
 
 
-def _groups(trace: Rows) -> np.ndarray:
-    """One number a session, and one for each request outside a session."""
-    rows = np.arange(len(trace))
-    if "session" not in trace.table.column_names:
+def groups(table: pa.Table, name: str) -> np.ndarray:
+    """One number for each value of a column of texts, such as `session`, and one for each row without any."""
+    rows = np.arange(len(table))
+    if name not in table.column_names:
         return rows
-    codes = trace.table["session"].combine_chunks().dictionary_encode()
+    codes = table[name].combine_chunks().dictionary_encode()
     group = pc.fill_null(codes.indices, -1).to_numpy(zero_copy_only=False)
     return np.where(group >= 0, group, len(codes.dictionary) + rows)
 

@@ -76,6 +76,7 @@ def _cuts(parser: Parser) -> None:
         ("--scale-outputs", positive, "X", "outputs X times as long, whatever --scale-lengths says"),
         ("--max-prompt-tokens", count, "N", "cut longer prompts, after scaling"),
         ("--max-output-tokens", count, "N", "cut longer outputs, after scaling"),
+        ("--with-work", positive, "S", "each request's work: how long it ran when recorded, over S seconds"),
     ]
     for flag, kind, metavar, text in flags:
         parser.add_argument(flag, type=kind, metavar=metavar, help=text)
@@ -84,6 +85,13 @@ def _cuts(parser: Parser) -> None:
         help="draw a column that the trace does not have, as in --assign tenant=zipf:20:1.1 "
         "--assign model=choice:chat=0.7,code=0.3 (repeatable)",
     )  # fmt: skip
+    parser.add_argument(
+        "--assign-per", choices=("request", "session", "user"),
+        help="who has one value of what is assigned (default: a session, of model, adapter, tenant and user)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--assign-overwrite", action="store_true", help="assign what the trace has already, too"
+    )
 
 
 def _spec(parser: Parser) -> None:
@@ -114,10 +122,11 @@ def _faults(parser: Parser) -> None:
         "--faults", type=Path, metavar="FILE", help="a fault trace, or a log of faults, to inject"
     )
     group = parser.add_argument_group("how the fault trace is read")
-    flags: list[tuple[str, Callable[[str], float], str, str]] = [
+    flags: list[tuple[str, Callable[[str], float | str], str, str]] = [
         ("start-s", nonnegative, "S", "begin S seconds into it, on its own clock"),
         ("time-scale", positive, "X", "its times multiplied by X, as in 0.01 for a log of months"),
         ("replicas", count, "N", "lay what it names (servers, instances, replicas) on N places, k mod N"),
+        ("pool", str, "NAME", "lay the places that it names without a pool on those of this pool"),
         ("notice-s", nonnegative, "S", "warn S seconds before each preemption that says nothing of it"),
     ]
     for name, kind, metavar, text in flags:
@@ -331,7 +340,7 @@ def _add_tools(commands: Any) -> None:
     _sessions(convert, "link the turns of a session: parent, think time")
     convert.add_argument(
         "--seed", type=whole, default=0, metavar="N", dest="trace_seed",
-        help="of --dequantise and --upsample (default 0)",
+        help="of --dequantise, --assign and --upsample (default 0)",
     )  # fmt: skip
     _on_bad(convert)
     _add_synthesize(verbs)

@@ -54,9 +54,19 @@ def trace_of(arguments: Namespace) -> Trace:
     }
     if arguments.scale_lengths is not None or any(lengths.values()):
         trace = trace.scale_lengths(arguments.scale_lengths or 1.0, **lengths)
-    if getattr(arguments, "assign", None):
-        trace = trace.assign(seed=arguments.trace_seed, **_laws(arguments.assign))
-    return plausible(trace, arguments.trace)
+    if arguments.with_work is not None:
+        trace = trace.with_work(arguments.with_work)
+    return plausible(_assigned(trace, arguments), arguments.trace)
+
+
+def _assigned(trace: Trace, arguments: Namespace) -> Trace:
+    laws, per, overwrite = _laws(arguments.assign), arguments.assign_per, arguments.assign_overwrite
+    if laws:
+        return trace.assign(seed=arguments.trace_seed, per=per, overwrite=overwrite, **laws)
+    if per is not None or overwrite:
+        flag = "--assign-overwrite" if overwrite else "--assign-per"
+        raise UsageError(f"{flag} goes with --assign COLUMN=LAW")
+    return trace
 
 
 def _laws(texts: Iterable[str]) -> dict[str, Any]:  # Any: of `Trace.assign`, which has other arguments too

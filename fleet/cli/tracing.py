@@ -110,7 +110,7 @@ def _account(report: ReadReport) -> list[tuple[str, str]]:
         units.append(f"prefix blocks of {report.block_tokens:,} tokens")
     if units:
         facts.append(("read as", ", ".join(units)))
-    for name, fields in (("in extra", report.in_extra), ("not kept", report.not_kept)):
+    for name, fields in (("odd", report.odd), ("in extra", report.in_extra), ("not kept", report.not_kept)):
         if fields:
             facts.append((name, ", ".join(f"{field} ({rows:,} rows)" for field, rows in fields.items())))
     return facts
@@ -144,6 +144,8 @@ def convert(arguments: Namespace) -> int:
     report = trace.report
     for reason, count in report.dropped.items():
         output.note(f"dropped {count:,} rows: {reason}")
+    for what, count in report.odd.items():
+        output.note(f"odd, and kept: {what}, which {count:,} rows have")
     for field, count in report.not_kept.items():
         output.note(f"not kept: {field}, which {count:,} rows have")
     print(f"{arguments.target}: {len(trace):,} requests in {trace.duration_s:,.1f} s, sha256 {trace.sha256}")

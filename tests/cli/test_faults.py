@@ -65,3 +65,15 @@ def test_notices_reach_preemptions(fleet: Fleet, tmp_path: Path) -> None:
     (tmp_path / "faults").write_text(json.dumps({"metadata": {"gap_seconds": 4}, "data": [2, 1, 2]}))
     ended = fleet(*ASKED, "--set", "replicas=2", "--faults-notice-s", 1, "--json")
     assert json.loads(ended.out)["counters"]["notices"] == 1
+
+
+def test_a_log_is_laid_on_the_places_of_a_pool(fleet: Fleet, tmp_path: Path) -> None:
+    log(tmp_path, *((f"n{number}", number / DAY_S, "start") for number in range(1, 5)))
+    pools = ("--set", "pools.large={replicas = 2}")
+    on_pool = ("--faults-replicas", 2, "--faults-pool", "large")
+    assert "4 faults: 4 struck" in fleet(*ASKED, *pools, *on_pool).out
+    assert "4 faults: 0 struck, 4 found nobody there" in fleet(*ASKED, *pools, *on_pool[:2]).out
+    assert fleet(*ASKED, *pools, "--faults-pool", "large").line == (
+        "faults: names no place that could be one of pool large; lay a log of servers on its places with replicas; "
+        "in a file of our own, name replica/0"
+    )

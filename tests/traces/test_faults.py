@@ -261,8 +261,86 @@ def test_impossible_offsets_are_errors(spot, wrong):
 
 
 @pytest.mark.parametrize(
-    "name", ["router", "place/x", "replica/-1", "replica/01", "replica/1e3", "batcher/0", "client/", ""]
+    "name",
+    [
+        *("router", "place/x", "replica/-1", "replica/01", "replica/1e3", "batcher/0", "client/", ""),
+        *("replica/large", "replica//0", "replica/large/", "place/-a/0", "replica/a b/0", "replica/a/b/0"),
+        *("replica/large/01", "replica/large/0\n", f"place/{'a' * 64}/0", "replica/" + "9" * 5000),
+    ],
 )
 def test_a_fault_names_a_place_or_a_client_and_nothing_else(name):
     with pytest.raises(ValueError, match="is no place; write replica/0"):
         Fault(at_s=1.0, kind="crash", replica=name)
+
+
+# --- places of pools -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["replica/large/0", "place/large/12", "replica/0/1", f"place/{'a' * 63}/0"])
+def test_a_fault_may_name_a_place_of_a_pool(tmp_path, name):
+    path = own(tmp_path, Fault(at_s=1, kind="crash", replica=name))
+
+    assert [fault.replica for fault in load_faults(path).faults] == [name]
+
+
+def test_what_names_a_place_of_a_pool_is_laid_within_that_pool(tmp_path):
+    names = ["replica/large/5", "place/small/2", "replica/3", "client/large/5", None]
+    path = own(tmp_path, *(Fault(at_s=at_s, kind="drop", replica=name) for at_s, name in enumerate(names)))
+
+    laid = load_faults(path, replicas=2)
+
+    assert [fault.replica for fault in laid.faults] == [
+        "replica/large/1", "place/small/0", "replica/1", "client/large/5", None,
+    ]  # fmt: skip
+
+
+def test_places_without_a_pool_can_be_laid_on_one(tmp_path):
+    names = ["replica/5", "place/small/2", "place/0", "client/trace", None]
+    path = own(tmp_path, *(Fault(at_s=at_s, kind="drop", replica=name) for at_s, name in enumerate(names)))
+
+    trace = load_faults(path, replicas=4, pool="large")
+
+    assert [fault.replica for fault in trace.faults] == [
+        "replica/large/1", "place/small/2", "place/large/0", "client/trace", None,
+    ]  # fmt: skip
+    assert trace.source == "by hand (laid on 4 places, k mod 4, laid on pool large)"
+
+
+def test_a_log_of_servers_can_be_laid_on_a_pool(tmp_path):
+    path = events_of(tmp_path, (1.0, "start"), (2.0, "end"))
+    (fault,) = load_faults(path, replicas=4, pool="large").faults
+
+    assert (fault.replica, fault.for_s) == ("replica/large/0", 86_400)
+    assert load_faults(path, replicas=4, pool="large").source == (
+        "log.json (1 servers laid on 4 places, k mod 4) (laid on pool large)"
+    )
+    with pytest.raises(TraceError, match="names no place that could be one of pool large; lay a log of"):
+        load_faults(path, pool="large")
+
+
+def test_faults_without_a_place_cannot_be_laid_on_a_pool(spot, tmp_path):
+    with pytest.raises(TraceError, match="names no place that could be one of pool large"):
+        load_faults(spot(2, 1), replicas=2, pool="large")
+    there = own(tmp_path, Fault(at_s=1, kind="crash", replica="replica/large/0"))
+    assert load_faults(there, pool="large").faults == load_faults(there).faults
+    with pytest.raises(TraceError, match="'a/b' is not possible; 'a/b' cannot name a pool"):
+        load_faults(there, pool="a/b")
+
+
+def test_random_faults_of_two_pools_are_independent_and_those_without_a_pool_stay_what_they_were():
+    def of(pool, replicas=3, seed=1):
+        return random_faults(replicas=replicas, duration_s=5000, mtbf_s=90, mttr_s=10, seed=seed, pool=pool)
+
+    none, large, small = of(None), of("large"), of("small")
+
+    assert {fault.replica for fault in large.faults} == {f"replica/large/{number}" for number in range(3)}
+    assert {fault.replica for fault in none.faults} == {f"replica/{number}" for number in range(3)}
+    times = [{fault.at_s for fault in trace.faults} for trace in (none, large, small)]
+    assert not times[0] & times[1]
+    assert not times[1] & times[2]
+    assert large == of("large") != of("large", seed=2)
+    assert set(large.faults) < set(of("large", replicas=4).faults)
+    assert none.faults[0].at_s == 51.02123965345596, "as they were when there was one pool"
+    assert large.source == "random_faults, mtbf_s=90, mttr_s=10, pool=large"
+    with pytest.raises(TraceError, match="cannot name a pool"):
+        of("a b")

@@ -10,6 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Protocol
 
+from traces import operations
 from traces.data import bundled_names, bundled_path
 from traces.errors import TraceError
 from traces.rates import holds_rates
@@ -139,6 +140,9 @@ def _found(path: Path) -> Path:
 def _unknown(source: Source) -> TraceError:
     if recorded_faults.sniff(source):
         return TraceError("holds faults, not requests", remedy="read it with load_faults()", file=source.path)
+    if operations.sniff(source):
+        remedy = "read it with load_operations()"
+        return TraceError("holds operations, not requests", remedy=remedy, file=source.path)
     if holds_rates(source):
         remedy = "sample requests from it: from_rates(load_rates(path), seed=0)"
         return TraceError("holds rates, not requests", remedy=remedy, file=source.path)

@@ -66,6 +66,7 @@ class Rows:
         self._calendar = False
         self._in_extra: dict[str, int] = {}
         self._not_kept: dict[str, int] = {}
+        self._odd: dict[str, np.ndarray] = {}
         self.block_tokens: int | None = None
         """For the report."""
 
@@ -95,11 +96,21 @@ class Rows:
         self._columns[name] = array
 
     def put_arrivals(
-        self, recorded: pa.Array | np.ndarray, unit: TimeUnit, column: str, *, calendar: bool = False
+        self,
+        recorded: pa.Array | np.ndarray,
+        unit: TimeUnit,
+        column: str,
+        *,
+        calendar: bool = False,
+        before_0: bool = False,
     ) -> None:
-        """Add arrivals in `unit`, from any beginning (`calendar`: from 1970): the first one will be time 0."""
+        """Add arrivals in `unit`, from any beginning (`calendar`: from 1970): the first one will be time 0.
+
+        `before_0`: they may be below 0, as where the recording has the end of what came before it began.
+        """
         array = recorded if isinstance(recorded, pa.Array) else pa.array(recorded, from_pandas=False)
-        self.put("arrived_s", pc.divide(array.cast(pa.float64(), safe=False), PER_S[unit]), column)
+        seconds = pc.divide(array.cast(pa.float64(), safe=False), PER_S[unit])
+        self.put("arrived_s", pc.abs(seconds) if before_0 else seconds, column, shown=seconds)
         # Integers stay such until the first is taken off: a Unix time in ns is more than a float can hold.
         self._recorded = pc.fill_null(array, 0).to_numpy(zero_copy_only=False)
         self._time_unit, self._calendar = unit, calendar
@@ -126,6 +137,10 @@ class Rows:
         """Say that `rows` rows had this field and the trace does not hold it."""
         if rows:
             self._not_kept[field] = rows
+
+    def remark(self, odd: pa.Array, what: str) -> None:
+        """Say that the rows where `odd` (a mask; null counts as no) holds are odd, though kept."""
+        self._odd[what] = np.asarray(pc.fill_null(odd, False).to_numpy(zero_copy_only=False), dtype=bool)
 
     def expanded(self, rows: Sequence[int]) -> Rows:
         """Rows of which several may come from one of these, by number: where a line holds many requests."""
@@ -191,6 +206,7 @@ class Rows:
             failed=int(failed.sum()),
             in_extra=dict(sorted(self._in_extra.items())),
             not_kept=dict(sorted(self._not_kept.items())),
+            odd={what: count for what, mask in self._odd.items() if (count := int((mask & good).sum()))},
             time_unit=None if self._calendar else self._time_unit,
             block_tokens=self.block_tokens,
         )

@@ -26,7 +26,6 @@ class Window:
         "_ended",
         "_failed",
         "_judged",
-        "_quality",
         "_ratings",
         "_ttft_s",
         "as_of_s",
@@ -52,8 +51,7 @@ class Window:
         self.ended = self.failed = self.judged = self.attained = self.rated = 0
         self.quality = 0.0
         """A sum, over the `rated` answers; likewise the others: shares are for whoever adds up several windows."""
-        self._ratings: deque[float] = deque()
-        self._quality = 0.0
+        self._ratings: deque[float] = deque(maxlen=MOST_RATED)
         self._begin()
 
     def _begin(self) -> None:
@@ -80,9 +78,6 @@ class Window:
             self._attained += slo_met
         if quality is not None:
             self._ratings.append(quality)
-            self._quality += quality
-            if len(self._ratings) > MOST_RATED:
-                self._quality -= self._ratings.popleft()
 
     def look(self, now_s: float) -> None:
         """A look, if it is time for one: what ended since the last one is what is known from now on."""
@@ -91,6 +86,6 @@ class Window:
         self.e2e_s, self.ttft_s = Latencies(tuple(self._e2e_s)), Latencies(tuple(self._ttft_s))
         self.ended, self.failed = self._ended, self._failed
         self.judged, self.attained = self._judged, self._attained
-        self.rated, self.quality = len(self._ratings), self._quality
+        self.rated, self.quality = len(self._ratings), sum(self._ratings)
         self.as_of_s = now_s
         self._begin()

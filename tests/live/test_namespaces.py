@@ -24,7 +24,7 @@ from tests.live.harness import QUICK, Recorder, order
 
 async def main(endpoint, keys, allow):
     node = Node("head", options=QUICK, security=Security(read_keys(Path(keys)), read_allow_list(Path(allow))))
-    node.host("batcher")
+    node.host("batcher/default")
     node.bind(endpoint)
     recorder = Recorder(node)
     node.start(recorder)
@@ -39,7 +39,7 @@ async def main(endpoint, keys, allow):
         await asyncio.sleep(0.002)
         if recorder.joined and "asked" not in reported:
             sent = loop.time()
-            node.send("replica/0", "batcher", order(1))
+            node.send("replica/0", "batcher/default", order(1))
             say("asked")
         if recorder.delivered:
             say("answered", loop.time() - sent)

@@ -33,7 +33,7 @@ def test_with_the_right_keys_messages_go_both_ways():
         await until(lambda: at_head.joined and at_peer.joined)
         assert head.peers["host-a"].key == REPLICA.public
         peer.send("router", "client/0", submit(1))
-        head.send("replica/0", "batcher", order(2))
+        head.send("replica/0", "batcher/default", order(2))
         await until(lambda: at_head.delivered and at_peer.delivered)
         assert head.counters.refused_keys == 0
 
@@ -105,7 +105,7 @@ def test_a_process_with_key_files_joins(tmp_path):
         options = ("--keys", str(tmp_path / "replica.key"), "--server-key", HEAD.public)
         with peer_process(fleet.endpoint, "host-a", "replica/0", *options):
             await until(lambda: at_head.joined)
-            head.send("replica/0", "batcher", order(1))
+            head.send("replica/0", "batcher/default", order(1))
             await until(lambda: at_head.delivered)
 
     run_with_fleet(main)

@@ -86,10 +86,10 @@ def test_a_large_tensor_crosses():
     import numpy as np
 
     async def main(fleet):
-        _, at_head = fleet.head("batcher")
+        _, at_head = fleet.head("batcher/default")
         peer, _ = fleet.peer("a", "replica/0")
         tensor = np.random.default_rng(0).random((500, 400))
-        peer.send("batcher", "replica/0", finished(1, results=[Payload(tensor=tensor)]))
+        peer.send("batcher/default", "replica/0", finished(1, results=[Payload(tensor=tensor)]))
         await until(lambda: at_head.delivered)
         np.testing.assert_array_equal(at_head.delivered[0][2].results[0].tensor, tensor)
 
@@ -124,8 +124,8 @@ def test_addresses_hosted_later_become_known():
         peer.host("replica/7")
         peer.unhost("replica/0")
         await until(lambda: "replica/7" in head.peers["a"].addresses)
-        head.send("replica/7", "batcher", order(1))
-        head.send("replica/0", "batcher", order(2))
+        head.send("replica/7", "batcher/default", order(1))
+        head.send("replica/0", "batcher/default", order(2))
         await until(lambda: at_peer.delivered and at_head.undeliverable)
         assert batches(at_peer) == [1]
         assert [(to, reason) for to, _, _, reason in at_head.undeliverable] == [("replica/0", "unreachable")]
@@ -367,7 +367,7 @@ def test_a_head_that_comes_back_is_found_again():
         again.bind(fleet.endpoint)
         at_again = fleet.start(again, "router")
         await until(lambda: len(at_peer.joined) == 2)
-        peer.send("batcher", "replica/0", finished(1))
+        peer.send("batcher/default", "replica/0", finished(1))
         await until(lambda: at_again.delivered)
         await until(lambda: peer.counters.reconnects == 1)
 
@@ -396,8 +396,8 @@ def test_a_partition_loses_both_ways_until_it_heals(by):
         peer, at_peer = fleet.peer("a", "replica/0")
         await until(lambda: at_head.joined and at_peer.joined)
         head.partition(by)
-        head.send("replica/0", "batcher", order(1))
-        peer.send("batcher", "replica/0", finished(2))
+        head.send("replica/0", "batcher/default", order(1))
+        peer.send("batcher/default", "replica/0", finished(2))
         await until(lambda: at_head.lost and at_peer.lost)
         await asyncio.sleep(0.5)
         assert len(at_head.joined) == 1
@@ -405,7 +405,7 @@ def test_a_partition_loses_both_ways_until_it_heals(by):
         assert head.counters.dropped_by_fault >= 2
         head.partition(by, cut=False)
         await until(lambda: len(at_head.joined) == 2 and len(at_peer.joined) == 2)
-        head.send("replica/0", "batcher", order(3))
+        head.send("replica/0", "batcher/default", order(3))
         await until(lambda: at_peer.delivered)
 
     run_with_fleet(main)

@@ -5,6 +5,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fleet.pools import ModelSpec
 from fleet.runs.simulate import Simulation
 from policies.base import SLOTS
 from tests.policies.listening import listening, told
@@ -12,14 +13,20 @@ from tests.simulation import test_token_properties as token_by_token
 from tests.simulation.test_properties import fault_traces, law, specs, traces
 
 SEEDS = st.integers(0, 3)
-HEAD = ("admission", "routing", "scaling", "warm_pool", "health", "retry")
+HEAD = tuple(slot for slot, base in SLOTS.items() if "on_request_ended" in base.hears)
+EARLY_ONLY = ("hedge", "breaker")
+OF_MODELS = ("rollout", "variants")
 
 
 def heard_in(trace, spec, failing, seed, slot):
     """What a policy of this slot hears that decides as the one it stands for; for a minute after the last reply too."""
-    policy = getattr(spec, slot)
+    of_model = slot in OF_MODELS
+    policy = getattr(spec.models.get("default", ModelSpec()) if of_model else spec, slot)
     listener, heard = listening(slot, parent=type(policy), parameters=policy.parameters())
-    made = Simulation(trace, spec.replace(**{slot: listener}), faults=failing, seed=seed, check=False)
+    changes = {f"models.default.{slot}" if of_model else slot: listener} | (
+        {"binding": "early"} if slot in EARLY_ONLY else {}
+    )
+    made = Simulation(trace, spec.replace(changes), faults=failing, seed=seed, check=False)
     run = made.run()
     made.runtime.stopped = False
     made.runtime.run(until_s=made.runtime.now + 60.0)

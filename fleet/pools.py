@@ -34,13 +34,14 @@ from policies import (
 from policies.base import Component
 from policies.building import build, checked_value
 from policies.registry import meant
+from traces.names import NAME, POOL, RULES
 from traces.values import fields_of
 
 Positive = Annotated[float, Meta(gt=0, le=1e9)]
 NonNegative = Annotated[float, Meta(ge=0, le=1e9)]
 Count = Annotated[int, Meta(ge=1, le=1_000_000)]
-PoolName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}\Z")]
-Name = Annotated[str, Meta(pattern=r"^[^@\s]{1,200}\Z")]
+PoolName = Annotated[str, Meta(pattern=rf"^{POOL}\Z")]
+Name = Annotated[str, Meta(pattern=rf"^{NAME}\Z")]
 """Of a model, a version, a variant, a device: no space, and no ``@``, which stands between a model and its version."""
 Binding = Literal["early", "late"]
 
@@ -262,10 +263,5 @@ def checked_name(called: str, value: Any, path: str) -> str:  # Any: checked her
     if not isinstance(value, str):
         quoted = f'; write "{value}"' if isinstance(value, (int, float)) else ""
         raise PolicyError(f"{path}: the name of a {called} is text, not {value!r}{quoted}")
-    if called == "pool":
-        rule = "letters, digits, `.`, `_` and `-`, a letter or a digit first, 63 at most"
-    else:
-        rule = (
-            "1 to 200 characters, no space and no `@`, which parts model and version where a client pins one"
-        )
+    _, rule = RULES["pool" if called == "pool" else "model"]
     raise PolicyError(f"{path}: {value!r} cannot name a {called}: {rule}")

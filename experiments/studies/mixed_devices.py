@@ -13,15 +13,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from msgspec import Struct
-
-from experiments.compare import compare
-from experiments.report import Report
 from experiments.studies.charts import Panel, lines
 from experiments.studies.result import StudyResult, measured
-from experiments.studies.scoring import PRICES, engine, most_per_s, texts, with_work_cost
+from experiments.studies.scoring import PRICES, Plan, compared, engine, most_per_s
 from experiments.studies.study import Options, Study
-from experiments.studies.workloads import at_rate
 from fleet import FleetSpec
 from fleet.pools import PoolSpec
 from policies import (
@@ -54,15 +49,6 @@ CANDIDATES = ("least outstanding", f"least outstanding{L4_FIRST}", *list(POLICIE
 METRICS = measured("e2e_s.p99", "slo_attainment", described=("e2e_s.mean", "cost_per_request"))
 
 
-class Plan(Struct, frozen=True, kw_only=True):
-    """How much is run."""
-
-    loads: tuple[float, ...]
-    """Offered, over the most that all replicas together can serve."""
-    requests: int
-    seeds: int
-
-
 def spec_of(name: str) -> FleetSpec:
     """The fleet of a candidate. Pools are named for the order of their replicas, by which some rules break ties."""
     order = ("l4", "a100") if name.endswith(L4_FIRST) else ("a100", "l4")
@@ -82,20 +68,11 @@ def spec_of(name: str) -> FleetSpec:
 
 
 def run(plan: Plan, options: Options) -> StudyResult:
-    """One comparison at each load; the loads differ in nothing but the clock of the same requests."""
-    candidates = {name: spec_of(name) for name in CANDIDATES}
-    drawn = {seed: texts(plan.requests, seed, options.trace) for seed in range(plan.seeds)}
-    reports: dict[float, Report] = {}
-    for load in plan.loads:
-        scaled = {seed: at_rate(trace, load * _most_per_s(trace)) for seed, trace in drawn.items()}
-        reports[load] = compare(
-            scaled.__getitem__, candidates, seeds=range(plan.seeds), metrics=METRICS,
-            workers=options.workers, progress=options.progress,
-        )  # fmt: skip
-    return with_work_cost(
-        "mixed_devices", "load", reports, METRICS,
-        workload=f"2 A100 and 4 L4, {plan.requests:,} {options.trace or 'synthetic texts'}, "
-        f"objective {1000 * OBJECTIVE_S:g} ms",
+    """One comparison at each load."""
+    return compared(
+        "mixed_devices", plan, options, {name: spec_of(name) for name in CANDIDATES},
+        metrics=METRICS, setting="load", capacity_per_s=_most_per_s,
+        fleet=f"2 A100 and 4 L4, objective {1000 * OBJECTIVE_S:g} ms",
     )  # fmt: skip
 
 

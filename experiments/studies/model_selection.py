@@ -15,13 +15,10 @@ from collections.abc import Mapping
 
 from msgspec import Struct
 
-from experiments.compare import compare
-from experiments.report import Report
 from experiments.studies.charts import Panel, lines
 from experiments.studies.result import StudyResult, measured
-from experiments.studies.scoring import PRICES, engine, most_per_s, texts, with_work_cost
+from experiments.studies.scoring import PRICES, Plan, compared, engine, most_per_s
 from experiments.studies.study import Options, Study
-from experiments.studies.workloads import at_rate
 from fleet import FleetSpec
 from fleet.pools import ModelSpec, PoolSpec
 from policies import (
@@ -65,15 +62,6 @@ POLICIES: Mapping[str, VariantsPolicy] = {
 METRICS = measured("quality_mean", "slo_attainment", "e2e_s.p99", described=("cost_per_request",))
 
 
-class Plan(Struct, frozen=True, kw_only=True):
-    """How much is run."""
-
-    loads: tuple[float, ...]
-    """Offered, over the most that the large variant's replicas can serve."""
-    requests: int
-    seeds: int
-
-
 def spec_of(name: str) -> FleetSpec:
     """The fleet of a candidate."""
     pools = {
@@ -90,20 +78,11 @@ def spec_of(name: str) -> FleetSpec:
 
 
 def run(plan: Plan, options: Options) -> StudyResult:
-    """One comparison at each load; the loads differ in nothing but the clock of the same requests."""
-    candidates = {name: spec_of(name) for name in POLICIES}
-    drawn = {seed: texts(plan.requests, seed, options.trace) for seed in range(plan.seeds)}
-    reports: dict[float, Report] = {}
-    for load in plan.loads:
-        scaled = {seed: at_rate(trace, load * _most_per_s(trace)) for seed, trace in drawn.items()}
-        reports[load] = compare(
-            scaled.__getitem__, candidates, seeds=range(plan.seeds), metrics=METRICS,
-            workers=options.workers, progress=options.progress,
-        )  # fmt: skip
-    return with_work_cost(
-        "model_selection", "load of the large variant", reports, METRICS,
-        workload=f"4 L4 (small) and 4 A100 (large), {plan.requests:,} {options.trace or 'synthetic texts'}, "
-        f"objective {OBJECTIVE_S:g} s",
+    """One comparison at each load."""
+    return compared(
+        "model_selection", plan, options, {name: spec_of(name) for name in POLICIES},
+        metrics=METRICS, setting="load of the large variant", capacity_per_s=_most_per_s,
+        fleet=f"4 L4 (small) and 4 A100 (large), objective {OBJECTIVE_S:g} s",
     )  # fmt: skip
 
 

@@ -7,16 +7,19 @@ rooflines at the efficiencies of `workloads`; prices are list prices; other numb
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
+from msgspec import Struct
 from msgspec.structs import replace
 
+from experiments.compare import compare
 from experiments.metrics import Metric
 from experiments.report import Report
 from experiments.studies.result import Figure, Measure, StudyResult, judged, paired_figures, result_of
-from experiments.studies.workloads import STEPS, recorded
-from fleet import EmulatedEngine, Run
+from experiments.studies.study import Options
+from experiments.studies.workloads import STEPS, at_rate, recorded
+from fleet import EmulatedEngine, FleetSpec, Run
 from fleet.engines import RooflineLatency
 from fleet.engines.devices.specs import model_spec
 from traces import Lengths, Trace, TraceError, Transform, poisson
@@ -78,10 +81,39 @@ def work_cost(run: Run) -> float:
     return cost / run.summary.completed if run.summary.completed else float("nan")
 
 
-def with_work_cost(
-    study: str, setting: str, reports: Mapping[float, Report], metrics: tuple[Metric, ...], *, workload: str
+class Plan(Struct, frozen=True, kw_only=True):
+    """How much is run."""
+
+    loads: tuple[float, ...]
+    """Offered, over `most_per_s` of what the study says."""
+    requests: int
+    seeds: int
+
+
+def compared(
+    study: str,
+    plan: Plan,
+    options: Options,
+    candidates: Mapping[str, FleetSpec],
+    *,
+    metrics: tuple[Metric, ...],
+    setting: str,
+    capacity_per_s: Callable[[Trace], float],
+    fleet: str,
 ) -> StudyResult:
-    """As `result_of`, with the work cost beside the other measures and judged with them."""
+    """One comparison at each load; the loads differ in nothing but the clock of the same requests.
+
+    A load of 1 offers `capacity_per_s` of the trace. The work cost is a measure beside `metrics`, judged with them.
+    """
+    drawn = {seed: texts(plan.requests, seed, options.trace) for seed in range(plan.seeds)}
+    reports: dict[float, Report] = {}
+    for load in plan.loads:
+        scaled = {seed: at_rate(trace, load * capacity_per_s(trace)) for seed, trace in drawn.items()}
+        reports[load] = compare(
+            scaled.__getitem__, candidates, seeds=range(plan.seeds), metrics=metrics,
+            workers=options.workers, progress=options.progress,
+        )  # fmt: skip
+    workload = f"{fleet}, {plan.requests:,} {options.trace or 'synthetic texts'}"
     result = result_of(study, setting, reports, metrics, workload=workload)
     costs: list[Figure] = []
     for at, report in reports.items():

@@ -17,6 +17,7 @@ from tests.bench.table import Row, show
 TABLES: dict[str, Callable[..., Iterator[Row]]] = {
     "Simulation (CPU time)": simulation.speed_rows,
     "Growth of a simulation": simulation.growth_rows,
+    "Pools that have nothing in common (CPU time)": simulation.pool_rows,
     "A simulation under overload (CPU time)": overload.rows,
     "Simulation of language models (CPU time)": token_steps.simulated_rows,
     "Live: client, head and two replicas, a process each": live_fleet.rows,

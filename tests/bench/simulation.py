@@ -1,4 +1,4 @@
-"""What simulating costs: against SimPy on the same queue, and per request as requests and replicas grow.
+"""What simulating costs: against SimPy on the same queue, and per request as requests, replicas and pools grow.
 
 The machine may be shared, so time is this process's CPU time and the speeds are compared within one run, in turn.
 """
@@ -18,18 +18,25 @@ from fleet import AffineLatency, EmulatedEngine, FleetSpec, Run, simulate
 from policies import Greedy, PowerOfTwoChoices
 from tests.bench import simpy_reference
 from tests.bench.table import Row
-from traces import Trace, poisson
+from traces import Trace, poisson, uniform
 
 BASE_S, PER_ITEM_S, MAX_BATCH = 0.012, 0.003, 16
 RATE_PER_REPLICA = 212.5
 """Requests per second: 80 % of what a replica can serve in full batches."""
 
 
-def spec(replicas: int = 8) -> FleetSpec:
-    """P2C over a queue for each replica, one batch at a time; all that is not named is the default, and so is on."""
+def spec(replicas: int = 8, pools: int = 1) -> FleetSpec:
+    """P2C over a queue for each replica, one batch at a time; all that is not named is the default, and so is on.
+
+    With several pools the replicas are parted among them, and each serves a model of its own.
+    """
+    size: dict[str, Any] = {"replicas": replicas}
+    if pools > 1:
+        names = [f"model-{number}" for number in range(pools)]
+        size = {"pools": {name: {"model": name, "replicas": replicas // pools} for name in names}}
     return FleetSpec(
         engine=EmulatedEngine(latency=AffineLatency(base_s=BASE_S, per_item_s=PER_ITEM_S)),
-        replicas=replicas,
+        **size,
         routing=PowerOfTwoChoices(),
         batching=Greedy(max_batch=MAX_BATCH),
         max_inflight_batches=1,
@@ -42,9 +49,9 @@ def workload(requests: int, replicas: int = 8, seed: int = 1) -> Trace:
     return poisson(rate_per_s, requests / rate_per_s, seed)
 
 
-def ours(trace: Trace, replicas: int = 8) -> Run:
+def ours(trace: Trace, replicas: int = 8, pools: int = 1) -> Run:
     """All mechanisms and all telemetry; the invariant checker is for tests."""
-    return simulate(trace, spec(replicas), check=False)
+    return simulate(trace, spec(replicas, pools), check=False)
 
 
 def simpys(arrivals_s: list[float], replicas: int = 8) -> list[float]:
@@ -109,24 +116,56 @@ GROWTH = 1.35
 """The most that time a request may grow: 64 times the replicas deepen the heap and outgrow the caches."""
 
 
-def _in_fresh_process(requests: int, replicas: int) -> dict[str, Any]:  # Any: JSON
-    command = [sys.executable, "-m", "tests.bench.simulation", str(requests), str(replicas)]
+MODELS = 50
+"""That requests ask for, all as likely, where pools are compared: one pool serves them all, or each has its own."""
+POOLS_GROWTH = 1.15
+"""The most that a request may cost with a pool for each model, beside one pool of as many replicas."""
+
+
+def pool_rows(requests: int = 1_000_000, replicas: int = 200, rounds: int = 3) -> Iterator[Row]:
+    """Time and memory a request of one pool and of many, in turn, each in a fresh process; the least of the rounds."""
+    best: dict[int, dict[str, Any]] = {}
+    for _ in range(rounds):
+        for pools in (1, MODELS):
+            costs = _in_fresh_process(requests, replicas, pools)
+            best[pools] = min(best.get(pools, costs), costs, key=lambda these: these["us"])
+    one, many = best[1], best[MODELS]
+    growth = many["us"] / one["us"]
+    name = f"{requests:,} requests, {replicas} replicas"
+    yield Row(f"{name}, one pool: time a request", f"{one['us']:.1f} µs")
+    yield Row(
+        f"the same in {MODELS} pools: time a request",
+        f"{many['us']:.1f} µs, × {growth:.2f}",
+        f"≤ × {POOLS_GROWTH}",
+        growth <= POOLS_GROWTH,
+    )
+    measured = f"{one['bytes']:.0f} and {many['bytes']:.0f} bytes"
+    yield Row("memory a request, one pool and many", measured, "≤ 400", many["bytes"] <= 400)
+
+
+def _in_fresh_process(requests: int, replicas: int, *pools: int) -> dict[str, Any]:  # Any: JSON
+    command = [sys.executable, "-m", "tests.bench.simulation", *map(str, (requests, replicas, *pools))]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2])
     costs: dict[str, Any] = json.loads(done.stdout)
     return costs
 
 
-def _measure(requests: int, replicas: int) -> dict[str, float]:
-    """CPU microseconds and peak memory a request beyond the trace and what is there before the first."""
+def _measure(requests: int, replicas: int, pools: int | None = None) -> dict[str, float]:
+    """CPU microseconds and peak memory a request beyond the trace and what is there before the first.
+
+    Where a number of pools is given, be it one, requests ask for models.
+    """
     ours(workload(2_000, replicas), replicas)  # imports and thread pools are no cost of a request
     trace = workload(requests, replicas)
+    if pools is not None:
+        trace = trace.assign(model=uniform(MODELS))
     before = _status_bytes("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts again from here
     times: list[float] = []
     peak = 0
     for _ in range(max(1, min(10, 100_000 // requests))):
         began = time.process_time()
-        ours(trace, replicas)
+        ours(trace, replicas, pools or 1)
         times.append(time.process_time() - began)
         peak = peak or _status_bytes("VmHWM")
     return {"us": min(times) / len(trace) * 1e6, "bytes": (peak - before) / len(trace), "peak": peak}
@@ -140,4 +179,4 @@ def _status_bytes(field: str) -> int:
 
 
 if __name__ == "__main__":
-    print(json.dumps(_measure(int(sys.argv[1]), int(sys.argv[2]))))
+    print(json.dumps(_measure(*map(int, sys.argv[1:]))))

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         TorchEngine,
     )
     from fleet.network import NetworkModel
+    from fleet.pools import ModelPolicies, PoolSpec
     from fleet.runs.client import FleetClient
     from fleet.runs.operate import FleetOperator, operate
     from fleet.runs.replay import replay
@@ -54,6 +55,7 @@ _HOMES = {
         "TorchEngine",
     ),
     "fleet.network": ("NetworkModel",),
+    "fleet.pools": ("ModelPolicies", "PoolSpec"),
     "fleet.runs.client": ("FleetClient",),
     "fleet.runs.operate": ("FleetOperator", "operate"),
     "fleet.runs.replay": ("replay",),
@@ -77,8 +79,10 @@ __all__ = [
     "FleetSpec",
     "KvSpec",
     "LatencyModel",
+    "ModelPolicies",
     "ModelSpec",
     "NetworkModel",
+    "PoolSpec",
     "ProfiledLatency",
     "ProfiledSteps",
     "RooflineLatency",

@@ -12,7 +12,7 @@ import msgspec
 from msgspec import NODEFAULT, Struct
 
 from fleet.engines.base import StepEngine
-from fleet.pools import POOL_COMPONENTS, ModelSpec, Pool
+from fleet.pools import POOL_COMPONENTS, ModelPolicies, Pool
 from fleet.serving_checks import NEEDS_EARLY, described
 from fleet.spec import COMPONENTS, FleetSpec, replaced_by_all
 from policies import FixedVariant, Pinned
@@ -111,7 +111,7 @@ def outline(spec: FleetSpec) -> Outline:
     )
 
 
-def _model(name: str, said: ModelSpec, pools: Iterable[Pool]) -> ModelOutline:
+def _model(name: str, said: ModelPolicies, pools: Iterable[Pool]) -> ModelOutline:
     versions: dict[str, dict[str, list[str]]] = {}
     for pool in pools:
         if pool.model == name:
@@ -200,7 +200,7 @@ def _notes(spec: FleetSpec, pools: tuple[Pool, ...]) -> Iterator[str]:
         yield f"no cost of the fleet: no cost_per_hour is said for {', '.join(unpriced)}"
 
 
-def _unserved(model: str, said: ModelSpec, pools: Iterable[Pool]) -> Iterator[str]:
+def _unserved(model: str, said: ModelPolicies, pools: Iterable[Pool]) -> Iterator[str]:
     """Names in a model's policies that no pool has. Not an error: what is not there yet may be deployed later."""
     of = [pool for pool in pools if pool.model == model]
     for slot, words in (("rollout", VERSION_WORDS), ("variants", VARIANT_WORDS)):
@@ -223,7 +223,7 @@ def _names_in(value: Any, words: frozenset[str], path: str) -> Iterator[tuple[st
             yield from _names_in(item, words, where)
 
 
-def _unchosen(model: str, said: ModelSpec, pools: Iterable[Pool]) -> Iterator[str]:
+def _unchosen(model: str, said: ModelPolicies, pools: Iterable[Pool]) -> Iterator[str]:
     """Versions and variants that the null policies leave without requests."""
     of = [pool for pool in pools if pool.model == model]
     versions = list(dict.fromkeys(pool.version for pool in of))

@@ -49,7 +49,7 @@ DEFAULT = "default"
 """The pool of a fleet that names none; the model that answers for every one that no pool names."""
 
 
-class ModelSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class ModelPolicies(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What clients ask for, and who says which version and variant serves them. A `FleetSpec` checks it."""
 
     rollout: RolloutPolicy = field(default_factory=Pinned)
@@ -197,12 +197,12 @@ def autoscaler_of(pool: str) -> str:
 
 # --- as written ------------------------------------------------------------------------------------------------
 
-_CALLED: dict[type[Struct], str] = {PoolSpec: "pool", ModelSpec: "model"}
+_CALLED: dict[type[Struct], str] = {PoolSpec: "pool", ModelPolicies: "model"}
 _NAMES = ("model", "version", "variant", "device")
 
 
 def tables_of(
-    kind: type[PoolSpec] | type[ModelSpec], tables: Any, path: str, elsewhere: Mapping[str, str]
+    kind: type[PoolSpec] | type[ModelPolicies], tables: Any, path: str, elsewhere: Mapping[str, str]
 ) -> dict[str, Any]:  # Any: checked here
     """The pools, or the models, by name; `elsewhere` says of fields that belong to something else where that is."""
     called = _CALLED[kind]
@@ -215,9 +215,9 @@ def tables_of(
 
 
 def table_of(
-    kind: type[PoolSpec] | type[ModelSpec], value: Any, path: str, elsewhere: Mapping[str, str]
+    kind: type[PoolSpec] | type[ModelPolicies], value: Any, path: str, elsewhere: Mapping[str, str]
 ) -> Any:  # Any: checked here
-    """A `PoolSpec` or a `ModelSpec` from one, or from a table; `path` says where it is."""
+    """A `PoolSpec` or a `ModelPolicies` from one, or from a table; `path` says where it is."""
     components: dict[str, type[Component]] = POOL_COMPONENTS if kind is PoolSpec else MODEL_COMPONENTS
     if isinstance(value, kind):
         value = {name: getattr(value, name) for name in kind.__struct_fields__}
@@ -231,7 +231,7 @@ def table_of(
             raise no_such_field(where, name, f"a {_CALLED[kind]}", types, elsewhere)
         if name not in components:
             made[name] = checked_field(name, types[name], item, where)
-        elif item is not None or kind is ModelSpec:
+        elif item is not None or kind is ModelPolicies:
             made[name] = build(components[name], item, where)
     return kind(**made)
 

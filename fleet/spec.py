@@ -24,7 +24,7 @@ from fleet.pools import (
     POOL_COMPONENTS,
     Binding,
     Count,
-    ModelSpec,
+    ModelPolicies,
     Name,
     NonNegative,
     Pool,
@@ -80,7 +80,7 @@ class FleetSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     engine: Engine | None = None
     """What executes a batch; each replica gets a fresh one. None: each of the `pools` names its own."""
-    models: dict[Name, ModelSpec] = {}
+    models: dict[Name, ModelPolicies] = {}
     """What clients ask for, and which version and variant of it they get, where there is a choice."""
     pools: dict[PoolName, PoolSpec] = {}
     """Each serves one variant of one version of one model."""
@@ -163,7 +163,7 @@ class FleetSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
                 force_setattr(self, name, build(base, value, f"$.{name}"))
         for name, annotation in _plain_types().items():
             force_setattr(self, name, checked_field(name, annotation, getattr(self, name), f"$.{name}"))
-        for name, kind in (("models", ModelSpec), ("pools", PoolSpec)):
+        for name, kind in (("models", ModelPolicies), ("pools", PoolSpec)):
             tables = tables_of(kind, getattr(self, name), f"$.{name}", BELONGS)
             force_setattr(self, name, tables)
         check_serving(self.serving, self.pools, self.models)
@@ -192,9 +192,9 @@ class FleetSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             }
         return Pool(**{**own, **said, "name": name, "model": own["model"] or DEFAULT})
 
-    def model(self, name: str) -> ModelSpec:
+    def model(self, name: str) -> ModelPolicies:
         """Who chooses among the versions and variants of this model."""
-        return self.models.get(name) or ModelSpec()
+        return self.models.get(name) or ModelPolicies()
 
     @property
     def inflight(self) -> int:
@@ -251,7 +251,7 @@ NO_ENGINE = 'a fleet needs one, such as {engine = "emulated", latency = {...}}'
 NO_POOL_ENGINE = "each pool needs one of its own, or the fleet one for those that have none"
 BELONGS = {
     **dict.fromkeys(PoolSpec.__struct_fields__, "to a pool, in [pools.NAME]"),
-    **dict.fromkeys(ModelSpec.__struct_fields__, "to a model, in [models.NAME]"),
+    **dict.fromkeys(ModelPolicies.__struct_fields__, "to a model, in [models.NAME]"),
     **dict.fromkeys(
         (name for name in FleetSpec.__struct_fields__ if name not in _SHARED),
         "to the whole fleet, outside of [pools] and [models]: above the first of these",
@@ -279,7 +279,7 @@ def _says_nothing(name: str, value: object) -> bool:
 def _plain(value: Any) -> Any:  # Any: JSON values
     if isinstance(value, Component):
         return to_table(value)
-    if isinstance(value, (PoolSpec, ModelSpec)):
+    if isinstance(value, (PoolSpec, ModelPolicies)):
         said = {name: getattr(value, name) for name in value.__struct_fields__}
         # Weights of `()` say something: the fleet may have some.
         unsaid = {

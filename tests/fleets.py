@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from fleet import AffineLatency, EmulatedEngine, FleetSpec, load_spec
-from fleet.pools import MODEL_COMPONENTS, ModelSpec, PoolSpec
+from fleet.pools import MODEL_COMPONENTS, ModelPolicies, PoolSpec
 from fleet.spec import from_mapping
 from policies import RolloutPolicy, Route, RoutingPolicy, Serve
 from policies.base import HedgePolicy, Policy
@@ -90,7 +90,7 @@ def of_python(values: dict[str, Any], folder: Path) -> FleetSpec:
 
 def of_structs(values: dict[str, Any], folder: Path) -> FleetSpec:
     """With pools and models as structs where Python lets them be."""
-    kinds: dict[str, Any] = {"pools": PoolSpec, "models": ModelSpec}
+    kinds: dict[str, Any] = {"pools": PoolSpec, "models": ModelPolicies}
     made = dict(values)
     for section, kind in kinds.items():
         members = values.get(section, {})

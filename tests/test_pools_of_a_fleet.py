@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from fleet import FleetSpec
-from fleet.pools import ModelSpec, PoolSpec, pool_of
+from fleet.pools import ModelPolicies, PoolSpec, pool_of
 from fleet.spec import components_of, from_mapping, policies_of
 from fleet.telemetry.attempts import several_attempts
 from policies import (
@@ -29,7 +29,7 @@ from tests.fleets import BUILT, ENGINE, TWO, WAYS, First, Newest, Takes, Way, ch
 def test_a_fleet_of_pools_is_one_value_whatever_way_it_is_written(way: Way, tmp_path: Path) -> None:
     spec = FleetSpec(
         engine=BUILT,
-        models={"chat": ModelSpec(rollout=Pinned(version="1"))},
+        models={"chat": ModelPolicies(rollout=Pinned(version="1"))},
         pools={
             "small": PoolSpec(model="chat", variant="small"),
             "large": PoolSpec(model="chat", variant="large", routing=PowerOfTwoChoices()),
@@ -93,7 +93,7 @@ def test_a_flat_fleet_says_of_itself_what_it_always_said() -> None:
 
 def test_plain_values_of_pools_and_models_build_the_same_fleet_again(tmp_path: Path) -> None:
     spec = FleetSpec(
-        models={"chat": ModelSpec(rollout=Newest(least=3))},
+        models={"chat": ModelPolicies(rollout=Newest(least=3))},
         pools={
             "a.b": PoolSpec(
                 model="chat", version="2", engine=BUILT, device="a100", cost_per_hour=4.0, quality=0.9,
@@ -125,7 +125,7 @@ def test_policies_are_found_wherever_they_are_said_and_in_use() -> None:
     spec = FleetSpec(
         engine=BUILT,
         routing=LeastWorkOracle(),
-        models={"chat": ModelSpec(rollout=Newest())},
+        models={"chat": ModelPolicies(rollout=Newest())},
         pools={"a": PoolSpec(model="chat", routing=First()), "b": PoolSpec(queueing={"policy": "fifo"})},
     )
     found = dict(policies_of(spec))

@@ -23,8 +23,7 @@ from experiments.studies.jobs import figures_by, run_all
 from experiments.studies.result import Measure, StudyResult
 from experiments.studies.study import Options, Study
 from experiments.studies.workloads import arrivals
-from fleet import AffineLatency, FleetSpec, Run, simulate
-from fleet.pools import ModelSpec, PoolSpec
+from fleet import AffineLatency, FleetSpec, ModelPolicies, PoolSpec, Run, simulate
 from policies import Canary, Gates, NoBatching, NoRetry
 from traces import Trace
 
@@ -100,7 +99,7 @@ def spec_of(candidate: str, min_requests: int, bake_s: float, version: str) -> F
             "old": PoolSpec(model=MODEL, version=OLD, engine=_version()),
             "new": PoolSpec(model=MODEL, version=NEW, engine=VERSIONS[version]),
         },
-        models={MODEL: ModelSpec(rollout=rollout)},
+        models={MODEL: ModelPolicies(rollout=rollout)},
     )
 
 

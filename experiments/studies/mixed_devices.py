@@ -17,8 +17,7 @@ from experiments.studies.charts import Panel, lines
 from experiments.studies.result import StudyResult, measured
 from experiments.studies.scoring import PRICES, Plan, compared, engine, most_per_s
 from experiments.studies.study import Options, Study
-from fleet import FleetSpec
-from fleet.pools import PoolSpec
+from fleet import FleetSpec, PoolSpec
 from policies import (
     CheapestMeetingDelay,
     LeastOutstanding,

@@ -19,8 +19,7 @@ from experiments.studies.charts import Panel, lines
 from experiments.studies.result import StudyResult, measured
 from experiments.studies.scoring import PRICES, Plan, compared, engine, most_per_s
 from experiments.studies.study import Options, Study
-from fleet import FleetSpec
-from fleet.pools import ModelSpec, PoolSpec
+from fleet import FleetSpec, ModelPolicies, PoolSpec
 from policies import (
     Cascade,
     CheapestMeetingSlo,
@@ -72,7 +71,7 @@ def spec_of(name: str) -> FleetSpec:
         for variant, one in VARIANTS.items()
     }  # fmt: skip
     return FleetSpec(
-        pools=pools, models={SERVED: ModelSpec(variants=POLICIES[name])}, batching=NoBatching(),
+        pools=pools, models={SERVED: ModelPolicies(variants=POLICIES[name])}, batching=NoBatching(),
         max_inflight_batches=1, queue_capacity=1_000_000, slo=Slo(e2e_s=OBJECTIVE_S),
     )  # fmt: skip
 

@@ -30,7 +30,7 @@ from fleet.actors.roster import Roster
 from fleet.actors.serving import Desk, Variant
 from fleet.blame import reset, tell
 from fleet.messages import Message, ReplicaExited, ReplicaReported, ReportPool, StartFailed, TrustChanged
-from fleet.pools import ModelSpec, Pool, pool_of
+from fleet.pools import ModelPolicies, Pool, pool_of
 from fleet.telemetry.sink import Telemetry
 from policies.base import AdmissionPolicy, PolicyError, RetryPolicy
 from policies.views import Outcome, ReplicaView
@@ -38,7 +38,7 @@ from traces.schema import Slo
 
 HEALTH = "health"
 
-Served = tuple[Pool, ModelSpec, str, str]
+Served = tuple[Pool, ModelPolicies, str, str]
 """A pool, who chooses among the versions and variants of its model, and the addresses of its batcher and autoscaler."""
 Listeners = Callable[[Pool], Mapping[str, frozenset[str]]]
 """What the router tells other actors of a pool's requests: the hooks that their policies listen to, by address."""
@@ -115,7 +115,7 @@ class Front(Actor):
 
     # --- pools -------------------------------------------------------------------------------------------------
 
-    def _add_pool(self, pool: Pool, spec: ModelSpec, batcher: str, autoscaler: str) -> None:
+    def _add_pool(self, pool: Pool, spec: ModelPolicies, batcher: str, autoscaler: str) -> None:
         catalogue, now = self.catalogue, self.ctx.now
         desk = Desk(pool, batcher=batcher, autoscaler=autoscaler, slo=self._slo)
         variant = catalogue.find(pool)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from fleet.messages import Message
-from fleet.pools import ModelSpec, Pool
+from fleet.pools import ModelPolicies, Pool
 from policies.base import RolloutPolicy
 
 
@@ -13,7 +13,7 @@ class ServePool(Message, frozen=True, gc=False):
     """To the router: one more pool; `model` is who chooses, where its model is not served yet."""
 
     pool: Pool
-    model: ModelSpec
+    model: ModelPolicies
 
 
 class RetirePool(Message, frozen=True, gc=False):

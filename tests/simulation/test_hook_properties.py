@@ -5,7 +5,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fleet.pools import ModelSpec
+from fleet.pools import ModelPolicies
 from fleet.runs.simulate import Simulation
 from policies.base import SLOTS
 from tests.policies.listening import listening, told
@@ -21,7 +21,7 @@ OF_MODELS = ("rollout", "variants")
 def heard_in(trace, spec, failing, seed, slot):
     """What a policy of this slot hears that decides as the one it stands for; for a minute after the last reply too."""
     of_model = slot in OF_MODELS
-    policy = getattr(spec.models.get("default", ModelSpec()) if of_model else spec, slot)
+    policy = getattr(spec.models.get("default", ModelPolicies()) if of_model else spec, slot)
     listener, heard = listening(slot, parent=type(policy), parameters=policy.parameters())
     changes = {f"models.default.{slot}" if of_model else slot: listener} | (
         {"binding": "early"} if slot in EARLY_ONLY else {}

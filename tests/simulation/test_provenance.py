@@ -20,7 +20,7 @@ from fleet import (
     simulate,
 )
 from fleet.engines import Profile, ProfilePoint
-from fleet.pools import ModelSpec, PoolSpec
+from fleet.pools import ModelPolicies, PoolSpec
 from fleet.spec import from_mapping
 from policies import (
     Composed,
@@ -234,7 +234,7 @@ def test_components_of_pools_and_models_are_found_where_they_are_said(tmp_path: 
     measured = EmulatedEngine(latency=ProfiledLatency(profile=str(profile(tmp_path / "a"))))
     spec = FleetSpec(
         engine=ENGINE,
-        models={"chat": ModelSpec(rollout=Pinned(version="2"))},
+        models={"chat": ModelPolicies(rollout=Pinned(version="2"))},
         pools={
             "one": PoolSpec(model="chat", routing=Composed(scorers=[(1.0, InFlightScorer())])),
             "two": PoolSpec(model="chat", version="2", engine=measured),

@@ -1,6 +1,6 @@
 """What the router knows of those who serve: pools, their replicas, and what an operator changes in them.
 
-The lowest of the router's three storeys. It ends no request and makes no attempt: where a change up here means that
+The lowest of the router's four storeys. It ends no request and makes no attempt: where a change up here means that
 requests must be placed or ended, it says so to the storeys above (`_release`, `_place`, `_abandon`).
 """
 

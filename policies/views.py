@@ -360,7 +360,7 @@ class ServedView(Struct, frozen=True, kw_only=True, gc=False):
     """What is known of one version of a model, or of one variant of a version, over all pools that serve it.
 
     Counts are exact at the time of the call. What has no other time is of the *window*: requests that ended between the
-    last two looks, one `control_interval_s` apart at least, of which `as_of_s` is the second.
+    last two looks, one `control_interval_s` apart at least; a look is taken when a policy is asked.
     """
 
     model: str
@@ -390,7 +390,7 @@ class ServedView(Struct, frozen=True, kw_only=True, gc=False):
     expected_service_s: float | None = None
     """See `ReplicaView`; the smallest of its pools."""
     as_of_s: float = 0.0
-    """When the window ended."""
+    """When the last request of the window ended; where none did, when the last look was taken."""
 
 
 class VersionView(ServedView, frozen=True, kw_only=True, gc=False):

@@ -207,7 +207,7 @@ class Ending(Placing):
         ending = pending.ending(outcome, usage, now, quality=quality, slo_met=met)
         if window is not None:
             ttft_s = ending.e2e_s if ending.ttft_s is None else ending.ttft_s
-            window.request_ended(outcome, ending.e2e_s, ttft_s, met, quality)
+            window.request_ended(now, outcome, ending.e2e_s, ttft_s, met, quality)
         hooks = pending.desk.hooks
         if hooks.on_request_ended:
             hooks.tell("on_request_ended", now, ending)

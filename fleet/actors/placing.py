@@ -1,7 +1,7 @@
 """Sending attempts: the first one, the next after a failure, one more beside those that are slow, and shadows.
 
-The second of the router's four storeys, from below. An attempt goes to a replica that the routing policy chose, or waits in a
-pool's one queue; while no replica may be chosen its request is *parked* with its variant.
+The second of the router's four storeys, from below. An attempt goes to a replica that the routing policy chose, or
+waits in a pool's one queue; while no replica may be chosen its request is *parked* with its variant.
 """
 
 from __future__ import annotations

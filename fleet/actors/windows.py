@@ -26,6 +26,8 @@ class Window:
         "_ended",
         "_failed",
         "_judged",
+        "_looked_s",
+        "_newest_s",
         "_ratings",
         "_ttft_s",
         "as_of_s",
@@ -45,7 +47,8 @@ class Window:
     def __init__(self, period_s: float, now_s: float) -> None:
         self.period_s = period_s
         """Between two looks, at least."""
-        self.as_of_s = now_s
+        self.as_of_s = self._looked_s = self._newest_s = now_s
+        """When the last of those ended that the figures are of; with none, when it was looked at."""
         self.completions = self.failures = 0
         self.e2e_s = self.ttft_s = NO_LATENCIES
         self.ended = self.failed = self.judged = self.attained = self.rated = 0
@@ -59,12 +62,19 @@ class Window:
         self._ttft_s: deque[float] = deque(maxlen=MOST)
         self._ended = self._failed = self._judged = self._attained = 0
 
-    def request_ended(
-        self, outcome: Outcome, e2e_s: float, ttft_s: float, slo_met: bool | None, quality: float | None
+    def request_ended(  # noqa: PLR0917  # called for every request
+        self,
+        now_s: float,
+        outcome: Outcome,
+        e2e_s: float,
+        ttft_s: float,
+        slo_met: bool | None,
+        quality: float | None,
     ) -> None:
         """One more."""
         if outcome == "cancelled":
             return  # its client's own doing
+        self._newest_s = now_s
         self._ended += 1
         if outcome == "completed":
             self.completions += 1
@@ -81,11 +91,12 @@ class Window:
 
     def look(self, now_s: float) -> None:
         """A look, if it is time for one: what ended since the last one is what is known from now on."""
-        if now_s - self.as_of_s < self.period_s:
+        if now_s - self._looked_s < self.period_s:
             return
         self.e2e_s, self.ttft_s = Latencies(tuple(self._e2e_s)), Latencies(tuple(self._ttft_s))
         self.ended, self.failed = self._ended, self._failed
         self.judged, self.attained = self._judged, self._attained
         self.rated, self.quality = len(self._ratings), sum(self._ratings)
-        self.as_of_s = now_s
+        self._looked_s = now_s
+        self.as_of_s = self._newest_s if self._ended else now_s
         self._begin()

@@ -208,7 +208,7 @@ def test_views_of_versions_say_what_came_of_them_and_how_old_that_is():
     play(arrivals(0.0, 0.0, 2.5, model="m"), spec)
 
     assert seen["r1"] == [("1", 1, 1, 0, 0, (), 0.0), ("2", 1, 0, 0, 0, (), 0.0)]
-    assert seen["r2"] == [("1", 1, 0, 1, 0, (1.0,), 2.5), ("2", 1, 0, 1, 0, (1.0,), 2.5)]
+    assert seen["r2"] == [("1", 1, 0, 1, 0, (1.0,), 1.0), ("2", 1, 0, 1, 0, (1.0,), 1.0)]
 
 
 class Shadows(RolloutPolicy):

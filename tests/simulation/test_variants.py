@@ -29,6 +29,23 @@ def share(run, variant):
     return served.count(variant) / len(served)
 
 
+# --- how old it is ---------------------------------------------------------------------------------------------
+
+
+def test_what_is_known_is_as_old_as_the_last_request_that_it_is_of():
+    """Nobody looks between the requests at 0.3 and at 100: what is found then is of what ended at 0.4."""
+    ages = []
+
+    class Looking(FixedVariant):
+        def choose(self, request, variants, now_s):
+            ages.append((variants[0].e2e_s.count, round(now_s - variants[0].as_of_s, 3)))
+            return super().choose(request, variants, now_s)
+
+    spec = sizes(Looking(variant="small"))
+    play(arrivals(0.0, 0.3, 100.0, 200.0), spec)
+    assert ages == [(0, 0.0), (0, 0.3), (2, 99.6), (1, 99.9)]
+
+
 # --- how good variants are -------------------------------------------------------------------------------------
 
 

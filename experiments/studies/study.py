@@ -61,7 +61,7 @@ class Study(Struct, Generic[P], frozen=True, kw_only=True):
 def publish_all(
     studies: Sequence[Study[P]], arguments: Sequence[str] | None, *, prog: str, about: str
 ) -> None:
-    """The command that runs `studies` one after another."""
+    """The command that runs `studies` one after another. What one cannot do, the others do all the same."""
     parser = argparse.ArgumentParser(prog=prog, description=about)
     parser.add_argument(
         "--size", choices=SIZES, default="small", help="how much is run; default: %(default)s"
@@ -75,8 +75,11 @@ def publish_all(
     if given.workers < 1:
         parser.error("--workers must be at least 1")
     options = Options(trace=given.trace, workers=given.workers, progress=True)
+    refused: list[str] = []
     for study in studies:
         try:
             study.publish(given.size, options, given.out)
         except (OSError, ValueError) as error:
-            parser.error(str(error))
+            refused.append(f"{study.name}: {error}")
+    if refused:
+        parser.error("\n".join(refused))

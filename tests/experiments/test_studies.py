@@ -26,7 +26,7 @@ from experiments.studies.goodput_frontier import highest_rate
 from experiments.studies.jobs import run_all
 from experiments.studies.result import StudyResult
 from experiments.studies.scoring import engine, most_per_s, texts, work_cost
-from experiments.studies.study import Options, Study
+from experiments.studies.study import Options, Study, publish_all
 from experiments.studies.workloads import arrivals, at_rate, chat, conversations, open_loop, recorded
 from fleet import AffineLatency, FleetSpec, simulate
 from policies import FixedVariant, NoBatching, NoRetry
@@ -138,6 +138,17 @@ def test_a_trace_that_is_not_there_is_one_line(tmp_path, capsys):
     with pytest.raises(SystemExit):
         tiny("prefix_routing").main(["--trace", str(tmp_path / "absent.jsonl"), "--workers", "1"])
     assert "absent.jsonl" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_what_one_study_cannot_take_the_others_do_all_the_same(tmp_path, capsys):
+    few = tmp_path / "few.jsonl"
+    save_trace(poisson(1.0, 60.0, 0, prompt_tokens=10, output_tokens=10), few)
+    studies = [tiny("retry_storm"), tiny("tail_at_scale"), tiny("mixed_devices")]
+    with pytest.raises(SystemExit):
+        publish_all(studies, ["--trace", str(few), "--workers", "1"], prog="studies", about="")
+    said = capsys.readouterr()
+    assert "retry_storm" in said.err and "tail_at_scale" in said.err
+    assert "mixed_devices: " in said.out
 
 
 # --- what each of them shows -------------------------------------------------------------------------------

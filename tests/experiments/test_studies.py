@@ -147,7 +147,8 @@ def test_what_one_study_cannot_take_the_others_do_all_the_same(tmp_path, capsys)
     with pytest.raises(SystemExit):
         publish_all(studies, ["--trace", str(few), "--workers", "1"], prog="studies", about="")
     said = capsys.readouterr()
-    assert "retry_storm" in said.err and "tail_at_scale" in said.err
+    assert "retry_storm" in said.err
+    assert "tail_at_scale" in said.err
     assert "mixed_devices: " in said.out
 
 

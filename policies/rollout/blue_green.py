@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
 from typing import Annotated
 
 from msgspec import Meta
 
-from policies.base import PolicyError, RolloutPolicy
-from policies.decisions import Serve
-from policies.views import Ending, VersionView
-from traces.schema import Request
+from policies.base import PolicyError
+from policies.rollout.gated import GatedRollout
+from policies.rollout.gates import Judge
+from policies.views import VersionView
+from traces.values import BadValue
 
 
-class BlueGreen(RolloutPolicy):
-    """Serve by `blue` until `at_s` or an operator's word, then by `green`. O(n) in the versions.
+class BlueGreen(GatedRollout):
+    """Serve by `blue` until `at_s` or an operator's word, then by `green`. O(log window) where it is watched.
 
-    With `max_error_fraction` it goes back by itself: when so much of the last `window` requests of green failed.
+    At `at_s` it waits until `green` has `min_ready` replicas ready; an operator's word is done at once. For `watch_s`
+    from then the gates hold green against what blue did before: not the same time, so of errors all since the run
+    began, and of latency what was last. A gate that fails sends all requests back.
 
     Source: Humble and Farley, "Continuous Delivery", 2010, chapter 10 (blue-green deployments).
     """
@@ -26,51 +28,44 @@ class BlueGreen(RolloutPolicy):
     green: str = "2"
     at_s: Annotated[float, Meta(ge=0, le=1e9)] | None = None
     """When to switch, from the start of the run; None: when an operator promotes."""
-    max_error_fraction: Annotated[float, Meta(gt=0, le=1)] | None = None
-    window: Annotated[int, Meta(ge=1, le=100_000)] = 100
+    min_ready: Annotated[int, Meta(ge=0)] = 1
+    """Replicas of green that must be ready before it switches by itself."""
+    watch_s: Annotated[float, Meta(ge=0, le=1e9)] = 0.0
+    """How long the gates watch green after the switch; 0: not at all."""
+
+    def check_values(self) -> None:
+        """Raises `BadValue` where the two versions are one."""
+        if self.blue == self.green:
+            raise BadValue("green", f"{self.green!r} is blue too; name another version")
 
     def reset(self, rng: random.Random) -> None:
-        self.active = self.blue
-        self.back = False
-        self.ended = self.failed = 0
-        """Of green, since it is active, in windows of so many."""
+        self.start(rng, self.blue, self.green)
+        self.switched_s: float | None = None
+        if not self.watch_s:
+            self.judge = None
         self.stage = f"blue: version {self.blue}"
 
-    def choose(self, request: Request, versions: Sequence[VersionView], now_s: float) -> Serve:
-        if self.at_s is not None and now_s >= self.at_s and self.active == self.blue and not self.back:
-            self._switch()
-        served = [view.version for view in versions]
-        if self.active in served:
-            return Serve(self.active)
-        other = self.blue if self.active == self.green else self.green
-        return Serve(other if other in served else served[0])
+    def watch(self, old: VersionView | None, new: VersionView | None, now_s: float) -> None:
+        judge = self.judge
+        if judge is not None:
+            judge.seen(old, new, now_s)
+        if self.switched_s is None:
+            due = self.at_s is not None and now_s >= self.at_s
+            if due and new is not None and new.ready >= self.min_ready:
+                self._switch(now_s)
+        elif judge is not None:
+            last = now_s - self.switched_s >= self.watch_s
+            if self.passes(judge, now_s, last=last) and last:
+                self.finish(f"no gate failed in {self.watch_s:g} s, {judge.new.ended} requests")
 
-    def on_request_ended(self, ending: Ending, now_s: float) -> None:
-        limit = self.max_error_fraction
-        if limit is None or self.active != self.green or ending.version != self.green:
-            return
-        if ending.outcome == "cancelled":
-            return
-        self.ended += 1
-        self.failed += ending.outcome != "completed"
-        if self.failed >= limit * self.window:
-            self._return(f"{self.failed} of {self.ended} requests failed")
-        elif self.ended >= self.window:
-            self.ended = self.failed = 0
-
-    def _switch(self) -> None:
-        self.active = self.green
+    def _switch(self, now_s: float) -> None:
+        self.switched_s, self.sent_share = now_s, 1.0
+        self.over = self.judge is None
         self.stage = f"green: version {self.green}"
 
-    def _return(self, why: str) -> None:
-        self.active, self.back = self.blue, True
-        self.stage = f"back to blue: {why}"
-
     def promote(self, now_s: float) -> None:
-        if self.active == self.green:
+        if self.sent_share:
             raise PolicyError(f"{self.name()} serves by green already")
-        self.back, self.ended, self.failed = False, 0, 0
-        self._switch()
-
-    def rollback(self, now_s: float) -> None:
-        self._return("by an operator")
+        if self.over and self.watch_s:  # it was rolled back, and is tried again
+            self.judge = Judge(self.gates)
+        self._switch(now_s)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from hashlib import blake2b
 from typing import Annotated
 
 from msgspec import Meta
 
-from policies.base import RolloutPolicy
+from policies.base import PolicyError, RolloutPolicy
 from policies.decisions import Serve
 from policies.views import VersionView
 from traces.schema import Request
@@ -31,24 +32,47 @@ class FeatureFlag(RolloutPolicy):
     percentage: Annotated[float, Meta(ge=0, le=100)] = 0.0
     salt: str = ""
 
+    def reset(self, rng: random.Random) -> None:
+        self.on = [(field, frozenset(values)) for field, values in self.rules.items()]
+        self.all_to: str | None = None
+        """Where everybody goes since an operator said so."""
+        self.stage = (
+            f"version {self.version} by {len(self.rules)} rules and for {self.percentage:g} % of users"
+        )
+
     def choose(self, request: Request, versions: Sequence[VersionView], now_s: float) -> Serve:
         served = [view.version for view in versions]
-        wanted = self.version if self._is_on(request) else self.stable
+        wanted = self.all_to or (self.version if self._is_on(request) else self.stable)
         if wanted in served:
             return Serve(wanted)
         other = self.stable if wanted == self.version else self.version
         return Serve(other if other in served else served[0])
 
     def _is_on(self, request: Request) -> bool:
-        if any(_value(request, field) in values for field, values in self.rules.items()):
-            return True
+        for field, values in self.on:
+            if _value(request, field) in values:
+                return True
         return 100.0 * position(self.salt, request) < self.percentage
+
+    def promote(self, now_s: float) -> None:
+        if self.all_to == self.version:
+            raise PolicyError(f"all requests go to version {self.version} already")
+        self.all_to = self.version
+        self.stage = f"promoted: all to version {self.version}, by an operator"
+
+    def rollback(self, now_s: float) -> None:
+        self.all_to = self.stable
+        self.stage = f"rolled back: all to version {self.stable}, by an operator"
+
+
+def who(request: Request) -> str:
+    """Whose request it is: the user's, else the session's; else it stands for itself."""
+    return request.user or request.session or request.id
 
 
 def position(salt: str, request: Request) -> float:
     """Where the request's user is on (0, 1), by name: the same in every process."""
-    who = request.user or request.session or request.id
-    digest = blake2b(who.encode(), key=salt.encode()[:64], digest_size=8).digest()
+    digest = blake2b(who(request).encode(), key=salt.encode()[:64], digest_size=8).digest()
     return ((int.from_bytes(digest, "little") >> 12) + 0.5) * 2.0**-52
 
 

@@ -1,22 +1,27 @@
 """Is the new version worse? What a gate holds against it, and how sure it must be: shared by all rollouts with gates.
 
-The one thing to know: gates look often, so each look is held to a stricter level, and all looks together reject a
-version that is as good as the old one with a probability of at most `alpha` for each gate, by the union bound.
+Two things to know. Gates look often, so each look is held to a stricter level, and all looks together reject a version
+that is as good as the old one with a probability of at most `alpha` for each gate, by the union bound. And a request is
+held against what the old version did *when it ended*: load, and whatever else comes and goes, hits both alike.
 """
 
 from __future__ import annotations
 
 import math
+from bisect import bisect_left, insort
 from collections import deque
+from collections.abc import Callable
 from statistics import NormalDist
 from typing import Annotated
 
 from msgspec import Meta, Struct
 
-from policies.views import Ending
+from policies.rollout.ledger import Ledger
+from policies.views import Ending, VersionView
 
 Share = Annotated[float, Meta(gt=0, lt=1)]
 _NORMAL = NormalDist()
+_ROUNDING = 1e-9
 
 
 class Gates(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -25,7 +30,8 @@ class Gates(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     min_requests: Annotated[int, Meta(ge=2, le=100_000)] = 30
     """A look is taken whenever so many more were sent to the new version, once the old one has ended as many."""
     window: Annotated[int, Meta(ge=2, le=100_000)] = 500
-    """Requests of each version that a look is at: the last ones."""
+    """Latencies of the old version whose quantile is the measure, and of the new one that may wait to be held against
+    it: the last ones."""
     alpha: Share = 0.01
     """Of each gate, over all looks: the probability to reject a version that is as good."""
     latency_factor: Annotated[float, Meta(gt=0, le=1e6)] | None = 1.2
@@ -37,110 +43,249 @@ class Gates(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Mean quality below the old version's that is tolerated; None: quality is not judged."""
 
 
-class Arm:
-    """What came of one version's requests: the last ones, and how long those that are out have been."""
+class Recent:
+    """The last `window` latencies. To add one is O(log n) and a move of memory, to ask for a quantile O(1)."""
+
+    __slots__ = ("_in_time", "_sorted", "_window")
 
     def __init__(self, window: int) -> None:
-        self.out: dict[str, float] = {}
-        """When each request that has not ended arrived."""
-        self.count = 0
-        """Requests that were sent to it."""
-        self.ended = 0
-        """Ever, but for what clients cancelled."""
-        self.failed: deque[bool] = deque(maxlen=window)
-        self.latencies_s: deque[float] = deque(maxlen=window)
-        self.qualities: deque[float] = deque(maxlen=window)
+        self._window = window
+        self._in_time: deque[float] = deque()
+        self._sorted: list[float] = []
 
-    def sent(self, request_id: str, arrived_s: float) -> None:
-        """One more is to be served by it."""
-        self.out[request_id] = arrived_s
+    def __len__(self) -> int:
+        return len(self._sorted)
+
+    def add(self, seconds: float) -> None:
+        """One more; the oldest goes when there are too many."""
+        if len(self._in_time) == self._window:
+            del self._sorted[bisect_left(self._sorted, self._in_time.popleft())]
+        self._in_time.append(seconds)
+        insort(self._sorted, seconds)
+
+    def quantile(self, share: float, longer: int = 0) -> float | None:
+        """The least of them that is no less than `share` of all; `longer`: so many more are known to be above all.
+
+        None: it is one of those, or there are none.
+        """
+        rank = math.ceil(share * (len(self._sorted) + longer) - _ROUNDING)
+        return self._sorted[max(0, rank - 1)] if 0 < len(self._sorted) >= rank else None
+
+
+class Moments:
+    """Count, mean and variance of values as they come, each O(1). Source: Welford, Technometrics 1962."""
+
+    __slots__ = ("_squares", "count", "mean")
+
+    def __init__(self) -> None:
+        self.count, self.mean, self._squares = 0, 0.0, 0.0
+
+    def add(self, value: float) -> None:
+        """One more."""
         self.count += 1
+        off = value - self.mean
+        self.mean += off / self.count
+        self._squares += off * (value - self.mean)
 
-    def request_ended(self, ending: Ending) -> None:
-        """One of its requests ended; that its client cancelled it says nothing of the version."""
-        self.out.pop(ending.request.id, None)
-        if ending.outcome == "cancelled":
-            return
-        self.ended += 1
-        self.failed.append(ending.outcome != "completed")
-        if ending.outcome == "completed":
-            self.latencies_s.append(ending.e2e_s)
-            if ending.quality is not None:
-                self.qualities.append(ending.quality)
+    @property
+    def variance(self) -> float:
+        """As of a sample; 0 of a single one."""
+        return self._squares / max(1, self.count - 1)
 
 
-class Judge:
-    """Looks at two arms, and says what the new one fails at."""
+class Arm:
+    """What came of the requests that the rollout sent to one version."""
 
-    def __init__(self, gates: Gates) -> None:
-        self.gates = gates
+    def __init__(self, window: int) -> None:
+        self.out = Ledger()
+        self.recent = Recent(window)
         self.begin()
 
     def begin(self) -> None:
-        """Forget everything: the two are compared anew."""
-        self.old, self.new = Arm(self.gates.window), Arm(self.gates.window)
+        """Count anew. What is out stays out, and latencies are kept as long as they are recent."""
+        self.count = 0
+        """Requests that were sent to it."""
+        self.ended = self.failed = 0
+        """Those that ended, but for what clients cancelled; and of them those that did not complete."""
+        self.qualities = Moments()
+
+    def request_ended(self, ending: Ending) -> None:
+        """One of its requests ended; that its client cancelled it is no error of the version."""
+        self.out.drop(ending.request.id)
+        if ending.outcome == "cancelled":
+            return
+        self.ended += 1
+        self.failed += ending.outcome != "completed"
+        if ending.quality is not None:
+            self.qualities.add(ending.quality)
+
+
+class Judge:
+    """Looks at two arms, and says what the new one fails at. O(log `window`) for each request.
+
+    A request of the new version is *slow* if it takes longer than `latency_factor` times the old version's `quantile`
+    of the time when it ends. One that is still out is so when that time has passed, whether it is ever answered, fails
+    or is cancelled then; what ended in another way before says nothing of latency. Requests of the old version that
+    are out for longer than its quantile count in it, so that what stalls both is held against neither.
+    """
+
+    def __init__(self, gates: Gates) -> None:
+        self.gates = gates
+        self.old, self.new = Arm(gates.window), Arm(gates.window)
+        self._untold: deque[float] = deque(maxlen=gates.window)
+        """Latencies of the new version that ended while nothing was known of the old one's."""
+        self.begin()
+
+    def begin(self, *, old_too: bool = True) -> None:
+        """The two are compared anew, by what ends from now on; not `old_too`: the new one with what the old one did."""
+        if old_too:
+            self.old.begin()
+        self.new.begin()
+        self.judged = self.slow = 0
+        """Requests of the new version whose latency was held against the old one's, and those that were slow."""
         self.looks = 0
+        self._untold.clear()
         self._next_look = self.gates.min_requests
 
-    def fault(self, now_s: float) -> str | None:
-        """Why the new version is to be rejected; None: it is not, or it is not time for a look."""
-        if self._at_look():
-            self.looks += 1
-            self._next_look = self.new.count + self.gates.min_requests
-            # 6 / pi² · sum of 1 / k² is 1.
-            level = self.gates.alpha * 6.0 / (math.pi * self.looks) ** 2
-            return self._errors(level) or self._latency(level, now_s) or self._quality(level)
-        return None
+    # --- what happens ------------------------------------------------------------------------------------------
+
+    def arm_of(self, request_id: str) -> Arm | None:
+        """The arm to which an open request was sent; None: it was not sent by this rollout, or has ended."""
+        if request_id in self.new.out:
+            return self.new
+        return self.old if request_id in self.old.out else None
+
+    def sent(self, arm: Arm, request_id: str, arrived_s: float) -> None:
+        """One more is to be served by this arm."""
+        arm.out.sent(request_id, arrived_s)
+        arm.count += 1
+
+    def heard(self, request_id: str) -> None:
+        """It was not refused on the way."""
+        arm = self.arm_of(request_id)
+        if arm is not None:
+            arm.out.heard(request_id)
+
+    def request_ended(self, ending: Ending, now_s: float) -> None:
+        """A request ended. What the rollout did not send, such as what pins its version, says nothing."""
+        arm = self.arm_of(ending.request.id)
+        if arm is None:
+            return
+        known = ending.request.id in arm.out.late
+        arm.request_ended(ending)
+        if arm is self.old:
+            if ending.outcome == "completed" or self._is_long(ending.e2e_s):
+                arm.recent.add(ending.e2e_s)
+        elif not known:
+            self._took(ending, now_s)
+
+    def _is_long(self, took_s: float) -> bool:
+        """Of a request of the old version that came to nothing: not before it had taken longer than the quantile."""
+        usual_s = self.old.recent.quantile(self.gates.quantile)
+        return usual_s is not None and took_s > usual_s
+
+    def _took(self, ending: Ending, now_s: float) -> None:
+        """How long a request of the new version took that was not known to be slow."""
+        limit_s = self.limit_s(now_s)
+        if ending.outcome == "completed":
+            self._untold.append(ending.e2e_s)
+        elif limit_s is not None and ending.e2e_s > limit_s:
+            self._count(slow=True)
+        self._tell(limit_s)
+
+    def _tell(self, limit_s: float | None) -> None:
+        while limit_s is not None and self._untold:
+            self._count(slow=self._untold.popleft() > limit_s)
+
+    def _count(self, *, slow: bool) -> None:
+        self.judged += 1
+        self.slow += slow
+
+    def seen(self, old: VersionView | None, new: VersionView | None, now_s: float) -> None:
+        """The two versions as they are now, before a request is sent to one of them; None: it is not served."""
+        for view, arm in ((old, self.old), (new, self.new)):
+            if view is not None:
+                arm.out.reconcile(view.in_flight)
+        self._find_late(now_s)
+
+    def _find_late(self, now_s: float) -> None:
+        out = self.new.out
+        limit_s = self.limit_s(now_s) if out.open or self._untold else None
+        self._tell(limit_s)
+        while limit_s is not None and out.open:
+            request_id, arrived_s = next(iter(out.open.items()))
+            if now_s - arrived_s <= limit_s:
+                return
+            out.is_late(request_id)
+            self._count(slow=True)
+
+    def limit_s(self, now_s: float) -> float | None:
+        """What takes longer is slow; None: nobody can say now."""
+        gates, recent = self.gates, self.old.recent
+        if gates.latency_factor is None or len(recent) < min(gates.min_requests, gates.window):
+            return None
+        usual_s = limit_s = recent.quantile(gates.quantile)
+        for longer, arrived_s in enumerate(self.old.out.open.values(), 1):
+            if usual_s is None or now_s - arrived_s <= usual_s:
+                break
+            limit_s = recent.quantile(gates.quantile, longer)
+            if limit_s is None:
+                return None  # so many are out, and for so long, that the quantile is one of theirs
+        return None if limit_s is None else gates.latency_factor * limit_s
+
+    # --- looks -------------------------------------------------------------------------------------------------
+
+    @property
+    def enough(self) -> bool:
+        """So many of each have ended that the new version may be trusted if nothing speaks against it."""
+        return min(self.old.ended, self.new.ended) >= self.gates.min_requests
+
+    def fault(self, now_s: float, *, last: bool = False) -> str | None:
+        """Why the new version is to be rejected; None: it is not, or it is not time for a look.
+
+        `last`: look at what there is, for it is to be decided now.
+        """
+        if not last and not self._at_look():
+            return None
+        self.looks += 1
+        self._next_look = self.new.count + self.gates.min_requests
+        # 6 / pi² · sum of 1 / k² is 1.
+        level = self.gates.alpha * 6.0 / (math.pi * self.looks) ** 2
+        return self._errors(level) or self._latency(level, now_s) or self._quality(level)
 
     def _at_look(self) -> bool:
         """By what was sent, not by what was answered: a version that never answers is looked at too."""
         return self.new.count >= self._next_look and self.old.ended >= self.gates.min_requests
 
     def _errors(self, level: float) -> str | None:
-        margin = self.gates.error_margin
-        ended, failed = len(self.new.failed), sum(self.new.failed)
-        if margin is None or not ended:
+        margin, old, new = self.gates.error_margin, self.old, self.new
+        if margin is None or not new.ended or not old.ended:
             return None
-        old_ended, old_failed = len(self.old.failed), sum(self.old.failed)
-        share, old_share = failed / ended, old_failed / old_ended
-        if share <= old_share + margin or fisher_p(failed, ended, old_failed, old_ended) >= level:
+        share, old_share = new.failed / new.ended, old.failed / old.ended
+        if share <= old_share + margin or fisher_p(new.failed, new.ended, old.failed, old.ended) >= level:
             return None
         return f"errors {share:.1%} against {old_share:.1%}"
 
     def _latency(self, level: float, now_s: float) -> str | None:
         factor, quantile = self.gates.latency_factor, self.gates.quantile
-        old = sorted(self.old.latencies_s)
-        if factor is None or not old:
+        if factor is None or binomial_tail(self.slow, self.judged, 1.0 - quantile) >= level:
             return None
-        limit_s = factor * old[min(int(quantile * len(old)), len(old) - 1)]
-        # One that is still out and has been for longer than the limit is slow already, whatever comes of it.
-        late = sum(now_s - arrived_s > limit_s for arrived_s in self.new.out.values())
-        slow = late + sum(value > limit_s for value in self.new.latencies_s)
-        seen = late + len(self.new.latencies_s)
-        if not seen or binomial_tail(slow, seen, 1.0 - quantile) >= level:
-            return None
-        return f"{slow} of {seen} took over {limit_s:.4g} s, {factor:g} times the old version's p{100 * quantile:g}"
+        limit_s = self.limit_s(now_s)
+        told = "" if limit_s is None else f"{limit_s:.4g} s, "
+        return f"{self.slow} of {self.judged} took over {told}{factor:g} times the old version's p{100 * quantile:g}"
 
     def _quality(self, level: float) -> str | None:
         margin, new, old = self.gates.quality_margin, self.new.qualities, self.old.qualities
-        if margin is None or len(new) < self.gates.min_requests or len(old) < self.gates.min_requests:
+        if margin is None or min(new.count, old.count) < self.gates.min_requests:
             return None
-        mean, variance = moments(new)
-        old_mean, old_variance = moments(old)
-        error = math.sqrt(variance / len(new) + old_variance / len(old))
-        short = old_mean - margin - mean
+        error = math.sqrt(new.variance / new.count + old.variance / old.count)
+        short = old.mean - margin - new.mean
         if short <= 0.0 or (error > 0.0 and _NORMAL.cdf(-short / error) >= level):
             return None
-        return f"quality {mean:.3f} against {old_mean:.3f}"
+        return f"quality {new.mean:.3f} against {old.mean:.3f}"
 
 
 # --- statistics ------------------------------------------------------------------------------------------------
-
-
-def moments(values: deque[float] | list[float]) -> tuple[float, float]:
-    """Mean, and variance as of a sample; 0 of a single one."""
-    mean = math.fsum(values) / len(values)
-    return mean, math.fsum((value - mean) ** 2 for value in values) / max(1, len(values) - 1)
 
 
 def _choose(n: int, k: int) -> float:
@@ -148,23 +293,50 @@ def _choose(n: int, k: int) -> float:
     return math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
 
 
+def _sum(term: float, i: int, end: int, ratio: Callable[[int], float]) -> float:
+    """`term`, which belongs to `i`, and those after it up to `end`, each `ratio(i)` times the one before.
+
+    They must fall from the first on; what no float would show any more is left out.
+    """
+    total, step = 0.0, 1 if end >= i else -1
+    while term > total * 1e-17:
+        total += term
+        if i == end:
+            break
+        term *= ratio(i)
+        i += step
+    return total
+
+
 def binomial_tail(k: int, n: int, p: float) -> float:
-    """P(X >= k) of a binomial X."""
+    """P(X >= k) of a binomial X. O(√n)."""
     if k <= 0:
         return 1.0
-    log_p, log_q = math.log(p), math.log1p(-p)
-    terms = (math.exp(_choose(n, i) + i * log_p + (n - i) * log_q) for i in range(k, n + 1))
-    return min(1.0, math.fsum(terms))
+    if k > n:
+        return 0.0
+    odds = p / (1.0 - p)
+
+    def chance(i: int) -> float:
+        return math.exp(_choose(n, i) + i * math.log(p) + (n - i) * math.log1p(-p))
+
+    if k > n * p:
+        return min(1.0, _sum(chance(k), k, n, lambda i: (n - i) / (i + 1) * odds))
+    return max(0.0, 1.0 - _sum(chance(k - 1), k - 1, 0, lambda i: i / (n - i + 1) / odds))
 
 
 def fisher_p(failed: int, ended: int, other_failed: int, other_ended: int) -> float:
-    """Fisher's exact test, one-sided: P(so many failures or more fall on the first) if both fail alike."""
-    total = failed + other_failed
-    whole = _choose(ended + other_ended, total)
-    most = min(ended, total)
-    terms = (
-        math.exp(_choose(ended, i) + _choose(other_ended, total - i) - whole)
-        for i in range(failed, most + 1)
-        if total - i <= other_ended
-    )
-    return min(1.0, math.fsum(terms))
+    """Fisher's exact test, one-sided: P(so many failures or more fall on the first) if both fail alike. O(√n)."""
+    total, least = failed + other_failed, max(0, failed + other_failed - other_ended)
+    if failed <= least:
+        return 1.0
+
+    def chance(i: int) -> float:
+        whole = _choose(ended + other_ended, total)
+        return math.exp(_choose(ended, i) + _choose(other_ended, total - i) - whole)
+
+    def up(i: int) -> float:
+        return (ended - i) * (total - i) / ((i + 1) * (other_ended - total + i + 1))
+
+    if failed > total * ended / (ended + other_ended):
+        return min(1.0, _sum(chance(failed), failed, min(ended, total), up))
+    return max(0.0, 1.0 - _sum(chance(failed - 1), failed - 1, least, lambda i: 1.0 / up(i - 1)))

@@ -8,14 +8,16 @@ from typing import Annotated
 from msgspec import Meta
 
 from policies.base import PolicyError
-from policies.rollout.gated import GatedRollout
+from policies.rollout.gated import StagedRollout
+from policies.rollout.gates import Judge
 
 
-class Ramp(GatedRollout):
-    """Go through the shares of `stages`, each for `stage_s` and at least one look of the gates. O(1).
+class Ramp(StagedRollout):
+    """Go through the shares of `stages`, each for `stage_s` and `gates.min_requests` of each version that have ended.
 
-    The versions are compared anew in each stage: what only shows under load shows in a later one. At a failed gate it
-    goes back, from whichever stage.
+    The versions are compared anew in each stage: what only shows under load shows in a later one. Where all requests go
+    to the new version, it is held against what the old one did in the stage before. At a failed gate it goes back, from
+    whichever stage. O(log window) a request.
 
     Source: Humble and Farley, "Continuous Delivery", 2010, chapter 10; the stages are the usual 1, 10, 50, 100 %.
     """
@@ -26,40 +28,39 @@ class Ramp(GatedRollout):
     """Of each, at least."""
 
     def check_values(self) -> None:
-        """Whether the stages are stages."""
+        """Raises `ValueError` for versions that are one, and for stages that do not grow."""
+        super().check_values()
         if not self.stages or list(self.stages) != sorted(set(self.stages)):
             raise ValueError(f"stages = {self.stages} must grow, and there must be one")
 
     def reset(self, rng: random.Random) -> None:
-        super().reset(rng)
         self.number = 0
-        self.began_s: float | None = None
-        self._enter(0)
+        super().reset(rng)
 
-    def _enter(self, number: int) -> None:
-        self.number = number
-        self.sent_share = self.stages[number]
-        self.began_s = None
+    def begin(self, judge: Judge, now_s: float) -> None:
+        self._enter(judge, 0, now_s)
+
+    def _enter(self, judge: Judge, number: int, now_s: float) -> None:
+        self.number, self.began_s, self.sent_share = number, now_s, self.stages[number]
         self.stage = f"ramp {100 * self.sent_share:g} %"
-        self.judge.begin()
+        judge.begin(old_too=number == 0 or self.sent_share < 1.0)
 
-    def go_on(self, now_s: float) -> None:
-        if self.began_s is None:
-            self.began_s = now_s
-        last = self.number + 1 == len(self.stages)
-        # At the last stage there may be nothing left to compare with.
-        looked = self.judge.looks > 0 or (last and self.sent_share >= 1.0)
-        if now_s - self.began_s < self.stage_s or not looked:
+    def go_on(self, judge: Judge, held_s: float, now_s: float) -> None:
+        # A first stage of all requests has nothing to be compared with.
+        enough = judge.enough or self.stages[0] >= 1.0
+        if held_s < self.stage_s or not enough or not self.passes(judge, now_s, last=True):
             return
-        if last:
+        if self.number + 1 == len(self.stages):
             self.finish(f"all {len(self.stages)} stages")
         else:
-            self._enter(self.number + 1)
+            self._enter(judge, self.number + 1, now_s)
 
     def promote(self, now_s: float) -> None:
-        if self.over:
+        if self.judge is None:
             raise PolicyError(f"{self.name()} has no stage left: {self.stage}")
+        if self.began_s is None:
+            raise PolicyError(f"{self.stage}; there is no stage to go on from yet")
         if self.number + 1 == len(self.stages):
             self.finish("by an operator")
         else:
-            self._enter(self.number + 1)
+            self._enter(self.judge, self.number + 1, now_s)

@@ -25,12 +25,17 @@ from policies import (
 from policies.rollout.gates import binomial_tail, fisher_p
 from tests.policies.makers import request, reset
 
-BOTH = (VersionView(model="m", version="1"), VersionView(model="m", version="2"))
+BOTH = (VersionView(model="m", version="1", ready=1), VersionView(model="m", version="2", ready=1))
 
 
-def ended(name, version, outcome="completed", e2e_s=0.1, quality=None):
+def ended(name, version, outcome="completed", e2e_s=0.1, quality=None, **fields):
     return Ending(
-        request=request(name), outcome=outcome, attempts=1, e2e_s=e2e_s, version=version, quality=quality
+        request=request(name, **fields),
+        outcome=outcome,
+        attempts=1,
+        e2e_s=e2e_s,
+        version=version,
+        quality=quality,
     )
 
 
@@ -40,12 +45,12 @@ def play(policy, requests, law, *, rate_per_s=10.0, versions=BOTH, start_s=0.0, 
     sent = {"1": 0, "2": 0}
     for number in range(requests):
         now_s = start_s + number / rate_per_s
-        answer = policy.choose(request(f"r{start_s}-{number}", arrived_s=now_s), versions, now_s)
+        asked = request(f"r{start_s}-{number}", arrived_s=now_s)
+        answer = policy.choose(asked, versions, now_s)
         sent[answer.version] += 1
+        policy.on_dispatched(asked, "replica/0", now_s)
         if answers or answer.version == "1":
-            policy.on_request_ended(
-                ended(f"r{start_s}-{number}", answer.version, **law(answer.version, rng)), now_s
-            )
+            policy.on_request_ended(ended(asked.id, answer.version, **law(answer.version, rng)), now_s)
     return sent
 
 
@@ -131,7 +136,7 @@ def test_exposure_before_a_rollback_is_that_of_the_first_look():
     for seed in range(300):
         policy = reset(Canary(stable="1", version="2", share=0.2), seed)
         number = 0
-        while policy.sent_share > 0.0:
+        while not policy.over:
             answer = policy.choose(request(f"r{number}"), BOTH, 0.0)
             policy.on_request_ended(
                 ended(
@@ -216,18 +221,44 @@ def test_stages_that_do_not_grow_are_refused(stages):
         build(RolloutPolicy, {"policy": "ramp", "stable": "1", "version": "2", "stages": stages})
 
 
-def test_blue_green_switches_at_its_time_and_goes_back_by_its_errors():
-    policy = reset(BlueGreen(blue="1", green="2", at_s=50.0, max_error_fraction=0.1, window=50))
+def test_blue_green_switches_at_its_time_and_goes_back_by_its_gates():
+    policy = reset(BlueGreen(at_s=50.0, watch_s=100.0, gates=Gates(min_requests=5)))
 
     assert play(policy, 499, failing) == {"1": 499, "2": 0}
     sent = play(policy, 500, failing, start_s=50.0)
 
     assert sent == {"1": 495, "2": 5}
-    assert policy.stage == "back to blue: 5 of 5 requests failed"
+    assert policy.stage == "rolled back: errors 100.0% against 0.0% (5 requests were sent to version 2)"
     policy.promote(200.0)
     assert policy.stage == "green: version 2"
     with pytest.raises(PolicyError, match="serves by green already"):
         policy.promote(201.0)
+    policy.rollback(202.0)
+    assert policy.stage == "rolled back: by an operator (5 requests were sent to version 2)"
+
+
+@pytest.mark.parametrize(
+    ("law", "why"), [(slower, "times the old version's p95"), (alike, "no gate failed in 60 s")]
+)
+def test_blue_green_is_watched_for_as_long_as_it_says(law, why):
+    policy = reset(BlueGreen(at_s=50.0, watch_s=60.0))
+
+    play(policy, 500, law)
+    play(policy, 800, law, start_s=50.0)
+
+    assert why in policy.stage
+
+
+def test_blue_green_waits_for_a_replica_of_green_unless_an_operator_does_not():
+    loading = (BOTH[0], VersionView(model="m", version="2"))
+    policy = reset(BlueGreen(at_s=5.0))
+
+    assert play(policy, 100, alike, versions=loading) == {"1": 100, "2": 0}
+    assert play(policy, 10, alike, start_s=10.0) == {"1": 0, "2": 10}
+
+    policy = reset(BlueGreen())
+    policy.promote(0.0)
+    assert play(policy, 10, alike, versions=loading) == {"1": 0, "2": 10}
 
 
 def test_a_shadow_is_cast_for_its_share_and_never_without_its_version():
@@ -242,13 +273,13 @@ def test_a_shadow_is_cast_for_its_share_and_never_without_its_version():
 
 
 def test_a_flag_is_on_for_whom_it_names_and_for_a_part_of_the_others_that_only_grows():
-    named = FeatureFlag(stable="1", version="2", rules={"tenant": ("acme",), "beta": ("yes",)})
+    named = reset(FeatureFlag(stable="1", version="2", rules={"tenant": ("acme",), "beta": ("yes",)}))
     assert named.choose(request(tenant="acme"), BOTH, 0.0) == Serve("2")
     assert named.choose(request(extra={"beta": "yes"}), BOTH, 0.0) == Serve("2")
     assert named.choose(request(tenant="other"), BOTH, 0.0) == Serve("1")
 
     def is_on(part, user):
-        flag = FeatureFlag(percentage=part)
+        flag = reset(FeatureFlag(percentage=part))
         return flag.choose(request("r", user=user), BOTH, 0.0) == Serve("2")
 
     on = [{n for n in range(2_000) if is_on(part, f"u{n}")} for part in (10.0, 30.0, 100.0)]
@@ -271,59 +302,6 @@ def test_assignment_is_the_same_in_every_process():
     }  # fmt: skip
     assert len(lines) == 1
     assert lines.pop().count("2") == pytest.approx(100, abs=30)
-
-
-# --- A/B tests -------------------------------------------------------------------------------------------------
-
-
-def experiment(seed, p_a, p_b, *, effect, requests):
-    """One A/B test on errors, looked at after every request; whether it found a difference."""
-    policy, rng = (
-        reset(ABTest(a="1", b="2", effect=effect, alpha=0.05, horizon=requests)),
-        random.Random(seed),
-    )
-    for number in range(2 * requests):
-        version = "1" if number % 2 else "2"
-        bad = rng.random() < (p_a if version == "1" else p_b)
-        policy.on_request_ended(ended(f"r{number}", version, "failed" if bad else "completed"), 0.0)
-        if policy.over:
-            break
-    return "is better" in policy.stage
-
-
-def test_a_thousand_tests_of_nothing_find_something_no_more_often_than_alpha_says():
-    found = sum(experiment(seed, 0.2, 0.2, effect=0.05, requests=400) for seed in range(1_000))
-
-    assert found <= 1_000 * 0.05 + 3 * math.sqrt(1_000 * 0.05 * 0.95)
-
-
-def test_a_thousand_tests_of_an_effect_find_it_as_often_as_its_power_says():
-    """At the horizon the ratio exceeds 20 where |difference| > c of the standard error s of 400 a side: power is
-    P(|N(effect / s, 1)| > c), and looking earlier can only add to it."""
-    p_a, p_b, requests, effect = 0.2, 0.32, 400, 0.12
-    variance = (p_a * (1 - p_a) + p_b * (1 - p_b)) / requests
-    prior = effect * effect
-    bound = math.sqrt(
-        2
-        * variance
-        * (variance + prior)
-        / prior
-        * (math.log(20.0) + 0.5 * math.log((variance + prior) / variance))
-    )
-    power = 1.0 - 0.5 * math.erfc((effect - bound) / math.sqrt(2 * variance))
-
-    found = sum(experiment(seed, p_a, p_b, effect=effect, requests=requests) for seed in range(1_000))
-
-    assert found / 1_000 >= power - 3 * math.sqrt(power * (1 - power) / 1_000)
-    assert 0.6 < power < 0.95
-
-
-def test_the_verdict_names_the_better_version_and_what_was_seen():
-    policy = reset(ABTest(a="1", b="2", metric="e2e_s", effect=0.1))
-
-    play(policy, 4_000, slower)
-
-    assert policy.stage.startswith("verdict: version 1 is better (e2e_s 0.")
 
 
 # --- the statistics of gates -----------------------------------------------------------------------------------

@@ -53,6 +53,10 @@ class Life:
         """How many attempts this replica has."""
         return sum(attempt.batch.replica == replica for attempt in self.attempts)
 
+    def served_by(self, version: str) -> int:
+        """How many attempts this version has."""
+        return sum(attempt.batch.version == version for attempt in self.attempts)
+
     def replicas(self, views: Sequence[ReplicaView], now_s: float) -> None:
         """These may be chosen from now on; what others had is lost."""
         self._tell("on_replicas", tuple(views), now_s)

@@ -9,10 +9,10 @@ from typing import Any
 from policies._conformance.calls import Ask, Call, ask, fail
 from policies._conformance.common import Make, made
 from policies._conformance.inputs import random_request
-from policies._conformance.served import drive_rollout, drive_variants
+from policies._conformance.served import drive_rollout, drive_variants, versions_named
 from policies.base import Policy, PolicyError
 from policies.decisions import Escalate, Reject, Serve, Shadow, Use
-from policies.views import AnswerView, VariantView
+from policies.views import AnswerView, VariantView, VersionView
 
 Driver = Callable[[Policy, random.Random, Ask], Iterator[Call]]
 
@@ -44,17 +44,44 @@ def check_rollout_answers(make: Make) -> None:
             fail(policy, f"has the stage {stage!r}; `stage` is text")
 
 
-def check_rollout_is_steered(make: Make) -> None:
-    """An operator may promote it and roll it back at any time; where that means nothing it says so."""
-    for method in ("promote", "rollback"):
+def check_rollout_serves_what_there_is(make: Make) -> None:
+    """Where one version is served, whichever it is, that serves; before it was told of any request too."""
+    named = versions_named(made(make))
+    for version in dict.fromkeys((*named, "1", "another")):
         policy: Any = made(make)  # Any: a rollout policy, which is all that this check is given
         ask(policy, "reset", random.Random(1))
+        for number in range(20):
+            request = random_request(random.Random(number), number, float(number))
+            alone = (VersionView(model="m", version=version, ready=number % 2),)
+            answer = ask(policy, "choose", request, alone, float(number))
+            if not isinstance(answer, Serve) or answer.version != version:
+                fail(
+                    policy,
+                    f"answered {answer!r} where version {version!r} alone is served; expected it to serve",
+                )
+
+
+def check_rollout_is_steered(make: Make) -> None:
+    """An operator may promote it and roll it back at any time; what means nothing it refuses, by `PolicyError`."""
+    for steps in (("promote", "rollback"), ("rollback", "promote"), ("promote", "promote")):
+        policy = made(make)
+        ask(policy, "reset", random.Random(1))
+        _steer(policy, steps[0], 0.0)
         for number, call in enumerate(drive_rollout(policy, random.Random("steered"), ask)):
             if number in (20, 60, 61):
-                try:
-                    getattr(policy, method)(call.now_s)
-                except PolicyError:
-                    break
+                for step in steps:
+                    _steer(policy, step, call.now_s)
+
+
+def _steer(policy: Policy, method: str, now_s: float) -> None:
+    try:
+        ask(policy, method, now_s)
+    except PolicyError as refusal:
+        if refusal.__cause__ is not None:  # it raised something else, and `ask` says so
+            raise
+    stage: Any = getattr(policy, "stage", None)  # Any: what types say need not be so
+    if not isinstance(stage, str):
+        fail(policy, f"has the stage {stage!r} after `{method}`; `stage` is text")
 
 
 def check_variants_answers(make: Make) -> None:
@@ -103,6 +130,10 @@ def check_variants_escalate_once(make: Make) -> None:
 
 
 SERVED_LAWS: dict[str, dict[str, Callable[[Make], None]]] = {
-    "rollout": {"answers": check_rollout_answers, "is_steered": check_rollout_is_steered},
+    "rollout": {
+        "answers": check_rollout_answers,
+        "serves_what_there_is": check_rollout_serves_what_there_is,
+        "is_steered": check_rollout_is_steered,
+    },
     "variants": {"answers": check_variants_answers, "escalate_once": check_variants_escalate_once},
 }

@@ -58,7 +58,7 @@ def test_a_canary_is_rolled_back_while_a_replica_is_killed_and_nothing_is_lost()
     run = replay(poisson(25.0, 5.0, 1), spec, faults=KILL)
 
     answered_all(run)
-    assert stages(run)[0] == "canary 50 %"
+    assert "canary 50 %" in stages(run)
     assert stages(run)[-1].startswith("rolled back: ")
     assert run.records["version"].to_pylist()[-10:] == ["1"] * 10
     assert run.manifest.counters["faults"] == 1

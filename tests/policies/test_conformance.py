@@ -104,7 +104,7 @@ VARIANTS: list[Callable[[], Policy]] = [
     ),
     lambda: Canary(share=0.9, bake_s=0.1, max_exposure=20, gates=Gates(min_requests=2, quality_margin=0.0)),
     lambda: Ramp(stages=(0.5,), stage_s=0.0),
-    lambda: BlueGreen(at_s=3.0, max_error_fraction=0.05, window=20),
+    lambda: BlueGreen(at_s=3.0, watch_s=20.0, gates=Gates(min_requests=5)),
     lambda: ShadowTraffic(share=0.5),
     lambda: FeatureFlag(rules={"tenant": ("tenant-1",), "colour": ("blue",)}, percentage=50.0),
     lambda: ABTest(metric="quality", min_requests=2, horizon=30),

@@ -14,6 +14,7 @@ from experiments.findings import LEVEL, Findings
 from experiments.page import page_of
 from experiments.text import as_text
 from experiments.words import cells, in_short, left_undone, notes_of, title
+from fleet.telemetry.documents import encoded
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -83,7 +84,7 @@ class Report(Findings):
         target = Path(directory)
         target.mkdir(parents=True, exist_ok=True)
         pq.write_table(self.records(), target / "records.parquet", compression="zstd")
-        manifest = msgspec.json.format(msgspec.json.encode(self.manifest(), order="sorted"))
+        manifest = msgspec.json.format(encoded(self.manifest()))
         (target / "manifest.json").write_bytes(manifest + b"\n")
         (target / "report.html").write_text(page_of(self, self.manifest()), encoding="utf-8")
         return target

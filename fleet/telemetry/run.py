@@ -21,6 +21,7 @@ from fleet.spec import FleetSpec
 from fleet.telemetry.attempts import attempt_figures, every_attempt, several_attempts
 from fleet.telemetry.breakdown import breakdown
 from fleet.telemetry.costs import POOLS, pools_table, request_costs, total_cost, unattributed_cost
+from fleet.telemetry.documents import encoded
 from fleet.telemetry.occupancy import changes_of, held_by_pool_s
 from fleet.telemetry.provenance import ComponentSource, portable_spec, rebuilt, sources_of
 from fleet.telemetry.records import records_of
@@ -94,7 +95,7 @@ class Run:
         """
         parts = {name: table_digest(getattr(self, name), name) for name in self._digested}
         manifest = msgspec.structs.replace(self.manifest, files={})
-        document = msgspec.json.encode([parts, self.summary, manifest], order="sorted")
+        document = encoded([parts, self.summary, manifest])
         return hashlib.sha256(document).hexdigest()
 
     @property
@@ -142,9 +143,7 @@ class Run:
         document = {
             "digest": self.digest, "besides": besides, "summary": self.summary, "manifest": self.manifest,
         }  # fmt: skip
-        (target / "manifest.json").write_bytes(
-            msgspec.json.format(msgspec.json.encode(document, order="sorted")) + b"\n"
-        )
+        (target / "manifest.json").write_bytes(msgspec.json.format(encoded(document)) + b"\n")
         return target
 
     def __repr__(self) -> str:

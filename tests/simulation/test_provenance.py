@@ -258,6 +258,22 @@ def test_components_of_pools_and_models_are_found_where_they_are_said(tmp_path: 
     assert simulate(trace, again).digest == run.digest
 
 
+def test_a_fleet_that_is_built_again_has_its_pools_in_their_order(tmp_path: Path) -> None:
+    """Versions come as declared, and `Pinned` serves by the first: by another order it would be another fleet."""
+    spec = FleetSpec(engine=ENGINE, pools={"z": PoolSpec(version="1"), "a": PoolSpec(version="2")})
+    run = simulate(TRACE, spec)
+    assert set(run.records["version"].to_pylist()) == {"1"}
+
+    run.save(tmp_path / "out")
+    again = load_run(tmp_path / "out").fleet()
+    assert list(again.pools) == ["z", "a"]
+    assert simulate(TRACE, again).digest == run.digest
+
+    other = FleetSpec(engine=ENGINE, pools=dict(reversed(spec.pools.items())))
+    assert simulate(TRACE, other).manifest.spec["pools"] == run.manifest.spec["pools"], "but for the order"
+    assert simulate(TRACE, other).digest != run.digest
+
+
 def test_a_pool_of_ones_own_policy_is_built_again_in_another_process(tmp_path: Path) -> None:
     (tmp_path / "my_policies.py").write_text(OWN)
     pools = 'pools={"a": {"routing": FirstOne(skip=1)}, "b": {"model": "b"}}'

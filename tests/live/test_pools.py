@@ -64,7 +64,7 @@ def test_a_canary_is_rolled_back_while_a_replica_is_killed_and_nothing_is_lost()
     assert run.manifest.counters["faults"] == 1
 
 
-class HedgeSoon(HedgePolicy):
+class HedgeSoonLive(HedgePolicy):
     def after_s(self, request, attempts, now_s):  # type: ignore[no-untyped-def]
         return Hedge(0.05) if len(attempts) < 2 else None
 
@@ -77,7 +77,7 @@ def test_a_hedge_wins_against_a_slow_replica_and_another_is_killed():
         )
     )
     spec = FleetSpec(
-        engine=emulated(0.02), replicas=3, routing=RoundRobin(), hedge=HedgeSoon(), batching=NoBatching(),
+        engine=emulated(0.02), replicas=3, routing=RoundRobin(), hedge=HedgeSoonLive(), batching=NoBatching(),
         retry=ExponentialBackoff(base_s=0.01),
     )  # fmt: skip
 

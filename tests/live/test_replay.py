@@ -281,7 +281,7 @@ def test_what_cannot_be_queued_is_shed_with_a_reason() -> None:
     )
 
 
-class Raises(RoutingPolicy):
+class RaisesLive(RoutingPolicy):
     """Breaks on the fifth request."""
 
     def route(self, request, replicas, now_s):
@@ -303,7 +303,7 @@ def test_a_policy_that_raises_ends_the_run_with_its_name_the_request_and_the_tim
         PolicyError,
         match=r"routing policy raises raised ZeroDivisionError: division by zero \(asked about 4 at 0\.",
     ):
-        runtime(evenly(10, 0.05), TWO.replace(routing=Raises()))
+        runtime(evenly(10, 0.05), TWO.replace(routing=RaisesLive()))
 
 
 @pytest.mark.parametrize("runtime", [simulate, replay])

@@ -7,45 +7,45 @@ from policies._conformance.drive import answers
 from policies.testing import check_policy
 
 
-class Newest(RolloutPolicy):
+class LastVersion(RolloutPolicy):
     """Conforms."""
 
     def choose(self, request, versions, now_s):
         return Serve(versions[-1].version)
 
 
-class Named(Newest):
+class Named(LastVersion):
     def choose(self, request, versions, now_s):
         return Serve("2")
 
 
-class SelfShadow(Newest):
+class SelfShadow(LastVersion):
     def choose(self, request, versions, now_s):
         return Shadow(versions[0].version, versions[0].version)
 
 
-class SecondShadow(Newest):
+class SecondShadow(LastVersion):
     def choose(self, request, versions, now_s):
         return Shadow(versions[0].version, versions[1].version)
 
 
-class Wordless(Newest):
+class Wordless(LastVersion):
     def choose(self, request, versions, now_s):
         self.stage = 0.5
         return super().choose(request, versions, now_s)
 
 
-class Raises(Newest):
+class RaisesPromoted(LastVersion):
     def promote(self, now_s):
         raise KeyError("stage")
 
 
-class WordlessWhenPromoted(Newest):
+class WordlessWhenPromoted(LastVersion):
     def promote(self, now_s):
         self.stage = None
 
 
-class ExpectsItsOwn(Newest):
+class ExpectsItsOwn(LastVersion):
     """Has no place for a request that it did not choose for."""
 
     def reset(self, rng):
@@ -66,7 +66,7 @@ class ExpectsItsOwn(Newest):
         (SelfShadow, "the shadow must be another one of"),
         (SecondShadow, "SecondShadow raised IndexError in `choose`"),
         (Wordless, "has the stage 0.5; `stage` is text"),
-        (Raises, "Raises raised KeyError in `promote`: 'stage'"),
+        (RaisesPromoted, "RaisesPromoted raised KeyError in `promote`: 'stage'"),
         (WordlessWhenPromoted, "has the stage None after `promote`; `stage` is text"),
         (ExpectsItsOwn, "ExpectsItsOwn raised KeyError in `on_request_ended`"),
     ],
@@ -77,7 +77,7 @@ def test_what_breaks_the_contract_is_caught(cls, says):
 
 
 def test_what_keeps_it_passes():
-    check_policy(Newest)
+    check_policy(LastVersion)
 
 
 @pytest.mark.parametrize(

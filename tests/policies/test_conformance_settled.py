@@ -7,7 +7,7 @@ from policies.base import is_settled
 from policies.testing import check_policy
 
 
-class AtNoon(ScalingPolicy):
+class OnceADay(ScalingPolicy):
     """Goes by the clock, and says that it does not."""
 
     def desired(self, pool, now_s):
@@ -38,7 +38,7 @@ class Heir(Fixed):
         return Scale(1 if now_s < 1_000.0 else 2)
 
 
-@pytest.mark.parametrize("cls", [AtNoon, Counts])
+@pytest.mark.parametrize("cls", [OnceADay, Counts])
 def test_a_policy_that_is_not_as_settled_as_it_says_is_caught(cls):
     with pytest.raises(PolicyError, match="it said that it is settled"):
         check_policy(cls)

@@ -1,5 +1,6 @@
 """By name, from tables, and every message a user may meet on the way."""
 
+import subprocess
 import sys
 from abc import abstractmethod
 from importlib.metadata import EntryPoint
@@ -24,6 +25,7 @@ from policies import (
 )
 from policies.base import Component
 from policies.registry import ParameterInfo, resolve
+from tests.conftest import ROOT
 
 
 class PaintModel(Component, tag_field="paint"):
@@ -328,3 +330,32 @@ def test_base_classes_are_not_listed() -> None:
         "policies.routing.parts",
     }
     assert Policy not in [Struct, *RoutingPolicy.__subclasses__()]
+
+
+# --- the names of these tests' own classes -------------------------------------------------------------------------
+
+ALL_NAMES = """
+import collections, importlib, pkgutil
+import tests
+from policies.base import Component
+from policies.registry import classes, qualified
+
+for module in pkgutil.walk_packages(tests.__path__, "tests."):
+    importlib.import_module(module.name)
+who = collections.defaultdict(set)
+for cls in classes(Component):
+    if cls.__module__.startswith("tests."):
+        who[cls.slot, cls.name()].add(qualified(cls))
+for (slot, name), found in sorted(who.items()):
+    if len(found) > 1:
+        print(slot, name, *sorted(found))
+"""
+
+
+def test_no_two_classes_of_the_tests_go_by_one_name() -> None:
+    """Any test process may have imported any of them, and a name that two go by is refused."""
+    done = subprocess.run(
+        [sys.executable, "-c", ALL_NAMES], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert not done.stdout, done.stdout

@@ -21,7 +21,7 @@ class HedgeAtOnce(HedgePolicy):
         return None
 
 
-class Impatient(ExponentialBackoff):
+class BacksOffImpatiently(ExponentialBackoff):
     def attempt_limit_s(self, request, attempt, now_s):
         return 1.0
 
@@ -172,7 +172,7 @@ def test_every_attempt_of_a_simulated_flat_fleet_is_its_completed_requests():
 def test_fleets_in_which_a_request_has_one_attempt_at_a_time_are_as_they_were():
     assert not several_attempts(fleet())
     assert several_attempts(fleet(hedge=HedgeAtOnce()))
-    assert several_attempts(fleet(retry=Impatient()))
+    assert several_attempts(fleet(retry=BacksOffImpatiently()))
     assert several_attempts(two_versions())
     assert several_attempts(from_mapping({"pools": {"only": {"engine": ENGINE}}}))
 

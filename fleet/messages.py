@@ -137,8 +137,8 @@ class AttemptsEnded(Message, frozen=True, gc=False):
     failure: FailureKind | Literal["moved"] | None = None
     """`withdrawn`: the router asked for it back. `moved`: its replica drains; place it anew."""
     detail: str | None = None
-    service_s: float = 0.0
-    """How long the engine ran the batch, on the replica's clock."""
+    service_s: float | None = None
+    """How long the engine ran the batch, on the replica's clock, 0 if not at all; None: the replica did not say."""
     cold: bool = False
     """True: the first batch of a replica's life."""
     results: list[Payload | None] | None = None

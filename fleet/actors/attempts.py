@@ -14,6 +14,8 @@ from fleet.messages import AttemptsEnded, Usage
 from fleet.telemetry.sink import Telemetry
 from policies.views import FailureKind
 
+HEDGES = frozenset({"hedge", "tied"})
+
 
 class Left(NamedTuple):
     """An attempt that nobody waits for any more."""
@@ -42,6 +44,8 @@ class AttemptLog:
     ) -> None:
         """One row. `end` is ``completed``, or why it came to nothing; None: the run ended first."""
         pool = attempt.desk.pool
+        if end == "completed" and attempt.role in HEDGES:
+            self._telemetry.counters["hedges_won"] += 1
         if service_s is None and attempt.started_s is not None and ended_s is not None:
             service_s = ended_s - attempt.started_s
         self._telemetry.attempt_ended(
@@ -59,7 +63,7 @@ class AttemptLog:
         left = self._left.pop(ticket, None)
         if left is None:
             return False
-        service_s = message.service_s or None if message.dispatched else 0.0
+        service_s = message.service_s if message.dispatched else 0.0
         self.write(left.request_id, left.attempt, left.end, now_s, service_s, usage)
         return True
 

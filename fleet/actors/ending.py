@@ -162,7 +162,7 @@ class Ending(Placing):
             replica = lead.replica
             if lead.limit is not None:
                 lead.limit.cancel()
-            if pending.attempts > 1 and outcome == "completed" and not logged:
+            if outcome == "completed" and not logged and (pending.attempts > 1 or lead.role != "primary"):
                 self._log.write(request_id, lead, "completed", self.ctx.now, service_s, usage)
         desk = pending.desk
         if desk.hooks.on_request_ended or variant.window is not None:

@@ -49,7 +49,7 @@ class Answer(Struct, frozen=True):
     attempt: Attempt
     variant: Variant
     batch_size: int
-    service_s: float
+    service_s: float | None
     cold: bool
     result: Payload | None
     usage: Usage | None
@@ -73,6 +73,8 @@ class Pending(Struct, gc=False):
     """The pool in whose demand it counts: that of its first live attempt."""
     attempts: int = 0
     """How many there were. A hold is none, and neither is one that was moved before it ran, nor a shadow."""
+    number: int = 0
+    """Of its last attempt."""
     ticket: int = 0
     """Of the last attempt that was made the first of those that are live."""
     lead: Attempt | None = None
@@ -129,7 +131,8 @@ class Pending(Struct, gc=False):
         self, desk: Desk, replica: str | None, ticket: int, now_s: float, each_token: bool
     ) -> Work:  # called for every request, and so does it all
         """Begin its next attempt, where there is none, and say what a replica is asked: see `work`."""
-        self.attempts = number = self.attempts + 1
+        self.attempts += 1
+        self.number = number = self.number + 1
         self.ticket = ticket
         self.lead = attempt = Attempt(ticket, self.role, number, desk, replica, now_s)
         if self.tokens is not None:
@@ -141,9 +144,16 @@ class Pending(Struct, gc=False):
     def join(self, role: Role, desk: Desk, replica: str, ticket: int, now_s: float) -> Attempt:
         """One more beside those that it has."""
         self.attempts += 1
-        attempt = Attempt(ticket, role, self.attempts, desk, replica, now_s)
+        self.number += 1
+        attempt = Attempt(ticket, role, self.number, desk, replica, now_s)
         self.others = (*self.others, attempt)
         return attempt
+
+    def never_ran(self, attempt: Attempt) -> None:
+        """It is none; the next one may have its number, unless a later one has come since."""
+        self.attempts -= 1
+        if attempt.number == self.number:
+            self.number -= 1
 
     def drop(self, attempt: Attempt) -> None:
         """It is live no more; if it was the first one, the next one is."""

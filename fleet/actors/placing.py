@@ -317,10 +317,8 @@ class Placing(Front):
         if lead is not None and lead.desk is not pending.desk:
             self._move(pending, lead.desk, now)
 
-    def _won(self, pending: Pending, attempt: Attempt, now: float) -> None:
+    def _put_first(self, pending: Pending, attempt: Attempt, now: float) -> None:
         """This attempt is the one that counts, whichever was first."""
-        if attempt.role in ("hedge", "tied"):
-            self._telemetry.counters["hedges_won"] += 1
         pending.lead_by(attempt)
         if attempt.desk is not pending.desk:
             self._move(pending, attempt.desk, now)
@@ -370,7 +368,7 @@ class Placing(Front):
         else:
             demand.came_to_nothing(attempt.started_s is not None, now)
         kind: FailureKind | None = "withdrawn" if failure == "moved" else failure
-        self._log.write(request.id, attempt, kind or "completed", now, message.service_s or None, usage)
+        self._log.write(request.id, attempt, kind or "completed", now, message.service_s, usage)
         if attempt.desk.hooks.on_completed and attempt.replica is not None:
             alone = Pending(
                 request, "", None, None, (), self.catalogue.variants[attempt.desk.pool.name], attempt.desk
@@ -434,7 +432,7 @@ class Placing(Front):
             if other is not attempt and other.tied:
                 self._withdraw(pending, other, now)
                 pending.drop(other)
-        self._won(pending, attempt, now)
+        self._put_first(pending, attempt, now)
 
     def _bound_late(self, pending: Pending, replica: str) -> None:
         if replica in pending.exclude:  # whoever is free takes the batch

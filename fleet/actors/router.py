@@ -16,6 +16,7 @@ from typing import Any
 
 from msgspec.structs import force_setattr, replace
 
+from fleet.actors.attempts import HEDGES
 from fleet.actors.catalogue import Refusal
 from fleet.actors.ending import Ending
 from fleet.actors.hearing import telling
@@ -197,7 +198,7 @@ class Router(Ending):
                     self._telemetry.counters["late_tokens"] += 1
                 continue
             if pending.others:
-                self._won(pending, attempt, now)
+                self._put_first(pending, attempt, now)
                 self._withdraw_others(pending, now)
             first = not attempt.first_token
             pending.heard(attempt, message.replica, item.start + max(1, len(item.ids)), now)
@@ -241,7 +242,7 @@ class Router(Ending):
                 if pending is None or attempt is None:
                     self._late(item.ticket, message, usage, quality)
                     continue
-                self._won(pending, attempt, now)
+                self._put_first(pending, attempt, now)
             if listened:
                 pending.attempt_ended(attempt, None, now, service_s, usage, quality)
             if escalates and self._escalated(
@@ -285,14 +286,15 @@ class Router(Ending):
             elif failure == "moved" or failure == "withdrawn":  # noqa: PLR1714  # narrows the type below
                 self._moved(pending, attempt, now)
             elif failure is not None:
-                self._failed(pending, attempt, failure, message.detail)
+                self._failed(pending, attempt, failure, message.detail, message.service_s)
 
     def _overloaded(self, pending: Pending, attempt: Attempt, now: float) -> None:
         """Its pool's queue is full: the request is turned away, or one that is more than it needs is not made."""
         if pending.variant.early or attempt.started_s is not None:
             pending.attempt_ended(attempt, "overloaded", now)
         if len(pending.live()) > 1:
-            pending.attempts -= 1  # it never waited
+            pending.never_ran(attempt)
+            self._telemetry.counters["hedges"] -= 1
             if pending.hedge is not None:
                 pending.hedge.cancel()  # the next one would not either
                 pending.hedge = None
@@ -308,26 +310,34 @@ class Router(Ending):
         if attempt.limit is not None:
             attempt.limit.cancel()
         self._drop(pending, attempt, now)
-        pending.attempts -= 1  # it never ran
+        pending.never_ran(attempt)
         self._telemetry.counters["moved"] += 1
         if pending.lead is None:
             pending.role = attempt.role
             self._place(pending, now)
+        elif attempt.role in HEDGES:
+            self._telemetry.counters["hedges"] -= 1
 
-    def _failed(self, pending: Pending, attempt: Attempt, kind: FailureKind, detail: str | None) -> None:
+    def _failed(
+        self,
+        pending: Pending,
+        attempt: Attempt,
+        kind: FailureKind,
+        detail: str | None,
+        service_s: float | None = None,
+    ) -> None:
         request, now = pending.request, self.ctx.now
         if attempt.limit is not None:
             attempt.limit.cancel()
         if kind != "timed-out":  # of that it was told as it was withdrawn
             pending.attempt_ended(attempt, kind, now)
-            self._log.write(request.id, attempt, kind, now)
+            self._log.write(request.id, attempt, kind, now, service_s)
         replica = attempt.replica
         if kind == "replica-lost" and pending.lost_with(replica) >= self._poison_limit:
             self._telemetry.counters["poisoned"] += 1
             why = f"poison: its attempts ended with the loss of {', '.join(pending.lost)}"
             self._telemetry.decided(now, "retry", request.id, "GiveUp", reason=why)
-            if attempt is not pending.lead:
-                self._drop(pending, attempt, now)
+            self._put_first(pending, attempt, now)  # whatever else is live is withdrawn
             self._come_to_nothing(pending, "failed", why)
             return
         if len(pending.live()) > 1:

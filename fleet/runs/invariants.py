@@ -23,6 +23,7 @@ from fleet.pools import DEFAULT, pool_of
 from fleet.runs.assembly import Head
 from fleet.runtime.simulated import SimulatedRuntime
 from fleet.spec import FleetSpec
+from fleet.telemetry.attempts import decides, flags, only_attempts, requests_of
 from fleet.telemetry.run import Run
 from policies.views import ReplicaView
 
@@ -321,6 +322,7 @@ def _trusted(view: ReplicaView) -> bool:
 def audit(run: Run, spec: FleetSpec) -> None:
     """Check the tables of a finished run. Raises `InvariantViolation`."""
     _audit_counts(run)
+    _audit_attempts(run)
     _audit_causality(run)
     _audit_bounds(run, spec)
     _audit_trust(run)
@@ -337,6 +339,25 @@ def _audit_counts(run: Run) -> None:
         _fail(1, f"the summary does not add up: {summary}")
     if pc.count_distinct(run.records["id"]).as_py() != run.records.num_rows:
         _fail(2, "a request has two records")
+
+
+def _audit_attempts(run: Run) -> None:
+    """Each attempt that a record counts has a row, shadows apart.
+
+    The only one of a request that completed needs none, and the one for which there was no room in the queue has none.
+    """
+    records, attempts = run.records, run.attempts
+    rows = requests_of(attempts, records)[flags(decides(attempts))]
+    written = np.bincount(rows[rows >= 0], minlength=len(records))
+    ended = flags(pc.is_valid(records["outcome"]))
+    said = pc.fill_null(records["attempts"], 0).to_numpy()
+    needed = np.where(only_attempts(attempts, records), np.minimum(said, 1), 0)
+    shed = flags(pc.equal(pc.fill_null(records["outcome"], ""), "shed"))
+    lacking = said - written - needed
+    odd = np.flatnonzero(ended & (lacking != 0) & ~(shed & (lacking == 1)))
+    if len(odd):
+        request = records["id"][int(odd[0])].as_py()
+        _fail(1, f"request {request!r} had {said[odd[0]]} attempts, of which {written[odd[0]]} have a row")
 
 
 def _audit_causality(run: Run) -> None:

@@ -101,7 +101,7 @@ def answers(attempts: pa.Table, records: pa.Table) -> Flags:
     """
     rows = requests_of(attempts, records)
     completed = flags(pc.equal(pc.fill_null(records["outcome"], ""), "completed"))
-    good = flags(pc.and_(pc.equal(pc.fill_null(attempts["end"], ""), "completed"), _decides(attempts)))
+    good = flags(pc.and_(pc.equal(pc.fill_null(attempts["end"], ""), "completed"), decides(attempts)))
     places = np.flatnonzero(good & (rows >= 0))
     places = places[completed[rows[places]]]
     named = records["replica"].take(pa.array(rows[places]))
@@ -117,7 +117,7 @@ def answers(attempts: pa.Table, records: pa.Table) -> Flags:
 def last_that_decides(attempts: pa.Table, records: pa.Table) -> Integers:
     """For each record, the row of its last attempt that is no shadow; -1 where there is none."""
     rows = requests_of(attempts, records)
-    places = np.flatnonzero(flags(_decides(attempts)) & (rows >= 0))
+    places = np.flatnonzero(flags(decides(attempts)) & (rows >= 0))
     of_request = np.full(len(records), -1)
     of_request[rows[places]] = places
     return of_request
@@ -126,7 +126,7 @@ def last_that_decides(attempts: pa.Table, records: pa.Table) -> Integers:
 def only_attempts(attempts: pa.Table, records: pa.Table) -> Flags:
     """Which requests completed with a single attempt, shadows apart: those of which no attempt has a row."""
     completed = pc.equal(pc.fill_null(records["outcome"], ""), "completed")
-    written = attempts["request"].filter(_decides(attempts))
+    written = attempts["request"].filter(decides(attempts))
     if not len(written):
         return flags(completed)
     return flags(pc.and_(completed, pc.invert(pc.is_in(records["id"], written.combine_chunks()))))
@@ -168,7 +168,8 @@ def flags(values: Any) -> Flags:  # Any: an Arrow array of booleans, whose stubs
     )
 
 
-def _decides(attempts: pa.Table) -> Any:  # Any: an Arrow array
+def decides(attempts: pa.Table) -> Any:  # Any: an Arrow array
+    """Which attempts could become the answer: all but shadows."""
     return pc.not_equal(attempts["role"], "shadow")
 
 

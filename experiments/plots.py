@@ -49,7 +49,7 @@ def latency_cdf(runs: Runs, column: str = "e2e_s", label: str = "end-to-end late
         most = max(most, len(values_s))
         nines = np.linspace(0.0, np.log10(len(values_s)), CURVE_POINTS)
         latency_s = np.quantile(values_s, 1.0 - 10.0**-nines)
-        axes.plot(np.maximum(latency_s * 1000.0, 1e-3), nines, **line_style(index), label=name)
+        axes.plot(np.maximum(latency_s * 1000.0, 1e-3), nines, **line_style(index), label=legend_label(name))
     log_ticks(axes)
     shown = [(share, label) for share, label in PERCENTILES if 1.0 - share >= 1.0 / most] or [PERCENTILES[0]]
     axes.set_yticks([-np.log10(1.0 - share) for share, _ in shown], [label for _, label in shown])
@@ -81,7 +81,7 @@ def timelines(runs: Runs, seed: int) -> str:
             if column not in table.column_names:
                 continue
             time_s, values = _series(table, column)
-            axes.plot(time_s, values, **line_style(index), label=name)
+            axes.plot(time_s, values, **line_style(index), label=legend_label(name))
         axes.set_ylabel(label)
         axes.set_ylim(bottom=0.0)
     for axes in panels[:2]:
@@ -159,6 +159,11 @@ def new_figure(
     return figure, panels if rows else panels[0]
 
 
+def legend_label(name: str) -> str:
+    """`name`, for a legend: matplotlib leaves out what begins with an underscore."""
+    return f" {name}" if name.startswith("_") else name
+
+
 def legend_above(figure: Figure, axes: Axes) -> None:
     """Over the panels, where it hides no line."""
     handles, labels = axes.get_legend_handles_labels()
@@ -183,12 +188,15 @@ def log_ticks(axes: Axes, which: Literal["x", "y"] = "x") -> None:
 def svg_text(figure: Figure, name: str) -> str:
     """The figure as SVG to put into a page: real text, nothing to fetch, the same bytes each time."""
     import matplotlib as mpl
+    from matplotlib.text import Text
 
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)  # names are literal: what is between two `$` is no formula
     sink = io.StringIO()
     # Several SVGs share a page and so one name space of ids: the salt keeps them apart.
     with mpl.rc_context({"svg.hashsalt": name, "svg.fonttype": "none", "font.family": "sans-serif"}):
         figure.savefig(
             sink, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None}
         )
-    text = sink.getvalue()
-    return text[text.index("<svg") :]
+    svg = sink.getvalue()
+    return svg[svg.index("<svg") :]

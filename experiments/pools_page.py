@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from experiments import html, serving, traffic
 from experiments.plots import Runs
 from experiments.serving import Rows
+from experiments.text import one_line
 from fleet import Run
 
 ABOUT_POOLS = """Cost is of a pool's devices, busy or idle, whoever they served. Cost per 1,000 requests is what the
@@ -52,7 +53,7 @@ def _rollouts(runs: Mapping[str, Run]) -> Iterator[str]:
                 yield html.figure(traffic.versions_over_time(run, model), caption)
             if stages:
                 rows = [
-                    (str(number), f"{stage.time_s:,.1f}", stage.stage, stage.reason or "")
+                    (str(number), f"{stage.time_s:,.1f}", one_line(stage.stage), one_line(stage.reason or ""))
                     for number, stage in enumerate(stages, 1)
                 ]
                 yield html.table(("", "time (s)", "stage", "why"), rows)

@@ -51,7 +51,7 @@ class Report(Findings):
         from rich.table import Table
         from rich.text import Text
 
-        table = Table(title=title(self), title_justify="left", box=SIMPLE_HEAD)
+        table = Table(title=Text(title(self), style="table.title"), title_justify="left", box=SIMPLE_HEAD)
         table.add_column("metric")
         for heading in ("mean", "difference", "95 % interval", "ratio"):
             table.add_column(heading, justify="right", no_wrap=True)

@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 
 from experiments.plots import PALETTE, WIDTH, legend_above, new_figure, svg_text
 from experiments.serving import Stage, stages_of
+from experiments.text import one_line
 from fleet import Run
 from fleet.telemetry.breakdown import models_of
 
@@ -106,8 +107,8 @@ def _extent(stage: Stage, number: int, ends_s: float) -> tuple[float, float]:
 
 
 def _label(stage: Stage, number: int) -> str:
-    text = stage.stage if len(stage.stage) <= MOST_CHARACTERS else stage.stage[: MOST_CHARACTERS - 1] + "…"
-    return f"{number}: {text}"
+    text = one_line(stage.stage)
+    return f"{number}: {text if len(text) <= MOST_CHARACTERS else text[: MOST_CHARACTERS - 1] + '…'}"
 
 
 def _mark(axes: Axes, stages: list[Stage], levels: list[int | None], ends_s: float) -> None:

@@ -216,6 +216,8 @@ def pool_table(path: Path | None, name: str, changes: list[str]) -> dict[str, An
 
 def print_pools(pools: Mapping[str, Mapping[str, Any]]) -> None:
     """One a line, and below what is wrong."""
+    from experiments.text import one_line
+
     table = output.table(
         "pool", "serves", "replicas", "bounds", "device", "in flight", "waiting", "completed", "not", left=5
     )
@@ -229,7 +231,7 @@ def print_pools(pools: Mapping[str, Mapping[str, Any]]) -> None:
     output.stdout().print(table)
     for name, pool in pools.items():
         if pool["failure"]:
-            print(f"{name}: {pool['failed_starts']:,} failed starts in a row: {pool['failure']}")
+            print(f"{name}: {pool['failed_starts']:,} failed starts in a row: {one_line(pool['failure'])}")
 
 
 def _serves(pool: Mapping[str, Any]) -> str:
@@ -243,8 +245,10 @@ def _replicas(pool: Mapping[str, Any]) -> str:
 
 def print_models(models: Mapping[str, Mapping[str, Any]]) -> None:
     """Who chooses, where that is, and each version with what is known of it."""
+    from experiments.text import one_line
+
     for number, (name, model) in enumerate(models.items()):
-        stage = f", {model['stage']}" if model["stage"] else ""
+        stage = f", {one_line(model['stage'])}" if model["stage"] else ""
         print(f"{chr(10) if number else ''}model {name}: {model['rollout']}{stage}")
         table = output.table(
             "version", "pools", "ready", "in flight", "completed", "failed", "p50 ms", "p99 ms", "errors", "met",

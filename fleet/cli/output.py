@@ -106,13 +106,15 @@ def _print_pools(run: Run) -> None:
 
 def _print_rollouts(run: Run) -> None:
     from experiments.serving import stages_of
+    from experiments.text import one_line
 
     stages = stages_of(run)
     if not stages:
         return
     print("\nrollouts")
     for time_s, model, stage, reason in stages[:MOST_STAGES]:
-        print(f"{time_s:>10,.1f} s  {model}: {stage}{f' ({reason})' if reason else ''}")
+        why = f" ({one_line(reason)})" if reason else ""
+        print(f"{time_s:>10,.1f} s  {model}: {one_line(stage)}{why}")
     if len(stages) > MOST_STAGES:
         print(f"and {len(stages) - MOST_STAGES:,} more, which --json has")
 
@@ -131,9 +133,11 @@ def _print_attempts(run: Run) -> None:
 def _print_reasons(reasons: list[Reason]) -> None:
     if not reasons:
         return
+    from experiments.text import one_line
+
     print("\nnot completed")
     for reason in reasons[:MOST_REASONS]:
-        print(f"{reason.requests:>8,}  {reason.outcome:<9}  {reason.why}")
+        print(f"{reason.requests:>8,}  {reason.outcome:<9}  {one_line(reason.why)}")
     more = reasons[MOST_REASONS:]
     if more:
         print(f"{sum(reason.requests for reason in more):>8,}  for {len(more):,} other reasons")

@@ -2,7 +2,9 @@
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -10,8 +12,10 @@ import pytest
 from fleet import load_spec
 from fleet.cli.comparing import candidates_of
 from fleet.outline import outline
+from policies import RolloutPolicy, Serve, VersionView
 from tests.cli.conftest import SMALL, Fleet
 from tests.conftest import ROOT
+from traces import Request
 
 POOLS = (
     SMALL
@@ -195,6 +199,26 @@ def test_a_version_given_as_a_number_is_told_how_to_be_text(pools: Fleet) -> Non
         ended = pools("show", "pools.toml", "--set", f"{path}=2")
         assert ended.line.endswith(f"""; on the command line, '{path}="2"'""")
         assert pools("show", "pools.toml", "--set", f'{path}="2"').status == 0
+
+
+class SeveralLines(RolloutPolicy):
+    """A stage that only a file could hold."""
+
+    def reset(self, rng: Random) -> None:
+        self.stage = "held:\n\x1b[2Jerrors"
+
+    def choose(self, request: Request, versions: Sequence[VersionView], now_s: float) -> Serve:
+        return Serve(versions[0].version)
+
+
+def test_a_stage_of_several_lines_is_printed_in_one(pools: Fleet) -> None:
+    ended = pools(
+        "simulate", "demo-surge", "pools.toml", "--first", 5, "--assign", "model=chat", "--set",
+        f"models.chat.rollout={SeveralLines.__module__}:SeveralLines", "--set", 'pools.large.version="2"',
+        "--set", 'pools.large-2.version="2"',
+    )  # fmt: skip
+    assert ended.status == 0, ended.err
+    assert "0.0 s  chat: held: \\x1b[2Jerrors\n" in ended.out
 
 
 # --- set and vary ------------------------------------------------------------------------------------------------

@@ -197,6 +197,19 @@ def test_a_candidates_name_cannot_break_the_page(trace: Trace, base: FleetSpec, 
     assert "<b>" not in (tmp_path / "report.html").read_text()
 
 
+@pytest.mark.parametrize("name", ["_private", "$x_2^ and $5", r"a$\frac$", "[/red]"])
+def test_a_candidate_is_plotted_and_printed_as_it_is_called(
+    trace: Trace, base: FleetSpec, tmp_path: Path, name: str
+) -> None:
+    pytest.importorskip("matplotlib")
+    report = compare(trace, {name: base, "more": base.replace(replicas=5)}, seeds=[0], progress=False)
+
+    page = (report.save(tmp_path) / "report.html").read_text()
+
+    assert len(re.findall(rf"<text [^>]*>\s?{re.escape(name)}</text>", page)) == 3, "in each plot"
+    assert f"baseline: {name}" in " ".join(str(report).split())
+
+
 def test_saving_twice_gives_the_same_bytes(report: Report, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     one, other = report.save(tmp_path / "one"), report.save(tmp_path / "other")

@@ -1,6 +1,7 @@
 """What a report shows of pools: their figures, which version served when, what attempts came to."""
 
 import re
+from html import escape
 from pathlib import Path
 
 import numpy as np
@@ -101,6 +102,28 @@ def test_the_plot_has_every_version_every_stage_and_what_had_no_version() -> Non
     ):
         assert words in svg
     assert "no version" not in versions_over_time(rollout().run(100.0), "chat")
+
+
+@pytest.mark.parametrize("name", [r"v$\frac$", "$0.03_x^<$0.02", "$1_", "_x^2_"])
+def test_versions_and_stages_are_plotted_as_they_are_called(name: str) -> None:
+    pytest.importorskip("matplotlib")
+    pools = {"old": {"model": "chat", "version": "1"}, "new": {"model": "chat", "version": name}}
+    told = both_ready(Told(from_mapping({"engine": ENGINE, "pools": pools})))
+    told.telemetry.decided(0.0, "rollout", "chat", name)
+    told.request(version="1").request(replica=NEW, version=name)
+
+    svg = versions_over_time(told.run(), "chat")
+
+    assert f">version {escape(name)}</text>" in svg
+    assert f">1: {escape(name)}</text>" in svg
+
+
+def test_a_stage_of_several_lines_is_plotted_in_one() -> None:
+    pytest.importorskip("matplotlib")
+    told = rollout()
+    told.telemetry.decided(90.0, "rollout", "chat", "held:\n\x1b[31merrors", reason="two\nlines")
+
+    assert r">4: held: \x1b[31merrors</text>" in versions_over_time(told.run(100.0), "chat")
 
 
 def test_a_plot_of_nothing_is_no_mistake() -> None:

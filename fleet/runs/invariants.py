@@ -347,7 +347,10 @@ def _audit_attempts(run: Run) -> None:
     The only one of a request that completed needs none, and the one for which there was no room in the queue has none.
     """
     records, attempts = run.records, run.attempts
-    rows = requests_of(attempts, records)[flags(decides(attempts))]
+    counted = flags(decides(attempts))
+    rows, numbers = requests_of(attempts, records)[counted], attempts["attempt"].to_numpy()[counted]
+    if len(np.unique(np.stack([rows, numbers]), axis=1).T) != len(rows):
+        _fail(1, "two attempts of a request have one number")
     written = np.bincount(rows[rows >= 0], minlength=len(records))
     ended = flags(pc.is_valid(records["outcome"]))
     said = pc.fill_null(records["attempts"], 0).to_numpy()

@@ -5,7 +5,8 @@ import random
 
 import pytest
 
-from fleet import FleetSpec, simulate
+from fleet import AffineLatency, EmulatedEngine, FleetSpec, simulate
+from fleet.messages import RunFinished
 from fleet.pools import PoolSpec
 from policies import (
     BreakerPolicy,
@@ -164,6 +165,81 @@ def test_hedging_at_a_percentile_adds_one_minus_p_of_load_at_low_load():
 
     share = run.manifest.counters["hedges"] / len(trace)
     assert share == pytest.approx(0.1, abs=4 * math.sqrt(0.1 * 0.9 / len(trace)))
+
+
+def rows_of(run, request: str) -> dict[tuple[str, str], dict]:
+    """The attempts of one request by role and replica."""
+    found = [row for row in run.attempts.to_pylist() if row["request"] == request]
+    return {(row["role"], row["replica"]): row for row in found}
+
+
+@pytest.mark.parametrize(("dies", "lost", "left"), [(0, "primary", "hedge"), (1, "hedge", "primary")])
+def test_a_request_that_is_given_up_as_poison_has_its_other_attempt_withdrawn(dies, lost, left):
+    crash = faults(Fault(at_s=0.6, kind="crash", replica=f"replica/{dies}"))
+    stubborn = ExponentialBackoff(jitter="none", base_s=0.0, max_attempts=100, budget_ratio=None)
+    spec = fleet(5.0, replicas=2, hedge=HedgeAfter(0.2), poison_limit=1, retry=stubborn)
+
+    run = play(arrivals(0.0), spec, faults=crash)
+
+    assert column(run, "ended_s") == {"r0": 0.6}
+    assert column(run, "attempts") == {"r0": 2}
+    rows = rows_of(run, "r0")
+    assert rows[lost, f"replica/{dies}"]["end"] == "replica-lost"
+    assert rows[lost, f"replica/{dies}"]["service_s"] == pytest.approx(0.6 if lost == "primary" else 0.4)
+    assert rows[left, f"replica/{1 - dies}"]["end"] == "withdrawn"
+
+
+def test_the_wait_at_a_replicas_door_is_no_service():
+    """The hedge of b answers while b's first attempt is with replica 0, and behind its batch of five seconds."""
+    trace = trace_of(
+        entry("a", work=5.0), entry("y", work=0.1), entry("z", work=0.1), entry("b", 0.1)
+    )  # fmt: skip
+    spec = fleet(replicas=3, max_inflight_batches=2, routing=RoundRobin(), hedge=HedgeAfter(0.9))
+
+    run = play(trace, spec)
+
+    rows = rows_of(run, "b")
+    at_the_door = rows["primary", "replica/0"]
+    assert (at_the_door["end"], at_the_door["service_s"]) == ("withdrawn", 0.0)
+    assert rows["hedge", "replica/1"]["service_s"] == 1.0
+
+
+def test_a_hedge_that_goes_on_alone_after_the_first_was_moved_is_accounted():
+    """The first waits at replica 0, which vanishes: it costs no attempt, and the hedge is the answer."""
+    trace = trace_of(
+        entry("a", work=5.0), entry("y", work=0.1), entry("z", work=0.1), entry("b", 0.1, work=2.0)
+    )  # fmt: skip
+    preempt = faults(Fault(at_s=1.5, kind="preempt", replica="replica/0"))
+
+    run = play(trace, fleet(replicas=3, routing=RoundRobin(), hedge=HedgeAfter(0.9)), faults=preempt)
+
+    assert column(run, "attempts")["b"] == 1
+    assert {key: row["end"] for key, row in rows_of(run, "b").items()} == {
+        ("hedge", "replica/1"): "completed"
+    }
+    counters = run.manifest.counters
+    assert (counters["moved"], counters["hedges"], counters["hedges_won"]) == (1, 2, 2), (
+        "a's hedge won as well"
+    )
+
+
+class ErrsLate(EmulatedEngine):
+    """On the first replica a batch ends in an error after half of its time."""
+
+    def run(self, batch, work):
+        if self._ctx.address == "replica/0":
+            self._ctx.after(0.5, RunFinished(batch, 0.5, error="CUDA error"))
+        else:
+            super().run(batch, work)
+
+
+def test_an_attempt_that_ends_in_an_error_has_cost_what_it_took():
+    errs = ErrsLate(latency=AffineLatency(base_s=1.0, per_item_s=0.0))
+    spec = fleet(engine=errs, replicas=2, retry=ExponentialBackoff(), routing=RoundRobin())
+
+    run = play(arrivals(0.0), spec)
+
+    assert rows_of(run, "r0")["primary", "replica/0"]["service_s"] == 0.5
 
 
 # --- tied requests ---------------------------------------------------------------------------------------------

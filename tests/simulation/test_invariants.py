@@ -149,6 +149,8 @@ RECORDS = {
     "a signal from the future": ("decisions", "signal_age_s", lambda rows: [-1.0, *rows[1:]], "3"),
     "a replica that comes back from the dead": ("replicas", "state", None, "3"),
     "one request with two records": ("records", "id", lambda rows: [rows[1], *rows[1:]], "2"),
+    "an attempt without a row": ("records", "attempts", lambda rows: [7, *rows[1:]], "1"),
+    "two attempts of one number": ("attempts", "attempt", lambda rows: [1] * len(rows), "1"),
     "a batch that is too large": ("dispatches", "size", lambda rows: [99, *rows[1:]], "5"),
     "replicas beyond the maximum": ("decisions", "value", lambda rows: [99.0] * len(rows), "5"),
     "a batch for a replica that failed": ("dispatches", "replica", lambda rows: ["replica/0"] * len(rows), "6"),

@@ -140,7 +140,7 @@ class BatchingHead(Actor):
         self.batch += 1
         self.running[self.batch] = taken
         work = [Work(submit.request, 1, None, submit.payload) for submit in taken]
-        self.ctx.send(self.free.pop(0), RunBatch(self.batch, work, "batcher"))
+        self.ctx.send(self.free.pop(0), RunBatch(self.batch, work, "batcher/default"))
 
 
 class Returns(Actor):
@@ -255,7 +255,7 @@ def _host(role: str, arguments: list[str]) -> None:
             runtime = LiveRuntime(node=node)
             head = BatchingHead(["replica/0", "replica/1"])
             runtime.add("router", EchoServer() if role == "server" else head)
-            runtime.add("batcher", Returns(head))
+            runtime.add("batcher/default", Returns(head))
         await runtime.run()
 
     run(main)

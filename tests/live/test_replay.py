@@ -301,7 +301,7 @@ class NamesAGhost(RoutingPolicy):
 def test_a_policy_that_raises_ends_the_run_with_its_name_the_request_and_the_time(runtime) -> None:
     with pytest.raises(
         PolicyError,
-        match=r"routing policy raises raised ZeroDivisionError: division by zero \(asked about 4 at 0\.",
+        match=r"routing policy raises-live raised ZeroDivisionError: division by zero \(asked about 4 at 0\.",
     ):
         runtime(evenly(10, 0.05), TWO.replace(routing=RaisesLive()))
 

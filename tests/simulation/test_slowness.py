@@ -21,7 +21,7 @@ def slow(at_s, factor, replica, for_s=None):
 
 @pytest.mark.parametrize(("weights", "expected"), [
     ((1.0, 0.5), [1.0, 2.0]), ((4.0, 1.0), [1.0, 4.0]), ((2.0, 2.0), [1.0, 1.0]), ((), [1.0, 1.0]),
-    ((0.3,), [1.0, 1.0]),
+    ((0.3,), [1.0, 1.0]), ((0.5, 1.0, 4.0), [2.0, 1.0]), ((1.0, 1.0, 0.1), [1.0, 1.0]),
 ])  # fmt: skip
 def test_the_fastest_takes_the_time_of_its_engine_and_the_others_as_many_times_that_as_they_weigh_less(
     weights, expected
@@ -58,12 +58,20 @@ def test_a_fault_multiplies_and_its_end_goes_back_to_what_the_replica_weighs():
 
 
 def test_a_replica_that_succeeds_another_has_a_weight_by_its_own_number():
-    spec = fleet(1.0, replicas=1, weights=(1.0, 0.5))
+    spec = fleet(1.0, replicas=1, max_replicas=2, weights=(1.0, 0.5))
     crash = faults(Fault(at_s=3.0, kind="crash", replica="replica/0"))
 
     run = play(arrivals(0.0, 10.0), spec, faults=crash)
 
     assert column(run, "service_s") == {"r0": 1.0, "r1": 2.0}
+
+
+def test_weights_beyond_the_most_replicas_are_nobodys_even_when_replicas_are_replaced():
+    spec = fleet(1.0, replicas=1, weights=(1.0, 4.0))
+    crash = faults(Fault(at_s=5.0, kind="crash", replica="replica/0"))
+
+    assert column(play(arrivals(0.0, 10.0), spec, faults=crash), "service_s") == {"r0": 1.0, "r1": 1.0}
+    assert spec.replace(max_replicas=2).serving[0].slowness(0) == 4.0
 
 
 def test_pools_have_weights_of_their_own():

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from msgspec import Struct
 from msgspec.structs import replace
 
+from experiments.lacks import Lack, lack
 from experiments.metrics import Better, Metric, default_metrics
 from experiments.paired import Difference, Interval, Verdict, holm, paired_difference, ratio, verdict
 from fleet import Run
@@ -56,6 +57,7 @@ class Findings:
         self.interval: Interval = interval
         self.fingerprints = {name: [fingerprint(run) for run in of_one] for name, of_one in self.runs.items()}
         """Of each run: its digest apart from the seed's number. Two equal ones are the same run."""
+        named = metrics is not None
         if metrics is None:
             metrics = default_metrics(run.summary for of_one in self.runs.values() for run in of_one)
         of_all = {metric.name for metric in metrics if metric.of_all}
@@ -63,6 +65,15 @@ class Findings:
         self.rows: list[Row] = _judged(
             rows, lambda row: row.metric in of_all or self._comparable(row.candidate)
         )
+        had = {row.metric for row in rows}
+        self.lacks: list[Lack] = [
+            missing
+            for metric in metrics
+            if named or metric.name in had
+            for name, of_one in self.runs.items()
+            if (missing := lack(metric, name, of_one)) is not None
+        ]
+        """What has no value. Of figures that were not named, only those that any run has."""
 
     def row(self, metric: str, candidate: str) -> Row:
         """The row of one metric and candidate. Raises `KeyError` when there is none."""
@@ -100,9 +111,13 @@ class Findings:
         submitted = sum(run.summary.submitted for run in self.runs[candidate])
         return sum(run.summary.completed for run in self.runs[candidate]) / submitted if submitted else None
 
+    def completed_enough(self, candidate: str) -> bool:
+        """It did enough of its work for its latencies and its price to say anything."""
+        share = self.completed_share(candidate)
+        return share is None or share >= LITTLE
+
     def _comparable(self, candidate: str) -> bool:
-        shares = (self.completed_share(candidate), self.completed_share(self.baseline))
-        return all(share is None or share >= LITTLE for share in shares)
+        return self.completed_enough(candidate) and self.completed_enough(self.baseline)
 
     def _rows_of(self, metric: Metric) -> list[Row]:
         values = {name: [metric.read(run.summary) for run in runs] for name, runs in self.runs.items()}

@@ -8,7 +8,8 @@ from itertools import product
 from typing import Any
 
 from experiments.compare import TraceSource, compare
-from experiments.metrics import metric
+from experiments.lacks import Lack, in_words, lack
+from experiments.metrics import Metric, metric
 from experiments.report import Report
 from fleet import FleetSpec
 
@@ -48,29 +49,64 @@ def sweep(
     return compare(trace, grid(base, axes), **options)
 
 
-def frontier(report: Report, *metrics: str) -> list[str]:
+class Frontier(list[str]):
+    """The candidates worth choosing from. `print` shows who was left out, too, and what was missing."""
+
+    left_out: dict[str, str]
+    """Why each candidate was not judged."""
+    lacks: list[Lack]
+    """Figures of candidates that were judged which had no value in some of their seeds: those count in no mean."""
+
+    def __str__(self) -> str:
+        left_out = [f"· {name} is not judged: {why}." for name, why in self.left_out.items()]
+        lacks = [f"· {said}" for said in in_words(self.lacks)]
+        return "\n".join([", ".join(self) or "no candidate", *left_out, *lacks])
+
+
+def frontier(report: Report, *metrics: str) -> Frontier:
     """The candidates that no other is at least as good as in every metric and better in one (Pareto).
 
-    Judged on means, and by each metric's better way: ``frontier(report, "gpu_seconds", "e2e_s.p99")``. A candidate
-    that lacks one of the figures is left out. Raises `ValueError` for a metric that has no better way.
+    Judged on means over the seeds, and by each metric's better way: ``frontier(report, "gpu_seconds", "e2e_s.p99")``.
+    Left out, with the reason, are candidates that lack one of the figures in every seed, and those that completed too
+    little for `compare` to judge it. Raises `ValueError` for a metric that has no better way.
     """
-    signs = {"lower": 1.0, "higher": -1.0}
-    costs: dict[str, tuple[float, ...]] = {}
     if unfit := [name for name in metrics if metric(name).better == "neither"]:
         raise ValueError(f"{unfit[0]} has no better way, so nothing can be best in it")
     read = [metric(name) for name in metrics]
-    for candidate, runs in report.runs.items():
-        values = [[one.read(run.summary) for run in runs] for one in read]
-        known = [[value for value in of_one if value is not None] for of_one in values]
-        if all(known):
-            costs[candidate] = tuple(
-                signs[one.better] * sum(of_one) / len(of_one) for one, of_one in zip(read, known, strict=True)
-            )
-    return [
+    costs: dict[str, tuple[float, ...]] = {}
+    left_out: dict[str, str] = {}
+    partly: list[Lack] = []
+    for candidate in report.runs:
+        lacks = [one for item in read if (one := lack(item, candidate, report.runs[candidate])) is not None]
+        why = _not_judged(report, candidate, read, lacks)
+        if why is not None:
+            left_out[candidate] = why
+            continue
+        partly += lacks
+        costs[candidate] = tuple(_mean_cost(report, candidate, one) for one in read)
+    found = Frontier(
         name
         for name, cost in costs.items()
         if not any(_dominates(other, cost) for rival, other in costs.items() if rival != name)
-    ]
+    )
+    found.left_out, found.lacks = left_out, partly
+    return found
+
+
+def _not_judged(
+    report: Report, candidate: str, metrics: Sequence[Metric], lacks: Sequence[Lack]
+) -> str | None:
+    """Why this candidate cannot be held against others; None: it can."""
+    if not report.completed_enough(candidate) and not all(one.of_all for one in metrics):
+        return f"it completed {report.completed_share(candidate):.1%} of its requests"
+    whole = [one for one in lacks if one.whole]
+    return ", ".join(f"no value of {one.label}{f' ({one.why})' if one.why else ''}" for one in whole) or None
+
+
+def _mean_cost(report: Report, candidate: str, one: Metric) -> float:
+    """Over the seeds that have it; the lower, the better."""
+    values = [value for run in report.runs[candidate] if (value := one.read(run.summary)) is not None]
+    return sum(values) / len(values) * (1.0 if one.better == "lower" else -1.0)
 
 
 def _dominates(one: tuple[float, ...], other: tuple[float, ...]) -> bool:

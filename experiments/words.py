@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from experiments.findings import LEVEL, LITTLE, Findings, Row
+from experiments.lacks import in_words
 from experiments.text import decimals, plain_number, signed_number
 
 WORTH_SAYING = 0.9
@@ -47,6 +48,8 @@ def in_short(found: Findings) -> list[str]:
 
 def _sentence(found: Findings, candidate: str) -> str:
     """What one candidate is: "memory against random: better in e2e p99 (×0.812); worse in gpu seconds (×1.020)"."""
+    if not any(row.candidate == candidate and row.difference is not None for row in found.rows):
+        return f"{candidate} against {found.baseline}: no figure has a value in both."
     ways: dict[str, list[str]] = {"better": [], "worse": []}
     for row in found.rows:
         if row.candidate != candidate or row.difference is None or not row.difference.mean:
@@ -65,7 +68,7 @@ def _sentence(found: Findings, candidate: str) -> str:
 
 def notes_of(found: Findings) -> list[str]:
     """What a reader must know to read the table rightly."""
-    notes = []
+    notes = in_words(found.lacks)
     if found.zeros:
         notes.append(f"0 in every run: {', '.join(label.partition(' (')[0] for label in found.zeros)}.")
     if found.deterministic:

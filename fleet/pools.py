@@ -165,13 +165,19 @@ class Pool(Struct, frozen=True, kw_only=True):
         """Model, version and variant."""
         return self.model, self.version, self.variant
 
+    @property
+    def held_weights(self) -> tuple[float, ...]:
+        """The weights that its replicas have: as many as there may be at once. Those beyond are nobody's."""
+        return self.weights[: self.bounds[1]]
+
     def slowness(self, number: int) -> float:
         """How many times as long as the fastest replica of this pool the one with this number takes."""
-        return max(self.weights) / self.weight(number) if self.weights else 1.0
+        return max(self.held_weights) / self.weight(number) if self.weights else 1.0
 
     def weight(self, number: int) -> float:
         """Relative speed of the replica with this number."""
-        return self.weights[number % len(self.weights)] if self.weights else 1.0
+        held = self.held_weights
+        return held[number % len(held)] if held else 1.0
 
     def replica(self, number: int) -> str:
         """The address of its replica with this number."""

@@ -124,7 +124,8 @@ class FleetSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Objectives to report against, for requests that bring none of their own."""
     weights: tuple[Positive, ...] = ()
     """Relative speed of replica 0, 1, … (repeated when there are more), as policies are told and as it is: the fastest
-    takes the time that its engine takes, one of half its weight takes twice as long."""
+    takes the time that its engine takes, one of half its weight takes twice as long. Of more weights than a pool may
+    have replicas (`max_replicas`), it has the first ones."""
     device: Name | None = None
     """What each replica runs on, such as `a100`; None: as the engine's latency model says, if it does."""
     cost_per_hour: NonNegative | None = None

@@ -28,6 +28,8 @@ class BatchReplica(Replica):
         self._started_s = 0.0
         self._finished: RunFinished | None = None
         """Held back by an injected slowness."""
+        self._withdrawn = False
+        """Nobody wants what runs any more."""
         self._unwanted: dict[int, set[int]] = {}
         """Cancelled attempts of the batches it has, by ticket."""
         self._disowned: int | None = None
@@ -51,6 +53,7 @@ class BatchReplica(Replica):
         if self._doorstep:
             self._running = self._doorstep.popleft()
             self._started_s = self.ctx.now
+            self._withdrawn = False
             self.engine_started()
             self._engine.run(self._running.batch, self._running.work)
 
@@ -60,9 +63,11 @@ class BatchReplica(Replica):
             self._misanswered(message.batch)
             return
         if self._slowness > 1.0 and self._finished is None:
-            self._finished = message
-            self.ctx.after((self._slowness - 1.0) * message.service_s, Tick("slow", number=message.batch))
-            return
+            if not (self._withdrawn and self._engine.interruptible):
+                self._finished = message
+                self.ctx.after((self._slowness - 1.0) * message.service_s, Tick("slow", number=message.batch))
+                return
+            message = self._interrupted(message.batch)
         elapsed_s = message.service_s if self._finished is None else self.ctx.now - self._started_s
         self._finished = None
         self.engine_ended()
@@ -126,6 +131,18 @@ class BatchReplica(Replica):
         if self._finished is not None and self._finished.batch == message.number:
             self.on_run_finished(self._finished)
 
+    def _withdraw(self, batch: int) -> None:
+        """Nobody wants anything of the batch that runs: it ends now if its engine can end it, slow or not."""
+        self._withdrawn = True
+        if self._finished is None:
+            self._engine.cancel(batch)
+        elif self._engine.interruptible:
+            self.on_run_finished(self._interrupted(batch))
+
+    def _interrupted(self, batch: int) -> RunFinished:
+        """It ends now, and took what it has run."""
+        return RunFinished(batch, self.ctx.now - self._started_s, error="cancelled")
+
     def on_cancel_batch(self, message: CancelBatch) -> None:
         """A batch is cancelled when nobody wants anything of it. One that runs ends when its engine says so."""
         batch = next(
@@ -139,7 +156,7 @@ class BatchReplica(Replica):
             if any(work.ticket not in unwanted for work in batch.work):
                 return
         if self._running is not None and self._running.batch == message.batch:
-            self._engine.cancel(message.batch)
+            self._withdraw(message.batch)
             return
         for index, waiting in enumerate(self._doorstep):
             if waiting.batch == message.batch:

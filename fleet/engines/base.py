@@ -81,8 +81,17 @@ class BatchEngine(Engine):
     def run(self, batch: int, work: Sequence[Work]) -> None:
         """Run `work` together; then `RunFinished(batch, ...)` arrives. `service_s` is on this process's clock."""
 
+    @property
+    def interruptible(self) -> bool:
+        """Whether `cancel` ends a batch that runs: then that ends it on a slow replica too, when it comes."""
+        return False
+
     def cancel(self, batch: int) -> None:
-        """The batch is no longer wanted. End it early if that can be done; its `RunFinished` comes all the same."""
+        """The batch is no longer wanted. End it early if that can be done; its `RunFinished` comes all the same.
+
+        That of a batch which was ended early has an `error`, and how long it ran. An engine that does so says that it
+        is `interruptible`.
+        """
 
 
 class StepEngine(Engine):

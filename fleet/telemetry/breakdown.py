@@ -2,7 +2,9 @@
 
 Two costs are told apart. `cost` is what the requests of a group cost: their shares of the pools that they ran in,
 wherever that was. `pool_cost` is what the pools of a group cost, whoever came, and is there where groups are of pools.
-Over all groups the two differ by the cost of pools in which nothing ran.
+Over all groups the two differ by the cost of pools in which nothing ran. By model, a pool that answers for models which
+no other names is of the model ``default``, beside the rows of the models that it was asked for; where all pools are
+such, groups by model are of no pools.
 """
 
 from __future__ import annotations
@@ -99,8 +101,8 @@ def _grouped_pools(pools: pa.Table, columns: Sequence[str]) -> dict[Group, pa.Ta
     """The pools of each combination of values, if these are what pools say of themselves."""
     if not set(columns) <= set(OF_POOLS):
         return {}
-    if "model" in columns and DEFAULT in pools["model"].to_pylist():
-        return {}  # it answers for models that it does not name
+    if "model" in columns and set(pools["model"].to_pylist()) <= {DEFAULT}:
+        return {}  # all answer for models that they do not name
     return {
         group: pools.take(rows) for group, rows in _grouped({name: pools[name] for name in columns}).items()
     }

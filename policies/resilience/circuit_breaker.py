@@ -12,6 +12,7 @@ from msgspec import Meta
 from policies.base import BreakerPolicy
 from policies.decisions import Reject
 from policies.resilience.faults import TELLS_NOTHING
+from policies.resilience.remembered import AWAY_S, Remembered
 from policies.routing.attempts import Attempts
 from policies.views import Completion, ReplicaView
 from traces.schema import Request
@@ -35,6 +36,9 @@ class CircuitBreaker(BreakerPolicy):
 
     A trial that neither ends nor fails keeps its breaker half-open: where replicas may hang, limit attempts
     (`AttemptTimeout`), or leave it to health checks.
+
+    A replica that may not be chosen for a while (a missed probe) keeps its breaker, and what ends there meanwhile
+    counts. It is forgotten when it has been away for `open_s`, or 300 s where that is longer.
 
     Source: Nygard, "Release It!", 2007, chapter 5; the states and defaults of Netflix Hystrix (20 calls, 50 % failed,
     5 s, one trial); window, slow calls and several trials as in resilience4j.
@@ -71,13 +75,13 @@ class CircuitBreaker(BreakerPolicy):
             )
 
     def reset(self, rng: random.Random) -> None:
-        self.circuits: dict[str, _Circuit] = {}
+        self.circuits: Remembered[_Circuit] = Remembered(max(AWAY_S, self.open_s))
         self.attempts: Attempts[_Sent] = Attempts()
         self.phases = 0
         """How many there were of all circuits, so that each has a number of its own."""
 
     def allows(self, replica: ReplicaView, now_s: float) -> bool:
-        circuit = self.circuits.get(replica.id)
+        circuit = self.circuits.of(replica.id)
         if circuit is None or circuit.open_until_s is None:
             return True
         return now_s >= circuit.open_until_s and circuit.trials < self.half_open_calls
@@ -86,16 +90,16 @@ class CircuitBreaker(BreakerPolicy):
         return _ALL_OPEN if self.when_all_open == "fail-fast" else None
 
     def on_dispatched(self, request: Request, replica: str, now_s: float) -> None:
-        circuit = self.circuits.get(replica)
+        circuit = self.circuits.of(replica)
         if circuit is None:
-            circuit = self.circuits[replica] = _Circuit(self._next_phase())
+            circuit = self.circuits.add(replica, _Circuit(self._next_phase()))
         trial = circuit.open_until_s is not None and now_s >= circuit.open_until_s
         circuit.trials += trial
         self.attempts.add(request.id, replica, _Sent(now_s, circuit.phase, trial))
 
     def on_completed(self, completion: Completion, now_s: float) -> None:
         attempt = self.attempts.take(completion.request.id, completion.replica)
-        circuit = self.circuits.get(completion.replica)
+        circuit = self.circuits.of(completion.replica)
         if attempt is None or circuit is None or attempt.phase != circuit.phase:
             return
         failure = completion.failure
@@ -108,7 +112,7 @@ class CircuitBreaker(BreakerPolicy):
             self._count(circuit, failed, slow, now_s)
 
     def on_replicas(self, replicas: Sequence[ReplicaView], now_s: float) -> None:
-        self.circuits = {view.id: self.circuits[view.id] for view in replicas if view.id in self.circuits}
+        self.circuits.seen((view.id for view in replicas), now_s)
 
     def _tried(self, circuit: _Circuit, known: bool, bad: bool, now_s: float) -> None:
         """A trial ended."""

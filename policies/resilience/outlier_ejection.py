@@ -11,6 +11,7 @@ from msgspec import Meta
 
 from policies.base import BreakerPolicy
 from policies.resilience.faults import TELLS_NOTHING
+from policies.resilience.remembered import AWAY_S, Remembered
 from policies.views import Completion, ReplicaView
 from traces.values import BadValue
 
@@ -26,12 +27,17 @@ class OutlierEjection(BreakerPolicy):
     deviations away, so with 1.9 it takes five to tell it, and ten to tell two that are equally bad.
 
     An ejection lasts `base_ejection_s` times the number of ejections in a row, at most `max_ejection_s`; each
-    `interval_s` without one takes one off that number. At most `max_ejected_fraction` of the replicas are ejected at
-    the same time, but one always may be: what is bad everywhere is no outlier. When none of the candidates is allowed,
-    routing chooses as if all were (as in Envoy's panic mode, which begins below half).
+    `interval_s` without one takes one off that number. None is ejected where that would make more of them than
+    `max_ejected_fraction` of the replicas, but one always may be: what is bad everywhere is no outlier. When none of
+    the candidates is allowed, routing chooses as if all were (as in Envoy's panic mode, which begins below half).
 
     An attempt that was withdrawn, refused or never had room counts as none; one that ends while its replica is ejected
     is no news.
+
+    A replica that may not be chosen for a while (a missed probe) keeps what is known of it, and the rest of its
+    ejection. While it is away what ends there counts, but it is not ejected, and takes no place of those that may be;
+    so one that comes back ejected may make them more than that part until an ejection ends. It is forgotten when it
+    has been away for `max_ejection_s`, or 300 s where that is longer.
 
     Source: Envoy's outlier detection (`consecutive_5xx` and success rate; its documentation and defaults, and the
     arithmetic of `outlier_detection_impl.cc`, whose example this reproduces: rates of 50 and four times 100 % have
@@ -65,17 +71,17 @@ class OutlierEjection(BreakerPolicy):
             )
 
     def reset(self, rng: random.Random) -> None:
-        self.hosts: dict[str, _Host] = {}
+        self.hosts: Remembered[_Host] = Remembered(max(AWAY_S, self.max_ejection_s))
         self.next_sweep_s = self.interval_s
 
     def allows(self, replica: ReplicaView, now_s: float) -> bool:
-        host = self.hosts.get(replica.id)
+        host = self.hosts.of(replica.id)
         return host is None or now_s >= host.ejected_until_s
 
     def on_completed(self, completion: Completion, now_s: float) -> None:
         if now_s >= self.next_sweep_s:
             self._sweep(now_s)
-        host, failure = self.hosts.get(completion.replica), completion.failure
+        host, failure = self.hosts.of(completion.replica), completion.failure
         if host is None or now_s < host.ejected_until_s or failure in TELLS_NOTHING:
             return
         host.attempts += 1
@@ -84,12 +90,17 @@ class OutlierEjection(BreakerPolicy):
             return
         host.failed += 1
         host.failed_in_a_row += 1
-        if host.failed_in_a_row == self.consecutive_failures:
+        if self.consecutive_failures is None or host.failed_in_a_row < self.consecutive_failures:
+            return
+        if self.hosts.is_here(completion.replica):
             host.failed_in_a_row = 0
             self._eject(host, now_s)
 
     def on_replicas(self, replicas: Sequence[ReplicaView], now_s: float) -> None:
-        self.hosts = {view.id: self.hosts.get(view.id) or _Host() for view in replicas}
+        for view in replicas:
+            if self.hosts.of(view.id) is None:
+                self.hosts.add(view.id, _Host())
+        self.hosts.seen((view.id for view in replicas), now_s)
 
     def _sweep(self, now_s: float) -> None:
         """Compare what came of the interval that has ended, as of its end, and begin the one of `now_s`."""
@@ -97,13 +108,13 @@ class OutlierEjection(BreakerPolicy):
         self.next_sweep_s = (math.floor(now_s / self.interval_s) + 1) * self.interval_s
         compared = [
             host
-            for host in self.hosts.values()
+            for host in self.hosts.here()
             if host.attempts >= self.request_volume and at_s >= host.ejected_until_s
         ]
         if len(compared) >= self.minimum_hosts:
             for host in self._outliers(compared):
                 self._eject(host, at_s)
-        for host in self.hosts.values():
+        for host in self.hosts.all():
             host.attempts = host.failed = 0
 
     def _outliers(self, hosts: list[_Host]) -> list[_Host]:
@@ -118,8 +129,9 @@ class OutlierEjection(BreakerPolicy):
 
     def _eject(self, host: _Host, at_s: float) -> None:
         """Unless that would be too many."""
-        ejected = sum(at_s < other.ejected_until_s for other in self.hosts.values())
-        if ejected and (ejected + 1) / len(self.hosts) > self.max_ejected_fraction:
+        here = self.hosts.here()
+        ejected = sum(at_s < other.ejected_until_s for other in here)
+        if ejected and (ejected + 1) / len(here) > self.max_ejected_fraction:
             return
         # Reckoned where it is needed: how many intervals have gone by well since the last ejection ended.
         well = math.floor((at_s - host.ejected_until_s) / self.interval_s) if host.ejections else 0

@@ -62,7 +62,7 @@ MINE = {"engine": "somebodys.engines:Mine"}
 
 def test_settings_arrive_as_they_were_sent():
     engine = EmulatedEngine(latency=AffineLatency(base_s=0.1, per_item_s=0.2))
-    spec = FleetSpec(engine=engine, weights=(2.0, 0.5), quality=0.7)
+    spec = FleetSpec(engine=engine, weights=(2.0, 0.5), replicas=2, quality=0.7)
     sent = replica_settings(spec, "replica/3", 7)
     arrived = decode_settings(encode_settings(sent))
     assert (arrived.engine, arrived.seed, arrived.weight) == (sent.engine, 7, 0.5)
@@ -75,7 +75,7 @@ def test_a_replica_is_told_what_its_pool_says():
         name: EmulatedEngine(latency=AffineLatency(base_s=0.1, per_item_s=n)) for n, name in enumerate("ab")
     }
     pools = {name: {"engine": engine, "model": name} for name, engine in engines.items()}
-    pools["b"] |= {"quality": 0.25, "weights": (1.0, 0.2), "max_inflight_batches": 7}
+    pools["b"] |= {"quality": 0.25, "weights": (1.0, 0.2), "replicas": 2, "max_inflight_batches": 7}
     spec = FleetSpec(pools=pools)
     told = {name: replica_settings(spec, f"replica/{name}/1", 0) for name in "ab"}
     assert {name: settings.engine for name, settings in told.items()} == engines

@@ -38,6 +38,12 @@ class Fleet:
         """These replicas, and no others."""
         self.policy.on_replicas(replicas(*[0] * count), self.now_s)
 
+    def away(self, for_s: float) -> None:
+        """No replica may be chosen for so long, and then the first one may."""
+        self.has(0)
+        self.now_s += for_s
+        self.has(1)
+
     def allows(self, replica: str = ZERO) -> bool:
         return self.policy.allows(ReplicaView(id=replica), self.now_s)
 
@@ -238,11 +244,41 @@ def test_what_fails_while_it_is_open_does_not_keep_it_open() -> None:
     assert fleet.allows()
 
 
-def test_a_replica_that_has_gone_is_forgotten_with_all_that_it_had() -> None:
+def test_a_replica_that_is_away_for_a_while_keeps_its_breaker() -> None:
     fleet = opened()
+    fleet.away(1.0)
+    assert not fleet.allows()
+    counting = Fleet(breaker())
+    counting.serves("xx")
+    late = counting.sends()
+    counting.has(0)
+    counting.ends(late, "engine-error")
+    counting.away(1.0)
+    counting.serves("x")
+    assert not counting.allows()
+
+
+def test_a_trial_that_is_out_while_its_replica_is_away_is_still_out() -> None:
+    fleet = opened()
+    fleet.now_s = 5.0
+    trial = fleet.sends()
+    fleet.away(1.0)
+    assert not fleet.allows()
+    fleet.ends(trial)
+    assert fleet.allows()
+
+
+@pytest.mark.parametrize(("open_s", "away_s"), [(5.0, 300.0), (400.0, 400.0)])
+def test_a_replica_that_stays_away_is_forgotten_with_all_that_it_had(open_s: float, away_s: float) -> None:
+    fleet = opened(open_s=open_s)
     old = [fleet.sends() for _ in range(4)]
     fleet.has(0)
-    assert not fleet.policy.circuits  # type: ignore[attr-defined]
+    fleet.now_s += away_s - 0.001
+    fleet.has(0)
+    assert len(fleet.policy.circuits) == 1  # type: ignore[attr-defined]
+    fleet.now_s += 0.001
+    fleet.has(0)
+    assert not len(fleet.policy.circuits)  # type: ignore[attr-defined]
     fleet.has(1)
     assert fleet.allows()
     fleet.sends()
@@ -466,10 +502,49 @@ def test_no_more_are_ejected_than_may_be_and_one_that_has_gone_frees_its_place()
     assert ejected(fleet, 4) == [0, 1]
     fleet.policy.on_replicas(replicas(0, 0, 0, 0)[1:], 0.0)
     fleet.serves("x" * 5, "replica/2")
-    assert ejected(fleet, 4) == [1]  # two of three are more than half
-    fleet.has(4)
+    assert ejected(fleet, 4) == [0, 1]  # two of the three that are left are more than half
+    fleet.policy.on_replicas(replicas(0, 0, 0, 0)[2:], 0.0)
+    fleet.serves("x" * 5, "replica/2")
+    assert ejected(fleet, 4) == [0, 1, 2]  # one of the two that are left
+    fleet.has(4)  # with the rest of their ejections
     fleet.serves("x" * 5, "replica/3")
-    assert ejected(fleet, 4) == [1, 3]
+    assert ejected(fleet, 4) == [0, 1, 2]
+
+
+def test_a_replica_that_is_away_for_a_while_keeps_what_is_known_of_it() -> None:
+    fleet = Fleet(OutlierEjection())
+    fleet.serves("xxxx")
+    fleet.away(1.0)
+    fleet.serves("x")
+    assert not fleet.allows()
+    fleet.away(28.0)
+    assert not fleet.allows()
+    fleet.now_s = 31.0
+    assert fleet.allows()
+    assert ejected_for(fleet) == 60.0, "the second in a row"
+
+
+def test_what_fails_while_its_replica_is_away_ejects_it_at_the_next_failure_after() -> None:
+    fleet = Fleet(OutlierEjection())
+    lost = [fleet.sends() for _ in range(5)]
+    fleet.has(0)
+    for name in lost:
+        fleet.ends(name, "replica-lost")
+    fleet.has(1)
+    assert fleet.allows()
+    fleet.serves("x")
+    assert not fleet.allows()
+
+
+@pytest.mark.parametrize("policy", [breaker(), OutlierEjection()])
+def test_what_is_kept_is_bounded_in_a_fleet_whose_replicas_come_and_go(policy: BreakerPolicy) -> None:
+    fleet = Fleet(policy)
+    for number in range(2_000):
+        fleet.policy.on_replicas([ReplicaView(id=f"replica/{number}")], fleet.now_s)
+        fleet.serves("x" * 5, f"replica/{number}")
+        fleet.now_s += 3.0
+    kept = fleet.policy.circuits if isinstance(policy, CircuitBreaker) else fleet.policy.hosts  # type: ignore[attr-defined]
+    assert len(kept) <= 300 / 3 + 1
 
 
 @given(

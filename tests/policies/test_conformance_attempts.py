@@ -208,7 +208,7 @@ def test_a_limit_that_changes_when_all_is_the_same_is_caught() -> None:
         (HedgeAfterPercentile(), {"after_s None", "after_s Hedge"}),
         (TiedRequests(), {"after_s None", "after_s Hedge"}),
         (CircuitBreaker(), {"allows True", "allows False", "none_allowed Reject"}),
-        (OutlierEjection(), {"allows True", "allows False"}),
+        (OutlierEjection(), {"allows True", "allows False", "none_allowed None"}),
         (
             OutlierEjection(consecutive_failures=2, max_ejected_fraction=1.0),
             {"allows True", "allows False", "none_allowed None"},

@@ -2,8 +2,12 @@
 
 import pytest
 
-from policies import RoundRobin
-from tests.simulation.building import arrivals, column, engine, faults, fleet, play, simulation
+from fleet import AffineLatency, EmulatedEngine
+from fleet.messages import RunFinished
+from policies import NoBatching, NoRetry, RoundRobin
+from tests.policies.listening import listening, told
+from tests.simulation import building
+from tests.simulation.building import arrivals, column, engine, entry, faults, fleet, play, simulation
 from tests.simulation.building_tokens import LATENCY, asks, llm, play_out, serving, trace_of
 from traces import Fault
 
@@ -17,7 +21,7 @@ def slow(at_s, factor, replica, for_s=None):
 
 @pytest.mark.parametrize(("weights", "expected"), [
     ((1.0, 0.5), [1.0, 2.0]), ((4.0, 1.0), [1.0, 4.0]), ((2.0, 2.0), [1.0, 1.0]), ((), [1.0, 1.0]),
-    ((0.3,), [1.0, 1.0]),
+    ((0.3,), [1.0, 1.0]), ((0.5, 1.0, 4.0), [2.0, 1.0]), ((1.0, 1.0, 0.1), [1.0, 1.0]),
 ])  # fmt: skip
 def test_the_fastest_takes_the_time_of_its_engine_and_the_others_as_many_times_that_as_they_weigh_less(
     weights, expected
@@ -54,12 +58,20 @@ def test_a_fault_multiplies_and_its_end_goes_back_to_what_the_replica_weighs():
 
 
 def test_a_replica_that_succeeds_another_has_a_weight_by_its_own_number():
-    spec = fleet(1.0, replicas=1, weights=(1.0, 0.5))
+    spec = fleet(1.0, replicas=1, max_replicas=2, weights=(1.0, 0.5))
     crash = faults(Fault(at_s=3.0, kind="crash", replica="replica/0"))
 
     run = play(arrivals(0.0, 10.0), spec, faults=crash)
 
     assert column(run, "service_s") == {"r0": 1.0, "r1": 2.0}
+
+
+def test_weights_beyond_the_most_replicas_are_nobodys_even_when_replicas_are_replaced():
+    spec = fleet(1.0, replicas=1, weights=(1.0, 4.0))
+    crash = faults(Fault(at_s=5.0, kind="crash", replica="replica/0"))
+
+    assert column(play(arrivals(0.0, 10.0), spec, faults=crash), "service_s") == {"r0": 1.0, "r1": 1.0}
+    assert spec.replace(max_replicas=2).serving[0].slowness(0) == 4.0
 
 
 def test_pools_have_weights_of_their_own():
@@ -68,6 +80,40 @@ def test_pools_have_weights_of_their_own():
     trace = arrivals(0.0, 0.0, model="b").merge(arrivals(0.0, model="a"))
 
     assert sorted(column(play(trace, fleet(pools=pools)), "service_s").values()) == [1.0, 1.0, 2.0]
+
+
+@pytest.mark.parametrize("ends_s", [0.5, 2.0, 3.0, 7.5])  # the engine alone takes 2 s, this replica 8
+@pytest.mark.parametrize("interruptible", [True, False])
+def test_a_batch_that_is_withdrawn_on_a_slow_replica_ends_there_and_then_if_its_engine_can_be_interrupted(
+    ends_s, interruptible
+):
+    trace = building.trace_of(entry("a", deadline_s=ends_s), entry("b", 0.25))
+    batching, heard = listening("batching", "on_batch_completed", parent=NoBatching)
+    spec = fleet(engine=engine(2.0, interruptible=interruptible), batching=batching)
+
+    run = play(trace, spec, faults=faults(slow(0.0, 4.0, "replica/0")))
+
+    free_s = ends_s if interruptible else 8.0
+    assert column(run, "ended_s") == {"a": ends_s, "b": free_s + 8.0}
+    assert [batch.elapsed_s for batch, _ in told(heard, "on_batch_completed")] == [free_s, 8.0]
+    assert run.attempts["service_s"].to_pylist() == [free_s]
+    assert run.summary.utilization * run.summary.duration_s == pytest.approx(free_s + 8.0)
+
+
+def test_a_batch_that_fails_by_itself_on_a_slow_replica_takes_its_time():
+    trace = building.trace_of(entry("a"))
+    run = play(trace, fleet(engine=Breaking(latency=AffineLatency(base_s=2.0, per_item_s=0.0)), retry=NoRetry()),
+               faults=faults(slow(0.0, 4.0, "replica/0")))  # fmt: skip
+
+    assert column(run, "ended_s") == {"a": 8.0}
+
+
+class Breaking(EmulatedEngine):
+    """Every batch fails at its end."""
+
+    def run(self, batch, work):
+        seconds = self.latency.seconds(work)
+        self._ctx.after(seconds, RunFinished(batch, seconds, error="broken"))
 
 
 # --- token by token --------------------------------------------------------------------------------------------

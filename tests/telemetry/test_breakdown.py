@@ -170,6 +170,21 @@ def test_where_a_pool_answers_for_every_model_it_is_the_one_that_was_asked_for()
     assert by["a",]["gpu_seconds"] is None, "the pool is of neither"
 
 
+@pytest.mark.parametrize("columns", [("model",), ("model", "pool")])
+def test_a_pool_that_answers_for_the_other_models_has_a_row_of_its_own_and_takes_nobodys_cost(columns):
+    pools = {"old": {"model": "chat", "cost_per_hour": 3600.0}, "new": {"cost_per_hour": 7200.0}}
+    told = both_ready(Told(from_mapping({"engine": ENGINE, "pools": pools})))
+    told.request(model="chat").request(replica=NEW, model="other").request(replica=NEW)
+    run = told.run()
+
+    by = {group[0]: row for group, row in rows(run, *columns).items()}
+
+    assert {name: (row["requests"], row["cost"], row["pool_cost"]) for name, row in by.items()} == {
+        "chat": (1, 1.0, 1.0), "default": (1, 1.0, 2.0), "other": (1, 1.0, None),
+    }  # fmt: skip
+    assert sum(row["pool_cost"] or 0.0 for row in by.values()) == run.summary.cost
+
+
 def test_a_flat_fleet_is_one_pool():
     told = Told(fleet(device="l4")).replica("replica/0", (0.0, "ready"))
     run = told.request(replica="replica/0", model="a@b").request("shed", None, model="a@b").run()

@@ -107,8 +107,13 @@ def outline(spec: FleetSpec) -> Outline:
         limits={name: msgspec.to_builtins(getattr(spec, name)) for name in LIMITS},
         replicas=_span([(pool, 1) for pool in pools]),
         cost_per_hour=_span([(pool, pool.cost_per_hour) for pool in pools]),
-        notes=tuple(_notes(spec, pools)),
+        notes=notes_of(spec),
     )
+
+
+def notes_of(spec: FleetSpec) -> tuple[str, ...]:
+    """What is odd in `spec` and no error, one line each: what `fleet show` and every command that runs it say."""
+    return tuple(_notes(spec, spec.serving))
 
 
 def _model(name: str, said: ModelPolicies, pools: Iterable[Pool]) -> ModelOutline:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from argparse import Namespace
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -172,6 +172,22 @@ def _odd(faults: FaultTrace, ends_s: float, replicas: int) -> Iterator[str]:
         yield f"takes away every replica there is at t = 0 ({gone} faults, {replicas} replicas)"
     if len(times) > 1 and all(fault.replica is None for fault in faults.faults):
         yield "names no places: each fault is of the replica that has been ready longest"
+
+
+def say_odd(*specs: FleetSpec, names: Sequence[str] = ()) -> None:
+    """What is odd in the fleets that are about to run, on stderr, each line once.
+
+    `names` are those of several; what is odd in some of them only begins with theirs.
+    """
+    from fleet.outline import notes_of
+
+    of: dict[str, list[int]] = {}
+    for number, spec in enumerate(specs):
+        for text in notes_of(spec):
+            of.setdefault(text, []).append(number)
+    for text, numbers in of.items():
+        whose = "" if len(numbers) == len(specs) else f"{', '.join(names[number] for number in numbers)}: "
+        output.note(f"note: {whose}{text}")
 
 
 def spec_of(path: Path, changes: Iterable[str] = ()) -> FleetSpec:

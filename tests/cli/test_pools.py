@@ -131,6 +131,58 @@ def test_show_notes_each_of_these(case: str, pools: Fleet) -> None:
     assert f"note: {says}\n" not in pools("show", "pools.toml").out
 
 
+CANARY = """
+[models.chat]
+rollout = { policy = "canary", version = "22" }
+variants = { policy = "cascade", order = ["small", "lrage"] }
+[pools.old]
+model = "chat"
+variant = "small"
+[pools.new]
+model = "chat"
+version = "2"
+variant = "small"
+"""
+CANARY_NOTES = """\
+note: $.models.chat.rollout.version: no pool serves version 22 of model chat yet; served: 1, 2
+note: $.models.chat.variants.order: no pool serves variant lrage of model chat yet; served: small
+"""
+
+
+@pytest.mark.parametrize("command", ["simulate", "replay", "compare", "serve"])
+def test_whatever_runs_a_fleet_says_first_what_is_odd_in_it(
+    command: str, fleet: Fleet, tmp_path: Path
+) -> None:
+    (tmp_path / "canary.toml").write_text(SMALL + CANARY)
+    given: dict[str, tuple[object, ...]] = {
+        "simulate": ("demo-surge", "canary.toml", "--first", 3),
+        "replay": ("demo-surge", "canary.toml", "--first", 3),
+        "compare": ("demo-surge", "canary.toml", "--first", 3, "--seeds", 2, "--vary", "queue_capacity=10,20"),
+        "serve": ("canary.toml", "--bind", "tcp://127.0.0.1:0", "--for-s", 0.1),
+    }
+
+    ended = fleet(command, *given[command])
+
+    assert ended.err.startswith(CANARY_NOTES)
+    assert "note: " not in ended.out
+    assert CANARY_NOTES in fleet("show", "canary.toml").out
+
+
+def test_compare_says_whose_is_odd_where_not_all_are(fleet: Fleet, tmp_path: Path) -> None:
+    (tmp_path / "canary.toml").write_text(SMALL + CANARY)
+    vary = 'models.chat.rollout.stable="1","2","3"'
+
+    ended = fleet(
+        "compare", "demo-surge", "canary.toml", "--first", 3, "--seeds", 1,
+        "--vary", vary, "--set", "models.chat.variants=fixed-variant",
+    )  # fmt: skip
+
+    assert ended.err.splitlines() == [
+        CANARY_NOTES.splitlines()[0],
+        'note: "3": $.models.chat.rollout.stable: no pool serves version 3 of model chat yet; served: 1, 2',
+    ]
+
+
 def test_a_cost_is_not_made_up_where_a_pool_names_none(pools: Fleet) -> None:
     priced = 'pools.more={model = "embed", binding = "late", variant = "b"}'
     ended = json.loads(pools("show", "pools.toml", "--set", priced, "--json").out)

@@ -11,6 +11,7 @@ from msgspec import Meta
 
 from policies.base import PolicyError, RolloutPolicy
 from policies.decisions import Serve
+from policies.rollout.gated import instead, view_of
 from policies.views import VersionView
 from traces.schema import Request
 
@@ -41,12 +42,11 @@ class FeatureFlag(RolloutPolicy):
         )
 
     def choose(self, request: Request, versions: Sequence[VersionView], now_s: float) -> Serve:
-        served = [view.version for view in versions]
         wanted = self.all_to or (self.version if self._is_on(request) else self.stable)
-        if wanted in served:
-            return Serve(wanted)
-        other = self.stable if wanted == self.version else self.version
-        return Serve(other if other in served else served[0])
+        for name in (wanted, self.stable):
+            if view_of(versions, name) is not None:
+                return Serve(name)
+        return Serve(instead(versions, self.version))
 
     def _is_on(self, request: Request) -> bool:
         for field, values in self.on:

@@ -157,7 +157,16 @@ def test_whatever_runs_a_fleet_says_first_what_is_odd_in_it(
     given: dict[str, tuple[object, ...]] = {
         "simulate": ("demo-surge", "canary.toml", "--first", 3),
         "replay": ("demo-surge", "canary.toml", "--first", 3),
-        "compare": ("demo-surge", "canary.toml", "--first", 3, "--seeds", 2, "--vary", "queue_capacity=10,20"),
+        "compare": (
+            "demo-surge",
+            "canary.toml",
+            "--first",
+            3,
+            "--seeds",
+            2,
+            "--vary",
+            "queue_capacity=10,20",
+        ),
         "serve": ("canary.toml", "--bind", "tcp://127.0.0.1:0", "--for-s", 0.1),
     }
 

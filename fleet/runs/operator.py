@@ -33,7 +33,7 @@ from fleet.launch.portable import demand_importable
 from fleet.messages import Message, Operate, Operated, Tick, Undeliverable
 from fleet.pools import POOL_COMPONENTS, Pool, PoolSpec, autoscaler_of, batcher_of, table_of
 from fleet.runs.assembly import ROUTER, Head, Runtime
-from fleet.serving_checks import check_alone, check_together
+from fleet.serving_checks import check_alone, check_together, names_not_served, no_pool_serves
 from fleet.spec import BELONGS
 from policies.base import Component, Policy, PolicyError, RolloutPolicy
 from policies.building import build
@@ -148,7 +148,8 @@ class Operator(Actor):
     def _pool(self, table: Table) -> str:
         name: str = table["pool"]
         if name not in self._head.pools:
-            raise PolicyError(f"$.pool: there is no pool {name!r}; there are {', '.join(self._head.pools)}")
+            there = ", ".join(self._head.pools) or "none"
+            raise PolicyError(f"$.pool: there is no pool {name!r}; there are {there}")
         return name
 
     def _log(self, kind: str, subject: str, reason: str | None = None) -> None:
@@ -231,14 +232,16 @@ class Operator(Actor):
 
     def _rollout(self, table: Table) -> None:
         model = table["model"]
-        served = sorted(
-            {made.pool.model for made in self._head.pools.values() if not made.autoscaler.retired}
-        )
+        pools = [made.pool for made in self._head.pools.values() if not made.autoscaler.retired]
+        served = sorted({pool.model for pool in pools})
         if model not in served:
-            raise PolicyError(f"$.model: no pool serves {model!r}; served are {', '.join(served)}")
+            raise PolicyError(f"$.model: no pool serves {model!r}; served are {', '.join(served) or 'none'}")
         with code_of_others("$.policy"):
             policy = build(RolloutPolicy, table.get("policy") or {}, "$.policy")
             self._make_usable(policy, "$.policy")
+        versions = list(dict.fromkeys(pool.version for pool in pools if pool.model == model))
+        for path, version in names_not_served(policy, versions, "$.policy"):
+            raise PolicyError(f"{path}: {no_pool_serves(version, model, versions)}; deploy it first")
         self._log("rollout", model, policy.name())
         self.ctx.send(ROUTER, SteerRollout(model, policy))
 

@@ -54,6 +54,9 @@ class FeatureFlag(RolloutPolicy):
                 return True
         return 100.0 * position(self.salt, request) < self.percentage
 
+    def destination(self, *, back: bool) -> str:
+        return self.stable if back else self.version
+
     def promote(self, now_s: float) -> None:
         if self.all_to == self.version:
             raise PolicyError(f"all requests go to version {self.version} already")

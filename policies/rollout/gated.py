@@ -106,6 +106,9 @@ class GatedRollout(RolloutPolicy):
         self.sent_share, self.over, self.judge = 1.0, True, None
         self.stage = f"promoted: {why}"
 
+    def destination(self, *, back: bool) -> str:
+        return (self.old if back else self.new).version
+
     def rollback(self, now_s: float) -> None:
         if not self.over or self.sent_share > 0.0:
             self.go_back("by an operator")

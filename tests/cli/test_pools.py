@@ -237,10 +237,16 @@ def test_show_answers_a_mistake_in_one_line(pools: Fleet) -> None:
 
 
 def test_names_in_nested_parameters_are_found() -> None:
-    from fleet.outline import VERSION_WORDS, _names_in
+    from fleet.serving_checks import NAMING, _names_in
 
-    table = {"policy": "x", "version": "2", "inner": {"policy": "y", "versions": ["3", "4"]}, "note": "none"}
-    found = list(_names_in(table, VERSION_WORDS, "$"))
+    table = {
+        "policy": "x",
+        "version": "2",
+        "inner": {"policy": "y", "versions": ["3", "4"]},
+        "note": "none",
+        "rules": {"b": ["x"]},
+    }
+    found = list(_names_in(table, NAMING["rollout"], "$"))
     assert found == [("$.version", "2"), ("$.inner.versions", "3"), ("$.inner.versions", "4")]
 
 

@@ -85,6 +85,12 @@ def check_together(pool: Pool, other: Pool, path: str) -> None:
                 f"{path}.{slot}: {what}: one {slot} policy sees the replicas of both. Say the same in both, or once "
                 "for the fleet; or give one of them another `version` or `variant`"
             )
+    if set(pool.capabilities) != set(other.capabilities):
+        said = [", ".join(item.capabilities) or "none" for item in (other, pool)]
+        raise PolicyError(
+            f"{path}.capabilities: {what}: a request goes to either, and the one has {said[0]}, the other {said[1]}. "
+            "Say the same in both; or give one of them another `variant`"
+        )
     if "late" in (pool.binding, other.binding):
         raise PolicyError(
             f'{path}.binding: {what}: with "late" there is a queue for each pool, and nobody would choose '

@@ -73,6 +73,8 @@ class Operator(Actor):
         self._operations = () if trace is None else trace.operations
         self._asked: dict[str, Asked] = {}
         self._last = 0
+        self.last: dict[str, str] = {}
+        """By pool, the last operation on it, with its time."""
         self._kinds: dict[str, Callable[[Table], None]] = {
             "deploy": self._deploy,
             "retire": self._retire,
@@ -155,6 +157,10 @@ class Operator(Actor):
     def _log(self, kind: str, subject: str, reason: str | None = None) -> None:
         self._head.telemetry.decided(self.ctx.now, "operation", subject, kind, reason=reason)
 
+    def _log_of_pool(self, kind: str, pool: str, reason: str | None = None) -> None:
+        self._log(kind, pool, reason)
+        self.last[pool] = f"{kind} at {self.ctx.now:g} s"
+
     # --- pools -------------------------------------------------------------------------------------------------
 
     def _deploy(self, table: Table) -> None:
@@ -167,7 +173,7 @@ class Operator(Actor):
             pool = self._made(name, table_of(PoolSpec, table.get("spec") or {}, "$.spec", BELONGS))
             for slot in POOL_COMPONENTS:
                 self._make_usable(getattr(pool, slot), f"$.spec.{slot}")
-        self._log("deploy", name, f"{pool.model}@{pool.version}, {pool.replicas} replicas")
+        self._log_of_pool("deploy", name, f"{pool.model}@{pool.version}, {pool.replicas} replicas")
         self._head.deploy(self._runtime, pool)
         self.ctx.send(ROUTER, ServePool(pool, self._head.spec.model(pool.model)))
 
@@ -198,7 +204,7 @@ class Operator(Actor):
 
     def _retire(self, table: Table) -> None:
         name = self._pool(table)
-        self._log("retire", name)
+        self._log_of_pool("retire", name)
         message = RetirePool(name)
         for address in (
             ROUTER,
@@ -225,7 +231,7 @@ class Operator(Actor):
             low = high = table["replicas"]
         if low > high:
             raise PolicyError(f"$.min_replicas: {low} is above max_replicas, {high}")
-        self._log("scale", name, f"{low} to {high} replicas")
+        self._log_of_pool("scale", name, f"{low} to {high} replicas")
         self.ctx.send(autoscaler_of(name), ScalePool(low, high))
 
     # --- rollouts ----------------------------------------------------------------------------------------------

@@ -7,9 +7,11 @@ import pytest
 
 from fleet.actor import Actor
 from fleet.messages import Operate, Operated, Tick
+from fleet.runs.deadlock import DeadlockError
 from policies import RolloutPolicy, RoutingPolicy, Serve
 from policies.decisions import Route
-from tests.simulation.building import arrivals, column, engine, entry, fleet, simulation, trace_of
+from tests.simulation.building import arrivals, column, engine, entry, fleet, play, simulation, trace_of
+from traces import Operation, OperationsTrace
 
 V2 = {
     "version": "2",
@@ -196,6 +198,32 @@ def test_a_rollout_goes_back_when_its_new_version_is_retired_and_not_forward():
     assert [answer.error for answer in answers] == [
         None, "no pool serves version 2 of model default; they serve 1", None,
     ]  # fmt: skip
+
+
+ZERO = OperationsTrace(operations=(Operation(at_s=2.5, kind="scale", pool="default", replicas=0),))
+
+
+def test_a_pool_scaled_to_zero_keeps_what_comes_until_it_is_scaled_again():
+    again = Operation(at_s=8.0, kind="scale", pool="default", replicas=1)
+
+    run = play(
+        arrivals(*range(6)), fleet(0.1), operations=OperationsTrace(operations=(*ZERO.operations, again))
+    )
+
+    ended = column(run, "ended_s")
+    assert set(column(run, "outcome").values()) == {"completed"}
+    assert [ended[f"r{n}"] > 8.0 for n in range(6)] == [False] * 3 + [True] * 3
+
+
+def test_a_deadlock_names_the_pool_that_has_no_replica_and_who_took_them_away():
+    with pytest.raises(DeadlockError) as caught:
+        play(arrivals(*range(6)), fleet(0.1), operations=ZERO)
+
+    assert str(caught.value).splitlines()[1:] == [
+        "  pool default has no ready replica (none; it may have 0 to 0, the last operation on it was scale at 2.5 s), "
+        "and 3 of its requests wait",
+        *(f"  request r{n} waits for a replica it may go to" for n in (3, 4, 5)),
+    ]
 
 
 def test_what_is_said_of_a_mistake_is_short_however_long_that_was():

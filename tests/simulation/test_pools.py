@@ -39,6 +39,18 @@ def pooled(models=None, **pools) -> FleetSpec:
     return fleet(pools={name: {**ONE, **table} for name, table in pools.items()}, models=models or {})
 
 
+@pytest.mark.parametrize("named", [{}, {"model": "default"}])
+def test_a_pool_of_no_model_and_one_of_the_model_default_answer_for_all_that_no_pool_names(named):
+    spec = pooled(chat={"model": "chat"}, rest=named)
+    trace = trace_of(
+        *(entry(f"r{n}", model=model) for n, model in enumerate(("chat", "code", None, "default")))
+    )
+
+    run = play(trace, spec)
+
+    assert list(column(run, "pool").values()) == ["chat", "rest", "rest", "rest"]
+
+
 def served(run) -> dict[str, str | None]:
     return column(run, "replica")
 

@@ -160,9 +160,8 @@ class Catalogue:
         return self._version(model, request, now_s)
 
     def _served(self) -> str:
-        return ", ".join(
-            f"{model.name}@{version}" for model in self.models.values() for version in model.versions
-        )
+        served = [f"{model.name}@{version}" for model in self.models.values() for version in model.versions]
+        return ", ".join(served) or "none"
 
     def _version(self, model: Model, request: Request, now_s: float) -> Choice | Refusal:
         policy = model.rollout

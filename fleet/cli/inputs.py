@@ -141,6 +141,8 @@ def operations_of(arguments: Namespace, *, ends_s: float) -> OperationsTrace | N
     if arguments.operations is None:
         return None
     operations = load_operations(arguments.operations)
+    if not operations.operations:
+        output.note(f"{arguments.operations}: holds no operation; each is an [[operations]] of its own")
     late = sum(operation.at_s > ends_s for operation in operations.operations)
     if late:
         output.note(

@@ -72,6 +72,8 @@ class Operator(Actor):
         self._head, self._runtime, self._live, self._allowed = head, runtime, live, allowed
         self._operations = () if trace is None else trace.operations
         self._asked: dict[str, Asked] = {}
+        self._due: dict[str, str] = {}
+        """Of the trace's operations whose answers come from another actor, which they are."""
         self._last = 0
         self.last: dict[str, str] = {}
         """By pool, the last operation on it, with its time."""
@@ -107,11 +109,12 @@ class Operator(Actor):
             for name in operation.__struct_fields__
             if name != "at_s" and (value := getattr(operation, name)) is not None
         }
+        which = f"operations[{message.number}] at {operation.at_s:g} s"
         try:
-            if not self._begin(table, None):
+            if not self._begin(table, which):
                 self._perform(table)
-        except PolicyError as error:
-            raise PolicyError(f"operations[{message.number}] at {operation.at_s:g} s: {error}") from None
+        except (PolicyError, FleetError) as error:
+            raise PolicyError(f"{which}: {error}") from None
 
     def on_operate(self, message: Operate) -> None:
         """Somebody asks over the wire: whatever is wrong with it is said to them, and the fleet goes on."""
@@ -128,15 +131,17 @@ class Operator(Actor):
         except (msgspec.DecodeError, PolicyError, FleetError) as error:
             self.ctx.send(message.reply_to, Operated(message.id, str(error)[:MOST_SAID]))
 
-    def _begin(self, table: Table, asked: Operate | None) -> bool:
-        """What another actor answers; False: it is another operation."""
+    def _begin(self, table: Table, asked: Operate | str) -> bool:
+        """What another actor answers; False: it is another operation. `asked`: by whom, or which one of the trace."""
         kind, model = table["kind"], table.get("model")
         if kind not in ("promote", "rollback", "status"):
             return False
         self._last += 1
         name = str(self._last)
-        if asked is not None:
+        if isinstance(asked, Operate):
             self._asked[name] = Asked(asked.id, asked.reply_to)
+        else:
+            self._due[name] = asked
         if model is None:
             self.ctx.send(ROUTER, DescribeServing(name, self.ctx.address))
         else:
@@ -253,11 +258,11 @@ class Operator(Actor):
 
     def on_rollout_moved(self, message: RolloutMoved) -> None:
         """The router has told the policy. In a trace, one that will not is an error of the trace."""
-        asked = self._asked.pop(message.operation, None)
+        asked, due = self._asked.pop(message.operation, None), self._due.pop(message.operation, None)
         if asked is not None:
             self.ctx.send(asked.reply_to, Operated(asked.id, message.error))
         elif message.error is not None:
-            raise PolicyError(message.error)
+            raise PolicyError(message.error if due is None else f"{due}: {message.error}")
 
     # --- how it stands -----------------------------------------------------------------------------------------
 

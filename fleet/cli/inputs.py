@@ -217,9 +217,8 @@ def quoting_hint(error: str, changes: Iterable[str], inside: str = "$") -> str:
     `inside` is the path, in the error, of what was changed.
     """
     for path, value in map(split_change, changes):
-        about = error.startswith(f"{inside}.{path.removeprefix('$.')}: ") and (
-            "`str" in error or " is text" in error
-        )
+        unquoted = path.removeprefix("$.").replace('"', "").replace("'", "")
+        about = error.startswith(f"{inside}.{unquoted}: ") and ("`str" in error or " is text" in error)
         if about and isinstance(value_of(value), (int, float)):
             return f"; on the command line, '{path}=\"{value}\"'"
     return ""

@@ -287,6 +287,30 @@ def test_a_pool_that_is_not_there_is_answered_with_those_that_are(pools: Fleet) 
     assert "the fleet names none, it is one pool by itself" in ended.line
 
 
+@pytest.mark.parametrize(
+    ("change", "name"), [("pools.v1.5={}", "v1"), ("pools.v1.5.replicas=2", "v1.5"), ("pools.v1.5.x=2", "v1")]
+)
+def test_a_new_name_with_dots_is_told_how_to_be_written(pools: Fleet, change: str, name: str) -> None:
+    line = pools("show", "pools.toml", "--set", change).line
+    assert line.startswith(f"pools.toml: $.pools.{name}: there is no such pool")
+    assert line.endswith("""; a name with dots in it is written in quotes, as in `pools."v1.5"`""")
+    assert pools("show", "pools.toml", "--set", 'pools."v1.5"={version = "3"}').status == 0
+    quoted = ("--set", 'pools."v1.5"={}', "--set", 'pools."v1.5".version=3')
+    assert pools("show", "pools.toml", *quoted).line.endswith(
+        """; on the command line, 'pools."v1.5".version="3"'"""
+    )
+
+
+def test_a_field_of_the_fleet_that_nothing_takes_is_not_set(fleet: Fleet, tmp_path: Path) -> None:
+    own = SMALL.removeprefix("engine = ")
+    (tmp_path / "own.toml").write_text(f"[pools]\na = {{ engine = {own.strip()} }}\n")
+    assert fleet("show", "own.toml", "--set", "engine.latency.base_s=0.1").line == (
+        "own.toml: $.engine: nothing takes it, for every pool says its own; say whose, as in "
+        "`pools.a.engine.latency.base_s`"
+    )
+    assert fleet("show", "own.toml", "--set", "pools.a.engine.latency.base_s=0.1").status == 0
+
+
 def test_candidates_of_pools_have_readable_names(pools: Fleet, tmp_path: Path) -> None:
     file = tmp_path / "pools.toml"
     assert list(candidates_of([file], [], ["pools.large.replicas=1,2"])) == ["1", "2"]

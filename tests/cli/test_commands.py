@@ -414,7 +414,7 @@ def test_a_class_of_ones_own_is_described_by_its_module(fleet: Fleet, tmp_path: 
         "    for_s: float = 1.0\n"
         "    def next_batch(self, queue, idle, now_s):\n"
         "        return Wait()\n"
-        "class SitsOn(Sits):\n"
+        "class NobodysHeir(Sits):\n"
         '    """Sits on."""\n'
     )
 

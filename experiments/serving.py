@@ -41,6 +41,17 @@ class Stage(NamedTuple):
     reason: str | None
 
 
+class Done(NamedTuple):
+    """An operation on a running fleet."""
+
+    time_s: float
+    subject: str
+    """A pool, or of a rollout its model."""
+    operation: str
+    reason: str | None
+    """What came of it, such as new bounds."""
+
+
 NAMES = ("model", "version", "variant", "device")
 """What is said of a pool, where pools differ in it."""
 FIGURES = (
@@ -84,6 +95,12 @@ def stages_of(run: Run, model: str | None = None) -> list[Stage]:
     rows = run.decisions.filter(pc.equal(run.decisions["slot"], "rollout")).to_pylist()
     stages = [Stage(row["time_s"], row["subject"], row["decision"], row["reason"]) for row in rows]
     return [stage for stage in stages if model in {None, stage.model}]
+
+
+def operations_of(run: Run) -> list[Done]:
+    """What was done to the fleet while it ran, in order."""
+    rows = run.decisions.filter(pc.equal(run.decisions["slot"], "operation")).to_pylist()
+    return [Done(row["time_s"], row["subject"], row["decision"], row["reason"]) for row in rows]
 
 
 ANSWERED, UNUSED, UNFINISHED = "became the answer", "completed, not the answer", "unfinished"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterable
 
-from policies.base import Policy, PolicyError
+from policies.base import Policy, PolicyError, RolloutPolicy
 from policies.views import BatchCompletion, Completion, Ending, StepCompletion
 from traces.schema import Request
 
@@ -50,3 +50,14 @@ def reset(policy: Policy, rng: random.Random) -> None:
         policy.reset(rng)
     except Exception as error:
         raise blaming(policy, error, "nothing yet, in reset", 0.0) from error
+    if isinstance(policy, RolloutPolicy):
+        demand_stage(policy)
+
+
+def demand_stage(policy: RolloutPolicy) -> None:
+    """Raises `PolicyError` where what it says of its stage is no text."""
+    stage: object = policy.stage
+    if not isinstance(stage, str):
+        raise PolicyError(
+            f"rollout policy {policy.name()} has the stage {stage!r}; `stage` is text, such as 'canary 5 %'"
+        )

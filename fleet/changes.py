@@ -12,6 +12,7 @@ from typing import Any
 
 from msgspec import Struct
 
+from fleet.pools import PoolSpec
 from policies.base import SLOTS, Component, PolicyError
 from policies.registry import meant, qualified, tag_field
 from traces.values import fields_of
@@ -34,6 +35,8 @@ def changed(values: Mapping[str, Any], changes: Mapping[str, Any]) -> Table:
         if section in _SECTIONS and keys and isinstance(result.get(section, {}), Mapping):
             result[section] = _member_changed(result, section, keys, value)
         else:
+            if keys:
+                _demand_taken(result, section, keys)
             result = _within(result, [section, *keys], value, "$", "")
     return result
 
@@ -47,6 +50,23 @@ def _keys_of(path: str) -> list[str]:
     if _PATH.fullmatch(path) is None:
         raise PolicyError(f"{path!r} is no path, such as `replicas` or `pools.large.routing.choices`")
     return [key.strip("\"'") for key in re.findall(_KEY, path.removeprefix("$."))]
+
+
+def _demand_taken(values: Mapping[str, Any], section: str, keys: list[str]) -> None:
+    """Raises `PolicyError` for a path within what the fleet does not say, and every pool has of its own."""
+    pools = values.get("pools", {})
+    tables = {name: _table_of(pool) for name, pool in pools.items()} if isinstance(pools, Mapping) else {}
+    own = [name for name, table in tables.items() if table is not None and table.get(section) is not None]
+    if own and len(own) == len(tables) and values.get(section) is None:
+        raise PolicyError(
+            f"$.{section}: nothing takes it, for every pool says its own; say whose, as in "
+            f"`pools.{quoted(own[0])}.{'.'.join((section, *keys))}`"
+        )
+
+
+def quoted(name: str) -> str:
+    """`name` as a path has it: in quotes where there are dots in it."""
+    return f'"{name}"' if "." in name else name
 
 
 def _member_changed(values: Mapping[str, Any], section: str, keys: list[str], value: Any) -> Table:
@@ -72,7 +92,7 @@ def _name_of(values: Mapping[str, Any], section: str, keys: list[str]) -> tuple[
         if (name := ".".join(keys[:parts])) in known:
             return name, keys[parts:]
     if section == "pools" and len(keys) > 1:
-        raise _no_pool(keys[0], known)
+        raise _no_pool(keys, known)
     return keys[0], keys[1:]  # a new one
 
 
@@ -83,9 +103,17 @@ def _models_of(values: Mapping[str, Any]) -> Iterable[str]:
     return [str(table["model"]) for table in tables if table is not None and table.get("model") is not None]
 
 
-def _no_pool(name: str, known: list[str]) -> PolicyError:
+def _no_pool(keys: list[str], known: list[str]) -> PolicyError:
+    """`keys` may be a name with dots in it, in pieces: what comes before the first field of a pool."""
+    fields = [number for number, key in enumerate(keys) if number and key in PoolSpec.__struct_fields__]
+    name = ".".join(keys[: fields[0]]) if fields else keys[0]
     there = f"there are {', '.join(known)}" if known else "the fleet names none, it is one pool by itself"
-    return PolicyError(f"$.pools.{name}: there is no such pool{meant(name, known)}; {there}")
+    dotted = (
+        ""
+        if fields == [1]
+        else f"; a name with dots in it is written in quotes, as in `pools.{quoted('v1.5')}`"
+    )
+    return PolicyError(f"$.pools.{name}: there is no such pool{meant(name, known)}; {there}{dotted}")
 
 
 def _no_table(path: str, called: str, inside: object) -> PolicyError:

@@ -5,7 +5,7 @@ What is odd in it and still no error is in its notes: a name that nobody serves 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import msgspec
@@ -13,7 +13,7 @@ from msgspec import NODEFAULT, Struct
 
 from fleet.engines.base import StepEngine
 from fleet.pools import POOL_COMPONENTS, ModelPolicies, Pool
-from fleet.serving_checks import NEEDS_EARLY, described
+from fleet.serving_checks import NEEDS_EARLY, described, names_not_served
 from fleet.spec import COMPONENTS, FleetSpec, replaced_by_all
 from policies import FixedVariant, Pinned
 from policies.building import to_table
@@ -107,8 +107,13 @@ def outline(spec: FleetSpec) -> Outline:
         limits={name: msgspec.to_builtins(getattr(spec, name)) for name in LIMITS},
         replicas=_span([(pool, 1) for pool in pools]),
         cost_per_hour=_span([(pool, pool.cost_per_hour) for pool in pools]),
-        notes=tuple(_notes(spec, pools)),
+        notes=notes_of(spec),
     )
+
+
+def notes_of(spec: FleetSpec) -> tuple[str, ...]:
+    """What is odd in `spec` and no error, one line each: what `fleet show` and every command that runs it say."""
+    return tuple(_notes(spec, spec.serving))
 
 
 def _model(name: str, said: ModelPolicies, pools: Iterable[Pool]) -> ModelOutline:
@@ -159,25 +164,6 @@ def _span(each: list[tuple[Pool, float | None]]) -> Span:
 
 # --- notes ---------------------------------------------------------------------------------------------------
 
-VERSION_WORDS = frozenset(
-    (
-        "version",
-        "versions",
-        "stable",
-        "candidate",
-        "blue",
-        "green",
-        "a",
-        "b",
-        "control",
-        "treatment",
-        "fallback",
-    )
-)
-"""Parameters of rollout policies that hold names of versions."""
-VARIANT_WORDS = frozenset(("variant", "variants", "order", "preferred", "fallback"))
-"""Parameters of variants policies that hold names of variants."""
-
 
 def _notes(spec: FleetSpec, pools: tuple[Pool, ...]) -> Iterator[str]:
     for name in dict.fromkeys(pool.model for pool in pools):
@@ -203,24 +189,10 @@ def _notes(spec: FleetSpec, pools: tuple[Pool, ...]) -> Iterator[str]:
 def _unserved(model: str, said: ModelPolicies, pools: Iterable[Pool]) -> Iterator[str]:
     """Names in a model's policies that no pool has. Not an error: what is not there yet may be deployed later."""
     of = [pool for pool in pools if pool.model == model]
-    for slot, words in (("rollout", VERSION_WORDS), ("variants", VARIANT_WORDS)):
-        what = "version" if slot == "rollout" else "variant"
+    for slot, what in (("rollout", "version"), ("variants", "variant")):
         served = list(dict.fromkeys(getattr(pool, what) for pool in of))
-        for path, name in _names_in(to_table(getattr(said, slot)), words, f"$.models.{model}.{slot}"):
-            if name not in served:
-                yield f"{path}: no pool serves {what} {name} of model {model} yet; served: {', '.join(served)}"
-
-
-def _names_in(value: Any, words: frozenset[str], path: str) -> Iterator[tuple[str, str]]:  # Any: JSON values
-    """Strings under one of `words`, alone, in arrays, or as the names of a table, with their paths."""
-    for key, item in value.items() if isinstance(value, Mapping) else ():
-        where = f"{path}.{key}"
-        if key in words and isinstance(item, (str, list, Mapping)):
-            for name in (item,) if isinstance(item, str) else item:
-                if isinstance(name, str) and name:
-                    yield where, name
-        elif isinstance(item, Mapping):
-            yield from _names_in(item, words, where)
+        for path, name in names_not_served(getattr(said, slot), served, f"$.models.{model}.{slot}"):
+            yield f"{path}: no pool serves {what} {name} of model {model} yet; served: {', '.join(served)}"
 
 
 def _unchosen(model: str, said: ModelPolicies, pools: Iterable[Pool]) -> Iterator[str]:

@@ -60,7 +60,7 @@ class PoolSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One pool, as written. None: as the fleet says. A `FleetSpec` checks it."""
 
     model: Name | None = None
-    """None: it answers for every model that no pool names."""
+    """None, or ``default``: it answers for every model that no pool names."""
     version: Name = "1"
     variant: Name = "default"
     """Pools of one variant of one version are one heterogeneous fleet: the routing policy sees the replicas of all."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any
 
 from fleet.engines.base import StepEngine
 from fleet.pools import DEFAULT, Pool, PoolSpec
-from policies import NoBreaker, NoHedge, PolicyError
+from policies import NoBreaker, NoHedge, PolicyError, RolloutPolicy, VariantsPolicy
 from policies.building import to_table
 
 NEEDS_EARLY = {"hedge": NoHedge, "breaker": NoBreaker}
@@ -84,6 +85,12 @@ def check_together(pool: Pool, other: Pool, path: str) -> None:
                 f"{path}.{slot}: {what}: one {slot} policy sees the replicas of both. Say the same in both, or once "
                 "for the fleet; or give one of them another `version` or `variant`"
             )
+    if set(pool.capabilities) != set(other.capabilities):
+        said = [", ".join(item.capabilities) or "none" for item in (other, pool)]
+        raise PolicyError(
+            f"{path}.capabilities: {what}: a request goes to either, and the one has {said[0]}, the other {said[1]}. "
+            "Say the same in both; or give one of them another `variant`"
+        )
     if "late" in (pool.binding, other.binding):
         raise PolicyError(
             f'{path}.binding: {what}: with "late" there is a queue for each pool, and nobody would choose '
@@ -95,3 +102,46 @@ def described(pool: Pool) -> str:
     """Which variant of which version of which model it serves, in words."""
     model = "every model that no pool names" if pool.model == DEFAULT else f"model {pool.model}"
     return f"variant {pool.variant} of version {pool.version} of {model}"
+
+
+# --- names within policies -----------------------------------------------------------------------------------
+
+NAMING: dict[str, frozenset[str]] = {
+    "rollout": frozenset(
+        (
+            "version", "versions", "stable", "candidate", "blue", "green", "a", "b", "control", "treatment",
+            "fallback",
+        )
+    ),
+    "variants": frozenset(("variant", "variants", "order", "preferred", "fallback")),
+}  # fmt: skip
+"""By slot, the parameters that hold names: of versions, of variants."""
+
+
+def names_not_served(
+    policy: RolloutPolicy | VariantsPolicy, served: Collection[str], path: str
+) -> Iterator[tuple[str, str]]:
+    """The versions, or the variants, that a policy names beside those that are `served`, each with its path."""
+    for where, name in _names_in(to_table(policy), NAMING[policy.slot], path):
+        if name not in served:
+            yield where, name
+
+
+def no_pool_serves(version: str, model: str, served: Collection[str]) -> str:
+    """Why an operation cannot have `version` serve `model`, of which these are served."""
+    return f"no pool serves version {version} of model {model}; they serve {', '.join(served) or 'none'}"
+
+
+def _names_in(table: Mapping[str, Any], words: frozenset[str], path: str) -> Iterator[tuple[str, str]]:
+    """Strings under one of `words`, alone, in arrays, or as the names of a table, with their paths.
+
+    `table` is a policy's; those of policies within it are looked through too (Any: JSON values).
+    """
+    for key, item in table.items():
+        where = f"{path}.{key}"
+        if key in words and isinstance(item, (str, list, Mapping)):
+            for name in (item,) if isinstance(item, str) else item:
+                if isinstance(name, str) and name:
+                    yield where, name
+        elif isinstance(item, Mapping) and "policy" in item:
+            yield from _names_in(item, words, where)

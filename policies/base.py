@@ -484,6 +484,13 @@ class RolloutPolicy(Policy):
         A request that pins a version (``model@version``) is not asked about.
         """
 
+    def destination(self, *, back: bool) -> str | None:
+        """The version that gets requests, or more of them, by `rollback` (`back`) or by `promote`; None: none does.
+
+        An operator's word is refused where no pool serves it. Asked only then.
+        """
+        return None
+
     def promote(self, now_s: float) -> None:
         """An operator says: one stage on, whatever the gates say. Raises `PolicyError` where there is no next one."""
         raise PolicyError(f"{self.name()} has no stages to promote")

@@ -167,6 +167,12 @@ MISTAKES: dict[str, tuple[dict[str, Any], str, str]] = {
         "pools small and large both serve variant large of version 1 of model chat, and are one heterogeneous fleet: "
         "one routing policy sees the replicas of both",
     ),
+    "one variant, two sets of capabilities": (
+        changed("pools", {"a": {"capabilities": ["tools", "vision"]}, "b": {}}) | {"models": {}},
+        "$.pools.b.capabilities",
+        "a request goes to either, and the one has tools, vision, the other none. Say the same in both; or give one of "
+        "them another `variant`",
+    ),
     "one variant, two hedges": (
         changed(
             "pools",

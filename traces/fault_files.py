@@ -48,7 +48,7 @@ def load_faults(
             place that could be one of it.
     """
     _demand_sense(start_s, time_scale, replicas, notice_s)
-    source = Source(Path(path))
+    source = Source(Path(path), remedy=f"expected {_EXAMPLE}, or a log of faults")
     recorded = recorded_faults.read(source, replicas=replicas)
     trace = decoded(source, FaultTrace, "a fault trace", _EXAMPLE) if recorded is None else recorded
     faults = trace.faults

@@ -103,4 +103,5 @@ def sniff(source: Source) -> bool:
 
 def load_operations(path: str | Path) -> OperationsTrace:
     """Read an operations trace, JSON or TOML. Raises `TraceError` that names the file and what is wrong in it."""
-    return decoded(Source(Path(path)), OperationsTrace, "an operations trace", _EXAMPLE)
+    source = Source(Path(path), remedy=f"expected {_EXAMPLE}")
+    return decoded(source, OperationsTrace, "an operations trace", _EXAMPLE)

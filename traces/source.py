@@ -28,7 +28,8 @@ class Source:
         TraceError: The file is missing, is a directory, is empty, or its compression is damaged.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, remedy: str = "a trace has at least a header line") -> None:
+        """`remedy` is what a file that is empty should hold."""
         self.path = path
         try:
             data = path.read_bytes()
@@ -40,7 +41,7 @@ class Source:
         self._unpacked = unpacked(data, path)
         self.data = self._unpacked.removeprefix(_BYTE_ORDER_MARK)
         if not self.data.strip():
-            raise TraceError("is empty", remedy="a trace has at least a header line", file=path)
+            raise TraceError("is empty", remedy=remedy, file=path)
 
     @cached_property
     def sha256(self) -> str:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from fleet.actors.serving import Desk, Variant
 from fleet.actors.windows import SAID_COUNTS, Window
-from fleet.blame import blaming
+from fleet.blame import blaming, demand_stage
 from fleet.pools import DEFAULT, Pool
 from fleet.telemetry.sink import Telemetry
 from policies.base import PolicyError, RolloutPolicy, VariantsPolicy
@@ -160,9 +160,8 @@ class Catalogue:
         return self._version(model, request, now_s)
 
     def _served(self) -> str:
-        return ", ".join(
-            f"{model.name}@{version}" for model in self.models.values() for version in model.versions
-        )
+        served = [f"{model.name}@{version}" for model in self.models.values() for version in model.versions]
+        return ", ".join(served) or "none"
 
     def _version(self, model: Model, request: Request, now_s: float) -> Choice | Refusal:
         policy = model.rollout
@@ -261,17 +260,23 @@ class Catalogue:
         """Write down where its rollout is, if that has changed."""
         stage = model.rollout.stage
         if stage != model.stage:
+            demand_stage(model.rollout)
             model.stage = stage
             self._telemetry.decided(now_s, "rollout", model.name, stage)
 
     def _demand_served(
         self,
         policy: RolloutPolicy | VariantsPolicy,
-        name: str,
+        name: object,
         served: Iterable[str],
         request: Request,
         now_s: float,
     ) -> None:
+        if not isinstance(name, str):
+            raise PolicyError(
+                f"{policy.slot} policy {policy.name()} named {name!r} for request {request.id!r} at {now_s:.6f} s; "
+                f"expected the name of one that is served, which is text (served: {', '.join(served)})"
+            )
         if name not in served:
             raise PolicyError(
                 f"{policy.slot} policy {policy.name()} named {name!r} for request {request.id!r} at {now_s:.6f} s, "

@@ -42,14 +42,16 @@ class Ending(Placing):
         )  # fmt: skip
         views = self.catalogue.variant_views(model, variant.version, now)
         try:
-            decision = policy.after_answer(request, view, views, now)
+            decision: object = policy.after_answer(request, view, views, now)
         except Exception as error:
             raise blaming(policy, error, request.id, now) from error
         if decision is None:
             return False
-        if not isinstance(decision, Escalate):
+        name: object = decision.variant if isinstance(decision, Escalate) else None
+        if not isinstance(decision, Escalate) or not isinstance(name, str):
             raise PolicyError(
-                f"variants policy {policy.name()} answered {decision!r}; expected Escalate or None"
+                f"variants policy {policy.name()} answered {decision!r}; expected None or Escalate with the name of a "
+                "variant"
             )
         pending.asked += (variant.name,)
         chosen = model.versions[variant.version].get(decision.variant)

@@ -31,6 +31,7 @@ from fleet.actors.serving import Desk, Variant
 from fleet.blame import reset, tell
 from fleet.messages import Message, ReplicaExited, ReplicaReported, ReportPool, StartFailed, TrustChanged
 from fleet.pools import ModelPolicies, Pool, pool_of
+from fleet.serving_checks import no_pool_serves
 from fleet.telemetry.sink import Telemetry
 from policies.base import AdmissionPolicy, PolicyError, RetryPolicy
 from policies.views import Outcome, ReplicaView
@@ -205,15 +206,29 @@ class Front(Actor):
 
     def on_move_rollout(self, message: MoveRollout) -> None:
         """An operator promotes a rollout, or rolls it back."""
-        model, now = self.catalogue.models.get(message.model), self.ctx.now
-        error = None if model is not None else f"no model {message.model!r} is served"
-        if model is not None:
-            try:
-                (model.rollout.rollback if message.back else model.rollout.promote)(now)
-            except PolicyError as refusal:
-                error = str(refusal)
-            self.catalogue.note_stage(model, now)
+        try:
+            self._move_rollout(message.model, message.back)
+            error = None
+        except PolicyError as refusal:
+            error = str(refusal)
         self.ctx.send(message.reply_to, RolloutMoved(message.operation, error))
+
+    def _move_rollout(self, name: str, back: bool) -> None:
+        """Raises `PolicyError` where that cannot be, or the policy will not."""
+        catalogue, now = self.catalogue, self.ctx.now
+        model = catalogue.models.get(name)
+        if model is None:
+            raise PolicyError(
+                f"no model {name!r} is served; served are {', '.join(catalogue.models) or 'none'}"
+            )
+        policy = model.rollout
+        version = policy.destination(back=back)
+        if version is not None and version not in model.versions:
+            raise PolicyError(no_pool_serves(version, name, model.versions))
+        try:
+            (policy.rollback if back else policy.promote)(now)
+        finally:
+            catalogue.note_stage(model, now)
 
     def on_describe_serving(self, message: DescribeServing) -> None:
         """An operator asks how things stand."""

@@ -20,8 +20,8 @@ from fleet.actors.pending import Attempt, Pending
 from fleet.actors.serving import Desk, Variant
 from fleet.blame import blaming
 from fleet.messages import UNBOUNDED, AttemptsEnded, Dequeue, Dispatched, Enqueue, Message, Tick, Usage
-from policies.base import BreakerPolicy, PolicyError, RetryPolicy, RoutingPolicy
-from policies.decisions import Hedge, Hold, Reject, Route
+from policies.base import BreakerPolicy, HedgePolicy, PolicyError, RetryPolicy, RoutingPolicy
+from policies.decisions import Hedge, Hold, Reject, Retry, Route
 from policies.views import FailureKind, Outcome, ReplicaView, Role
 from traces.schema import Request
 
@@ -31,6 +31,27 @@ MOST_ATTEMPTS = 1_000
 """Likewise: a policy that goes on adding attempts that fail at once only looks busy."""
 LONGEST_S = 1e9
 """30 years: what asks for longer has made a mistake."""
+
+
+def is_time(value: object) -> bool:
+    """Whether it is a number of seconds that may pass in a run."""
+    return isinstance(value, (int, float)) and 0.0 <= value < LONGEST_S
+
+
+def demand_sound(decision: Hedge | Retry, policy: HedgePolicy | RetryPolicy, request: Request) -> None:
+    """Raises `PolicyError` where another attempt is asked for at no time, or not at what names no replicas."""
+    exclude: object = decision.exclude
+    if not is_time(decision.after_s):
+        wrong = f"after_s is a number of seconds, 0 or more and below {LONGEST_S:g}"
+    elif not isinstance(exclude, (tuple, list, set, frozenset)) or not all(
+        isinstance(id, str) for id in exclude
+    ):
+        wrong = "exclude is a tuple of replicas' ids, such as ('replica/0',)"
+    else:
+        return
+    raise PolicyError(
+        f"{policy.slot} policy {policy.name()} answered {decision!r} for request {request.id!r}; {wrong}"
+    )
 
 
 class Placing(Front):
@@ -205,11 +226,12 @@ class Placing(Front):
             raise blaming(policy, error, request.id, now) from error
         if decision is None:
             return
-        if not isinstance(decision, Hedge) or not 0.0 <= decision.after_s < LONGEST_S:
+        if not isinstance(decision, Hedge):
             raise PolicyError(
                 f"hedge policy {policy.name()} answered {decision!r} for request {request.id!r}; "
-                "expected None or a Hedge with after_s >= 0"
+                "expected None or a Hedge"
             )
+        demand_sound(decision, policy, request)
         if pending.hedge is not None:
             pending.hedge.cancel()
         pending.hedging = decision
@@ -280,10 +302,10 @@ class Placing(Front):
             raise blaming(self._retry, error, pending.request.id, now) from error
         if limit_s is None:
             return
-        if not 0.0 < limit_s < LONGEST_S:
+        if not is_time(limit_s) or limit_s == 0.0:
             raise PolicyError(
                 f"retry policy {self._retry.name()} gave an attempt at {pending.request.id!r} {limit_s!r} s; "
-                "expected None or a time above 0"
+                f"expected None or a time above 0, and below {LONGEST_S:g}"
             )
         attempt.limit = self.ctx.after(limit_s, Tick("limit", pending.request.id, attempt.ticket))
 

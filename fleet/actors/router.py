@@ -21,6 +21,7 @@ from fleet.actors.catalogue import Refusal
 from fleet.actors.ending import Ending
 from fleet.actors.hearing import telling
 from fleet.actors.pending import Answer, Attempt, Pending
+from fleet.actors.placing import demand_sound
 from fleet.actors.serving import Desk
 from fleet.blame import blaming
 from fleet.messages import (
@@ -40,7 +41,7 @@ from fleet.messages import (
 )
 from policies.admission.admit_all import AdmitAll
 from policies.base import PolicyError
-from policies.decisions import Admit, Degrade, Reject, Retry
+from policies.decisions import Admit, Degrade, GiveUp, Reject, Retry
 from policies.views import Failure, FailureKind, FleetView, Outcome
 from traces.schema import Request
 
@@ -351,8 +352,14 @@ class Router(Ending):
         except Exception as error:
             raise blaming(self._retry, error, request.id, now) from error
         if isinstance(decision, Retry):
+            demand_sound(decision, self._retry, request)
             self._try_again(pending, attempt, decision, kind)
             return
+        if not isinstance(decision, GiveUp):
+            raise PolicyError(
+                f"retry policy {self._retry.name()} answered {decision!r} for request {request.id!r}; "
+                "expected Retry or GiveUp"
+            )
         self._telemetry.decided(now, "retry", request.id, "GiveUp", reason=decision.reason or kind)
         self._come_to_nothing(pending, "failed", f"{kind}: {detail}" if detail else kind)
 

@@ -151,8 +151,18 @@ class Variant:
     def _allowed(
         self, breaker: BreakerPolicy, request: Request, candidates: Candidates, now_s: float
     ) -> Candidates | Hold | Reject:
+        chosen = []
         try:
-            allowed = tuple([view for view in candidates if breaker.allows(view, now_s)])
+            for view in candidates:
+                allows = breaker.allows(view, now_s)
+                if allows is True:
+                    chosen.append(view)
+                elif allows is not False:
+                    raise PolicyError(
+                        f"breaker policy {breaker.name()} answered {allows!r} to whether {view.id} is allowed; "
+                        "expected True or False"
+                    )
+            allowed = tuple(chosen)
             answer = None if allowed else breaker.none_allowed(request, candidates, now_s)
         except Exception as error:
             raise blaming(breaker, error, request.id, now_s) from error

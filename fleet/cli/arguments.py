@@ -311,9 +311,9 @@ def _add_tools(commands: Any) -> None:
     )
     policies.add_argument(
         "only",
-        metavar="SLOT|NAME",
+        metavar="SLOT|NAME|MODULE:CLASS",
         nargs="?",
-        help="one slot (engine, latency and step-latency too), or one policy",
+        help="one slot (engine, latency and step-latency too), one policy, or a class of your own",
     )
     policies.add_argument("--json", action="store_true", help="print the list as JSON")
 

@@ -40,6 +40,8 @@ def _chosen(only: str, listed: list[ComponentInfo]) -> list[ComponentInfo]:
     from fleet.engines.latency.steps.base import StepLatency
     from policies import describe
 
+    if ":" in only:
+        return [_own(only)]
     known = [*listed, *describe(Engine), *describe(LatencyModel), *describe(StepLatency)]
     slot = only.replace("-", "_")
     chosen = [info for info in known if slot == info.slot] or [
@@ -50,6 +52,19 @@ def _chosen(only: str, listed: list[ComponentInfo]) -> list[ComponentInfo]:
         hint = meant(only, names) or f"; slots are {', '.join(sorted({info.slot for info in known}))}"
         raise UsageError(f"policies: there is no slot and no policy {only!r}{hint}")
     return chosen
+
+
+def _own(name: str) -> ComponentInfo:
+    """The class that is written ``module:Class``, which need not be imported yet. Raises `PolicyError`."""
+    from policies import describe
+    from policies.base import Component
+    from policies.registry import qualified, resolve
+
+    cls = resolve(Component, name, "policies")
+    found = [info for info in describe(cls) if info.location == qualified(cls)]
+    if not found:
+        raise UsageError(f"policies: {name} is the base of components, and fills no slot itself")
+    return found[0]
 
 
 def _print(info: ComponentInfo) -> None:

@@ -28,6 +28,7 @@ def compare(arguments: Namespace) -> int:
         hint = meant(arguments.baseline, list(candidates)) or f"; there are {', '.join(candidates)}"
         raise UsageError(f"compare: --baseline {arguments.baseline} is no candidate{hint}")
     metrics = metrics_of(arguments.metrics)
+    inputs.say_odd(*candidates.values(), names=list(candidates))
     trace, out = inputs.trace_of(arguments), inputs.writable(arguments.out)
     ends_s = arguments.stretch_s or trace.duration_s
     replicas = max(spec.all_replicas for spec in candidates.values())

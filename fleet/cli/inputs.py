@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from argparse import Namespace
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -141,6 +141,8 @@ def operations_of(arguments: Namespace, *, ends_s: float) -> OperationsTrace | N
     if arguments.operations is None:
         return None
     operations = load_operations(arguments.operations)
+    if not operations.operations:
+        output.note(f"{arguments.operations}: holds no operation; each is an [[operations]] of its own")
     late = sum(operation.at_s > ends_s for operation in operations.operations)
     if late:
         output.note(
@@ -174,6 +176,22 @@ def _odd(faults: FaultTrace, ends_s: float, replicas: int) -> Iterator[str]:
         yield "names no places: each fault is of the replica that has been ready longest"
 
 
+def say_odd(*specs: FleetSpec, names: Sequence[str] = ()) -> None:
+    """What is odd in the fleets that are about to run, on stderr, each line once.
+
+    `names` are those of several; what is odd in some of them only begins with theirs.
+    """
+    from fleet.outline import notes_of
+
+    of: dict[str, list[int]] = {}
+    for number, spec in enumerate(specs):
+        for text in notes_of(spec):
+            of.setdefault(text, []).append(number)
+    for text, numbers in of.items():
+        whose = "" if len(numbers) == len(specs) else f"{', '.join(names[number] for number in numbers)}: "
+        output.note(f"note: {whose}{text}")
+
+
 def spec_of(path: Path, changes: Iterable[str] = ()) -> FleetSpec:
     """The fleet in `path` with some `PATH=VALUE` changes. Errors name the file and the path within it."""
     from fleet.reading import read_table
@@ -199,9 +217,8 @@ def quoting_hint(error: str, changes: Iterable[str], inside: str = "$") -> str:
     `inside` is the path, in the error, of what was changed.
     """
     for path, value in map(split_change, changes):
-        about = error.startswith(f"{inside}.{path.removeprefix('$.')}: ") and (
-            "`str" in error or " is text" in error
-        )
+        unquoted = path.removeprefix("$.").replace('"', "").replace("'", "")
+        about = error.startswith(f"{inside}.{unquoted}: ") and ("`str" in error or " is text" in error)
         if about and isinstance(value_of(value), (int, float)):
             return f"; on the command line, '{path}=\"{value}\"'"
     return ""

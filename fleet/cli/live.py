@@ -17,6 +17,7 @@ def serve(arguments: Namespace) -> int:
 
     output.log_to_stderr(everything=True)
     spec, out = inputs.spec_of(arguments.spec, arguments.changes), inputs.writable(arguments.out)
+    inputs.say_odd(spec)
     report = serve_it(
         spec, arguments.bind, seed=arguments.seed, local_replicas=arguments.local_replicas, keys=arguments.keys,
         allow=arguments.allow, insecure=arguments.insecure, for_s=arguments.for_s,

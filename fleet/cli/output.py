@@ -24,7 +24,7 @@ MOST_REASONS = 8
 MOST_POOLS = 40
 """Lines of that table."""
 MOST_STAGES = 12
-"""Lines that say what rollouts decided."""
+"""Lines that say what operators did, and what rollouts decided."""
 LATENCIES = {
     "e2e_s": "end to end", "queue_s": "queue wait", "ttft_s": "TTFT", "tpot_s": "TPOT", "itl_max_s": "longest ITL",
 }  # fmt: skip
@@ -85,7 +85,7 @@ def print_run(run: Run, title: str, *, as_json: bool) -> None:
         stdout().print(latencies)
     if len(run.pools) > 1:
         _print_pools(run)
-        _print_rollouts(run)
+    _print_done(run)
     if run.summary.wasted_s is not None and len(run.attempts):
         _print_attempts(run)
     _print_reasons(reasons_of(run))
@@ -104,19 +104,23 @@ def _print_pools(run: Run) -> None:
         print(f"and {len(rows) - MOST_POOLS:,} more, which --json has")
 
 
-def _print_rollouts(run: Run) -> None:
-    from experiments.serving import stages_of
+def _print_done(run: Run) -> None:
+    """What operators did to the fleet, and what rollouts decided where there are several pools."""
+    from experiments.serving import operations_of, stages_of
     from experiments.text import one_line
 
-    stages = stages_of(run)
-    if not stages:
-        return
-    print("\nrollouts")
-    for time_s, model, stage, reason in stages[:MOST_STAGES]:
-        why = f" ({one_line(reason)})" if reason else ""
-        print(f"{time_s:>10,.1f} s  {model}: {one_line(stage)}{why}")
-    if len(stages) > MOST_STAGES:
-        print(f"and {len(stages) - MOST_STAGES:,} more, which --json has")
+    done: tuple[tuple[str, Sequence[tuple[float, str, str, str | None]]], ...] = (
+        ("operations", operations_of(run)),
+        ("rollouts", stages_of(run) if len(run.pools) > 1 else []),
+    )
+    for heading, rows in done:
+        if rows:
+            print(f"\n{heading}")
+        for time_s, subject, what, reason in rows[:MOST_STAGES]:
+            why = f" ({one_line(reason)})" if reason else ""
+            print(f"{time_s:>10,.1f} s  {subject}: {one_line(what)}{why}")
+        if len(rows) > MOST_STAGES:
+            print(f"and {len(rows) - MOST_STAGES:,} more, which --json has")
 
 
 def _print_attempts(run: Run) -> None:
@@ -207,12 +211,18 @@ def run_as_json(run: Run) -> dict[str, Any]:  # Any: JSON values
 
 
 def _pools_as_json(run: Run) -> dict[str, Any]:  # Any: JSON values
-    """Of a run of several pools: each of them, the figures of its requests, and what rollouts decided."""
-    if len(run.pools) < 2:
-        return {}
-    from experiments.serving import stages_of
+    """Of a run of several pools: each of them, the figures of its requests, and what rollouts decided.
 
+    Of any run what operators did, where they did something.
+    """
+    from experiments.serving import operations_of, stages_of
+
+    operations = [done._asdict() for done in operations_of(run)]
+    done = {"operations": operations} if operations else {}
+    if len(run.pools) < 2:
+        return done
     return {
+        **done,
         "pools": run.pools.to_pylist(),
         "by_pool": run.by("pool").to_pylist(),
         "rollouts": [stage._asdict() for stage in stages_of(run)],

@@ -13,6 +13,7 @@ def simulate(arguments: Namespace) -> int:
     from fleet import simulate as run_it
 
     trace, spec = inputs.trace_of(arguments), inputs.spec_of(arguments.spec, arguments.changes)
+    inputs.say_odd(spec)
     faults = inputs.faults_of(arguments, ends_s=trace.duration_s, replicas=spec.all_replicas)
     operations = inputs.operations_of(arguments, ends_s=trace.duration_s)
     out = inputs.writable(arguments.out)
@@ -34,6 +35,7 @@ def replay(arguments: Namespace) -> int:
 
     output.log_to_stderr(everything=arguments.debug)
     trace, spec = inputs.trace_of(arguments), inputs.spec_of(arguments.spec, arguments.changes)
+    inputs.say_odd(spec)
     ends_s = trace.duration_s / arguments.speed
     faults = inputs.faults_of(arguments, ends_s=ends_s, replicas=spec.all_replicas)
     operations = inputs.operations_of(arguments, ends_s=ends_s)

@@ -33,7 +33,7 @@ from fleet.launch.portable import demand_importable
 from fleet.messages import Message, Operate, Operated, Tick, Undeliverable
 from fleet.pools import POOL_COMPONENTS, Pool, PoolSpec, autoscaler_of, batcher_of, table_of
 from fleet.runs.assembly import ROUTER, Head, Runtime
-from fleet.serving_checks import check_alone, check_together
+from fleet.serving_checks import check_alone, check_together, names_not_served, no_pool_serves
 from fleet.spec import BELONGS
 from policies.base import Component, Policy, PolicyError, RolloutPolicy
 from policies.building import build
@@ -72,7 +72,11 @@ class Operator(Actor):
         self._head, self._runtime, self._live, self._allowed = head, runtime, live, allowed
         self._operations = () if trace is None else trace.operations
         self._asked: dict[str, Asked] = {}
+        self._due: dict[str, str] = {}
+        """Of the trace's operations whose answers come from another actor, which they are."""
         self._last = 0
+        self.last: dict[str, str] = {}
+        """By pool, the last operation on it, with its time."""
         self._kinds: dict[str, Callable[[Table], None]] = {
             "deploy": self._deploy,
             "retire": self._retire,
@@ -105,11 +109,12 @@ class Operator(Actor):
             for name in operation.__struct_fields__
             if name != "at_s" and (value := getattr(operation, name)) is not None
         }
+        which = f"operations[{message.number}] at {operation.at_s:g} s"
         try:
-            if not self._begin(table, None):
+            if not self._begin(table, which):
                 self._perform(table)
-        except PolicyError as error:
-            raise PolicyError(f"operations[{message.number}] at {operation.at_s:g} s: {error}") from None
+        except (PolicyError, FleetError) as error:
+            raise PolicyError(f"{which}: {error}") from None
 
     def on_operate(self, message: Operate) -> None:
         """Somebody asks over the wire: whatever is wrong with it is said to them, and the fleet goes on."""
@@ -126,15 +131,17 @@ class Operator(Actor):
         except (msgspec.DecodeError, PolicyError, FleetError) as error:
             self.ctx.send(message.reply_to, Operated(message.id, str(error)[:MOST_SAID]))
 
-    def _begin(self, table: Table, asked: Operate | None) -> bool:
-        """What another actor answers; False: it is another operation."""
+    def _begin(self, table: Table, asked: Operate | str) -> bool:
+        """What another actor answers; False: it is another operation. `asked`: by whom, or which one of the trace."""
         kind, model = table["kind"], table.get("model")
         if kind not in ("promote", "rollback", "status"):
             return False
         self._last += 1
         name = str(self._last)
-        if asked is not None:
+        if isinstance(asked, Operate):
             self._asked[name] = Asked(asked.id, asked.reply_to)
+        else:
+            self._due[name] = asked
         if model is None:
             self.ctx.send(ROUTER, DescribeServing(name, self.ctx.address))
         else:
@@ -148,11 +155,16 @@ class Operator(Actor):
     def _pool(self, table: Table) -> str:
         name: str = table["pool"]
         if name not in self._head.pools:
-            raise PolicyError(f"$.pool: there is no pool {name!r}; there are {', '.join(self._head.pools)}")
+            there = ", ".join(self._head.pools) or "none"
+            raise PolicyError(f"$.pool: there is no pool {name!r}; there are {there}")
         return name
 
     def _log(self, kind: str, subject: str, reason: str | None = None) -> None:
         self._head.telemetry.decided(self.ctx.now, "operation", subject, kind, reason=reason)
+
+    def _log_of_pool(self, kind: str, pool: str, reason: str | None = None) -> None:
+        self._log(kind, pool, reason)
+        self.last[pool] = f"{kind} at {self.ctx.now:g} s"
 
     # --- pools -------------------------------------------------------------------------------------------------
 
@@ -166,7 +178,7 @@ class Operator(Actor):
             pool = self._made(name, table_of(PoolSpec, table.get("spec") or {}, "$.spec", BELONGS))
             for slot in POOL_COMPONENTS:
                 self._make_usable(getattr(pool, slot), f"$.spec.{slot}")
-        self._log("deploy", name, f"{pool.model}@{pool.version}, {pool.replicas} replicas")
+        self._log_of_pool("deploy", name, f"{pool.model}@{pool.version}, {pool.replicas} replicas")
         self._head.deploy(self._runtime, pool)
         self.ctx.send(ROUTER, ServePool(pool, self._head.spec.model(pool.model)))
 
@@ -197,7 +209,7 @@ class Operator(Actor):
 
     def _retire(self, table: Table) -> None:
         name = self._pool(table)
-        self._log("retire", name)
+        self._log_of_pool("retire", name)
         message = RetirePool(name)
         for address in (
             ROUTER,
@@ -224,31 +236,33 @@ class Operator(Actor):
             low = high = table["replicas"]
         if low > high:
             raise PolicyError(f"$.min_replicas: {low} is above max_replicas, {high}")
-        self._log("scale", name, f"{low} to {high} replicas")
+        self._log_of_pool("scale", name, f"{low} to {high} replicas")
         self.ctx.send(autoscaler_of(name), ScalePool(low, high))
 
     # --- rollouts ----------------------------------------------------------------------------------------------
 
     def _rollout(self, table: Table) -> None:
         model = table["model"]
-        served = sorted(
-            {made.pool.model for made in self._head.pools.values() if not made.autoscaler.retired}
-        )
+        pools = [made.pool for made in self._head.pools.values() if not made.autoscaler.retired]
+        served = sorted({pool.model for pool in pools})
         if model not in served:
-            raise PolicyError(f"$.model: no pool serves {model!r}; served are {', '.join(served)}")
+            raise PolicyError(f"$.model: no pool serves {model!r}; served are {', '.join(served) or 'none'}")
         with code_of_others("$.policy"):
             policy = build(RolloutPolicy, table.get("policy") or {}, "$.policy")
             self._make_usable(policy, "$.policy")
+        versions = list(dict.fromkeys(pool.version for pool in pools if pool.model == model))
+        for path, version in names_not_served(policy, versions, "$.policy"):
+            raise PolicyError(f"{path}: {no_pool_serves(version, model, versions)}; deploy it first")
         self._log("rollout", model, policy.name())
         self.ctx.send(ROUTER, SteerRollout(model, policy))
 
     def on_rollout_moved(self, message: RolloutMoved) -> None:
         """The router has told the policy. In a trace, one that will not is an error of the trace."""
-        asked = self._asked.pop(message.operation, None)
+        asked, due = self._asked.pop(message.operation, None), self._due.pop(message.operation, None)
         if asked is not None:
             self.ctx.send(asked.reply_to, Operated(asked.id, message.error))
         elif message.error is not None:
-            raise PolicyError(message.error)
+            raise PolicyError(message.error if due is None else f"{due}: {message.error}")
 
     # --- how it stands -----------------------------------------------------------------------------------------
 

@@ -109,7 +109,8 @@ class Simulation:
                 faults, SimulatedFaults(self.runtime, self.launcher), self.telemetry
             )
             self.runtime.add("faults", self.injector)
-        self.runtime.add(OPERATOR, Operator(self.head, self.runtime, operations))
+        self.operator = Operator(self.head, self.runtime, operations)
+        self.runtime.add(OPERATOR, self.operator)
         for address in initial_replicas(spec):
             self.launcher.bring_up(address, preloaded=True)
         self.runtime.add(CLIENT, self.client)
@@ -156,10 +157,30 @@ class Simulation:
         return self.client.progress(), len(telemetry.dispatches), failed_starts
 
     def _waiting(self) -> list[str]:
-        """Who waits for what: by the router, and of what the router has ended, by the client."""
+        """Who waits for what: by pools, by the router, and of what the router has ended, by the client."""
         router = self.head.router
         lost = [id for id in self.client.without_reply() if id not in router.pending]
-        return router.waiting() + [f"request {id} waits for a reply that was lost" for id in lost[:20]]
+        return [
+            *self._without_replicas(),
+            *router.waiting(),
+            *(f"request {id} waits for a reply that was lost" for id in lost[:20]),
+        ]
+
+    def _without_replicas(self) -> Iterator[str]:
+        """The pools in which requests wait while none of their replicas is ready, and what may be the reason."""
+        for name, desk in self.head.router.catalogue.desks.items():
+            made, waiting = self.head.pools.get(name), desk.demand.waiting
+            stands = None if made is None else made.autoscaler.described()
+            if stands is None or not waiting or "ready" in stands["replicas"]:
+                continue
+            there = ", ".join(f"{count} {state}" for state, count in stands["replicas"].items()) or "none"
+            operation = self.operator.last.get(name)
+            since = f", the last operation on it was {operation}" if operation else ""
+            failure = f"; its last start failed: {stands['failure']}" if stands["failure"] else ""
+            yield (
+                f"pool {name} has no ready replica ({there}; it may have {stands['min_replicas']} to "
+                f"{stands['max_replicas']}{since}), and {waiting:,} of its requests wait{failure}"
+            )
 
     def _true_lengths(self) -> Callable[[str], int | None] | None:
         """The oracle boundary: read only when a policy declares itself an oracle, and shown to no other."""

@@ -220,6 +220,9 @@ class ABTest(RolloutPolicy):
         self.over, self.arms = True, {}
         self.stage = f"verdict: {verdict} ({self.metric} {', '.join(figures)})"
 
+    def destination(self, *, back: bool) -> str | None:
+        return self.a if back else self.winner
+
     def promote(self, now_s: float) -> None:
         if self.winner is None:
             raise PolicyError(f"{self.name()} has no winner to promote; {self.stage}")

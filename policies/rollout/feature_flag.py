@@ -11,6 +11,7 @@ from msgspec import Meta
 
 from policies.base import PolicyError, RolloutPolicy
 from policies.decisions import Serve
+from policies.rollout.gated import instead, view_of
 from policies.views import VersionView
 from traces.schema import Request
 
@@ -41,18 +42,20 @@ class FeatureFlag(RolloutPolicy):
         )
 
     def choose(self, request: Request, versions: Sequence[VersionView], now_s: float) -> Serve:
-        served = [view.version for view in versions]
         wanted = self.all_to or (self.version if self._is_on(request) else self.stable)
-        if wanted in served:
-            return Serve(wanted)
-        other = self.stable if wanted == self.version else self.version
-        return Serve(other if other in served else served[0])
+        for name in (wanted, self.stable):
+            if view_of(versions, name) is not None:
+                return Serve(name)
+        return Serve(instead(versions, self.version))
 
     def _is_on(self, request: Request) -> bool:
         for field, values in self.on:
             if _value(request, field) in values:
                 return True
         return 100.0 * position(self.salt, request) < self.percentage
+
+    def destination(self, *, back: bool) -> str:
+        return self.stable if back else self.version
 
     def promote(self, now_s: float) -> None:
         if self.all_to == self.version:

@@ -22,12 +22,18 @@ def view_of(versions: Sequence[VersionView], name: str) -> VersionView | None:
     return None
 
 
+def instead(versions: Sequence[VersionView], new: str) -> str:
+    """What serves where the old version is not there: the first that is not the new one, unless that is alone. O(n)."""
+    return next((view.version for view in versions if view.version != new), new)
+
+
 class GatedRollout(RolloutPolicy):
     """Send a share of the requests to a new version, and none any more once it fails a gate.
 
     A subclass says which versions these are, when it begins, and what comes next. Each request is drawn by itself,
     once, whatever its user was served by before: one that is asked about again stays where it is while that is served.
-    Where one of the two is not served, the other one serves.
+    Where the new one is not served, the old one serves. Where that is not served, which may be a name that was
+    misspelt, it is the first of the others; the new one gets more than its share only where it is alone.
     """
 
     gates: Gates = Gates()
@@ -61,11 +67,11 @@ class GatedRollout(RolloutPolicy):
                 return self.new if to_new else self.old
             arm.out.drop(request.id)  # what was to serve it has gone: neither is judged by it
         if (new if to_new else old) is None:
-            to_new = new is not None
+            to_new = old is None and len(versions) == 1 and new is not None
         if to_new:
             self.exposed += 1
         elif old is None:
-            return Serve(versions[0].version)
+            return Serve(instead(versions, self.new.version))
         if judge is not None and arm is None:
             judge.sent(judge.new if to_new else judge.old, request.id, request.arrived_s)
         return self.new if to_new else self.old
@@ -100,6 +106,9 @@ class GatedRollout(RolloutPolicy):
         self.sent_share, self.over, self.judge = 1.0, True, None
         self.stage = f"promoted: {why}"
 
+    def destination(self, *, back: bool) -> str:
+        return (self.old if back else self.new).version
+
     def rollback(self, now_s: float) -> None:
         if not self.over or self.sent_share > 0.0:
             self.go_back("by an operator")
@@ -124,24 +133,26 @@ class StagedRollout(GatedRollout):
 
     def reset(self, rng: random.Random) -> None:
         self.start(rng, self.stable, self.version)
-        self.wait()
+        self.wait(self.version)
 
-    def wait(self) -> None:
-        """Nothing to the new version yet."""
+    def wait(self, missing: str) -> None:
+        """Nothing to the new version yet: the version `missing` is not there."""
         self.began_s: float | None = None
         self.sent_share = 0.0
-        self.stage = f"{self.name()}: waits for version {self.version}"
+        self.stage = f"{self.name()}: waits for version {missing}"
 
     def watch(self, old: VersionView | None, new: VersionView | None, now_s: float) -> None:
         judge = self.judge
         if judge is None:
             return
         if old is None or new is None:
-            if self.began_s is not None:
-                self.wait()
+            self.wait(self.stable if old is None else self.version)
             return
-        if self.began_s is None and new.ready:
-            self.begin(judge, now_s)
+        if self.began_s is None:
+            if new.ready:
+                self.begin(judge, now_s)
+            else:
+                self.wait(self.version)
         judge.seen(old, new, now_s)
         if self.began_s is not None and self.passes(judge, now_s):
             self.go_on(judge, now_s - self.began_s, now_s)

@@ -10,6 +10,7 @@ from msgspec import Meta
 
 from policies.base import RolloutPolicy
 from policies.decisions import Serve, Shadow
+from policies.rollout.gated import instead
 from policies.views import VersionView
 from traces.schema import Request
 
@@ -37,7 +38,7 @@ class ShadowTraffic(RolloutPolicy, tag="shadow"):
         served = [view.version for view in versions]
         mirrored = self.random() < self.cast
         if self.stable not in served:
-            return Serve(served[0])
+            return Serve(instead(versions, self.version))
         if mirrored and self.version in served and self.version != self.stable:
             return Shadow(self.stable, self.version)
         return Serve(self.stable)

@@ -13,6 +13,7 @@ from policies.decisions import Escalate, Use
 from policies.variants.costs import costs
 from policies.views import AnswerView, Ending, VariantView
 from traces.schema import Request
+from traces.values import BadValue
 
 Quality = Annotated[float, Meta(ge=0, le=1)]
 
@@ -38,6 +39,14 @@ class Cascade(VariantsPolicy):
     """Of one request."""
     when_unknown: Literal["accept", "escalate"] = "accept"
     """What to do with an answer of which nobody can say how good it is."""
+
+    def check_values(self) -> None:
+        """Raises `BadValue` for a variant that is to be asked twice."""
+        twice = [name for number, name in enumerate(self.order) if name in self.order[:number]]
+        if twice:
+            raise BadValue(
+                "order", f"{twice[0]!r} is there twice; each variant is asked once, so name it once"
+            )
 
     def reset(self, rng: random.Random) -> None:
         self.asked: dict[str, list[str]] = {}

@@ -406,6 +406,29 @@ def test_policies_shows_one_slot_or_one_policy(fleet: Fleet) -> None:
     assert json.loads(fleet("policies", "window", "--json").out)[0]["slot"] == "batching"
 
 
+def test_a_class_of_ones_own_is_described_by_its_module(fleet: Fleet, tmp_path: Path) -> None:
+    (tmp_path / "nobodys.py").write_text(
+        "from policies import BatchingPolicy, Wait\n"
+        "class Sits(BatchingPolicy):\n"
+        '    """Sits there."""\n'
+        "    for_s: float = 1.0\n"
+        "    def next_batch(self, queue, idle, now_s):\n"
+        "        return Wait()\n"
+        "class NobodysHeir(Sits):\n"
+        '    """Sits on."""\n'
+    )
+
+    assert fleet("policies", "nobodys:Sits").out == (
+        "batching\n  sits\n    Sits there.\n    source: not given\n    class: nobodys:Sits\n"
+        "    - for_s: float, default 1.0\n"
+    )
+    assert (
+        fleet("policies", "nobodys:Sitz").line
+        == "policies: module `nobodys` has no `Sitz`; did you mean `Sits`?"
+    )
+    assert "fills no slot itself" in fleet("policies", "policies.base:Component").line
+
+
 def test_profile_measures_and_writes_what_a_profiled_latency_reads(fleet: Fleet, tmp_path: Path) -> None:
     ended = fleet("profile", "small.toml", "--batch-sizes", "1,4", "--tokens", "0,8", "--out", "p.json")
     assert ended.status == 0

@@ -331,12 +331,52 @@ def test_a_simulation_plays_operations_and_says_which_come_too_late(fleet: Fleet
     kinds = [item["kind"] for item in run.manifest.options["operations"]["operations"]]
     assert kinds == ["deploy", "rollout", "retire"]
     assert {pool.split("/")[1] for pool in run.records["replica"].to_pylist()} == {"0", "v2"}
+    assert (
+        "\noperations\n       1.0 s  v2: deploy (default@2, 1 replicas)\n       2.0 s  default: rollout (pinned)\n"
+        in done.out
+    )
+
+
+def test_what_operators_did_to_one_pool_is_printed_too_and_what_nobody_serves_says_so(
+    fleet: Fleet, tmp_path: Path
+) -> None:
+    (tmp_path / "scale.toml").write_text(
+        "[[operations]]\nat_s = 0.5\nkind = 'scale'\npool = 'default'\nreplicas = 2\n"
+        "[[operations]]\nat_s = 1.0\nkind = 'retire'\npool = 'default'\n"
+    )
+    asked = ("simulate", "demo-surge", "small.toml", "--first-s", 2, "--operations", "scale.toml")
+
+    done = fleet(*asked)
+
+    assert (
+        "\noperations\n       0.5 s  default: scale (2 to 2 replicas)\n       1.0 s  default: retire\n"
+        in done.out
+    )
+    assert "it asks for no model; served are none\n" in done.out
+    shown = json.loads(fleet(*asked, "--json").out)
+    assert [item["operation"] for item in shown["operations"]] == ["scale", "retire"]
+    assert "operations" not in json.loads(fleet(*asked[:-2], "--json").out)
+
+
+def test_a_trace_without_an_operation_is_said_to_be_so(fleet: Fleet, tmp_path: Path) -> None:
+    (tmp_path / "release.toml").write_text("# nothing yet\n")
+
+    done = fleet("simulate", "demo-surge", "small.toml", "--first", 5, "--operations", "release.toml")
+
+    assert (done.status, done.err) == (
+        0, "release.toml: holds no operation; each is an [[operations]] of its own\n",
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(("text", "complaint"), [
     ("operations = 3", "is not an operations trace: Expected `array`"),
     ("[[operations]]\nat_s = 1.0\nkind = 'retire'", "pool: missing; retire needs pool"),
     ("[[operations]]\nat_s = 1.0\nkind = 'retire'\npool = 'v9'", "operations[0] at 1 s: $.pool: there is no pool 'v9'"),
+    ("[[operations]]\nat_s = 1.0\nkind = 'promote'\nmodel = 'default'",
+     "operations[0] at 1 s: pinned has no stages to promote"),
+    ("[[operations]]\nat_s = 1.0\nkind = 'rollback'\nmodel = 'x'",
+     "operations[0] at 1 s: no model 'x' is served; served are default"),
+    ("", "release.toml: is empty; expected {\"operations\": [{\"at_s\": 20.0"),
     ("[[operations", "is not an operations trace: Expected"),
 ])  # fmt: skip
 def test_an_operations_trace_that_cannot_be_is_one_line(

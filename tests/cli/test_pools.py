@@ -135,6 +135,67 @@ def test_show_notes_each_of_these(case: str, pools: Fleet) -> None:
     assert f"note: {says}\n" not in pools("show", "pools.toml").out
 
 
+CANARY = """
+[models.chat]
+rollout = { policy = "canary", version = "22" }
+variants = { policy = "cascade", order = ["small", "lrage"] }
+[pools.old]
+model = "chat"
+variant = "small"
+[pools.new]
+model = "chat"
+version = "2"
+variant = "small"
+"""
+CANARY_NOTES = """\
+note: $.models.chat.rollout.version: no pool serves version 22 of model chat yet; served: 1, 2
+note: $.models.chat.variants.order: no pool serves variant lrage of model chat yet; served: small
+"""
+
+
+@pytest.mark.parametrize("command", ["simulate", "replay", "compare", "serve"])
+def test_whatever_runs_a_fleet_says_first_what_is_odd_in_it(
+    command: str, fleet: Fleet, tmp_path: Path
+) -> None:
+    (tmp_path / "canary.toml").write_text(SMALL + CANARY)
+    given: dict[str, tuple[object, ...]] = {
+        "simulate": ("demo-surge", "canary.toml", "--first", 3),
+        "replay": ("demo-surge", "canary.toml", "--first", 3),
+        "compare": (
+            "demo-surge",
+            "canary.toml",
+            "--first",
+            3,
+            "--seeds",
+            2,
+            "--vary",
+            "queue_capacity=10,20",
+        ),
+        "serve": ("canary.toml", "--bind", "tcp://127.0.0.1:0", "--for-s", 0.1),
+    }
+
+    ended = fleet(command, *given[command])
+
+    assert ended.err.startswith(CANARY_NOTES)
+    assert "note: " not in ended.out
+    assert CANARY_NOTES in fleet("show", "canary.toml").out
+
+
+def test_compare_says_whose_is_odd_where_not_all_are(fleet: Fleet, tmp_path: Path) -> None:
+    (tmp_path / "canary.toml").write_text(SMALL + CANARY)
+    vary = 'models.chat.rollout.stable="1","2","3"'
+
+    ended = fleet(
+        "compare", "demo-surge", "canary.toml", "--first", 3, "--seeds", 1,
+        "--vary", vary, "--set", "models.chat.variants=fixed-variant",
+    )  # fmt: skip
+
+    assert ended.err.splitlines() == [
+        CANARY_NOTES.splitlines()[0],
+        'note: "3": $.models.chat.rollout.stable: no pool serves version 3 of model chat yet; served: 1, 2',
+    ]
+
+
 def test_a_cost_is_not_made_up_where_a_pool_names_none(pools: Fleet) -> None:
     priced = 'pools.more={model = "embed", binding = "late", variant = "b"}'
     ended = json.loads(pools("show", "pools.toml", "--set", priced, "--json").out)
@@ -180,10 +241,16 @@ def test_show_answers_a_mistake_in_one_line(pools: Fleet) -> None:
 
 
 def test_names_in_nested_parameters_are_found() -> None:
-    from fleet.outline import VERSION_WORDS, _names_in
+    from fleet.serving_checks import NAMING, _names_in
 
-    table = {"policy": "x", "version": "2", "inner": {"policy": "y", "versions": ["3", "4"]}, "note": "none"}
-    found = list(_names_in(table, VERSION_WORDS, "$"))
+    table = {
+        "policy": "x",
+        "version": "2",
+        "inner": {"policy": "y", "versions": ["3", "4"]},
+        "note": "none",
+        "rules": {"b": ["x"]},
+    }
+    found = list(_names_in(table, NAMING["rollout"], "$"))
     assert found == [("$.version", "2"), ("$.inner.versions", "3"), ("$.inner.versions", "4")]
 
 
@@ -242,6 +309,30 @@ def test_a_pool_that_is_not_there_is_answered_with_those_that_are(pools: Fleet) 
     assert ended.line.endswith("small, large, large-2, embed")
     ended = pools("show", "small.toml", "--set", "pools.small.replicas=3")
     assert "the fleet names none, it is one pool by itself" in ended.line
+
+
+@pytest.mark.parametrize(
+    ("change", "name"), [("pools.v1.5={}", "v1"), ("pools.v1.5.replicas=2", "v1.5"), ("pools.v1.5.x=2", "v1")]
+)
+def test_a_new_name_with_dots_is_told_how_to_be_written(pools: Fleet, change: str, name: str) -> None:
+    line = pools("show", "pools.toml", "--set", change).line
+    assert line.startswith(f"pools.toml: $.pools.{name}: there is no such pool")
+    assert line.endswith("""; a name with dots in it is written in quotes, as in `pools."v1.5"`""")
+    assert pools("show", "pools.toml", "--set", 'pools."v1.5"={version = "3"}').status == 0
+    quoted = ("--set", 'pools."v1.5"={}', "--set", 'pools."v1.5".version=3')
+    assert pools("show", "pools.toml", *quoted).line.endswith(
+        """; on the command line, 'pools."v1.5".version="3"'"""
+    )
+
+
+def test_a_field_of_the_fleet_that_nothing_takes_is_not_set(fleet: Fleet, tmp_path: Path) -> None:
+    own = SMALL.removeprefix("engine = ")
+    (tmp_path / "own.toml").write_text(f"[pools]\na = {{ engine = {own.strip()} }}\n")
+    assert fleet("show", "own.toml", "--set", "engine.latency.base_s=0.1").line == (
+        "own.toml: $.engine: nothing takes it, for every pool says its own; say whose, as in "
+        "`pools.a.engine.latency.base_s`"
+    )
+    assert fleet("show", "own.toml", "--set", "pools.a.engine.latency.base_s=0.1").status == 0
 
 
 def test_candidates_of_pools_have_readable_names(pools: Fleet, tmp_path: Path) -> None:

@@ -323,3 +323,40 @@ def test_fishers_test_is_that_of_the_lady_tasting_tea():
 )
 def test_versions_that_are_not_there_are_no_reason_to_refuse(policy):
     assert reset(policy).choose(request(), BOTH[1:], 0.0) == Serve("2")
+
+
+THREE = tuple(VersionView(model="m", version=name, ready=1) for name in ("2", "0", "1"))
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        Canary(stable="11", version="2", share=0.2),
+        Ramp(stable="11", version="2"),
+        BlueGreen(blue="11", green="2"),
+        FeatureFlag(stable="11", version="2"),
+        ShadowTraffic(stable="11", version="2"),
+    ],
+)
+def test_an_old_version_that_is_not_there_does_not_send_all_to_the_new_one(policy):
+    reset(policy)
+
+    assert {policy.choose(request(f"r{n}"), THREE, 0.0) for n in range(200)} == {Serve("0")}
+    assert policy.choose(request("alone"), THREE[:1], 0.0) == Serve("2"), "there is nobody else"
+
+
+def test_a_canary_says_which_of_its_versions_it_waits_for():
+    policy = reset(Canary(stable="11", version="2"))
+    assert policy.stage == "canary: waits for version 2"
+
+    policy.choose(request("a"), BOTH, 0.0)
+    assert policy.stage == "canary: waits for version 11"
+    loading = (VersionView(model="m", version="11", ready=1), VersionView(model="m", version="2"))
+    policy.choose(request("b"), loading, 0.0)
+    assert policy.stage == "canary: waits for version 2"
+
+
+def test_a_flag_whose_new_version_is_not_there_leaves_all_at_the_old_one():
+    flag = reset(FeatureFlag(stable="1", version="22", percentage=100.0))
+
+    assert flag.choose(request(), THREE, 0.0) == Serve("1")

@@ -405,3 +405,9 @@ def test_it_goes_down_at_one_load_and_comes_back_at_another(loads):
 def test_thresholds_without_room_between_them_are_refused():
     with pytest.raises(PolicyError, match="restore_at = 5 must be below degrade_at = 5"):
         build(VariantsPolicy, {"policy": "degrade-under-load", "degrade_at": 5, "restore_at": 5})
+
+
+def test_an_order_with_a_variant_twice_is_refused():
+    table = {"policy": "cascade", "order": ["small", "large", "small"]}
+    with pytest.raises(PolicyError, match=r"\$\.order: 'small' is there twice; .* name it once"):
+        build(VariantsPolicy, table)

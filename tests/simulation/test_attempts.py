@@ -23,7 +23,10 @@ from policies import (
     Reject,
     Retry,
     RetryPolicy,
+    RolloutPolicy,
     RoundRobin,
+    Serve,
+    Shadow,
     Use,
     VariantsPolicy,
 )
@@ -368,6 +371,128 @@ def test_what_a_retry_would_rather_not_have_it_takes_where_the_breaker_leaves_no
     run = play(arrivals(0.0), spec, faults=crash)
 
     assert [row["replica"] for row in run.attempts.to_pylist()] == ["replica/0", "replica/0"]
+
+
+# --- answers that are none ---------------------------------------------------------------------------------------
+
+
+class AnswersSo(HedgePolicy):
+    """Whatever it is told to."""
+
+    def after_s(self, request, attempts, now_s):
+        return SAYS[0] if len(attempts) == 1 else None
+
+
+class AllowsSo(BreakerPolicy):
+    def allows(self, replica, now_s):
+        return SAYS[0]
+
+
+class RetriesSo(RetryPolicy):
+    def after_failure(self, request, failure, now_s):
+        return SAYS[0]
+
+
+class LimitsSo(NoRetry):
+    def attempt_limit_s(self, request, attempt, now_s):
+        return SAYS[0]
+
+
+class VersionSo(RolloutPolicy):
+    def choose(self, request, versions, now_s):
+        return SAYS[0]
+
+
+class StageSo(RolloutPolicy):
+    def choose(self, request, versions, now_s):
+        self.stage = SAYS[0]
+        return Serve(versions[0].version)
+
+
+class StageAtOnce(RolloutPolicy):
+    def reset(self, rng):
+        self.stage = SAYS[0]
+
+    def choose(self, request, versions, now_s):
+        return Serve(versions[0].version)
+
+
+class VariantSo(VariantsPolicy):
+    def choose(self, request, variants, now_s):
+        return SAYS[0]
+
+
+class EscalatesSo(VariantsPolicy):
+    def choose(self, request, variants, now_s):
+        return Use(variants[0].variant)
+
+    def after_answer(self, request, answer, variants, now_s):
+        return SAYS[0]
+
+
+SAYS = [None]
+"""What those above answer."""
+NO_TIME = "after_s is a number of seconds, 0 or more and below 1e+09"
+NO_IDS = "exclude is a tuple of replicas' ids, such as ('replica/0',)"
+VERSIONS = {"a": PoolSpec(version="1"), "b": PoolSpec(version="2")}
+ANSWERS = [
+    ({"hedge": AnswersSo()}, 1.0, "hedge policy answers-so answered 1.0 for request 'r0'; expected None or a Hedge"),
+    ({"hedge": AnswersSo()}, Hedge(math.inf), NO_TIME),
+    ({"hedge": AnswersSo()}, Hedge(math.nan), NO_TIME),
+    ({"hedge": AnswersSo()}, Hedge(-1.0), NO_TIME),
+    ({"hedge": AnswersSo()}, Hedge("1"), NO_TIME),
+    ({"hedge": AnswersSo()}, Hedge(1.0, exclude="replica/0"), NO_IDS),
+    ({"hedge": AnswersSo()}, Hedge(1.0, exclude=(0,)), NO_IDS),
+    ({"hedge": AnswersSo()}, Hedge(1.0, exclude=None), NO_IDS),
+    ({"retry": RetriesSo()}, None, "retry policy retries-so answered None for request 'r0'; expected Retry or GiveUp"),
+    ({"retry": RetriesSo()}, Retry(math.inf), NO_TIME),
+    ({"retry": RetriesSo()}, Retry(exclude="replica/0"), NO_IDS),
+    ({"retry": LimitsSo()}, "1", "retry policy limits-so gave an attempt at 'r0' '1' s; expected None or a time"),
+    (
+        {"breaker": AllowsSo()},
+        "no",
+        "breaker policy allows-so answered 'no' to whether replica/0 is allowed; expected True or False",
+    ),
+    ({"breaker": AllowsSo()}, None, "answered None to whether replica/0 is allowed"),
+    (
+        {"pools": VERSIONS, "models": {"default": {"rollout": VersionSo()}}},
+        Serve(1),
+        "rollout policy version-so named 1 for request 'r0' at 0.000000 s; expected the name of one that is served, "
+        "which is text (served: 1, 2)",
+    ),
+    (
+        {"pools": VERSIONS, "models": {"default": {"rollout": VersionSo()}}},
+        Shadow("1", ["2"]),
+        "rollout policy version-so named ['2'] for",
+    ),
+    *(
+        (
+            {"pools": VERSIONS, "models": {"default": {"rollout": policy}}},
+            7,
+            f"rollout policy {policy.name()} has the stage 7; `stage` is text, such as 'canary 5 %'",
+        )
+        for policy in (StageSo(), StageAtOnce())
+    ),
+    ({"models": {"default": {"variants": VariantSo()}}}, Use(2), "variants policy variant-so named 2 for request"),
+    (
+        {"models": {"default": {"variants": EscalatesSo()}}},
+        Escalate(2),
+        "expected None or Escalate with the name of a variant",
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("changes", "answer", "complaint"), ANSWERS)
+def test_an_answer_that_is_none_is_an_error_that_names_the_policy_and_what_is_right(
+    changes, answer, complaint
+):
+    SAYS[0] = answer
+    crash = faults(Fault(at_s=0.5, kind="crash", replica="replica/0")) if "retry" in changes else None
+
+    with pytest.raises(PolicyError) as caught:
+        play(arrivals(0.0), fleet(replicas=2, **changes), faults=crash)
+
+    assert complaint in str(caught.value)
 
 
 # --- escalation ------------------------------------------------------------------------------------------------

@@ -7,9 +7,11 @@ import pytest
 
 from fleet.actor import Actor
 from fleet.messages import Operate, Operated, Tick
+from fleet.runs.deadlock import DeadlockError
 from policies import RolloutPolicy, RoutingPolicy, Serve
 from policies.decisions import Route
-from tests.simulation.building import arrivals, column, engine, entry, fleet, simulation, trace_of
+from tests.simulation.building import arrivals, column, engine, entry, fleet, play, simulation, trace_of
+from traces import Operation, OperationsTrace
 
 V2 = {
     "version": "2",
@@ -143,8 +145,14 @@ def scale(**bounds):
         (rollout(model="x"), r"\$.model: no pool serves 'x'; served are default"),
         (rollout("fragile-rollout"), "rollout policy fragile-rollout raised ZeroDivisionError"),
         (rollout("canary", share=2.0), r"\$.policy.share: "),
+        (
+            rollout("canary", version="22"),
+            r"\$.policy.version: no pool serves version 22 of model default; they serve 1; deploy it first",
+        ),
+        (rollout("pinned", version="11"), r"\$.policy.version: no pool serves version 11 of model default"),
+        (rollout("ab-test", a="1", b="x"), r"\$.policy.b: no pool serves version x of model default"),
         ({"kind": "promote", "model": "default"}, "pinned has no stages to promote"),
-        ({"kind": "rollback", "model": "x"}, "no model 'x' is served"),
+        ({"kind": "rollback", "model": "x"}, "no model 'x' is served; served are default"),
     ],
 )
 def test_what_is_wrong_is_said_to_whoever_asked_and_the_fleet_goes_on(operation, complaint):
@@ -152,6 +160,70 @@ def test_what_is_wrong_is_said_to_whoever_asked_and_the_fleet_goes_on(operation,
 
     assert error is not None
     assert re.search(complaint, error), error
+
+
+PROMOTE, ROLLBACK = {"kind": "promote", "model": "default"}, {"kind": "rollback", "model": "default"}
+TWO = {"old": {"engine": engine(0.1)}, "new": {"engine": engine(0.1), "version": "2"}}
+
+
+@pytest.mark.parametrize(
+    ("policy", "move", "complaint"),
+    [
+        ({"policy": "canary", "version": "22"}, PROMOTE, "22"),
+        ({"policy": "canary", "stable": "11"}, ROLLBACK, "11"),
+        ({"policy": "ramp", "version": "22"}, PROMOTE, "22"),
+        ({"policy": "blue-green", "green": "22"}, PROMOTE, "22"),
+        ({"policy": "feature-flag", "version": "22"}, PROMOTE, "22"),
+        ({"policy": "feature-flag", "stable": "11"}, ROLLBACK, "11"),
+        ({"policy": "ab-test", "a": "11"}, ROLLBACK, "11"),
+        ({"policy": "canary", "version": "22"}, ROLLBACK, None),
+        ({"policy": "blue-green", "blue": "11"}, PROMOTE, None),
+    ],
+)
+def test_a_rollout_is_moved_to_a_version_that_some_pool_serves_or_not_at_all(policy, move, complaint):
+    spec = fleet(pools=TWO, models={"default": {"rollout": policy}})
+
+    (error,) = errors(move, spec=spec)
+
+    no_pool = f"no pool serves version {complaint} of model default; they serve 1, 2"
+    assert error == (None if complaint is None else no_pool)
+
+
+def test_a_rollout_goes_back_when_its_new_version_is_retired_and_not_forward():
+    spec = fleet(pools=TWO, models={"default": {"rollout": {"policy": "canary", "share": 0.5}}})
+    retire = {"kind": "retire", "pool": "new"}
+
+    _, answers, _ = played((1.5, retire), (3.5, PROMOTE), (4.5, ROLLBACK), spec=spec)
+
+    assert [answer.error for answer in answers] == [
+        None, "no pool serves version 2 of model default; they serve 1", None,
+    ]  # fmt: skip
+
+
+ZERO = OperationsTrace(operations=(Operation(at_s=2.5, kind="scale", pool="default", replicas=0),))
+
+
+def test_a_pool_scaled_to_zero_keeps_what_comes_until_it_is_scaled_again():
+    again = Operation(at_s=8.0, kind="scale", pool="default", replicas=1)
+
+    run = play(
+        arrivals(*range(6)), fleet(0.1), operations=OperationsTrace(operations=(*ZERO.operations, again))
+    )
+
+    ended = column(run, "ended_s")
+    assert set(column(run, "outcome").values()) == {"completed"}
+    assert [ended[f"r{n}"] > 8.0 for n in range(6)] == [False] * 3 + [True] * 3
+
+
+def test_a_deadlock_names_the_pool_that_has_no_replica_and_who_took_them_away():
+    with pytest.raises(DeadlockError) as caught:
+        play(arrivals(*range(6)), fleet(0.1), operations=ZERO)
+
+    assert str(caught.value).splitlines()[1:] == [
+        "  pool default has no ready replica (none; it may have 0 to 0, the last operation on it was scale at 2.5 s), "
+        "and 3 of its requests wait",
+        *(f"  request r{n} waits for a replica it may go to" for n in (3, 4, 5)),
+    ]
 
 
 def test_what_is_said_of_a_mistake_is_short_however_long_that_was():

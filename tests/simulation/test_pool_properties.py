@@ -200,9 +200,12 @@ def changes(draw, spec):
             pool = draw(st.sampled_from(sorted(there)))
             made.append(Operation(at_s=at_s, kind="scale", pool=pool, replicas=draw(st.integers(0, 3))))
         elif kind == "rollout":
-            serving = {spec.pools[pool].model or "default" for pool in there if pool in spec.pools}
-            for model in [name for name in models if name in serving][:1]:
-                policy = {"policy": "pinned", "version": draw(st.sampled_from("12"))}
+            serving = [pool for name, pool in spec.pools.items() if name in there]
+            for model in [name for name in models if name in {pool.model or "default" for pool in serving}][
+                :1
+            ]:
+                versions = sorted({pool.version for pool in serving if (pool.model or "default") == model})
+                policy = {"policy": "pinned", "version": draw(st.sampled_from(versions))}
                 made.append(Operation(at_s=at_s, kind="rollout", model=model, policy=policy))
     return OperationsTrace(operations=tuple(made))
 

@@ -67,10 +67,16 @@ def test_what_nobody_serves_is_refused_with_what_is_served(model):
     assert "served are chat@1, code@7" in column(run, "detail")["r0"]
 
 
-def test_a_pool_without_a_model_answers_for_every_model_that_no_pool_names():
-    run = play(asked("chat", "poetry", None), pooled(chat={"model": "chat"}, rest={}))
+@pytest.mark.parametrize("named", [{}, {"model": "default"}])
+def test_a_pool_of_no_model_and_one_of_the_model_default_answer_for_all_that_no_pool_names(named):
+    spec = pooled(chat={"model": "chat"}, rest=named)
+    trace = trace_of(
+        *(entry(f"r{n}", model=model) for n, model in enumerate(("chat", "code", None, "default")))
+    )
 
-    assert served(run) == {"r0": "replica/chat/0", "r1": "replica/rest/0", "r2": "replica/rest/0"}
+    run = play(trace, spec)
+
+    assert list(column(run, "pool").values()) == ["chat", "rest", "rest", "rest"]
 
 
 def test_a_request_that_names_no_model_goes_to_the_one_there_is():

@@ -122,7 +122,7 @@ def test_each_kind_has_its_own_fields_and_no_others(fields, path, problem):
         ("[[operations]]\nat_s = 1\nkind = 'retire'\npool = 'a'\nwhy = 1", "unknown field `why`"),
         ('{"faults": []}', "is not an operations trace: Object contains unknown field `faults`"),
         ("[[operations", "is not an operations trace"),
-        ("", "is empty"),
+        ("", 'is empty; expected {"operations": [{"at_s": 20.0, '),
     ],
 )  # fmt: skip
 def test_a_file_that_is_none_is_told_what_is_wrong_and_what_would_be_right(tmp_path, text, message):

@@ -106,9 +106,11 @@ class Security(Struct, frozen=True):
 
 
 def generate_keys() -> KeyPair:
-    """A new key pair."""
-    public, secret = zmq.curve_keypair()
-    return KeyPair(public.decode(), secret.decode())
+    """A new key pair, whose public key a command line does not take for an option."""
+    while True:
+        public, secret = (key.decode() for key in zmq.curve_keypair())
+        if not public.startswith("-"):
+            return KeyPair(public, secret)
 
 
 def write_keys(keys: KeyPair, path: Path) -> None:

@@ -158,6 +158,13 @@ def test_a_client_with_keys_needs_the_heads_public_key():
 # --- files ----------------------------------------------------------------------------------------------
 
 
+def test_a_public_key_is_never_taken_for_an_option(monkeypatch):
+    pairs = [(start * 40, b"s" * 40) for start in (b"-", b"-", b"p")]
+    monkeypatch.setattr("zmq.curve_keypair", lambda: pairs.pop(0))
+
+    assert generate_keys().public == "p" * 40
+
+
 def test_keys_are_written_for_their_owner_only_and_never_overwritten(tmp_path):
     path = tmp_path / "head.key"
     write_keys(HEAD, path)

@@ -136,14 +136,17 @@ class Judge:
         """Latencies of the new version that ended while nothing was known of the old one's."""
         self.begin()
 
-    def begin(self, *, old_too: bool = True) -> None:
-        """The two are compared anew, by what ends from now on; not `old_too`: the new one with what the old one did."""
+    def begin(self, *, old_too: bool = True, parts: int = 1) -> None:
+        """The two are compared anew, by what ends from now on; not `old_too`: the new one with what the old one did.
+
+        `parts`: so many comparisons of one rollout share `alpha`.
+        """
         if old_too:
             self.old.begin()
         self.new.begin()
         self.judged = self.slow = 0
         """Requests of the new version whose latency was held against the old one's, and those that were slow."""
-        self.looks = 0
+        self.looks, self._parts = 0, parts
         self._untold.clear()
         self._next_look = self.gates.min_requests
 
@@ -250,7 +253,7 @@ class Judge:
         self.looks += 1
         self._next_look = self.new.count + self.gates.min_requests
         # 6 / pi² · sum of 1 / k² is 1.
-        level = self.gates.alpha * 6.0 / (math.pi * self.looks) ** 2
+        level = self.gates.alpha / self._parts * 6.0 / (math.pi * self.looks) ** 2
         return self._errors(level) or self._latency(level, now_s) or self._quality(level)
 
     def _at_look(self) -> bool:

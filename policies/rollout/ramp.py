@@ -15,9 +15,10 @@ from policies.rollout.gates import Judge
 class Ramp(StagedRollout):
     """Go through the shares of `stages`, each for `stage_s` and `gates.min_requests` of each version that have ended.
 
-    The versions are compared anew in each stage: what only shows under load shows in a later one. Where all requests go
-    to the new version, it is held against what the old one did in the stage before. At a failed gate it goes back, from
-    whichever stage. O(log window) a request.
+    The versions are compared anew in each stage: what only shows under load shows in a later one. Each stage has the
+    same part of the gates' `alpha`, so that all of them together reject a version that is as good no more often than
+    `alpha` says. Where all requests go to the new version, it is held against what the old one did in the stage before.
+    At a failed gate it goes back, from whichever stage. O(log window) a request.
 
     Source: Humble and Farley, "Continuous Delivery", 2010, chapter 10; the stages are the usual 1, 10, 50, 100 %.
     """
@@ -43,7 +44,7 @@ class Ramp(StagedRollout):
     def _enter(self, judge: Judge, number: int, now_s: float) -> None:
         self.number, self.began_s, self.sent_share = number, now_s, self.stages[number]
         self.stage = f"ramp {100 * self.sent_share:g} %"
-        judge.begin(old_too=number == 0 or self.sent_share < 1.0)
+        judge.begin(old_too=number == 0 or self.sent_share < 1.0, parts=len(self.stages))
 
     def go_on(self, judge: Judge, held_s: float, now_s: float) -> None:
         # A first stage of all requests has nothing to be compared with.

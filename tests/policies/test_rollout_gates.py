@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policies import BlueGreen, Canary, Gates, PolicyError, Ramp, Request, RolloutPolicy, build
-from policies.rollout.gates import Recent, binomial_tail, fisher_p
+from policies.rollout.gates import Judge, Recent, binomial_tail, fisher_p
 from policies.rollout.ledger import Ledger
 from tests.policies.rollouts import World, good, reply
 
@@ -269,6 +269,19 @@ def test_a_stage_does_not_forget_what_is_out():
         assert out > 0
         world.run(world.now_s + 2.0)
     assert world.stages[-1].startswith("rolled back")
+
+
+def test_all_looks_of_all_stages_share_one_alpha(monkeypatch):
+    """Each stage compares anew: if each had all of `alpha`, ten would reject good versions ten times as often."""
+    levels = []
+    monkeypatch.setattr(Judge, "_errors", lambda judge, level: levels.append(level))
+    stages = tuple(0.05 * number for number in range(1, 11))
+    gates = Gates(min_requests=5, latency_factor=None)
+
+    World(Ramp(stages=stages, stage_s=20.0, gates=gates)).run(400.0)
+
+    assert len(levels) > 100
+    assert 0.8 * gates.alpha < sum(levels) <= gates.alpha
 
 
 def test_an_operator_cannot_promote_what_is_not_there_yet():

@@ -11,6 +11,7 @@ from msgspec import Meta
 
 from policies.base import PolicyError, RolloutPolicy
 from policies.decisions import Serve
+from policies.rollout.blocks import ENOUGH, Blocks
 from policies.rollout.feature_flag import position, who
 from policies.rollout.gates import fisher_p
 from policies.rollout.ledger import Ledger
@@ -26,9 +27,11 @@ class Sample:
     are not independent, users are; so a mean over requests is a ratio of sums over users, and varies as that does.
     """
 
-    __slots__ = ("_counts2", "_products", "_sums2", "_users", "count", "sum")
+    __slots__ = ("_blocks", "_counts2", "_products", "_sums2", "_users", "count", "sum")
 
-    def __init__(self) -> None:
+    def __init__(self, *, alike: bool = False) -> None:
+        """`alike`: values that come one after another are so, whosever they are."""
+        self._blocks = Blocks() if alike else None
         self._users: dict[str, tuple[int, float]] = {}
         self.count, self.sum = 0, 0.0
         self._counts2 = 0
@@ -53,23 +56,26 @@ class Sample:
         self._counts2 += 2 * count + 1
         self._products += count * value + total + value
         self._sums2 += value * (2.0 * total + value)
+        if self._blocks is not None:
+            self._blocks.add(value)
 
     @property
     def variance_of_mean(self) -> float:
-        """Infinite below two users."""
+        """That over users, or over blocks of time where values are alike and that is more. Infinite below two users."""
         users, mean = len(self._users), self.mean
         if users < 2:
             return math.inf
         squares = self._sums2 - 2.0 * mean * self._products + mean * mean * self._counts2
-        return max(0.0, squares) / (self.count * self.count) * users / (users - 1)
+        over_users = max(0.0, squares) / (self.count * self.count) * users / (users - 1)
+        return over_users if self._blocks is None else max(over_users, self._blocks.variance_of_mean)
 
 
 class Arm:
     """What came of the requests of one version's own users, sent while both versions were served."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, alike: bool) -> None:
         self.out = Ledger()
-        self.sample = Sample()
+        self.sample = Sample(alike=alike)
         self.ended = self.failed = 0
         """Those that ended, but for what clients cancelled; and of them those that did not complete."""
         self.longest_s = 0.0
@@ -85,6 +91,9 @@ class ABTest(RolloutPolicy):
     looked at after every request: the probability that it ever exceeds 1 / `alpha` while there is no difference is at
     most `alpha` (as far as means of `min_requests` and more users are normal). Where there is no verdict by `horizon`
     requests of each, none is given.
+
+    Latencies that come one after another have one queue in common, whosever they are: their mean varies as it does
+    over blocks of time (`Blocks`), if that is more than over users, and the first look is at 256 of each version.
 
     Those count that were sent to the user's own version while both are served, as they end. A version that seems
     better by what it completed, and fails or leaves unanswered more of it (Fisher's exact test at `alpha`, once), is
@@ -110,12 +119,15 @@ class ABTest(RolloutPolicy):
     """Requests of each version, at most."""
 
     def check_values(self) -> None:
-        """Raises `BadValue` where the two versions are one."""
+        """Raises `BadValue` where the two versions are one, or too few latencies are to be looked at."""
         if self.a == self.b:
             raise BadValue("b", f"{self.b!r} is `a` too; name another version")
+        if self.metric == "e2e_s" and self.horizon < ENOUGH:
+            raise BadValue("horizon", f"{self.horizon}: a verdict on latency takes {ENOUGH} requests or more")
 
     def reset(self, rng: random.Random) -> None:
-        self.arms = {self.a: Arm(), self.b: Arm()}
+        alike = self.metric == "e2e_s"
+        self.arms = {version: Arm(alike=alike) for version in (self.a, self.b)}
         self.over = False
         self.winner: str | None = None
         self.all_to: str | None = None

@@ -208,6 +208,10 @@ def test_a_bound_that_left_it_undecided_takes_it_back():
         ({"policy": "ramp", "stable": "2"}, r"\$.version: '2' is the stable one too"),
         ({"policy": "blue-green", "blue": "2"}, r"\$.green: '2' is blue too"),
         ({"policy": "ab-test", "a": "2"}, r"\$.b: '2' is `a` too"),
+        (
+            {"policy": "ab-test", "metric": "e2e_s", "horizon": 255},
+            r"\$.horizon: 255: a verdict on latency takes 256 requests or more",
+        ),
     ],
 )
 def test_values_that_contradict_each_other_are_refused(table, says):

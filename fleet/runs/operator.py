@@ -33,6 +33,7 @@ from fleet.launch.portable import demand_importable
 from fleet.messages import Message, Operate, Operated, Tick, Undeliverable
 from fleet.pools import POOL_COMPONENTS, Pool, PoolSpec, autoscaler_of, batcher_of, table_of
 from fleet.runs.assembly import ROUTER, Head, Runtime
+from fleet.runtime.wire import text_of
 from fleet.serving_checks import check_alone, check_together, names_not_served, no_pool_serves
 from fleet.spec import BELONGS
 from policies.base import Component, Policy, PolicyError, RolloutPolicy
@@ -129,7 +130,7 @@ class Operator(Actor):
                 message.reply_to, Operated(message.id, "$: it is nested too deeply to be an operation")
             )
         except (msgspec.DecodeError, PolicyError, FleetError) as error:
-            self.ctx.send(message.reply_to, Operated(message.id, str(error)[:MOST_SAID]))
+            self.ctx.send(message.reply_to, Operated(message.id, text_of(str(error), MOST_SAID)))
 
     def _begin(self, table: Table, asked: Operate | str) -> bool:
         """What another actor answers; False: it is another operation. `asked`: by whom, or which one of the trace."""
@@ -260,7 +261,8 @@ class Operator(Actor):
         """The router has told the policy. In a trace, one that will not is an error of the trace."""
         asked, due = self._asked.pop(message.operation, None), self._due.pop(message.operation, None)
         if asked is not None:
-            self.ctx.send(asked.reply_to, Operated(asked.id, message.error))
+            error = None if message.error is None else text_of(message.error, MOST_SAID)
+            self.ctx.send(asked.reply_to, Operated(asked.id, error))
         elif message.error is not None:
             raise PolicyError(message.error if due is None else f"{due}: {message.error}")
 

@@ -242,6 +242,7 @@ def test_a_shadow_is_recorded_and_changes_nothing_for_anybody(binding):
     assert rows[0]["end"] == "replica-lost"
     assert "completed" in {row["end"] for row in rows}
 
+
 class ShadowsWhereThereAreTwo(RolloutPolicy):
     """The first version serves, and any other answers unheard."""
 

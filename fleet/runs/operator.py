@@ -33,6 +33,7 @@ from fleet.launch.portable import demand_importable
 from fleet.messages import Message, Operate, Operated, Tick, Undeliverable
 from fleet.pools import POOL_COMPONENTS, Pool, PoolSpec, autoscaler_of, batcher_of, table_of
 from fleet.runs.assembly import ROUTER, Head, Runtime
+from fleet.runtime.membership import MembershipOptions
 from fleet.runtime.wire import text_of
 from fleet.serving_checks import check_alone, check_together, names_not_served, no_pool_serves
 from fleet.spec import BELONGS
@@ -46,6 +47,8 @@ STATUS = "status"
 """An operation over the wire only: a trace has nobody to answer."""
 MOST_SAID = 4_000
 """Characters of an error, which may quote what was wrong: an operation is as large as a message may be."""
+MOST_REPLICAS = MembershipOptions().max_peers
+"""That a live pool may have to have: no more processes can join a head, and to count them it would do nothing else."""
 
 Table = Mapping[str, Any]  # Any: JSON values, checked here
 
@@ -179,9 +182,15 @@ class Operator(Actor):
             pool = self._made(name, table_of(PoolSpec, table.get("spec") or {}, "$.spec", BELONGS))
             for slot in POOL_COMPONENTS:
                 self._make_usable(getattr(pool, slot), f"$.spec.{slot}")
+        self._demand_room(pool.replicas, "$.spec.replicas")
         self._log_of_pool("deploy", name, f"{pool.model}@{pool.version}, {pool.replicas} replicas")
         self._head.deploy(self._runtime, pool)
         self.ctx.send(ROUTER, ServePool(pool, self._head.spec.model(pool.model)))
+
+    def _demand_room(self, replicas: int, path: str) -> None:
+        """Raises `PolicyError` where so many can never join; as `max_replicas`, which is no promise, they may be."""
+        if self._live and replicas > MOST_REPLICAS:
+            raise PolicyError(f"{path}: {replicas:,} processes are more than join a head, {MOST_REPLICAS:,}")
 
     def _made(self, name: str, pool_spec: PoolSpec) -> Pool:
         """The pool with everything said, and policies that are its own."""
@@ -237,6 +246,7 @@ class Operator(Actor):
             low = high = table["replicas"]
         if low > high:
             raise PolicyError(f"$.min_replicas: {low} is above max_replicas, {high}")
+        self._demand_room(low, "$.replicas" if "replicas" in table else "$.min_replicas")
         self._log_of_pool("scale", name, f"{low} to {high} replicas")
         self.ctx.send(autoscaler_of(name), ScalePool(low, high))
 

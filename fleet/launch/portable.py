@@ -7,7 +7,8 @@ installed distributions, and beyond those only what its own user named when it w
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from functools import cache
 from typing import Annotated, Any
 
 import msgspec
@@ -75,20 +76,23 @@ def modules_in(table: dict[str, Any]) -> list[str]:
     return sorted({module for module in named if module.partition(".")[0] not in _OWN | {"__main__"}})
 
 
-def _may_import(module: str, allowed: Sequence[str]) -> bool:
-    from importlib.metadata import packages_distributions  # reads every distribution there is
-
+def _may_import(module: str, allowed: Sequence[str], installed: Callable[[], Collection[str]]) -> bool:
     if any(module == name or module.startswith(f"{name}.") for name in allowed):
         return True
     parts = module.split(".")
     # To import a `__main__` is to run a program.
-    return "__main__" not in parts and (parts[0] in _OWN or parts[0] in packages_distributions())
+    return "__main__" not in parts and (parts[0] in _OWN or parts[0] in installed())
 
 
 def demand_importable(table: dict[str, Any], allowed: Sequence[str] = ()) -> None:
     """Raises `FleetError` where plain values from another process name a module that is not to be imported for it."""
+    from importlib.metadata import packages_distributions
+
+    installed = cache(
+        packages_distributions
+    )  # reads every distribution there is, while a head does nothing else
     for path, module in _import_paths(table, "$"):
-        if not _may_import(module, allowed):
+        if not _may_import(module, allowed, installed):
             raise FleetError(
                 f"{path}: module `{module}` is not of an installed distribution, and this process was not started with "
                 f"--allow-module {module}"

@@ -33,6 +33,8 @@ from fleet.launch.portable import demand_importable
 from fleet.messages import Message, Operate, Operated, Tick, Undeliverable
 from fleet.pools import POOL_COMPONENTS, Pool, PoolSpec, autoscaler_of, batcher_of, table_of
 from fleet.runs.assembly import ROUTER, Head, Runtime
+from fleet.runtime.membership import MembershipOptions
+from fleet.runtime.wire import text_of
 from fleet.serving_checks import check_alone, check_together, names_not_served, no_pool_serves
 from fleet.spec import BELONGS
 from policies.base import Component, Policy, PolicyError, RolloutPolicy
@@ -45,6 +47,8 @@ STATUS = "status"
 """An operation over the wire only: a trace has nobody to answer."""
 MOST_SAID = 4_000
 """Characters of an error, which may quote what was wrong: an operation is as large as a message may be."""
+MOST_REPLICAS = MembershipOptions().max_peers
+"""That a live pool may have to have: no more processes can join a head, and to count them it would do nothing else."""
 
 Table = Mapping[str, Any]  # Any: JSON values, checked here
 
@@ -129,7 +133,7 @@ class Operator(Actor):
                 message.reply_to, Operated(message.id, "$: it is nested too deeply to be an operation")
             )
         except (msgspec.DecodeError, PolicyError, FleetError) as error:
-            self.ctx.send(message.reply_to, Operated(message.id, str(error)[:MOST_SAID]))
+            self.ctx.send(message.reply_to, Operated(message.id, text_of(str(error), MOST_SAID)))
 
     def _begin(self, table: Table, asked: Operate | str) -> bool:
         """What another actor answers; False: it is another operation. `asked`: by whom, or which one of the trace."""
@@ -178,9 +182,15 @@ class Operator(Actor):
             pool = self._made(name, table_of(PoolSpec, table.get("spec") or {}, "$.spec", BELONGS))
             for slot in POOL_COMPONENTS:
                 self._make_usable(getattr(pool, slot), f"$.spec.{slot}")
+        self._demand_room(pool.replicas, "$.spec.replicas")
         self._log_of_pool("deploy", name, f"{pool.model}@{pool.version}, {pool.replicas} replicas")
         self._head.deploy(self._runtime, pool)
         self.ctx.send(ROUTER, ServePool(pool, self._head.spec.model(pool.model)))
+
+    def _demand_room(self, replicas: int, path: str) -> None:
+        """Raises `PolicyError` where so many can never join; as `max_replicas`, which is no promise, they may be."""
+        if self._live and replicas > MOST_REPLICAS:
+            raise PolicyError(f"{path}: {replicas:,} processes are more than join a head, {MOST_REPLICAS:,}")
 
     def _made(self, name: str, pool_spec: PoolSpec) -> Pool:
         """The pool with everything said, and policies that are its own."""
@@ -236,6 +246,7 @@ class Operator(Actor):
             low = high = table["replicas"]
         if low > high:
             raise PolicyError(f"$.min_replicas: {low} is above max_replicas, {high}")
+        self._demand_room(low, "$.replicas" if "replicas" in table else "$.min_replicas")
         self._log_of_pool("scale", name, f"{low} to {high} replicas")
         self.ctx.send(autoscaler_of(name), ScalePool(low, high))
 
@@ -260,7 +271,8 @@ class Operator(Actor):
         """The router has told the policy. In a trace, one that will not is an error of the trace."""
         asked, due = self._asked.pop(message.operation, None), self._due.pop(message.operation, None)
         if asked is not None:
-            self.ctx.send(asked.reply_to, Operated(asked.id, message.error))
+            error = None if message.error is None else text_of(message.error, MOST_SAID)
+            self.ctx.send(asked.reply_to, Operated(asked.id, error))
         elif message.error is not None:
             raise PolicyError(message.error if due is None else f"{due}: {message.error}")
 

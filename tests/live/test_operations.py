@@ -142,6 +142,24 @@ def test_scaling_under_load_up_and_down_loses_nothing(tmp_path: Path) -> None:
         all_completed(client, head)
 
 
+def test_more_replicas_than_can_join_a_head_are_refused_and_it_serves_on() -> None:
+    with served(small_fleet(replicas=1), local_replicas=1) as head:
+        for operation, path in (
+            ({"kind": "scale", "pool": "default", "replicas": 100_000}, r"\$.replicas"),
+            (
+                {"kind": "scale", "pool": "default", "min_replicas": 5_000, "max_replicas": 9_000},
+                r"\$.min_replicas",
+            ),
+            ({"kind": "deploy", "pool": "v2", "spec": {**V2, "replicas": 100_000}}, r"\$.spec.replicas"),
+        ):
+            with pytest.raises(
+                FleetError, match=rf"{path}: [0-9,]+ processes are more than join a head, 4,096"
+            ):
+                ask(head, **operation)
+        ask(head, kind="scale", pool="default", max_replicas=1_000_000)
+        assert reached(head, ready("default", 1))["pools"]["default"]["max_replicas"] == 1_000_000
+
+
 def test_a_replica_of_a_deployed_pool_that_is_killed_is_replaced(tmp_path: Path) -> None:
     with served(small_fleet(replicas=1)) as head:
         hosts = joined(head.endpoint, 1)

@@ -209,3 +209,18 @@ def test_a_host_becomes_a_replica_and_nothing_else(replica):
     assert not runtime.sent + runtime.added
     host.receive(HostReplica("replica/0", settings()))
     assert runtime.added == ["replica/0"]
+
+
+def test_distributions_are_read_once_however_many_modules_are_named(monkeypatch):
+    import importlib.metadata
+
+    reads = []
+    monkeypatch.setattr(
+        importlib.metadata, "packages_distributions", lambda: reads.append(1) or {"numpy": ["numpy"]}
+    )
+
+    demand_importable({"spec": {"many": ["numpy:array"] * 1_000}})
+    with pytest.raises(FleetError, match=r"\$.last: module `os` is not of an installed distribution"):
+        demand_importable({"many": ["numpy:array"] * 1_000, "last": "os:system"})
+
+    assert len(reads) == 2

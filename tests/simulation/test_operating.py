@@ -232,6 +232,14 @@ def test_what_is_said_of_a_mistake_is_short_however_long_that_was():
     assert 0 < len(error) <= 4_000
 
 
+@pytest.mark.parametrize("operation", [{"kind": "status", "a\nb\x1b[31m": 1}, deploy(**{"a\nb\x1b[31m": 1})])
+def test_what_is_said_of_a_mistake_is_one_line_and_says_nothing_to_a_terminal(operation):
+    (error,) = errors(operation)
+
+    assert r"a\nb\x1b[31m" in error
+    assert error.isprintable()
+
+
 def test_a_pool_that_is_retired_is_neither_scaled_nor_deployed_again_before_it_is_gone():
     trace = trace_of(entry("long"), *(entry(f"r{n}", 8.0 + n) for n in range(5)))
     spec = fleet(

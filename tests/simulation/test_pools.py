@@ -243,6 +243,29 @@ def test_a_shadow_is_recorded_and_changes_nothing_for_anybody(binding):
     assert "completed" in {row["end"] for row in rows}
 
 
+class ShadowsWhereThereAreTwo(RolloutPolicy):
+    """The first version serves, and any other answers unheard."""
+
+    def choose(self, request, versions, now_s):
+        first, *others = (view.version for view in versions)
+        return Shadow(first, others[0]) if others else Serve(first)
+
+
+@pytest.mark.parametrize("binding", ["early", "late"])
+def test_a_request_that_moves_to_where_its_shadow_waits_takes_its_place(binding):
+    spec = pooled({"m": {"rollout": ShadowsWhereThereAreTwo()}}, **TWO_VERSIONS).replace(binding=binding)
+    retire = OperationsTrace(operations=(Operation(at_s=0.5, kind="retire", pool="old"),))
+
+    made = simulation(arrivals(0.0, 0.0, 0.0, model="m"), spec, operations=retire)
+    run = made.run()
+
+    assert served(run) == {"r0": "replica/old/0", "r1": "replica/new/0", "r2": "replica/new/0"}
+    ends = {row["request"]: row["end"] for row in run.attempts.to_pylist() if row["role"] == "shadow"}
+    assert ends == {"r0": "completed", "r1": "withdrawn", "r2": "withdrawn"}
+    assert made.head.batcher.depth == 0
+    assert not made.head.router.shadows
+
+
 class Picks(VariantsPolicy):
     variant: str
 

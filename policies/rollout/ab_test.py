@@ -11,6 +11,7 @@ from msgspec import Meta
 
 from policies.base import PolicyError, RolloutPolicy
 from policies.decisions import Serve
+from policies.rollout.blocks import Blocks
 from policies.rollout.feature_flag import position, who
 from policies.rollout.gates import fisher_p
 from policies.rollout.ledger import Ledger
@@ -26,13 +27,13 @@ class Sample:
     are not independent, users are; so a mean over requests is a ratio of sums over users, and varies as that does.
     """
 
-    __slots__ = ("_counts2", "_products", "_sums2", "_users", "count", "sum")
+    __slots__ = ("_counts2", "_products", "_squares", "_sums2", "_users", "count", "sum")
 
     def __init__(self) -> None:
         self._users: dict[str, tuple[int, float]] = {}
         self.count, self.sum = 0, 0.0
         self._counts2 = 0
-        self._products = self._sums2 = 0.0
+        self._products = self._squares = self._sums2 = 0.0
 
     @property
     def users(self) -> int:
@@ -52,6 +53,7 @@ class Sample:
         self.sum += value
         self._counts2 += 2 * count + 1
         self._products += count * value + total + value
+        self._squares += value * value
         self._sums2 += value * (2.0 * total + value)
 
     @property
@@ -62,6 +64,13 @@ class Sample:
             return math.inf
         squares = self._sums2 - 2.0 * mean * self._products + mean * mean * self._counts2
         return max(0.0, squares) / (self.count * self.count) * users / (users - 1)
+
+    @property
+    def variance_if_independent(self) -> float:
+        """Likewise, if no two values had to do with each other."""
+        if self.count < 2:
+            return math.inf
+        return max(0.0, self._squares / self.count - self.mean * self.mean) / (self.count - 1)
 
 
 class Arm:
@@ -86,13 +95,18 @@ class ABTest(RolloutPolicy):
     most `alpha` (as far as means of `min_requests` and more users are normal). Where there is no verdict by `horizon`
     requests of each, none is given.
 
+    Successive latencies depend on each other too, whoever's they are, as they share a queue: a test on `e2e_s` is only
+    looked at when a block of successive requests of both versions is complete, from 32 blocks of 32 on (see `Blocks`);
+    its variance is that of users and that of blocks, less what both of them count.
+
     Those count that were sent to the user's own version while both are served, as they end. A version that seems
     better by what it completed, and fails or leaves unanswered more of it (Fisher's exact test at `alpha`, once), is
     not called so. Everybody stays where they are after the verdict, until an operator promotes the winner or rolls back
     to `a`. It remembers each user of the test.
 
     Source: Johari, Koomen, Pekelis and Walsh, "Peeking at A/B Tests", KDD 2017; Robbins, "Statistical Methods Related
-    to the Law of the Iterated Logarithm", 1970.
+    to the Law of the Iterated Logarithm", 1970; Cameron, Gelbach and Miller, "Robust Inference with Multiway
+    Clustering", 2011 (users and blocks).
     """
 
     a: str = "1"
@@ -116,6 +130,8 @@ class ABTest(RolloutPolicy):
 
     def reset(self, rng: random.Random) -> None:
         self.arms = {self.a: Arm(), self.b: Arm()}
+        self.blocks = Blocks() if self.metric == "e2e_s" else None
+        """None: requests of different users are independent."""
         self.over = False
         self.winner: str | None = None
         self.all_to: str | None = None
@@ -172,8 +188,12 @@ class ABTest(RolloutPolicy):
             value = ending.e2e_s if self.metric == "e2e_s" else ending.quality
             if value is not None:
                 arm.sample.add(who(ending.request), value)
+                if self.blocks is not None:
+                    self.blocks.add(int(arm is self.arms[self.b]), value)
 
     def _look(self, now_s: float) -> None:
+        if self.blocks is not None and not self.blocks.complete:
+            return
         a, b = self.arms[self.a].sample, self.arms[self.b].sample
         if min(a.count, b.count, a.users, b.users) < self.min_requests:
             if min(arm.ended for arm in self.arms.values()) >= self.horizon:
@@ -186,17 +206,22 @@ class ABTest(RolloutPolicy):
                 self.winner = better
                 self._end(f"version {better} is better", now_s)
         elif min(a.count, b.count) >= self.horizon:
-            self._end("no difference was found", now_s)
+            few = self.blocks is not None and not self.blocks.enough
+            self._end("too few requests were seen" if few else "no difference was found", now_s)
 
     def likelihood_ratio(self) -> float:
         """How much likelier what was seen is with a difference than with none."""
         a, b = self.arms[self.a].sample, self.arms[self.b].sample
-        variance, prior = a.variance_of_mean + b.variance_of_mean, self.effect * self.effect
+        difference, prior = b.mean - a.mean, self.effect * self.effect
+        variance = a.variance_of_mean + b.variance_of_mean
+        if self.blocks is not None and variance > 0.0:
+            blocks = self.blocks.variance()
+            both = variance + blocks - a.variance_if_independent - b.variance_if_independent
+            variance = self.blocks.as_normal(max(variance, blocks, both), difference)
         if variance <= 0.0:  # all alike on both sides
             return 1.0 if a.mean == b.mean else math.inf
         if not math.isfinite(variance):
             return 1.0
-        difference = b.mean - a.mean
         exponent = prior * difference * difference / (2.0 * variance * (variance + prior))
         return math.sqrt(variance / (variance + prior)) * math.exp(min(exponent, 700.0))
 

@@ -159,6 +159,40 @@ def test_of_single_requests_it_is_the_plain_one():
     assert sample.variance_of_mean == pytest.approx(sum((value - mean) ** 2 for value in values) / 3 / 4)
 
 
+class Queues:
+    """A server of each version, first come, first served; so busy, with half of 20 requests a second."""
+
+    def __init__(self, load, slowness=1.0):
+        self.free_s, self.mean_s = {"1": 0.0, "2": 0.0}, {"1": load / 10.0, "2": slowness * load / 10.0}
+
+    def __call__(self, version, now_s, rng):
+        done_s = max(now_s, self.free_s[version]) + rng.expovariate(1.0 / self.mean_s[version])
+        self.free_s[version] = done_s
+        return "completed", done_s - now_s
+
+
+def verdicts(tests, load, slowness, users, until_s=200.0):
+    """Of so many A/B tests in two queues, how many found a difference."""
+    found = 0
+    for seed in range(tests):
+        policy = ABTest(metric="e2e_s", effect=load / 10.0, salt=f"{seed}")
+        world = World(policy, Queues(load, slowness), seed=seed, users=users).run(until_s)
+        found += world.policy.winner is not None
+    return found
+
+
+@pytest.mark.parametrize("users", [0, 100])
+@pytest.mark.parametrize("load", [0.3, 0.7])
+def test_two_queues_of_versions_that_are_alike_are_no_difference(load, users):
+    """Taken for independent, latencies at 70 % load find one in nearly all of the tests."""
+    assert verdicts(60, load, 1.0, users) <= 60 * 0.05 + 3 * math.sqrt(60 * 0.05 * 0.95)
+
+
+@pytest.mark.parametrize(("load", "slowness"), [(0.3, 1.5), (0.7, 0.7)])
+def test_a_version_that_is_slower_is_found_in_its_queue(load, slowness):
+    assert verdicts(20, load, slowness, 0, until_s=400.0) >= 16
+
+
 # --- what counts ------------------------------------------------------------------------------------------------
 
 

@@ -41,8 +41,7 @@ class BlueGreen(GatedRollout):
     def reset(self, rng: random.Random) -> None:
         self.start(rng, self.blue, self.green)
         self.switched_s: float | None = None
-        if not self.watch_s:
-            self.judge = None
+        self.judge = Judge(self.gates, apart=True) if self.watch_s else None
         self.stage = f"blue: version {self.blue}"
 
     def watch(self, old: VersionView | None, new: VersionView | None, now_s: float) -> None:
@@ -67,5 +66,5 @@ class BlueGreen(GatedRollout):
         if self.sent_share:
             raise PolicyError(f"{self.name()} serves by green already")
         if self.over and self.watch_s:  # it was rolled back, and is tried again
-            self.judge = Judge(self.gates)
+            self.judge = Judge(self.gates, apart=True)
         self._switch(now_s)

@@ -2,7 +2,8 @@
 
 Two things to know. Gates look often, so each look is held to a stricter level, and all looks together reject a version
 that is as good as the old one with a probability of at most `alpha` for each gate, by the union bound. And a request is
-held against what the old version did *when it ended*: load, and whatever else comes and goes, hits both alike.
+held against what the old version did *when it ended*, as the old version's own requests are: load, and whatever else
+comes and goes, hits both alike, and that a quantile of a few hundred latencies is not the true one does so too.
 """
 
 from __future__ import annotations
@@ -30,8 +31,7 @@ class Gates(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     min_requests: Annotated[int, Meta(ge=2, le=100_000)] = 30
     """A look is taken whenever so many more were sent to the new version, once the old one has ended as many."""
     window: Annotated[int, Meta(ge=2, le=100_000)] = 500
-    """Latencies of the old version whose quantile is the measure, and of the new one that may wait to be held against
-    it: the last ones."""
+    """Latencies of the old version whose quantile is the measure: the last ones."""
     alpha: Share = 0.01
     """Of each gate, over all looks: the probability to reject a version that is as good."""
     latency_factor: Annotated[float, Meta(gt=0, le=1e6)] | None = 1.2
@@ -68,8 +68,12 @@ class Recent:
 
         None: it is one of those, or there are none.
         """
-        rank = math.ceil(share * (len(self._sorted) + longer) - _ROUNDING)
-        return self._sorted[max(0, rank - 1)] if 0 < len(self._sorted) >= rank else None
+        rank = self.rank(share, longer)
+        return self._sorted[rank - 1] if len(self._sorted) >= rank else None
+
+    def rank(self, share: float, longer: int = 0) -> int:
+        """Which one that is, from 1, the least first."""
+        return max(1, math.ceil(share * (len(self._sorted) + longer) - _ROUNDING))
 
 
 class Moments:
@@ -107,6 +111,8 @@ class Arm:
         """Requests that were sent to it."""
         self.ended = self.failed = 0
         """Those that ended, but for what clients cancelled; and of them those that did not complete."""
+        self.judged = self.slow = 0
+        """Those whose latency was held against the old version's, and those of them that were slow."""
         self.qualities = Moments()
 
     def request_ended(self, ending: Ending) -> None:
@@ -124,17 +130,21 @@ class Judge:
     """Looks at two arms, and says what the new one fails at. O(log `window`) for each request.
 
     A request of the new version is *slow* if it takes longer than `latency_factor` times the old version's `quantile`
-    of the time when it ends. One that is still out is so when that time has passed, whether it is ever answered, fails
-    or is cancelled then; what ended in another way before says nothing of latency. Requests of the old version that
-    are out for longer than its quantile count in it, so that what stalls both is held against neither.
+    of the time when it ends; one of the old version, if it takes longer than that quantile. One that is still out is so
+    when that time has passed, whether it is ever answered, fails or is cancelled then; what ended in another way before
+    says nothing of latency, nor does what ended while the quantile was not known. Requests of the old version that are
+    out for longer than its quantile count in it, so that what stalls both is held against neither.
+
+    Where both are served at the same time, whether a request is slow does not depend on which version it was drawn
+    for, if both are alike, whatever the quantile was: so slow ones of both are compared. `apart`: the new version is
+    held against what the old one did before; then the quantile is one order statistic of so many latencies.
     """
 
-    def __init__(self, gates: Gates) -> None:
+    def __init__(self, gates: Gates, *, apart: bool = False) -> None:
         self.gates = gates
         self.old, self.new = Arm(gates.window), Arm(gates.window)
-        self._untold: deque[float] = deque(maxlen=gates.window)
-        """Latencies of the new version that ended while nothing was known of the old one's."""
         self.begin()
+        self._apart = apart
 
     def begin(self, *, old_too: bool = True, parts: int = 1) -> None:
         """The two are compared anew, by what ends from now on; not `old_too`: the new one with what the old one did.
@@ -144,10 +154,8 @@ class Judge:
         if old_too:
             self.old.begin()
         self.new.begin()
-        self.judged = self.slow = 0
-        """Requests of the new version whose latency was held against the old one's, and those that were slow."""
+        self._apart = not old_too
         self.looks, self._parts = 0, parts
-        self._untold.clear()
         self._next_look = self.gates.min_requests
 
     # --- what happens ------------------------------------------------------------------------------------------
@@ -176,65 +184,51 @@ class Judge:
             return
         known = ending.request.id in arm.out.late
         arm.request_ended(ending)
-        if arm is self.old:
-            if ending.outcome == "completed" or self._is_long(ending.e2e_s):
-                arm.recent.add(ending.e2e_s)
-        elif not known:
-            self._took(ending, now_s)
+        if not known:
+            self._took(arm, ending)
+        if arm is self.old and (ending.outcome == "completed" or self._is_long(ending.e2e_s)):
+            arm.recent.add(ending.e2e_s)
 
     def _is_long(self, took_s: float) -> bool:
         """Of a request of the old version that came to nothing: not before it had taken longer than the quantile."""
         usual_s = self.old.recent.quantile(self.gates.quantile)
         return usual_s is not None and took_s > usual_s
 
-    def _took(self, ending: Ending, now_s: float) -> None:
-        """How long a request of the new version took that was not known to be slow."""
-        limit_s = self.limit_s(now_s)
-        if ending.outcome == "completed":
-            self._untold.append(ending.e2e_s)
-        elif limit_s is not None and ending.e2e_s > limit_s:
-            self._count(slow=True)
-        self._tell(limit_s)
-
-    def _tell(self, limit_s: float | None) -> None:
-        while limit_s is not None and self._untold:
-            self._count(slow=self._untold.popleft() > limit_s)
-
-    def _count(self, *, slow: bool) -> None:
-        self.judged += 1
-        self.slow += slow
+    def _took(self, arm: Arm, ending: Ending) -> None:
+        """How long a request took that was not known to be slow."""
+        limit_s = self.limit_s(arm)
+        if limit_s is not None and (ending.outcome == "completed" or ending.e2e_s > limit_s):
+            arm.judged += 1
+            arm.slow += ending.e2e_s > limit_s
 
     def seen(self, old: VersionView | None, new: VersionView | None, now_s: float) -> None:
         """The two versions as they are now, before a request is sent to one of them; None: it is not served."""
         for view, arm in ((old, self.old), (new, self.new)):
             if view is not None:
                 arm.out.reconcile(view.in_flight)
-        self._find_late(now_s)
+        for arm in (self.old, self.new):
+            self._find_late(arm, now_s)
 
-    def _find_late(self, now_s: float) -> None:
-        out = self.new.out
-        limit_s = self.limit_s(now_s) if out.open or self._untold else None
-        self._tell(limit_s)
-        while limit_s is not None and out.open:
+    def _find_late(self, arm: Arm, now_s: float) -> None:
+        out = arm.out
+        while out.open:
             request_id, arrived_s = next(iter(out.open.items()))
-            if now_s - arrived_s <= limit_s:
+            limit_s = self.limit_s(arm)
+            if limit_s is None or now_s - arrived_s <= limit_s:
                 return
             out.is_late(request_id)
-            self._count(slow=True)
+            arm.judged += 1
+            arm.slow += 1
 
-    def limit_s(self, now_s: float) -> float | None:
-        """What takes longer is slow; None: nobody can say now."""
-        gates, recent = self.gates, self.old.recent
-        if gates.latency_factor is None or len(recent) < min(gates.min_requests, gates.window):
+    def limit_s(self, arm: Arm) -> float | None:
+        """What takes longer in this arm is slow; None: nobody can say now. O(1)."""
+        gates, old = self.gates, self.old
+        if gates.latency_factor is None or len(old.recent) < min(gates.min_requests, gates.window):
             return None
-        usual_s = limit_s = recent.quantile(gates.quantile)
-        for longer, arrived_s in enumerate(self.old.out.open.values(), 1):
-            if usual_s is None or now_s - arrived_s <= usual_s:
-                break
-            limit_s = recent.quantile(gates.quantile, longer)
-            if limit_s is None:
-                return None  # so many are out, and for so long, that the quantile is one of theirs
-        return None if limit_s is None else gates.latency_factor * limit_s
+        usual_s = old.recent.quantile(gates.quantile, len(old.out.late))
+        if usual_s is None:
+            return None  # so many are out, and for so long, that the quantile is one of theirs
+        return usual_s if arm is old else gates.latency_factor * usual_s
 
     # --- looks -------------------------------------------------------------------------------------------------
 
@@ -254,7 +248,7 @@ class Judge:
         self._next_look = self.new.count + self.gates.min_requests
         # 6 / pi² · sum of 1 / k² is 1.
         level = self.gates.alpha / self._parts * 6.0 / (math.pi * self.looks) ** 2
-        return self._errors(level) or self._latency(level, now_s) or self._quality(level)
+        return self._errors(level) or self._latency(level) or self._quality(level)
 
     def _at_look(self) -> bool:
         """By what was sent, not by what was answered: a version that never answers is looked at too."""
@@ -269,13 +263,22 @@ class Judge:
             return None
         return f"errors {share:.1%} against {old_share:.1%}"
 
-    def _latency(self, level: float, now_s: float) -> str | None:
-        factor, quantile = self.gates.latency_factor, self.gates.quantile
-        if factor is None or binomial_tail(self.slow, self.judged, 1.0 - quantile) >= level:
+    def _latency(self, level: float) -> str | None:
+        factor, quantile, new = self.gates.latency_factor, self.gates.quantile, self.new
+        if factor is None or self._latency_p() >= level:
             return None
-        limit_s = self.limit_s(now_s)
+        limit_s = self.limit_s(new)
         told = "" if limit_s is None else f"{limit_s:.4g} s, "
-        return f"{self.slow} of {self.judged} took over {told}{factor:g} times the old version's p{100 * quantile:g}"
+        return f"{new.slow} of {new.judged} took over {told}{factor:g} times the old version's p{100 * quantile:g}"
+
+    def _latency_p(self) -> float:
+        """How likely so many slow ones of the new version, or more, are if it is no slower by the factor."""
+        old, new = self.old, self.new
+        if not self._apart:
+            return fisher_p(new.slow, new.judged, old.slow, old.judged)
+        late = len(old.out.late)
+        rank = old.recent.rank(self.gates.quantile, late)
+        return exceedance_tail(new.slow, new.judged, len(old.recent) + late, rank)
 
     def _quality(self, level: float) -> str | None:
         margin, new, old = self.gates.quality_margin, self.new.qualities, self.old.qualities
@@ -311,20 +314,28 @@ def _sum(term: float, i: int, end: int, ratio: Callable[[int], float]) -> float:
     return total
 
 
-def binomial_tail(k: int, n: int, p: float) -> float:
-    """P(X >= k) of a binomial X. O(√n)."""
+def exceedance_tail(k: int, m: int, n: int, rank: int) -> float:
+    """P(k or more of m values exceed the one of this rank among n others), all of one distribution, whichever. O(m).
+
+    Exact where no two values are alike; where some are, it is at most that. For k > 0, 1 <= rank <= n.
+
+    Source: Gumbel and von Schelling, "The Distribution of the Number of Exceedances", 1950 (the negative hypergeometric
+    distribution).
+    """
     if k <= 0:
         return 1.0
-    if k > n:
+    if k > m:
         return 0.0
-    odds = p / (1.0 - p)
 
     def chance(i: int) -> float:
-        return math.exp(_choose(n, i) + i * math.log(p) + (n - i) * math.log1p(-p))
+        return math.exp(_choose(rank - 1 + m - i, m - i) + _choose(n - rank + i, i) - _choose(n + m, m))
 
-    if k > n * p:
-        return min(1.0, _sum(chance(k), k, n, lambda i: (n - i) / (i + 1) * odds))
-    return max(0.0, 1.0 - _sum(chance(k - 1), k - 1, 0, lambda i: i / (n - i + 1) / odds))
+    def up(i: int) -> float:
+        return (n - rank + i + 1) * (m - i) / ((i + 1) * (rank - 1 + m - i))
+
+    if k == m or up(k) < 1.0:
+        return min(1.0, _sum(chance(k), k, m, up))
+    return max(0.0, 1.0 - _sum(chance(k - 1), k - 1, 0, lambda i: 1.0 / up(i - 1)))
 
 
 def fisher_p(failed: int, ended: int, other_failed: int, other_ended: int) -> float:

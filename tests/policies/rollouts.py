@@ -23,10 +23,18 @@ class World:
     """Requests of a Poisson process to two versions of one model."""
 
     def __init__(
-        self, policy: RolloutPolicy, law: Law = good, *, seed: int = 0, rate_per_s: float = 20.0
+        self,
+        policy: RolloutPolicy,
+        law: Law = good,
+        *,
+        seed: int = 0,
+        rate_per_s: float = 20.0,
+        users: int = 997,
     ) -> None:
+        """`users`: 0 for requests that have none."""
         policy.reset(random.Random(seed))
         self.policy, self.law, self.rate_per_s = policy, law, rate_per_s
+        self.users = users
         self.rng = random.Random(f"world {seed}")
         self.now_s = 0.0
         self.served = ["1", "2"]
@@ -43,7 +51,8 @@ class World:
             self._end_until(next_s)
             self.now_s = next_s
             self._number += 1
-            self.send(Request(id=f"r{self._number}", arrived_s=next_s, user=f"u{self._number % 997}"))
+            user = f"u{self._number % self.users}" if self.users else None
+            self.send(Request(id=f"r{self._number}", arrived_s=next_s, user=user))
         self._end_until(until_s)
         self.now_s = until_s
         return self

@@ -84,7 +84,7 @@ def test_what_keeps_it_passes():
     ("make", "words"),
     [
         (
-            lambda: Canary(share=0.5, bake_s=1.0, gates=Gates(min_requests=2)),
+            lambda: Canary(share=0.5, bake_s=1.0, gates=Gates(min_requests=2, alpha=0.9, latency_factor=0.5)),
             {"canary", "canary 50 %", "rolled back"},
         ),
         (

@@ -27,7 +27,7 @@ EXPECTED: dict[str, tuple[float, ...]] = {
     "BlueGreen": (839, 0, 0, 144.5, 358.4, 61.6),
     "BusyScorer": (839, 0, 0, 176.8, 513.4, 31.1),
     "ByCapability": (839, 0, 0, 78.2, 201.0, 60.8),
-    "Canary": (839, 0, 0, 78.4, 201.0, 60.8),
+    "Canary": (839, 0, 0, 75.9, 194.9, 60.8),
     "Cascade": (839, 0, 0, 90.6, 230.7, 60.8),
     "CheapestMeetingDelay": (839, 0, 0, 78.2, 194.9, 30.6),
     "CheapestMeetingSlo": (839, 0, 0, 78.2, 201.0, 60.8),

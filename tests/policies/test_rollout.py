@@ -22,7 +22,7 @@ from policies import (
     ShadowTraffic,
     VersionView,
 )
-from policies.rollout.gates import binomial_tail, fisher_p
+from policies.rollout.gates import exceedance_tail, fisher_p
 from tests.policies.makers import request, reset
 
 BOTH = (VersionView(model="m", version="1", ready=1), VersionView(model="m", version="2", ready=1))
@@ -307,10 +307,12 @@ def test_assignment_is_the_same_in_every_process():
 # --- the statistics of gates -----------------------------------------------------------------------------------
 
 
-def test_a_binomial_tail_is_what_it_is_by_hand():
-    assert binomial_tail(2, 3, 0.5) == pytest.approx(0.5)
-    assert binomial_tail(0, 3, 0.5) == 1.0
-    assert binomial_tail(3, 3, 0.1) == pytest.approx(0.001)
+def test_a_tail_of_exceedances_is_what_it_is_by_hand():
+    """Both of two values are above both of two others in 1 of 6 orders."""
+    assert exceedance_tail(2, 2, 2, 2) == pytest.approx(1 / 6)
+    assert exceedance_tail(1, 1, 1, 1) == pytest.approx(1 / 2)
+    assert exceedance_tail(0, 3, 5, 4) == 1.0
+    assert exceedance_tail(4, 3, 5, 4) == 0.0
 
 
 def test_fishers_test_is_that_of_the_lady_tasting_tea():

@@ -1,5 +1,6 @@
 """What a rollout is judged by, and what it is not: loads that change, stalls, clients that leave, slow starts."""
 
+import math
 import random
 
 import pytest
@@ -7,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from policies import BlueGreen, Canary, Gates, PolicyError, Ramp, Request, RolloutPolicy, build
-from policies.rollout.gates import Judge, Recent, binomial_tail, fisher_p
+from policies.rollout.gates import Judge, Recent, exceedance_tail, fisher_p
 from policies.rollout.ledger import Ledger
 from tests.policies.rollouts import World, good, reply
 
@@ -102,11 +103,12 @@ def test_slow_requests_count_once_whether_they_end_or_not():
     def late(version, now_s, rng):
         return ("completed", 0.1) if version == "1" else ("completed", 5.0)
 
-    world = World(canary(gates=Gates(alpha=1e-9, min_requests=1000)), late).run(60.0)
+    world = World(canary(gates=Gates(alpha=1e-9, min_requests=1000, window=30)), late).run(60.0)
 
     judge = world.policy.judge
-    assert judge.slow == judge.judged == judge.new.count - len(judge.new.out.open)
-    assert judge.judged > 80
+    asked = judge.new.count - len(judge.new.out.open)
+    assert 0 <= asked - judge.new.judged < 10  # those that ended before anything was known of the old one
+    assert judge.new.slow == judge.new.judged > 80
 
 
 def test_failures_count_as_errors_and_not_as_fast_answers():
@@ -115,7 +117,7 @@ def test_failures_count_as_errors_and_not_as_fast_answers():
 
     world = World(canary(gates=Gates(error_margin=None)), fails_fast).run(60.0)
     judge = world.policy.judge
-    assert judge.judged == judge.new.ended - judge.new.failed
+    assert 0 <= judge.new.ended - judge.new.failed - judge.new.judged < 10
 
     assert "errors" in World(canary(), fails_fast).run(60.0).policy.stage
 
@@ -346,14 +348,45 @@ def test_tails_are_those_of_scipy(failed, well, other_failed, other_well):
     ended, other = failed + well, other_failed + other_well
     expected = scipy.hypergeom.sf(failed - 1, ended + other, ended, failed + other_failed) if failed else 1.0
     assert fisher_p(failed, ended, other_failed, other) == pytest.approx(expected, abs=1e-9)
-    assert binomial_tail(failed, ended, 0.05) == pytest.approx(
-        scipy.binom.sf(failed - 1, ended, 0.05), abs=1e-9
-    )
 
 
-def test_tails_of_many_are_as_good():
-    assert binomial_tail(50_000, 1_000_000, 0.05) == pytest.approx(0.5, abs=2e-3)
-    assert binomial_tail(51_000, 1_000_000, 0.05) == pytest.approx(2.4e-6, rel=0.1)
+@given(st.integers(0, 60), st.integers(0, 60), st.integers(1, 60), st.data())
+def test_exceedances_are_those_of_scipy(above, more, others, data):
+    scipy = pytest.importorskip("scipy.stats")
+    rank = data.draw(st.integers(1, others))
+    expected = scipy.betabinom.sf(above - 1, above + more, others - rank + 1, rank) if above else 1.0
+    assert exceedance_tail(above, above + more, others, rank) == pytest.approx(expected, abs=1e-9)
+
+
+def pareto(rng):
+    return rng.paretovariate(1.1)
+
+
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.8])
+@pytest.mark.parametrize("tail", [lambda rng: rng.expovariate(1.0), pareto])
+def test_a_quantile_of_few_is_not_held_against_the_new_version(share, tail):
+    """The latency gate alone, no tolerance, at 20 %. If the old version's quantile is taken as known, 31 % of good
+    versions are rejected where most requests go to them."""
+    gates = Gates(alpha=0.2, latency_factor=1.0, error_margin=None)
+    rejected = 0
+    for seed in range(200):
+        world = World(
+            Canary(share=share, bake_s=1e6, gates=gates),
+            lambda version, now_s, rng: ("completed", 0.1 * tail(rng)),
+            seed=seed,
+        )
+        rejected += world.run(60.0).policy.over
+    assert rejected <= 200 * 0.2 + 3 * math.sqrt(200 * 0.2 * 0.8)
+
+
+def test_a_version_that_is_held_against_what_was_before_is_so_against_few():
+    """Blue-green: the quantile of one minute, for as long as green is watched."""
+    gates = Gates(alpha=0.2, latency_factor=1.0, error_margin=None, window=100)
+    worlds = [
+        World(BlueGreen(at_s=10.0, watch_s=60.0, gates=gates), seed=seed).run(80.0) for seed in range(200)
+    ]
+    rejected = sum(world.policy.stage.startswith("rolled back") for world in worlds)
+    assert rejected <= 200 * 0.2 + 3 * math.sqrt(200 * 0.2 * 0.8)
 
 
 def test_draws_come_from_the_rng_that_reset_gives():

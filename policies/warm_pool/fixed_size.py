@@ -17,7 +17,7 @@ class FixedSize(WarmPoolPolicy):
     Source: warm pools of Amazon EC2 Auto Scaling; provisioned concurrency of AWS Lambda.
     """
 
-    size: Annotated[int, Meta(ge=0)] = 1
+    size: Annotated[int, Meta(ge=0, le=100_000)] = 1
     """Spares, loaded and without traffic."""
 
     def desired(self, pool: PoolView, now_s: float) -> Warm:

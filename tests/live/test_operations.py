@@ -278,7 +278,9 @@ def test_the_commands_do_what_they_say_and_wait_for_it(
         assert run("rollout", "start", where, "default", "canary", "--set", "share=0.25").startswith(
             "canary chooses"
         )
-        assert "model default: canary, canary 25 %" in run("rollout", "status", where, "default")
+        assert "model default: canary, canary: waits" in run("rollout", "status", where, "default"), (
+            "no request yet"
+        )
         assert run("rollout", "promote", where, "default") == "the rollout of default is promoted\n"
         assert "promoted: by an operator" in run("status", where)
         assert run("scale", where, "v2", "2", *wait) == "pool v2 has its replicas\n"

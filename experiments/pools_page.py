@@ -9,8 +9,8 @@ from importlib.util import find_spec
 from experiments import html, serving, traffic
 from experiments.plots import Runs
 from experiments.serving import Rows
-from experiments.text import one_line
 from fleet import Run
+from fleet.text import one_line
 
 ABOUT_POOLS = """Cost is of a pool's devices, busy or idle, whoever they served. Cost per 1,000 requests is what the
 requests of a row cost, over those that completed: each pays for its attempts wherever they ran, by their share of the

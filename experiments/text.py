@@ -38,12 +38,6 @@ def decimals(value: float, digits: int) -> int:
     return min(6, max(0, digits - 1 - math.floor(math.log10(abs(value)))))
 
 
-def one_line(text: str) -> str:
-    """What a policy or an engine said, for one line: white space is a space, what cannot be printed is escaped."""
-    words = " ".join(text.split())
-    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in words)
-
-
 def _whole(value: float) -> bool:
     return (
         math.isfinite(value)

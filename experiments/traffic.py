@@ -10,9 +10,9 @@ import pyarrow.compute as pc
 
 from experiments.plots import PALETTE, WIDTH, legend_above, new_figure, svg_text
 from experiments.serving import Stage, stages_of
-from experiments.text import one_line
 from fleet import Run
 from fleet.telemetry.breakdown import models_of
+from fleet.text import one_line
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -294,8 +294,7 @@ class Router(Ending):
         if pending.variant.early or attempt.started_s is not None:
             pending.attempt_ended(attempt, "overloaded", now)
         if len(pending.live()) > 1:
-            pending.never_ran(attempt)
-            self._telemetry.counters["hedges"] -= 1
+            self._never_ran(pending, attempt)
             if pending.hedge is not None:
                 pending.hedge.cancel()  # the next one would not either
                 pending.hedge = None
@@ -311,12 +310,18 @@ class Router(Ending):
         if attempt.limit is not None:
             attempt.limit.cancel()
         self._drop(pending, attempt, now)
-        pending.never_ran(attempt)
         self._telemetry.counters["moved"] += 1
         if pending.lead is None:
+            pending.never_ran(attempt)
             pending.role = attempt.role
             self._place(pending, now)
-        elif attempt.role in HEDGES:
+        else:
+            self._never_ran(pending, attempt)
+
+    def _never_ran(self, pending: Pending, attempt: Attempt) -> None:
+        """It was none, and nothing comes in its place: others are live."""
+        pending.never_ran(attempt)
+        if attempt.role in HEDGES:
             self._telemetry.counters["hedges"] -= 1
 
     def _failed(

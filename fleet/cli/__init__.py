@@ -16,6 +16,7 @@ from collections.abc import Sequence
 
 from fleet.cli.arguments import parse
 from fleet.cli.values import UsageError
+from fleet.text import one_line
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -65,7 +66,7 @@ def _run(arguments: Namespace) -> int:
 
 def _judged(error: Exception) -> tuple[str, int]:
     """What to say of an error, and whose it is: the input's (2) or the run's (1)."""
-    message = _one_line(str(error))
+    message = one_line(str(error))
     if isinstance(error, UsageError):
         return message, EXIT_USAGE
     from fleet.actor import FleetError
@@ -76,7 +77,7 @@ def _judged(error: Exception) -> tuple[str, int]:
     from traces.values import BadValue
 
     if isinstance(error, (PolicyError, TraceError, BadValue, FleetError)):
-        notes = _one_line("; ".join(getattr(error, "__notes__", ())))
+        notes = one_line("; ".join(getattr(error, "__notes__", ())))
         whole = f"{message} ({notes})" if notes else message
         return whole, EXIT_FAILED if isinstance(error, (InvariantViolation, DeadlockError)) else EXIT_USAGE
     if isinstance(error, OSError) and error.filename is not None:
@@ -86,11 +87,6 @@ def _judged(error: Exception) -> tuple[str, int]:
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return "cannot write: no space is left on the device", EXIT_FAILED
     return f"{type(error).__name__}: {message} (--debug shows where)", EXIT_FAILED
-
-
-def _one_line(text: str) -> str:
-    """Without line breaks, and without what a terminal would obey: a message may quote any file."""
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in " ".join(text.split()))
 
 
 def _report(message: str, status: int) -> int:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from fleet.cli import inputs, output
 from fleet.cli.values import UsageError, meant
+from fleet.text import one_line
 
 if TYPE_CHECKING:
     from fleet import FleetOperator
@@ -216,8 +217,6 @@ def pool_table(path: Path | None, name: str, changes: list[str]) -> dict[str, An
 
 def print_pools(pools: Mapping[str, Mapping[str, Any]]) -> None:
     """One a line, and below what is wrong."""
-    from experiments.text import one_line
-
     table = output.table(
         "pool", "serves", "replicas", "bounds", "device", "in flight", "waiting", "completed", "not", left=5
     )
@@ -245,8 +244,6 @@ def _replicas(pool: Mapping[str, Any]) -> str:
 
 def print_models(models: Mapping[str, Mapping[str, Any]]) -> None:
     """Who chooses, where that is, and each version with what is known of it."""
-    from experiments.text import one_line
-
     for number, (name, model) in enumerate(models.items()):
         stage = f", {one_line(model['stage'])}" if model["stage"] else ""
         print(f"{chr(10) if number else ''}model {name}: {model['rollout']}{stage}")

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from fleet.text import one_line
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
@@ -107,7 +109,6 @@ def _print_pools(run: Run) -> None:
 def _print_done(run: Run) -> None:
     """What operators did to the fleet, and what rollouts decided where there are several pools."""
     from experiments.serving import operations_of, stages_of
-    from experiments.text import one_line
 
     done: tuple[tuple[str, Sequence[tuple[float, str, str, str | None]]], ...] = (
         ("operations", operations_of(run)),
@@ -137,8 +138,6 @@ def _print_attempts(run: Run) -> None:
 def _print_reasons(reasons: list[Reason]) -> None:
     if not reasons:
         return
-    from experiments.text import one_line
-
     print("\nnot completed")
     for reason in reasons[:MOST_REASONS]:
         print(f"{reason.requests:>8,}  {reason.outcome:<9}  {one_line(reason.why)}")

@@ -88,9 +88,8 @@ def demand_importable(table: dict[str, Any], allowed: Sequence[str] = ()) -> Non
     """Raises `FleetError` where plain values from another process name a module that is not to be imported for it."""
     from importlib.metadata import packages_distributions
 
-    installed = cache(
-        packages_distributions
-    )  # reads every distribution there is, while a head does nothing else
+    # It reads every distribution there is, while a head does nothing else: once, if at all.
+    installed = cache(packages_distributions)
     for path, module in _import_paths(table, "$"):
         if not _may_import(module, allowed, installed):
             raise FleetError(

@@ -20,6 +20,7 @@ import zmq
 from fleet.actor import FleetError
 from fleet.messages import WIRE_MESSAGES, Message
 from fleet.runtime.weighing import MOST_ITEMS, WEIGH_ABOVE_BYTES, is_heavy
+from fleet.text import escaped
 
 Frame: TypeAlias = zmq.Frame | bytes | bytearray | memoryview
 Envelope: TypeAlias = tuple[str, str, Message]
@@ -252,6 +253,5 @@ def _buffer(frame: Frame) -> bytes | bytearray | memoryview:
 def text_of(value: Any, most: int = 80) -> str:  # Any: it is for logs, and takes what there is
     """At most so many characters of anything, for a log line: what would break the line is escaped."""
     text = value[: most + 1] if isinstance(value, str) else repr(value)
-    if not text.isprintable():  # a peer could write lines of its own, or speak to the terminal
-        text = "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
+    text = escaped(text)
     return text if len(text) <= most else f"{text[: most - 3]}..."

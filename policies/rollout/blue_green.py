@@ -41,7 +41,8 @@ class BlueGreen(GatedRollout):
     def reset(self, rng: random.Random) -> None:
         self.start(rng, self.blue, self.green)
         self.switched_s: float | None = None
-        self.judge = Judge(self.gates, apart=True) if self.watch_s else None
+        if not self.watch_s:
+            self.judge = None
         self.stage = f"blue: version {self.blue}"
 
     def watch(self, old: VersionView | None, new: VersionView | None, now_s: float) -> None:
@@ -54,11 +55,13 @@ class BlueGreen(GatedRollout):
                 self._switch(now_s)
         elif judge is not None:
             last = now_s - self.switched_s >= self.watch_s
-            if self.passes(judge, now_s, last=last) and last:
+            if self.passes(judge, last=last) and last:
                 self.finish(f"no gate failed in {self.watch_s:g} s, {judge.new.ended} requests")
 
     def _switch(self, now_s: float) -> None:
         self.switched_s, self.sent_share = now_s, 1.0
+        if self.judge is not None:
+            self.judge.begin(old_too=False)
         self.over = self.judge is None
         self.stage = f"green: version {self.green}"
 
@@ -66,5 +69,5 @@ class BlueGreen(GatedRollout):
         if self.sent_share:
             raise PolicyError(f"{self.name()} serves by green already")
         if self.over and self.watch_s:  # it was rolled back, and is tried again
-            self.judge = Judge(self.gates, apart=True)
+            self.judge = Judge(self.gates)
         self._switch(now_s)

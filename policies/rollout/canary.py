@@ -52,11 +52,11 @@ class Canary(StagedRollout):
         if self.max_exposure is not None and self.exposed >= self.max_exposure and not self.settled:
             self.sent_share = 0.0  # what it has had must be enough to decide
             self.settled = not judge.new.out.open
-            if self.settled and self.passes(judge, now_s, last=True) and not judge.enough:
+            if self.settled and self.passes(judge, last=True) and not judge.enough:
                 self.go_back(f"undecided, for {judge.new.ended} of them ended")
         if self.over or not self.promote_itself or held_s < self.bake_s or not judge.enough:
             return
-        if self.passes(judge, now_s, last=True):
+        if self.passes(judge, last=True):
             self.finish(f"no gate failed in {held_s:.4g} s, {judge.new.ended} requests")
 
     def promote(self, now_s: float) -> None:

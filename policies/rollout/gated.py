@@ -86,12 +86,12 @@ class GatedRollout(RolloutPolicy):
 
     def on_request_ended(self, ending: Ending, now_s: float) -> None:
         if self.judge is not None:
-            self.judge.request_ended(ending, now_s)
-            self.passes(self.judge, now_s)
+            self.judge.request_ended(ending)
+            self.passes(self.judge)
 
-    def passes(self, judge: Judge, now_s: float, *, last: bool = False) -> bool:
+    def passes(self, judge: Judge, *, last: bool = False) -> bool:
         """False: a gate failed, and it was rolled back. `last`: look even where it is not time for a look."""
-        fault = judge.fault(now_s, last=last)
+        fault = judge.fault(last=last)
         if fault is not None:
             self.go_back(fault)
         return fault is None
@@ -154,7 +154,7 @@ class StagedRollout(GatedRollout):
             else:
                 self.wait(self.version)
         judge.seen(old, new, now_s)
-        if self.began_s is not None and self.passes(judge, now_s):
+        if self.began_s is not None and self.passes(judge):
             self.go_on(judge, now_s - self.began_s, now_s)
 
     @abstractmethod

@@ -136,15 +136,14 @@ class Judge:
     out for longer than its quantile count in it, so that what stalls both is held against neither.
 
     Where both are served at the same time, whether a request is slow does not depend on which version it was drawn
-    for, if both are alike, whatever the quantile was: so slow ones of both are compared. `apart`: the new version is
-    held against what the old one did before; then the quantile is one order statistic of so many latencies.
+    for, if both are alike, whatever the quantile was: so slow ones of both are compared. Where the new version is held
+    against what the old one did before, the quantile is one order statistic of so many latencies.
     """
 
-    def __init__(self, gates: Gates, *, apart: bool = False) -> None:
+    def __init__(self, gates: Gates) -> None:
         self.gates = gates
         self.old, self.new = Arm(gates.window), Arm(gates.window)
         self.begin()
-        self._apart = apart
 
     def begin(self, *, old_too: bool = True, parts: int = 1) -> None:
         """The two are compared anew, by what ends from now on; not `old_too`: the new one with what the old one did.
@@ -155,6 +154,7 @@ class Judge:
             self.old.begin()
         self.new.begin()
         self._apart = not old_too
+        """Not at the same time."""
         self.looks, self._parts = 0, parts
         self._next_look = self.gates.min_requests
 
@@ -177,7 +177,7 @@ class Judge:
         if arm is not None:
             arm.out.heard(request_id)
 
-    def request_ended(self, ending: Ending, now_s: float) -> None:
+    def request_ended(self, ending: Ending) -> None:
         """A request ended. What the rollout did not send, such as what pins its version, says nothing."""
         arm = self.arm_of(ending.request.id)
         if arm is None:
@@ -237,7 +237,7 @@ class Judge:
         """So many of each have ended that the new version may be trusted if nothing speaks against it."""
         return min(self.old.ended, self.new.ended) >= self.gates.min_requests
 
-    def fault(self, now_s: float, *, last: bool = False) -> str | None:
+    def fault(self, *, last: bool = False) -> str | None:
         """Why the new version is to be rejected; None: it is not, or it is not time for a look.
 
         `last`: look at what there is, for it is to be decided now.

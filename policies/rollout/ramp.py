@@ -49,7 +49,7 @@ class Ramp(StagedRollout):
     def go_on(self, judge: Judge, held_s: float, now_s: float) -> None:
         # A first stage of all requests has nothing to be compared with.
         enough = judge.enough or self.stages[0] >= 1.0
-        if held_s < self.stage_s or not enough or not self.passes(judge, now_s, last=True):
+        if held_s < self.stage_s or not enough or not self.passes(judge, last=True):
             return
         if self.number + 1 == len(self.stages):
             self.finish(f"all {len(self.stages)} stages")

@@ -148,25 +148,16 @@ class Batcher(Actor):
         if queue is None:
             self._end([work], message.replica, dispatched=False, failure="replica-lost", detail="it is gone")
             return
-        if work.request.id in queue.waiting:
-            self._give_way(queue, work.request.id)
         if self.depth >= message.room:
             self._end([work], message.replica, dispatched=False, failure="overloaded")
             return
         self.depth += 1
-        queue.add(work, self.ctx.now)
+        shadow = queue.add(work, self.ctx.now)
+        if shadow is not None:
+            self.depth -= 1
+            self._end([shadow], queue.replica, dispatched=False, failure="withdrawn")
         if queue.idle:
             self._form(queue)
-
-    def _give_way(self, queue: WaitingQueue, request_id: str) -> None:
-        """A queue has one attempt at each request: what waits is a shadow, and what it was to show is past.
-
-        Its request has moved to where it waits, or has ended, and another one has come by its name.
-        """
-        work = queue.take(request_id)
-        if work is not None:
-            self.depth -= 1
-            self._end([work], queue.replica, dispatched=False, failure="withdrawn")
 
     def on_dequeue(self, message: Dequeue) -> None:
         queue = self._queues.get(message.replica if self._early else None)

@@ -143,9 +143,9 @@ class Ending(Placing):
         logged: bool = False,
     ) -> None:
         """The only place where a request ends."""
-        request_id, lead = pending.request.id, pending.lead
+        request_id, lead, number = pending.request.id, pending.lead, pending.number
         del self.pending[request_id]
-        if pending.others:
+        if number > 1 and pending.others:
             self._withdraw_others(pending, self.ctx.now)
         if outcome != "completed":  # those are counted together, as they end
             met = self._count_out(pending, outcome)
@@ -164,16 +164,17 @@ class Ending(Placing):
             replica = lead.replica
             if lead.limit is not None:
                 lead.limit.cancel()
-            if outcome == "completed" and not logged and (pending.attempts > 1 or lead.role != "primary"):
+            if number > 1 and outcome == "completed" and not logged:
                 self._log.write(request_id, lead, "completed", self.ctx.now, service_s, usage)
         desk = pending.desk
         if desk.hooks.on_request_ended or variant.window is not None:
             self._tell_ended(pending, outcome, usage, quality, met)
+        attempts = number - pending.gaps
         if self.flat:
             reply = Reply(
                 request_id,
                 outcome,
-                pending.attempts,
+                attempts,
                 replica,
                 batch_size,
                 service_s,
@@ -188,7 +189,7 @@ class Ending(Placing):
             desk.open.pop(request_id, None)
             pool = desk.pool
             reply = Reply(
-                request_id, outcome, pending.attempts, replica, batch_size, service_s, cold, detail, result, usage,
+                request_id, outcome, attempts, replica, batch_size, service_s, cold, detail, result, usage,
                 pool.name, pool.version, pool.variant, quality,
             )  # fmt: skip
         self.ctx.send(pending.reply_to, reply)

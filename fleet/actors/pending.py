@@ -71,10 +71,10 @@ class Pending(Struct, gc=False):
     """What serves it."""
     desk: Desk
     """The pool in whose demand it counts: that of its first live attempt."""
-    attempts: int = 0
-    """How many there were. A hold is none, and neither is one that was moved before it ran, nor a shadow."""
     number: int = 0
     """Of its last attempt."""
+    gaps: int = 0
+    """Numbers of attempts that never ran, and that a later one has passed."""
     ticket: int = 0
     """Of the last attempt that was made the first of those that are live."""
     lead: Attempt | None = None
@@ -123,6 +123,11 @@ class Pending(Struct, gc=False):
         """Its live attempts, the first one first."""
         return self.others if self.lead is None else (self.lead, *self.others)
 
+    @property
+    def attempts(self) -> int:
+        """How many there were. A hold is none, and neither is one that was moved before it ran, nor a shadow."""
+        return self.number - self.gaps
+
     def other(self, ticket: int) -> Attempt | None:
         """The live attempt with this ticket that is not the first one."""
         return next((attempt for attempt in self.others if attempt.ticket == ticket), None)
@@ -131,7 +136,6 @@ class Pending(Struct, gc=False):
         self, desk: Desk, replica: str | None, ticket: int, now_s: float, each_token: bool
     ) -> Work:  # called for every request, and so does it all
         """Begin its next attempt, where there is none, and say what a replica is asked: see `work`."""
-        self.attempts += 1
         self.number = number = self.number + 1
         self.ticket = ticket
         self.lead = attempt = Attempt(ticket, self.role, number, desk, replica, now_s)
@@ -143,7 +147,6 @@ class Pending(Struct, gc=False):
 
     def join(self, role: Role, desk: Desk, replica: str, ticket: int, now_s: float) -> Attempt:
         """One more beside those that it has."""
-        self.attempts += 1
         self.number += 1
         attempt = Attempt(ticket, role, self.number, desk, replica, now_s)
         self.others = (*self.others, attempt)
@@ -151,9 +154,10 @@ class Pending(Struct, gc=False):
 
     def never_ran(self, attempt: Attempt) -> None:
         """It is none; the next one may have its number, unless a later one has come since."""
-        self.attempts -= 1
         if attempt.number == self.number:
             self.number -= 1
+        else:
+            self.gaps += 1
 
     def drop(self, attempt: Attempt) -> None:
         """It is live no more; if it was the first one, the next one is."""

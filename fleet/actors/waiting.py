@@ -62,13 +62,20 @@ class WaitingQueue:
     def __iter__(self) -> Iterator[Request]:
         return (work.request for work, _ in self.waiting.values())
 
-    def add(self, work: Work, now_s: float) -> None:
+    def add(self, work: Work, now_s: float) -> Work | None:
+        """One more. A queue has one attempt at each request: one that waits by this name gives way, and is answered.
+
+        It is a shadow, and what it was to show is past: its request has moved to where it waits, or has ended, and
+        another one has come by its name.
+        """
         request = work.request
+        shadow = self.take(request.id) if request.id in self.waiting else None
         self.waiting[request.id] = (work, now_s)
         try:
             self.order.push(request, now_s)
         except Exception as error:
             raise blaming(self.order, error, request.id, now_s) from error
+        return shadow
 
     def take(self, request_id: str) -> Work | None:
         """Take one out by name."""

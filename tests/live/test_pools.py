@@ -159,7 +159,7 @@ def test_two_versions_of_a_sentence_embedder_of_which_the_slow_one_is_rolled_bac
 
 
 class SmallFirst(VariantsPolicy):
-    """The small variant first; every third request is escalated to the large one."""
+    """The small variant, and for every third request the large one."""
 
     def choose(self, request, variants, now_s):  # type: ignore[no-untyped-def]
         return Use("small" if int(request.id[1:]) % 3 else "large")

@@ -4,7 +4,7 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 	"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$python" && break; done)
 # Workers for the tests that disturb nobody.
 JOBS ?= 2
-EXTRAS := dev,fast,llm,models,report,torch
+EXTRAS := dev,fast,llm,models,report,search,torch
 
 VENV := .venv
 BIN := $(VENV)/bin

@@ -6,7 +6,7 @@
 import nox
 
 PYTHONS = nox.project.python_versions(nox.project.load_toml("pyproject.toml"))  # the classifiers
-EXTRAS = "dev,fast,llm,models,report,torch"
+EXTRAS = "dev,fast,llm,models,report,search,torch"
 
 nox.options.default_venv_backend = "venv"
 nox.options.sessions = ["lint", "types", "imports", "tests"]

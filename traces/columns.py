@@ -202,13 +202,10 @@ def digest(table: pa.Table, kind: str = "trace") -> str:
     return hashed.hexdigest()
 
 
-def _value_bytes(values: pa.Array) -> list[bytes]:
+def _value_bytes(values: pa.Array) -> list[bytes | memoryview]:
     if pa.types.is_string(values.type):
         lengths = pc.binary_length(values)
-        return [
-            *_value_bytes(lengths.cast(pa.int64())),
-            "".join(pc.fill_null(values, "").to_pylist()).encode(),
-        ]
+        return [*_value_bytes(lengths.cast(pa.int64())), _text_bytes(pc.fill_null(values, ""))]
     if pa.types.is_list(values.type):
         lengths = pc.list_value_length(values)
         return [*_value_bytes(lengths.cast(pa.int64())), *_value_bytes(values.flatten())]
@@ -216,3 +213,12 @@ def _value_bytes(values: pa.Array) -> list[bytes]:
         return [_mask(values).astype("u1").tobytes()]
     numbers = pc.fill_null(values, 0).to_numpy()
     return [(numbers + 0).astype(f"<{numbers.dtype.kind}8").tobytes()]
+
+
+def _text_bytes(texts: pa.Array) -> memoryview:
+    """All texts, one after the other, as Arrow holds them: 32-bit offsets, then UTF-8."""
+    _, offsets, data = texts.buffers()
+    first, last = (
+        np.frombuffer(offsets, dtype="<i4")[[texts.offset, texts.offset + len(texts)]] if offsets else (0, 0)
+    )
+    return memoryview(data)[first:last] if data else memoryview(b"")

@@ -150,6 +150,13 @@ def _results(parser: Parser, what: str) -> None:
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
 
 
+def _kept_run(parser: Parser) -> None:
+    _results(parser, "the run (Parquet tables and manifest.json)")
+    parser.add_argument(
+        "--with-trace", action="store_true", help="keep the trace there too, so that anybody can run it again"
+    )
+
+
 # --- the commands ------------------------------------------------------------------------------------------
 
 
@@ -188,7 +195,21 @@ def _add_runs(commands: Any) -> None:
     _stream(simulate)
     simulate.add_argument("--until-s", type=positive, metavar="S", help="stop at S virtual seconds")
     simulate.add_argument("--no-check", action="store_true", help="leave out the invariant checker")
-    _results(simulate, "the run (Parquet tables and manifest.json)")
+    _kept_run(simulate)
+
+    again = command(
+        commands, "again", "reproducing:again", "run a saved simulation anew, and say whether it agrees"
+    )
+    again.add_argument("run_folder", metavar="DIR", type=Path, help="where --out saved the run")
+    again.add_argument(
+        "--trace", type=Path, metavar="FILE",
+        help="where its trace is now (a folder, if it was read from several files: each by its name)",
+    )  # fmt: skip
+    again.add_argument(
+        "--allow-changed", action="store_true", help="run the code there is, even if it is not what it was"
+    )
+    again.add_argument("--no-check", action="store_true", help="leave out the invariant checker")
+    again.add_argument("--out", type=Path, metavar="DIR", help="save the new run there")
 
     replay = command(
         commands, "replay", "runs:replay", "play a trace in real time, through real processes here"
@@ -201,7 +222,7 @@ def _add_runs(commands: Any) -> None:
     replay.add_argument(
         "--speed", type=positive, default=1.0, metavar="X", help="arrivals come X times faster"
     )
-    _results(replay, "the run (Parquet tables and manifest.json)")
+    _kept_run(replay)
 
     compare = command(
         commands, "compare", "comparing:compare", "simulate several fleets on one trace, paired by seed"

@@ -16,7 +16,7 @@ def simulate(arguments: Namespace) -> int:
     inputs.say_odd(spec)
     faults = inputs.faults_of(arguments, ends_s=trace.duration_s, replicas=spec.all_replicas)
     operations = inputs.operations_of(arguments, ends_s=trace.duration_s)
-    out = inputs.writable(arguments.out)
+    out = inputs.folder_for_run(arguments)
     with output.progress("simulating", len(trace)) as advance:
         run = run_it(
             trace, spec, seed=arguments.seed, faults=faults, operations=operations,
@@ -25,7 +25,7 @@ def simulate(arguments: Namespace) -> int:
         )  # fmt: skip
     output.print_run(run, _title(arguments, "simulated"), as_json=arguments.json)
     if out is not None:
-        output.note(f"saved in {run.save(out)}")
+        output.note(f"saved in {run.save(out, with_trace=arguments.with_trace)}")
     return output.status_of(run)
 
 
@@ -39,7 +39,7 @@ def replay(arguments: Namespace) -> int:
     ends_s = trace.duration_s / arguments.speed
     faults = inputs.faults_of(arguments, ends_s=ends_s, replicas=spec.all_replicas)
     operations = inputs.operations_of(arguments, ends_s=ends_s)
-    out = inputs.writable(arguments.out)
+    out = inputs.folder_for_run(arguments)
     label = f"replaying {ends_s:,.0f} s on {spec.all_replicas} processes"
     with output.progress(label, len(trace)) as advance:
         run = run_it(
@@ -48,7 +48,7 @@ def replay(arguments: Namespace) -> int:
         )  # fmt: skip
     output.print_run(run, _title(arguments, "live"), as_json=arguments.json)
     if out is not None:
-        output.note(f"saved in {run.save(out)}")
+        output.note(f"saved in {run.save(out, with_trace=arguments.with_trace)}")
     return output.status_of(run)
 
 

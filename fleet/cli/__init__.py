@@ -81,7 +81,8 @@ def _judged(error: Exception) -> tuple[str, int]:
         whole = f"{message} ({notes})" if notes else message
         return whole, EXIT_FAILED if isinstance(error, (InvariantViolation, DeadlockError)) else EXIT_USAGE
     if isinstance(error, OSError) and error.filename is not None:
-        return f"{error.filename}: {error.strerror}", EXIT_USAGE
+        full = error.errno == errno.ENOSPC
+        return f"{error.filename}: {error.strerror}", EXIT_FAILED if full else EXIT_USAGE
     if isinstance(error, MemoryError):
         return f"not enough memory: {message or 'ask for less'}", EXIT_USAGE
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:

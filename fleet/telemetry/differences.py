@@ -8,11 +8,14 @@ from typing import Any, NamedTuple
 import msgspec
 import pyarrow as pa
 
-from fleet.telemetry.run import Run
+from fleet.telemetry.documents import encoded
+from fleet.telemetry.run import Manifest, Run
 from traces.columns import digest
 
 MOST_SHOWN = 6
 """Values of one part that are told one by one."""
+LONGEST = 24
+"""Characters of a value that are told: enough to tell two hashes apart."""
 _APART = ("files", "machine")
 """Of a manifest: no part of the digest, or of live runs."""
 _ABSENT = "nothing"
@@ -32,10 +35,17 @@ def differences(then: Run, now: Run) -> list[Difference]:
 
 
 def _of_manifests(then: Run, now: Run) -> Iterator[Difference]:
-    before, after = (msgspec.to_builtins(run.manifest) for run in (then, now))
+    before, after = _plain(then.manifest), _plain(now.manifest)
     for part in before:
         if part not in _APART and before[part] != after[part]:
             yield Difference(part, _told(before[part], after[part]))
+
+
+def _plain(manifest: Manifest) -> dict[str, Any]:  # Any: JSON values
+    """Its parts, with each component under its place in the spec."""
+    plain: dict[str, Any] = msgspec.json.decode(encoded(manifest))
+    plain["components"] = {item.path: {item.component: item.sha256} for item in manifest.components}
+    return plain
 
 
 def _of_summaries(then: Run, now: Run) -> Iterator[Difference]:
@@ -69,11 +79,15 @@ def _told(before: Any, after: Any) -> str:  # Any: JSON values
     old, new = dict(_leaves(before)), dict(_leaves(after))
     paths = [path for path in {**old, **new} if old.get(path, _ABSENT) != new.get(path, _ABSENT)]
     told = [
-        f"{path} {old.get(path, _ABSENT)} then, {new.get(path, _ABSENT)} now".strip()
-        for path in paths[:MOST_SHOWN]
+        f"{path} {_short(old, path)} then, {_short(new, path)} now".strip() for path in paths[:MOST_SHOWN]
     ]
     more = [f"and {len(paths) - MOST_SHOWN:,} more"] if len(paths) > MOST_SHOWN else []
     return "; ".join(told + more) or "in their order"
+
+
+def _short(leaves: Mapping[str, Any], path: str) -> str:
+    text = str(leaves.get(path, _ABSENT))
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
 
 
 def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:  # Any: JSON values

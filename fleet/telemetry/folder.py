@@ -1,8 +1,8 @@
 """A run's folder: one Parquet file a table, the trace if it is kept, `origin.json`, and `manifest.json`.
 
 The one thing to know: the manifest comes last, under its name only when it is whole. A folder without one holds no
-run, whatever else was written there before the disk was full or the process was killed. All but `origin.json`, which
-says where the run was made, are the same bytes wherever that was.
+run, whatever else was written there before the disk was full or the process was killed. All but `origin.json`, and
+the paths in `Manifest.files`, are the same bytes wherever the run was made.
 """
 
 from __future__ import annotations

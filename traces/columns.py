@@ -202,7 +202,7 @@ def digest(table: pa.Table, kind: str = "trace") -> str:
     return hashed.hexdigest()
 
 
-def _value_bytes(values: pa.Array) -> list[bytes | memoryview]:
+def _value_bytes(values: pa.Array) -> list[memoryview]:
     if pa.types.is_string(values.type):
         lengths = pc.binary_length(values)
         return [*_value_bytes(lengths.cast(pa.int64())), _text_bytes(pc.fill_null(values, ""))]
@@ -210,15 +210,15 @@ def _value_bytes(values: pa.Array) -> list[bytes | memoryview]:
         lengths = pc.list_value_length(values)
         return [*_value_bytes(lengths.cast(pa.int64())), *_value_bytes(values.flatten())]
     if pa.types.is_boolean(values.type):
-        return [_mask(values).astype("u1").tobytes()]
+        return [_mask(values).astype("u1").data]
     numbers = pc.fill_null(values, 0).to_numpy()
-    return [(numbers + 0).astype(f"<{numbers.dtype.kind}8").tobytes()]
+    return [(numbers + 0).astype(f"<{numbers.dtype.kind}8", copy=False).data]
 
 
 def _text_bytes(texts: pa.Array) -> memoryview:
-    """All texts, one after the other, as Arrow holds them: 32-bit offsets, then UTF-8."""
+    """All texts, one after the other, as Arrow holds them: offsets of 32 bits, then UTF-8."""
     _, offsets, data = texts.buffers()
-    first, last = (
-        np.frombuffer(offsets, dtype="<i4")[[texts.offset, texts.offset + len(texts)]] if offsets else (0, 0)
-    )
-    return memoryview(data)[first:last] if data else memoryview(b"")
+    if data is None or not len(texts):
+        return memoryview(b"")
+    ends = np.frombuffer(offsets, dtype="<i4")
+    return memoryview(data)[ends[texts.offset] : ends[texts.offset + len(texts)]]

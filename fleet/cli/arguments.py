@@ -326,10 +326,20 @@ def _add_tools(commands: Any) -> None:
     _on_bad(stats)
     stats.add_argument("--json", action="store_true", help="print the statistics as JSON")
     convert = command(
-        verbs, "convert", "tracing:convert", "write a trace in a format of our own, cut and scaled if asked"
+        verbs,
+        "convert",
+        "tracing:convert",
+        "write a trace in a format of our own or of others, cut and scaled if asked",
     )
     _trace(convert)
-    convert.add_argument("target", metavar="FILE", type=Path, help=".jsonl, .jsonl.gz or .parquet")
+    convert.add_argument(
+        "target", metavar="FILE", type=Path, help=".jsonl, .jsonl.gz or .parquet; with --to any name"
+    )
+    convert.add_argument(
+        "--to",
+        choices=("mooncake", "azure", "vidur", "csv"),
+        help="the layout to write it in (csv: all columns)",
+    )
     convert.add_argument(
         "--from-s", type=positive, default=0.0, metavar="S", help="leave out what comes before S seconds"
     )

@@ -299,11 +299,36 @@ def _add_across_hosts(commands: Any) -> None:
     keys.add_argument("file", metavar="FILE", type=Path, help="a new file; only its owner can read it")
 
 
+def _add_export(commands: Any) -> None:
+    export = command(
+        commands, "export", "exporting:export", "write a saved run in a format that other tools read"
+    )
+    export.add_argument("run_directory", metavar="DIR", type=Path, help="a run, as --out saved it")
+    export.add_argument(
+        "target", metavar="FILE", type=Path, help="packed if it ends in .gz; csv: a folder takes all tables"
+    )
+    export.add_argument(
+        "--to", required=True, choices=("vllm-bench", "aiperf", "csv", "perfetto"),
+        help="perfetto: a timeline for ui.perfetto.dev",
+    )  # fmt: skip
+    export.add_argument(
+        "--from-s",
+        type=positive,
+        default=0.0,
+        metavar="S",
+        help="perfetto: leave out what is over before S seconds",
+    )
+    export.add_argument(
+        "--first-s", type=positive, metavar="S", help="perfetto: only what begins in the first S seconds"
+    )
+
+
 def _add_tools(commands: Any) -> None:
     show = command(commands, "show", "showing:show", "print what a fleet's file comes to, and run nothing")
     _spec(show)
     show.add_argument("--json", action="store_true", help="print it as JSON")
 
+    _add_export(commands)
     _add_profile(commands)
 
     policies = command(

@@ -127,7 +127,9 @@ def convert(arguments: Namespace) -> int:
     """Read, transform, write, and say what was lost on the way in and on the way out."""
     from traces import save_trace
 
-    _known_target(arguments.target, arguments.to)
+    if arguments.to is None:
+        _demand_suffix(arguments.target, "; --to names a layout of others")
+    _demand_folder(arguments.target)
     trace = inputs.trace_of(arguments)
     if arguments.from_s:
         trace = trace.slice(arguments.from_s, max(arguments.from_s, trace.duration_s + 1.0))
@@ -167,7 +169,8 @@ def synthesize(arguments: Namespace) -> int:
     """A law, its parameters and a seed."""
     import traces
 
-    _known_target(arguments.target)
+    _demand_suffix(arguments.target)
+    _demand_folder(arguments.target)
     parameters = {
         name: getattr(arguments, name) for name in LAWS[arguments.law][1] if hasattr(arguments, name)
     }
@@ -203,11 +206,13 @@ def lengths_of(text: str | None, name: str) -> Lengths | int | None:
     raise UsageError(f"{flag} takes 128, uniform:LOW,HIGH or lognormal:MEAN,CV; got {text!r}")
 
 
-def _known_target(path: Path, format: str | None = None) -> None:
+def _demand_suffix(path: Path, otherwise: str = "") -> None:
     """Refuse a name that says no format before any work is done."""
-    from traces.writers import own_format
+    if not path.name.endswith((".jsonl", ".jsonl.gz", ".parquet")):
+        raise UsageError(f"{path}: the suffix names the format: .jsonl, .jsonl.gz or .parquet{otherwise}")
 
-    if format is None:
-        own_format(path)
+
+def _demand_folder(path: Path) -> None:
+    """Refuse a place that is not there before any work is done."""
     if not path.absolute().parent.is_dir():
         raise UsageError(f"{path}: there is no folder {path.parent}")

@@ -87,5 +87,5 @@ def test_a_trace_that_a_format_cannot_hold_is_refused(fleet: Fleet, tmp_path: Pa
     assert not (tmp_path / "x.csv").exists()
 
 
-def test_a_name_without_a_format_is_answered_with_those_there_are(fleet: Fleet) -> None:
-    assert "mooncake, azure, vidur, csv" in fleet("traces", "convert", "chat-small", "x.csv").line
+def test_a_layout_of_others_is_named_by_the_flag_and_not_by_the_suffix(fleet: Fleet) -> None:
+    assert "--to names a layout" in fleet("traces", "convert", "chat-small", "x.csv").line

@@ -5,7 +5,7 @@ from __future__ import annotations
 from argparse import Namespace
 from typing import TYPE_CHECKING
 
-from fleet.cli import output
+from fleet.cli import inputs, output
 from fleet.cli.values import UsageError
 
 if TYPE_CHECKING:
@@ -14,15 +14,14 @@ if TYPE_CHECKING:
 
 def export(arguments: Namespace) -> int:
     """Read the run, write the file, and say what it does not have."""
-    from fleet import load_run
     from fleet.exports import save_as
 
+    run = inputs.run_of(arguments.run_directory)
     try:
-        run = load_run(arguments.run_directory)
         report = save_as(
             run, arguments.target, arguments.to, from_s=arguments.from_s, first_s=arguments.first_s
         )
-    except ValueError as error:  # of a run that was changed, and of one that the format cannot hold
+    except ValueError as error:  # of a run that the format cannot hold, or not whole
         raise UsageError(str(error)) from None
     _say_lost(report)
     print(

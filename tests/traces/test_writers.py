@@ -170,7 +170,7 @@ def with_lengths(draw, per_s=None):
         msgspec.structs.replace(
             one,
             request=msgspec.structs.replace(
-                one.request, prompt_tokens=draw(LENGTHS), blocks=None,
+                one.request, prompt_tokens=draw(LENGTHS), blocks=None, parent=None,
                 arrived_s=draw(TICKED) / per_s if per_s else one.request.arrived_s,
             ),
             output_tokens=draw(LENGTHS),

@@ -17,8 +17,8 @@ Args = dict[str, Any]  # Any: JSON values
 Micros: TypeAlias = np.ndarray[tuple[int], np.dtype[np.int64]]
 Flags: TypeAlias = np.ndarray[tuple[int], np.dtype[np.bool_]]
 US_PER_S = 1_000_000
-MOST_TRACKS = 100_000
-"""Of one group: threads are numbered so that no two of all groups have one number."""
+MOST_TRACKS = 1_000_000
+"""Of one group, which has no more of them than a file has events: so no two tracks of all groups have one number."""
 
 
 class Event(Struct, omit_defaults=True):

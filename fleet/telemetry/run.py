@@ -20,6 +20,7 @@ from msgspec import Struct
 from fleet.spec import FleetSpec
 from fleet.telemetry.attempts import attempt_figures, every_attempt, several_attempts
 from fleet.telemetry.breakdown import breakdown
+from fleet.telemetry.calls import LOG
 from fleet.telemetry.costs import POOLS, pools_table, request_costs, total_cost, unattributed_cost
 from fleet.telemetry.documents import encoded
 from fleet.telemetry.occupancy import changes_of, held_by_pool_s
@@ -34,6 +35,8 @@ TABLES = ("records", "series", "decisions", "dispatches", "replicas")
 """The tables that every digest is of."""
 OF_ATTEMPTS = {"attempts": ATTEMPTS, "pools": POOLS}
 """Those that it is of only where the summary says what attempts came to, and their schemas."""
+BESIDES = {**OF_ATTEMPTS, **LOG}
+"""Those that a run may have or not, and their schemas."""
 
 
 class Manifest(Struct, frozen=True, kw_only=True):
@@ -76,13 +79,18 @@ class Run:
         """One row a change of a replica's state."""
         self.pools: pa.Table = tables.get("pools", POOLS.empty_table())
         """One row a pool: what it serves, for how long its replicas held devices, and what that cost."""
+        self.calls: pa.Table = tables.get("calls", LOG["calls"].empty_table())
+        """What its routing policies were asked and told, in order, where that was logged (`log_views`): `calls.CALLS`."""
+        self.views: pa.Table = tables.get("views", LOG["views"].empty_table())
+        """What they were shown of replicas, each view where it had changed: `calls.VIEWS`."""
         self.summary = summary
         self.manifest = manifest
 
     @property
     def tables(self) -> dict[str, pa.Table]:
-        """All of them by name."""
-        return {name: getattr(self, name) for name in (*TABLES, *OF_ATTEMPTS)}
+        """All of them by name; those of calls and views where they were logged."""
+        logged = LOG if len(self.calls) else ()
+        return {name: getattr(self, name) for name in (*TABLES, *OF_ATTEMPTS, *logged)}
 
     @property
     def digest(self) -> str:
@@ -91,7 +99,7 @@ class Run:
         Attempts and pools are part of it where the summary has `wasted_s`: of fleets that name their pools, and where
         a request may have several attempts at a time (`several_attempts`). Elsewhere records and spec say what there
         is to say of them, and the digest is what it was before they were recorded. Of the manifest `files` is left
-        out: no path of a machine is in it.
+        out: no path of a machine is in it. What was logged of calls is no part of it: watching changes nothing.
         """
         parts = {name: table_digest(getattr(self, name), name) for name in self._digested}
         manifest = msgspec.structs.replace(self.manifest, files={})
@@ -156,7 +164,7 @@ def load_run(directory: str | Path) -> Run:
     """Read back what `Run.save` wrote. Raises ValueError when its bytes are not what its digests say."""
     source = Path(directory)
     document = msgspec.json.decode((source / "manifest.json").read_bytes())
-    names = [*TABLES, *(name for name in OF_ATTEMPTS if (source / f"{name}.parquet").exists())]
+    names = [*TABLES, *(name for name in BESIDES if (source / f"{name}.parquet").exists())]
     tables = {name: pq.read_table(source / f"{name}.parquet") for name in names}
     run = Run(
         tables, msgspec.convert(document["summary"], Summary), msgspec.convert(document["manifest"], Manifest)
@@ -207,6 +215,7 @@ def finish_run(
         "dispatches": telemetry.dispatches.take(),
         "replicas": replicas,
         "pools": pools,
+        **({} if telemetry.watcher is None else telemetry.watcher.tables()),
     }
     # A client that drives a fleet knows what was said to it, and not what the fleet did: no pool is described to it.
     counted = spec is not None and bool(telemetry.pools) and several_attempts(spec)

@@ -13,14 +13,14 @@ Regret is the logged run's cost less the other's: above zero the other policy's 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 import pyarrow.compute as pc
 from msgspec.structs import replace
 
 from experiments.counterfactual.asking import Asked, Asking
 from experiments.counterfactual.caveats import caveats_of
-from experiments.counterfactual.forcing import Forcing, again, demand_simulated, saved, with_routing
+from experiments.counterfactual.forcing import Trials
 from experiments.counterfactual.result import Decision, Regret, estimated_of, exact_of
 from experiments.counterfactual.waiting import difference_s, lines_through
 from experiments.progress import progress_bar
@@ -49,31 +49,30 @@ def regret(
     """Ask `policy` what the routing policies of `run` were asked, and say what the difference comes to.
 
     `run` is of `trace`, with `log_views=True`. With `exact`, so many of the decisions that differ are drawn (`seed`)
-    and each is tried in a simulation of its own; the fleet for that is rebuilt from the run, or `spec` where that cannot
-    be. `metric` is one of `METRICS`.
+    and each is tried in a simulation of its own; the fleet for that is rebuilt from the run, or `spec` where that
+    cannot be. `metric` is one of `METRICS`.
 
     Raises `ValueError` for a run without a log, a trace that is not its own, or a live run that is to be tried exactly,
     and `PolicyError` with number and time of the decision where `policy` breaks its contract.
     """
     if metric not in METRICS:
         raise ValueError(f"regret is of {', '.join(METRICS)}, not of {metric!r}")
-    policy = build(RoutingPolicy, policy)
-    if exact:
-        demand_simulated(run)
-        spec = run.fleet() if spec is None else spec
+    policy = build(RoutingPolicy, policy)  # type: ignore[type-abstract]  # it makes one of the policy's own class
+    trials = Trials(run, trace, run.fleet() if spec is None else spec, metric) if exact else None
     asked = _Decisions(Asking(run, trace, policy))
     lines = lines_through(asked.outcomes(run, metric))
-    decisions = [_decision(one, difference_s(lines, one.view(one.replica), one.view(one.other_replica)))
-                 for one in asked.differing]  # fmt: skip
-    whole = None
-    if exact and spec is not None:
-        decisions = _tried(run, trace, spec, decisions, metric, exact, seed, progress=progress)
-        whole = saved(run, again(run, trace, with_routing(spec, policy)), metric)
+    decisions = [
+        _decision(one, difference_s(lines, one.view(one.replica), one.view(one.other_replica)))
+        for one in asked.differing
+    ]
+    if trials is not None:
+        _try(trials, decisions, exact, seed, progress=progress)
     estimated, tried = estimated_of(decisions, lines.values()), exact_of(decisions)
     return Regret(
         policy=policy.name(), logged=_names(run), metric=metric, asked=asked.count,
         agreed=asked.count - len(decisions), decisions=tuple(decisions), estimated=estimated, exact=tried,
-        whole=whole, caveats=tuple(caveats_of(run, policy, estimated, tried)),
+        whole=None if trials is None else trials.of_policy(policy),
+        caveats=tuple(caveats_of(run, policy, estimated, tried)),
     )  # fmt: skip
 
 
@@ -106,21 +105,16 @@ def _decision(one: Asked, estimate_s: float | None) -> Decision:
     )  # fmt: skip
 
 
-def _tried(
-    run: Run, trace: Trace, spec: FleetSpec, decisions: Sequence[Decision], metric: str, exact: int, seed: int,
-    *, progress: bool,
-) -> list[Decision]:  # fmt: skip
-    """The decisions, those that were drawn with what they came to when they were made the other way."""
+def _try(trials: Trials, decisions: list[Decision], exact: int, seed: int, *, progress: bool) -> None:
+    """Put what they came to into those that are drawn, of those in which the other policy routes."""
     can = [number for number, one in enumerate(decisions) if one.other_replica is not None]
     drawn = sorted(random.Random(seed).sample(can, min(exact, len(can))))
-    found = list(decisions)
     with progress_bar("decisions", len(drawn), shown=progress) as advance:
         for number in drawn:
             one = decisions[number]
-            forcing = Forcing(one.pool, one.nth, one.other_replica or "")
-            found[number] = replace(one, exact=saved(run, again(run, trace, spec, forcing), metric))
+            found = trials.of_decision(one.pool, one.nth, one.other_replica or "")
+            decisions[number] = replace(one, exact=found)
             advance()
-    return found
 
 
 def _names(run: Run) -> str:

@@ -99,7 +99,7 @@ class Asking:
         self._others: dict[str, _Other] = {}
 
     def __iter__(self) -> Iterator[Asked]:
-        """Every decision in turn. Raises `PolicyError` with its number and time where the policy breaks its contract."""
+        """Every decision in turn. Raises `PolicyError` with its number and time where the policy breaks its word."""
         views = _Changes(self._run.views)
         number = 0
         for call, row in enumerate(_rows(self._run.calls)):

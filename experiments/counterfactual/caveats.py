@@ -21,8 +21,8 @@ def caveats_of(
 ) -> Iterator[str]:
     """All that hold for this one, the most general first."""
     yield (
-        f"one decision at a time: whatever {policy.name()} answered, it was next shown and told what came of the logged "
-        "decision; with decisions of its own it would have seen other queues"
+        f"one decision at a time: whatever {policy.name()} answered, it was next shown and told what came of the "
+        "logged decision; with decisions of its own it would have seen other queues"
     )
     yield "one run, one seed: the intervals are about the decisions of this run, not about other runs or other traffic"
     if estimated is not None:
@@ -48,8 +48,8 @@ def _of_estimate(estimated: Estimated) -> Iterator[str]:
     for line in estimated.lines:
         if line.explained < LITTLE:
             yield (
-                f"the number in flight explains {line.explained:.0%} of what requests took on {line.label}: the estimate "
-                "says little there"
+                f"the number in flight explains {line.explained:.0%} of what requests took on {line.label}: the "
+                "estimate says little there"
             )
 
 

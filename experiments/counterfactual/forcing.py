@@ -58,33 +58,6 @@ class Forcing:
         return {}
 
 
-def demand_simulated(run: Run) -> None:
-    """Raises `ValueError` for a run that nobody can run again."""
-    if run.manifest.runtime != "simulated":
-        raise ValueError(
-            "the run is a live one: no other decision can be tried in it, only estimated (exact=0)"
-        )
-
-
-def again(run: Run, trace: Trace, spec: FleetSpec, watcher: Watcher | None = None) -> Run:
-    """The simulated run `run` once more, on the fleet of `spec`."""
-    manifest = run.manifest
-    options = dict(manifest.options)
-    until_s, operations = options.pop("until_s"), options.pop("operations", None)
-    simulation = Simulation(
-        trace, spec, seed=manifest.seed, check=False, watcher=watcher, **options,
-        faults=None if manifest.faults is None else msgspec.convert(manifest.faults, FaultTrace),
-        operations=None if operations is None else msgspec.convert(operations, OperationsTrace),
-    )  # fmt: skip
-    return simulation.run(until_s)
-
-
-def with_routing(spec: FleetSpec, policy: RoutingPolicy) -> FleetSpec:
-    """The same fleet, with this policy wherever one routes."""
-    own = {f"pools.{name}.routing": policy for name, pool in spec.pools.items() if pool.routing is not None}
-    return spec.replace(own, routing=policy)
-
-
 class Saved(NamedTuple):
     """What one run took less than another, over the requests that both completed."""
 
@@ -97,6 +70,40 @@ class Saved(NamedTuple):
     def same_outcomes(self) -> bool:
         """The same requests completed."""
         return self.only_logged == self.only_other == 0
+
+
+class Trials:
+    """A simulated run, to be run again with something changed, and how much less of `metric` the other run took."""
+
+    def __init__(self, run: Run, trace: Trace, spec: FleetSpec, metric: str) -> None:
+        """Raises `ValueError` for a run that nobody can run again."""
+        if run.manifest.runtime != "simulated":
+            raise ValueError(
+                "the run is a live one: no other decision can be tried in it, only estimated (exact=0)"
+            )
+        self._run, self._trace, self._spec, self._metric = run, trace, spec, metric
+
+    def of_decision(self, pool: str, nth: int, replica: str) -> Saved:
+        """The decision `nth` of the policy of `pool` sends its request to `replica`."""
+        return saved(self._run, self.again(self._spec, Forcing(pool, nth, replica)), self._metric)
+
+    def of_policy(self, policy: RoutingPolicy) -> Saved:
+        """This policy makes all decisions, wherever one routes."""
+        pools = self._spec.pools.items()
+        own = {f"pools.{name}.routing": policy for name, pool in pools if pool.routing is not None}
+        return saved(self._run, self.again(self._spec.replace(own, routing=policy)), self._metric)
+
+    def again(self, spec: FleetSpec, watcher: Watcher | None = None) -> Run:
+        """The run once more, on this fleet."""
+        manifest = self._run.manifest
+        options = dict(manifest.options)
+        until_s, operations = options.pop("until_s"), options.pop("operations", None)
+        simulation = Simulation(
+            self._trace, spec, seed=manifest.seed, check=False, watcher=watcher, **options,
+            faults=None if manifest.faults is None else msgspec.convert(manifest.faults, FaultTrace),
+            operations=None if operations is None else msgspec.convert(operations, OperationsTrace),
+        )  # fmt: skip
+        return simulation.run(until_s)
 
 
 def saved(logged: Run, other: Run, metric: str) -> Saved:

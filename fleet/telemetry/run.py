@@ -80,7 +80,7 @@ class Run:
         self.pools: pa.Table = tables.get("pools", POOLS.empty_table())
         """One row a pool: what it serves, for how long its replicas held devices, and what that cost."""
         self.calls: pa.Table = tables.get("calls", LOG["calls"].empty_table())
-        """What its routing policies were asked and told, in order, where that was logged (`log_views`): `calls.CALLS`."""
+        """What its routing policies were asked and told, in order, where `log_views` had it logged: `calls.CALLS`."""
         self.views: pa.Table = tables.get("views", LOG["views"].empty_table())
         """What they were shown of replicas, each view where it had changed: `calls.VIEWS`."""
         self.summary = summary

@@ -10,6 +10,7 @@ from experiments.calibrate import CalibrationReport, calibrate
 from experiments.compare import compare
 from experiments.findings import Row
 from experiments.metrics import DEFAULT_METRICS, TOKEN_METRICS, Metric, metric
+from experiments.regret import regret
 from experiments.report import Report
 from experiments.sweep import frontier, grid, sweep
 
@@ -25,5 +26,6 @@ __all__ = [
     "frontier",
     "grid",
     "metric",
+    "regret",
     "sweep",
 ]

@@ -37,9 +37,9 @@ METRICS = ("e2e_s", "queue_s", "ttft_s")
 
 def regret(
     run: Run,
-    trace: Trace,
     policy: RoutingPolicy,
     *,
+    trace: Trace,
     metric: str = "e2e_s",
     exact: int = 0,
     seed: int = 0,
@@ -67,12 +67,12 @@ def regret(
     ]
     if trials is not None:
         _try(trials, decisions, exact, seed, progress=progress)
+    whole, stuck = (None, None) if trials is None else trials.of_policy(policy)
     estimated, tried = estimated_of(decisions, lines.values()), exact_of(decisions)
     return Regret(
         policy=policy.name(), logged=_names(run), metric=metric, asked=asked.count,
         agreed=asked.count - len(decisions), decisions=tuple(decisions), estimated=estimated, exact=tried,
-        whole=None if trials is None else trials.of_policy(policy),
-        caveats=tuple(caveats_of(run, policy, estimated, tried)),
+        whole=whole, caveats=tuple(caveats_of(run, policy, estimated, tried, stuck)),
     )  # fmt: skip
 
 

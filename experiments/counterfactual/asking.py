@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from msgspec.structs import replace
 
 from fleet.blame import blaming, reset, tell
@@ -64,7 +65,7 @@ class Asked(NamedTuple):
 
 def demand_log(run: Run) -> None:
     """Raises `ValueError` where there is nothing to ask about, or what was logged lacks what policies are shown now."""
-    if not len(run.calls):
+    if not pc.any(pc.equal(run.calls["call"], "route")).as_py():
         raise ValueError(
             "the run has no log of what its routing policies were shown; run it anew with log_views=True, or "
             "--log-views, and with early binding (with late binding nobody routes)"

@@ -17,9 +17,9 @@ LITTLE = 0.5
 
 
 def caveats_of(
-    run: Run, policy: RoutingPolicy, estimated: Estimated | None, exact: Exact | None
+    run: Run, policy: RoutingPolicy, estimated: Estimated | None, exact: Exact | None, stuck: str | None
 ) -> Iterator[str]:
-    """All that hold for this one, the most general first."""
+    """All that hold for this one, the most general first; `stuck`: why the whole run with the policy never ended."""
     yield (
         f"one decision at a time: whatever {policy.name()} answered, it was next shown and told what came of the "
         "logged decision; with decisions of its own it would have seen other queues"
@@ -32,6 +32,8 @@ def caveats_of(
             f"in {exact.other_outcomes:,} of {exact.tried:,} decisions that were tried other requests completed; the "
             "figures are of those that completed either way"
         )
+    if stuck is not None:
+        yield f"the whole run with {policy.name()} could not go on: {stuck}"
     yield from _of_log(run, policy)
 
 

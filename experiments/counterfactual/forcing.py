@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from msgspec.structs import replace
 
+from fleet.actor import FleetError
 from fleet.runs.simulate import Simulation
 from fleet.spec import FleetSpec
 from fleet.telemetry.calls import Around
@@ -87,11 +88,15 @@ class Trials:
         """The decision `nth` of the policy of `pool` sends its request to `replica`."""
         return saved(self._run, self.again(self._spec, Forcing(pool, nth, replica)), self._metric)
 
-    def of_policy(self, policy: RoutingPolicy) -> Saved:
-        """This policy makes all decisions, wherever one routes."""
+    def of_policy(self, policy: RoutingPolicy) -> tuple[Saved | None, str | None]:
+        """This policy makes all decisions, wherever one routes; or why the fleet cannot go on with it."""
         pools = self._spec.pools.items()
         own = {f"pools.{name}.routing": policy for name, pool in pools if pool.routing is not None}
-        return saved(self._run, self.again(self._spec.replace(own, routing=policy)), self._metric)
+        try:
+            other = self.again(self._spec.replace(own, routing=policy))
+        except FleetError as error:
+            return None, str(error).partition("\n")[0]
+        return saved(self._run, other, self._metric), None
 
     def again(self, spec: FleetSpec, watcher: Watcher | None = None) -> Run:
         """The run once more, on this fleet."""

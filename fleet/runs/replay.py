@@ -61,9 +61,10 @@ def replay(
     `speed` makes arrivals come that many times faster; engines take the time they take, so the simulation to hold it
     against is that of ``trace.scale_rate(speed)``. `payload` makes what a request carries; without it an engine
     makes an input of the request's size. Requests end as failed (`stalled`) when no replica runs or loads anything for
-    `stall_timeout_s`, however short or long the answers. `log_views` is that of `simulate`. Raises `FleetError` when the
-    replicas do not come up in `start_timeout_s` (or the fleet's own, where that is shorter), and what a policy raised as
-    `PolicyError`; no process outlives the call.
+    `stall_timeout_s`, however short or long the answers. `log_views` is that of `simulate`.
+
+    Raises `FleetError` when the replicas do not come up in `start_timeout_s` (or the fleet's own, where that is
+    shorter), and what a policy raised as `PolicyError`; no process outlives the call.
     """
     demand_seed(seed)
     demand_seconds(start_timeout_s=start_timeout_s, stall_timeout_s=stall_timeout_s)

@@ -37,7 +37,7 @@ TABLES = ("records", "series", "decisions", "dispatches", "replicas")
 """The tables that every digest is of."""
 OF_ATTEMPTS = {"attempts": ATTEMPTS, "pools": POOLS}
 """Those that it is of only where the summary says what attempts came to, and their schemas."""
-BESIDES = {**OF_ATTEMPTS, **LOG}
+OPTIONAL = {**OF_ATTEMPTS, **LOG}
 """Those that a run may have or not, and their schemas."""
 
 
@@ -222,7 +222,7 @@ def load_run(directory: str | Path) -> Run:
     """Read back what `Run.save` wrote. Raises ValueError when its bytes are not what its digests say."""
     source = Path(directory)
     document = msgspec.json.decode((source / "manifest.json").read_bytes())
-    names = [*TABLES, *(name for name in BESIDES if (source / f"{name}.parquet").exists())]
+    names = [*TABLES, *(name for name in OPTIONAL if (source / f"{name}.parquet").exists())]
     tables = {name: pq.read_table(source / f"{name}.parquet") for name in names}
     run = Run(
         tables, msgspec.convert(document["summary"], Summary), msgspec.convert(document["manifest"], Manifest)

@@ -108,6 +108,7 @@ class Asking:
             other.show(views.of(call), row["shown"])
             if row["call"] == "route":
                 yield self._ask(other, row, number)
+                self._send(other, row)
                 number += 1
             else:
                 self._tell(other, row)
@@ -146,6 +147,11 @@ class Asking:
             raise _at(number, blaming(other.policy, error, request.id, now_s), now_s) from error
         nth, other.asked = other.asked, other.asked + 1
         return Asked(other.pool, nth, now_s, request.id, other.views, row["decision"], row["replica"], answer)
+
+    def _send(self, other: _Other, row: Row) -> None:
+        """What the log routed was sent at once."""
+        if row["replica"] is not None and "on_dispatched" in other.hears:
+            tell((other.policy.on_dispatched,), row["time_s"], self._request(row), row["replica"])
 
     def _tell(self, other: _Other, row: Row) -> None:
         hook, now_s = row["call"], row["time_s"]

@@ -7,14 +7,14 @@ the log as long as what changed, however many replicas there are.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import pyarrow as pa
-from msgspec.structs import astuple
+from msgspec.structs import astuple, replace
 
 from fleet.blame import blaming, tell
 from fleet.telemetry.sink import Columns
-from policies.base import RoutingPolicy
+from policies.base import RoutingPolicy, listeners
 from policies.decisions import Hold, Reject, Route
 from policies.views import Completion, Ending, ReplicaView, TokenSignals
 from traces.schema import Request
@@ -90,29 +90,33 @@ class CallLog:
         """Everything so far; it is here no longer."""
         return {"calls": self._calls.take(), "views": self._views.take()}
 
-    def write(self, *row: object) -> None:
+    def write(self, row: tuple[object, ...]) -> None:
         """One call, with all that its schema has."""
         self._calls.append(row)
         self.number += 1
 
-    def show(self, view: tuple[object, ...]) -> None:
-        """A view that is part of the next call: its fields as `ReplicaView` has them."""
-        signals = view[_TOKENS]
-        tokens = astuple(signals) if isinstance(signals, TokenSignals) else NO_TOKENS
-        self._views.append((self.number, *view[:_TOKENS], *view[_TOKENS + 1 :], *tokens))
+    def show(self, view: ReplicaView) -> None:
+        """A view that is part of the next call."""
+        fields = astuple(view)
+        tokens = NO_TOKENS if view.tokens is None else astuple(view.tokens)
+        self._views.append((self.number, *fields[:_TOKENS], *fields[_TOKENS + 1 :], *tokens))
 
 
 class Logged(Around):
-    """Answers as its policy does, and writes down what that was shown, what it said, and what it was told."""
+    """Answers as its policy does, and writes down what that was shown, what it said, and what it was told.
+
+    What is routed is sent at once, so that `on_dispatched` needs no row of its own.
+    """
 
     log: CallLog
     pool: str
 
     def __post_init__(self) -> None:
-        self.views: dict[str, tuple[object, ...]] = {}
-        """As this policy was last shown them."""
+        self.known: dict[str, ReplicaView] = {}
+        """Views as this policy was last shown them."""
         self.shown: Sequence[ReplicaView] = ()
         self.ids = ""
+        self.listeners = {hook: tuple(listeners(self.inner, hook)) for hook in self.inner.hears}
 
     def route(self, request: Request, replicas: Sequence[ReplicaView], now_s: float) -> Route | Hold | Reject:
         log = self.log
@@ -122,51 +126,47 @@ class Logged(Around):
         decision = self.ask(request, replicas, now_s)
         replica = decision.replica if isinstance(decision, Route) else None
         until_s = decision.until_s if isinstance(decision, Hold) else None
-        log.write(now_s, self.pool, "route", request.id, request.arrived_s, shown, type(decision).__name__, until_s,
-                  replica, *_NOT_TOLD)  # fmt: skip
+        log.write(
+            (now_s, self.pool, "route", request.id, request.arrived_s, shown, type(decision).__name__, until_s, replica,
+             *_NOT_TOLD)
+        )  # fmt: skip
         return decision
 
     def _shown(self, replicas: Sequence[ReplicaView]) -> str | None:
         """Write down what is new in these views; their ids, where they are others than those of the call before."""
-        known, show = self.views, self.log.show
+        known = self.known
         for view in replicas:
-            fields = astuple(view)
-            if fields != known.get(view.id):
-                known[view.id] = fields
-                show(fields)
+            if view != known.get(view.id):
+                known[view.id] = replace(view)
+                self.log.show(view)
         if replicas is self.shown:
             return None
         self.shown, before = replicas, self.ids
         self.ids = " ".join(view.id for view in replicas)
         return None if self.ids == before else self.ids
 
-    def _told(self, hook: str, request: Request, now_s: float, *fields: object) -> None:
+    def _told(self, hook: str, request: Request, now_s: float, fields: Iterable[object]) -> None:
         if not self.log.full:
-            self.log.write(now_s, self.pool, hook, request.id, None, None, None, None, *fields)
-
-    def on_dispatched(self, request: Request, replica: str, now_s: float) -> None:
-        self._told("on_dispatched", request, now_s, replica, *_NOT_TOLD)
-        tell((self.inner.on_dispatched,), now_s, request, replica)
+            self.log.write((now_s, self.pool, hook, request.id, None, None, None, None, *fields))
 
     def on_first_token(self, request: Request, replica: str, now_s: float) -> None:
-        self._told("on_first_token", request, now_s, replica, *_NOT_TOLD)
-        tell((self.inner.on_first_token,), now_s, request, replica)
+        self._told("on_first_token", request, now_s, (replica, *_NOT_TOLD))
+        tell(self.listeners["on_first_token"], now_s, request, replica)
 
     def on_completed(self, completion: Completion, now_s: float) -> None:
-        _, *fields = astuple(completion)
-        self._told("on_completed", completion.request, now_s, *fields, None, None, None)
-        tell((self.inner.on_completed,), now_s, completion)
+        self._told("on_completed", completion.request, now_s, (*astuple(completion)[1:], None, None, None))
+        tell(self.listeners["on_completed"], now_s, completion)
 
     def on_request_ended(self, ending: Ending, now_s: float) -> None:
-        self._told(
-            "on_request_ended", ending.request, now_s, None, None, None, None, ending.e2e_s, ending.ttft_s,
-            ending.output_tokens, None, None, ending.pool, ending.version, ending.variant, ending.quality,
-            ending.outcome, ending.attempts, ending.slo_met,
+        fields = (
+            None, None, None, None, ending.e2e_s, ending.ttft_s, ending.output_tokens, None, None, ending.pool,
+            ending.version, ending.variant, ending.quality, ending.outcome, ending.attempts, ending.slo_met,
         )  # fmt: skip
-        tell((self.inner.on_request_ended,), now_s, ending)
+        self._told("on_request_ended", ending.request, now_s, fields)
+        tell(self.listeners["on_request_ended"], now_s, ending)
 
     def on_replicas(self, replicas: Sequence[ReplicaView], now_s: float) -> None:
         if not self.log.full:
             shown = self._shown(replicas)
-            self.log.write(now_s, self.pool, "on_replicas", None, None, shown, None, None, None, *_NOT_TOLD)
-        tell((self.inner.on_replicas,), now_s, replicas)
+            self.log.write((now_s, self.pool, "on_replicas", None, None, shown, None, None, None, *_NOT_TOLD))
+        tell(self.listeners["on_replicas"], now_s, replicas)

@@ -62,8 +62,7 @@ def regret(
     asked = _Decisions(Asking(run, trace, policy))
     lines = lines_through(asked.outcomes(run, metric))
     decisions = [
-        _decision(one, difference_s(lines, one.view(one.replica), one.view(one.other_replica)))
-        for one in asked.differing
+        replace(one, estimate_s=difference_s(lines, here, there)) for one, here, there in asked.differing
     ]
     if trials is not None:
         _try(trials, decisions, exact, seed, progress=progress)
@@ -77,17 +76,20 @@ def regret(
 
 
 class _Decisions:
-    """What came of asking: the decisions that differ, and where each request was sent that was routed once."""
+    """What came of asking."""
 
     def __init__(self, asking: Iterable[Asked]) -> None:
         self.count = 0
-        self.differing: list[Asked] = []
+        self.differing: list[tuple[Decision, ReplicaView | None, ReplicaView | None]] = []
+        """Each with the views of where the request was sent and where the other policy sends it."""
         self._sent: dict[str, ReplicaView | None] = {}
+        """Likewise of each request that was routed once; None: it was more often, or not at all."""
         for one in asking:
             self.count += 1
+            here = one.view(one.replica)
             if not one.agrees:
-                self.differing.append(one)
-            self._sent[one.request] = None if one.request in self._sent else one.view(one.replica)
+                self.differing.append((_decision(one), here, one.view(one.other_replica)))
+            self._sent[one.request] = None if one.request in self._sent else here
 
     def outcomes(self, run: Run, metric: str) -> Iterator[tuple[ReplicaView, float]]:
         """How the replica looked to which a request was sent, and what it took: of those that were routed once."""
@@ -98,10 +100,10 @@ class _Decisions:
                 yield view, took_s
 
 
-def _decision(one: Asked, estimate_s: float | None) -> Decision:
+def _decision(one: Asked) -> Decision:
     return Decision(
         pool=one.pool, nth=one.nth, time_s=one.time_s, request=one.request, logged=one.logged, replica=one.replica,
-        other=type(one.other).__name__, other_replica=one.other_replica, estimate_s=estimate_s,
+        other=type(one.other).__name__, other_replica=one.other_replica,
     )  # fmt: skip
 
 

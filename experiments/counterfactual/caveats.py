@@ -44,8 +44,8 @@ def _of_estimate(estimated: Estimated) -> Iterator[str]:
     )
     if estimated.without:
         yield (
-            f"{estimated.without:,} decisions that differ have no estimate: one of the two sent nothing, or too few were "
-            "sent to replicas of that kind, or all of them found the same number in flight"
+            f"{estimated.without:,} decisions that differ have no estimate: one of the two sent nothing, or too few "
+            "were sent to replicas of that kind, or all of them found the same number in flight"
         )
     for line in estimated.lines:
         if line.explained < LITTLE:

@@ -22,7 +22,7 @@ from experiments.counterfactual.asking import Asked, Asking
 from experiments.counterfactual.caveats import caveats_of
 from experiments.counterfactual.forcing import Trials
 from experiments.counterfactual.result import Decision, Regret, estimated_of, exact_of
-from experiments.counterfactual.waiting import difference_s, lines_through
+from experiments.counterfactual.waiting import alike, difference_s, lines_through
 from experiments.progress import progress_bar
 from fleet.spec import FleetSpec
 from fleet.telemetry.run import Run
@@ -88,7 +88,8 @@ class _Decisions:
             self.count += 1
             here = one.view(one.replica)
             if not one.agrees:
-                self.differing.append((_decision(one), here, one.view(one.other_replica)))
+                there = one.view(one.other_replica)
+                self.differing.append((_decision(one, alike=alike(here, there)), here, there))
             self._sent[one.request] = None if one.request in self._sent else here
 
     def outcomes(self, run: Run, metric: str) -> Iterator[tuple[ReplicaView, float]]:
@@ -100,10 +101,10 @@ class _Decisions:
                 yield view, took_s
 
 
-def _decision(one: Asked) -> Decision:
+def _decision(one: Asked, *, alike: bool) -> Decision:
     return Decision(
         pool=one.pool, nth=one.nth, time_s=one.time_s, request=one.request, logged=one.logged, replica=one.replica,
-        other=type(one.other).__name__, other_replica=one.other_replica,
+        other=type(one.other).__name__, other_replica=one.other_replica, alike=alike,
     )  # fmt: skip
 
 

@@ -38,17 +38,18 @@ def caveats_of(
 
 
 def _of_estimate(estimated: Estimated) -> Iterator[str]:
-    yield (
-        "the estimate is of the request alone: it leaves out what the decision does to those that come later, and "
-        "takes it that what was seen at unequal queues was the queue's doing"
-    )
+    if estimated.each is not None:
+        yield (
+            "the estimate is of the request alone: it leaves out what the decision does to those that come later, and "
+            "takes it that what was seen at unequal queues was the queue's doing"
+        )
     if estimated.without:
         yield (
             f"{estimated.without:,} decisions that differ have no estimate: one of the two sent nothing, or too few "
-            "were sent to replicas of that kind, or all of them found the same number in flight"
+            "were sent to replicas of that kind, or the number in flight tells nothing of what they took"
         )
     for line in estimated.lines:
-        if line.explained < LITTLE:
+        if line.tells and line.explained < LITTLE:
             yield (
                 f"the number in flight explains {line.explained:.0%} of what requests took on {line.label}: the "
                 "estimate says little there"

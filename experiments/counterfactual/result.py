@@ -39,6 +39,8 @@ class Decision(Struct, frozen=True, kw_only=True):
     replica: str | None
     other: str
     other_replica: str | None
+    alike: bool = False
+    """Both replicas are of one kind and had as many requests in flight: for many policies a matter of order."""
     estimate_s: float | None = None
     """What the request took longer where it was sent, by a line through the log; None: no line tells."""
     exact: Saved | None = None
@@ -110,9 +112,10 @@ class Regret(Struct, frozen=True, kw_only=True):
     @property
     def in_short(self) -> str:
         """Who was asked, and how often they differ."""
+        same = sum(one.alike for one in self.decisions)
         return (
             f"Regret of {self.logged} beside {self.policy}, {self.metric}: {len(self.decisions):,} of {self.asked:,} "
-            f"decisions differ ({1 - self.agreement:.1%})."
+            f"decisions differ ({1 - self.agreement:.1%}), {same:,} of them between replicas that looked alike."
         )
 
     def to_table(self) -> pa.Table:
@@ -162,12 +165,7 @@ class Regret(Struct, frozen=True, kw_only=True):
 
     def _lines(self) -> Iterator[str]:
         if self.estimated is not None:
-            for line in self.estimated.lines:
-                yield (
-                    f"On {line.label} a request takes {plain_number(1e3 * line.alone_s)} ms, and "
-                    f"{plain_number(1e3 * line.each_s)} ms for each one in flight ({line.requests:,} requests, "
-                    f"R² {line.explained:.2f})."
-                )
+            yield from map(_of_line, self.estimated.lines)
         if self.exact is not None:
             yield self._of_sample(self.exact)
 
@@ -186,8 +184,9 @@ class Regret(Struct, frozen=True, kw_only=True):
         from rich.text import Text
 
         lines = [*self._lines(), *(f"· {caveat}" for caveat in self.caveats)]
-        table = (self.table(),) if self.decisions else ()
-        return Group(Text(self.in_short), *table, *(Text(line) for line in lines))
+        table = self.table()
+        shown = (table,) if table.row_count else ()
+        return Group(Text(self.in_short), *shown, *(Text(line) for line in lines))
 
     def __str__(self) -> str:
         return as_text(self.__rich__())
@@ -196,8 +195,17 @@ class Regret(Struct, frozen=True, kw_only=True):
 DECISIONS = pa.schema([
     ("pool", pa.string()), ("nth", pa.int64()), ("time_s", pa.float64()), ("request", pa.string()),
     ("logged", pa.string()), ("replica", pa.string()), ("other", pa.string()), ("other_replica", pa.string()),
+    ("alike", pa.bool_()),
     ("estimate_s", pa.float64()), ("exact_s", pa.float64()), ("same_outcomes", pa.bool_()),
 ])  # fmt: skip
+
+
+def _of_line(line: Line) -> str:
+    seen = f"{line.requests:,} requests, R² {line.explained:.2f}"
+    if not line.tells:
+        return f"On {line.label} the number in flight tells nothing of what a request takes ({seen}): no estimate."
+    alone_ms, each_ms = (plain_number(1e3 * value) for value in (line.alone_s, line.each_s))
+    return f"On {line.label} a request takes {alone_ms} ms, and {each_ms} ms for each one in flight ({seen})."
 
 
 def _cells(mean: Mean, total_s: float) -> tuple[str, str, str]:

@@ -15,6 +15,8 @@ from policies.views import ReplicaView
 
 LEAST_REQUESTS = 10
 """Fewer say nothing of a line."""
+LEAST_EXPLAINED = 0.1
+"""A line that explains less of the variance, or that falls, tells nothing: no estimate is made of it."""
 
 Kind = tuple[str, str | None, float, float | None]
 """Replicas that should take alike: pool, device, weight, and what a request takes it alone."""
@@ -39,6 +41,11 @@ class Line(Struct, frozen=True, kw_only=True):
     each_s: float
     explained: float
     """R squared: which part of the variance the number in flight explains."""
+
+    @property
+    def tells(self) -> bool:
+        """Estimates may be made of it."""
+        return self.each_s > 0.0 and self.explained >= LEAST_EXPLAINED
 
     @property
     def label(self) -> str:
@@ -77,6 +84,13 @@ def _line(kind: Kind, pairs: list[tuple[int, float]]) -> Line | None:
     )  # fmt: skip
 
 
+def alike(one: ReplicaView | None, other: ReplicaView | None) -> bool:
+    """Both are of one kind, and have as many requests in flight."""
+    if one is None or other is None:
+        return False
+    return one.in_flight == other.in_flight and kind_of(one) == kind_of(other)
+
+
 def difference_s(
     lines: dict[Kind, Line], logged: ReplicaView | None, other: ReplicaView | None
 ) -> float | None:
@@ -84,6 +98,6 @@ def difference_s(
     if logged is None or other is None:
         return None
     here, there = lines.get(kind_of(logged)), lines.get(kind_of(other))
-    if here is None or there is None:
+    if here is None or there is None or not (here.tells and there.tells):
         return None
     return here(logged.in_flight) - there(other.in_flight)

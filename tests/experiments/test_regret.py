@@ -10,6 +10,7 @@ from experiments import regret
 from experiments.counterfactual.asking import Asking
 from experiments.counterfactual.forcing import Forcing
 from experiments.counterfactual.result import Decision, Saved, estimated_of, exact_of
+from experiments.counterfactual.waiting import difference_s, lines_through
 from fleet import FleetSpec, load_spec, simulate
 from fleet.runs.simulate import Simulation
 from fleet.telemetry.calls import CallLog
@@ -26,6 +27,7 @@ from policies import (
     QueueDepth,
     Random,
     Reject,
+    ReplicaView,
     Route,
     RoutingPolicy,
 )
@@ -45,6 +47,13 @@ class FirstOfAll(RoutingPolicy):
 
     def route(self, request, replicas, now_s) -> Route:
         return Route(replicas[0].id)
+
+
+class LastOfAll(RoutingPolicy):
+    """Everything to the last replica."""
+
+    def route(self, request, replicas, now_s) -> Route:
+        return Route(replicas[-1].id)
 
 
 class Scripted(RoutingPolicy):
@@ -209,6 +218,39 @@ def test_the_interval_of_an_estimate_is_that_of_blocks_and_not_of_single_decisio
     )  # of 20 blocks
     assert mixed.low_s is None  # all blocks are alike: there is nothing to make an interval of
     assert of([1.0, 2.0]).low_s is None
+
+
+def test_decisions_between_replicas_that_look_alike_are_told_apart() -> None:
+    run = logged(TEN_AT_ONCE, fleet(1.0, replicas=2, routing=LeastOutstanding()))
+
+    found = regret(run, LastOfAll(), trace=TEN_AT_ONCE)
+
+    assert [one.alike for one in found.decisions] == [
+        True
+    ] * 5  # whenever replica/0 was chosen, both had as many
+    assert "5 of 10 decisions differ (50.0%), 5 of them between replicas that looked alike." in found.in_short
+
+
+@pytest.mark.parametrize("took_s", [[1.0, 5.0] * 10, [20.0 - i for i in range(20)]], ids=["noise", "falling"])
+def test_a_line_that_tells_nothing_makes_no_estimate(took_s: list[float]) -> None:
+    views = [ReplicaView(id="replica/0", in_flight=i) for i in range(20)]
+
+    lines = lines_through(zip(views, took_s, strict=True))
+
+    assert len(lines) == 1
+    assert difference_s(lines, views[3], views[0]) is None
+
+
+def test_kinds_of_replicas_have_lines_of_their_own() -> None:
+    fast = [ReplicaView(id="replica/0", in_flight=i, expected_service_s=1.0) for i in range(10)]
+    slow = [ReplicaView(id="replica/1", in_flight=i, expected_service_s=2.0, weight=0.5) for i in range(10)]
+    sent = [(view, (view.in_flight + 1) * view.expected_service_s) for view in (*fast, *slow)]
+
+    lines = lines_through(sent)
+
+    assert difference_s(lines, slow[2], fast[3]) == pytest.approx(6.0 - 4.0)
+    assert difference_s(lines, slow[2], ReplicaView(id="replica/2")) is None
+    assert [line.label for line in lines.values()] == ["default", "default of weight 0.5"]
 
 
 # --- what must hold of every policy --------------------------------------------------------------------------

@@ -10,8 +10,10 @@ from experiments.calibrate import CalibrationReport, calibrate
 from experiments.compare import compare
 from experiments.findings import Row
 from experiments.metrics import DEFAULT_METRICS, TOKEN_METRICS, Metric, metric
+from experiments.power import power
+from experiments.reasons import NoValue
 from experiments.regret import regret
-from experiments.report import Report
+from experiments.report import Report, load_report
 from experiments.sweep import frontier, grid, sweep
 
 __all__ = [
@@ -19,13 +21,16 @@ __all__ = [
     "TOKEN_METRICS",
     "CalibrationReport",
     "Metric",
+    "NoValue",
     "Report",
     "Row",
     "calibrate",
     "compare",
     "frontier",
     "grid",
+    "load_report",
     "metric",
+    "power",
     "regret",
     "sweep",
 ]

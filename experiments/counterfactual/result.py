@@ -112,10 +112,11 @@ class Regret(Struct, frozen=True, kw_only=True):
     @property
     def in_short(self) -> str:
         """Who was asked, and how often they differ."""
-        same = sum(one.alike for one in self.decisions)
+        alike = sum(one.alike for one in self.decisions)
+        of_them = f", {alike:,} of them between replicas that looked alike" if self.decisions else ""
         return (
             f"Regret of {self.logged} beside {self.policy}, {self.metric}: {len(self.decisions):,} of {self.asked:,} "
-            f"decisions differ ({1 - self.agreement:.1%}), {same:,} of them between replicas that looked alike."
+            f"decisions differ ({1 - self.agreement:.1%}){of_them}."
         )
 
     def to_table(self) -> pa.Table:

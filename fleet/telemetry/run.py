@@ -20,6 +20,7 @@ from msgspec import Struct
 from fleet.spec import FleetSpec
 from fleet.telemetry.attempts import attempt_figures, every_attempt, several_attempts
 from fleet.telemetry.breakdown import breakdown
+from fleet.telemetry.calls import LOG
 from fleet.telemetry.costs import POOLS, pools_table, request_costs, total_cost, unattributed_cost
 from fleet.telemetry.documents import encoded
 from fleet.telemetry.folder import TRACE, read_manifest, read_origin, read_table, write_folder
@@ -40,6 +41,8 @@ TABLES = ("records", "series", "decisions", "dispatches", "replicas")
 """The tables that every digest is of."""
 OF_ATTEMPTS = {"attempts": ATTEMPTS, "pools": POOLS}
 """Those that it is of only where the summary says what attempts came to, and their schemas."""
+OPTIONAL = {**OF_ATTEMPTS, **LOG}
+"""Those that a run may have or not, and their schemas."""
 
 
 class Manifest(Struct, frozen=True, kw_only=True):
@@ -99,6 +102,10 @@ class Run:
         """One row a change of a replica's state."""
         self.pools: pa.Table = tables.get("pools", POOLS.empty_table())
         """One row a pool: what it serves, for how long its replicas held devices, and what that cost."""
+        self.calls: pa.Table = tables.get("calls", LOG["calls"].empty_table())
+        """What its routing policies were asked and told, in order, where `log_views` had it logged: `calls.CALLS`."""
+        self.views: pa.Table = tables.get("views", LOG["views"].empty_table())
+        """What they were shown of replicas, each view where it had changed: `calls.VIEWS`."""
         self.summary = summary
         self.manifest = manifest
         self.origin = origin
@@ -112,8 +119,9 @@ class Run:
 
     @property
     def tables(self) -> dict[str, pa.Table]:
-        """All of them by name."""
-        return {name: getattr(self, name) for name in (*TABLES, *OF_ATTEMPTS)}
+        """All of them by name; those of calls and views where they were logged."""
+        logged = LOG if len(self.calls) else ()
+        return {name: getattr(self, name) for name in (*TABLES, *OF_ATTEMPTS, *logged)}
 
     @property
     def digest(self) -> str:
@@ -122,7 +130,7 @@ class Run:
         Attempts and pools are part of it where the summary has `wasted_s`: of fleets that name their pools, and where
         a request may have several attempts at a time (`several_attempts`). Elsewhere records and spec say what there
         is to say of them, and the digest is what it was before they were recorded. Of the manifest `files` is left
-        out: no path of a machine is in it.
+        out: no path of a machine is in it. What was logged of calls is no part of it: watching changes nothing.
         """
         return self._digest_with(self.manifest.seed)
 
@@ -265,7 +273,7 @@ def load_run(directory: str | Path) -> Run:
     """
     source = Path(directory)
     saved = read_manifest(source, _Saved)
-    names = [*TABLES, *(name for name in OF_ATTEMPTS if (source / f"{name}.parquet").exists())]
+    names = [*TABLES, *(name for name in OPTIONAL if (source / f"{name}.parquet").exists())]
     tables = {name: read_table(source, name) for name in names}
     kept = source / TRACE
     run = Run(
@@ -320,6 +328,7 @@ def finish_run(
         "dispatches": telemetry.dispatches.take(),
         "replicas": replicas,
         "pools": pools,
+        **({} if telemetry.watcher is None else telemetry.watcher.tables()),
     }
     # A client that drives a fleet knows what was said to it, and not what the fleet did: no pool is described to it.
     counted = spec is not None and bool(telemetry.pools) and several_attempts(spec)

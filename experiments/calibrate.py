@@ -22,6 +22,7 @@ from experiments import html
 from experiments.metrics import Metric, metrics_of, serves_tokens
 from experiments.progress import progress_bar
 from experiments.text import as_text, plain_number
+from experiments.timings import OwnTimes, own_times
 from fleet import FleetSpec, Run, simulate
 from traces import FaultTrace, Trace
 
@@ -39,6 +40,8 @@ TOLERANCES = {"e2e_s.mean": 0.05, "e2e_s.p50": 0.05, "e2e_s.p99": 0.10, "through
 
 
 HEADINGS = ("simulated", "live", "error", "live noise", "sim spread", "aim")
+OWN_HEADINGS = ("simulated", "own times", "live", "drift", *HEADINGS[2:])
+"""Where engines did real work in live runs, and said how long it took them."""
 FEW_FOR_P99 = 2000
 """Completed requests below which a p99 is said to rest on few."""
 
@@ -60,8 +63,12 @@ class CalibrationRow(Struct, frozen=True, kw_only=True):
     candidate: str
     simulated: float
     live: float
+    own: float | None
+    """Simulated with the latency of the batches and steps of the live runs themselves; None where none were timed."""
+    drift: float | None
+    """(own − simulated) / simulated: what became of the figure because engines took other times than were expected."""
     error: float | None
-    """(simulated − live) / live."""
+    """(own − live) / live, or (simulated − live) / live where there is no `own`: what is the simulator's."""
     noise: float | None
     """The largest relative gap between two live runs of one seed: what no simulator can be better than. Of a candidate
     that was run once, that of those run more often."""
@@ -100,7 +107,10 @@ class CalibrationReport:
         live: Mapping[str, Sequence[Run]],
         metrics: Sequence[Metric | str] | None = None,
         tolerances: Mapping[str, float] = TOLERANCES,
+        own: Mapping[str, Sequence[OwnTimes]] | None = None,
     ) -> None:
+        """`own`: by candidate, what the engines of each live run took."""
+        self.own = {name: list(times) for name, times in (own or {}).items()}
         self.simulated = {name: list(runs) for name, runs in simulated.items()}
         self.live = {name: list(runs) for name, runs in live.items()}
         if metrics is None:
@@ -110,13 +120,29 @@ class CalibrationReport:
         self.rows: list[CalibrationRow] = []
         for item in chosen:
             rows = [
-                _row(item, name, self.simulated[name], self.live[name], tolerances.get(item.name))
+                _row(
+                    item,
+                    name,
+                    self.simulated[name],
+                    self.live[name],
+                    self.own_runs(name),
+                    tolerances.get(item.name),
+                )  # fmt: skip
                 for name in self.live
             ]
             self.rows += _with_noise([row for row in rows if row is not None])
         distinct = {id(run) for runs in self.live.values() for run in runs}
         ordered = len(self.live) > 1 and len(distinct) > 1
         self.fidelity: list[Fidelity] = [_fidelity(item, self.rows) for item in chosen] if ordered else []
+
+    def own_runs(self, name: str) -> list[Run]:
+        """The live runs of a candidate, simulated with their own times, as far as these are known."""
+        return [times.run for times in self.own.get(name, ()) if times.run is not None]
+
+    @property
+    def headings(self) -> tuple[str, ...]:
+        """Of the columns with figures."""
+        return HEADINGS if all(row.own is None for row in self.rows) else OWN_HEADINGS
 
     def table(self) -> Table:
         """The rich table."""
@@ -126,7 +152,7 @@ class CalibrationReport:
 
         table = Table(title=title(self), title_justify="left", box=SIMPLE_HEAD)
         table.add_column("metric")
-        for heading in HEADINGS:
+        for heading in self.headings:
             table.add_column(heading, justify="right", no_wrap=True)
         last = None
         for row in self.rows:
@@ -134,7 +160,7 @@ class CalibrationReport:
                 if last is not None:
                     table.add_section()
                 table.add_row(Text(row.label, style="bold"))
-            table.add_row(Text(f"  {row.candidate}"), *cells(row))
+            table.add_row(Text(f"  {row.candidate}"), *cells(row, self.headings))
             last = row.metric
         return table
 
@@ -148,6 +174,9 @@ class CalibrationReport:
             notes.append(
                 f"{item.label}: {item.same_order} of {item.pairs} pairs of candidates in the same order{tau}{close}"
             )
+        notes += [
+            engine_note(name, times) for name, times in self.own.items() if any(one.timed for one in times)
+        ]
         if all(row.noise is None for row in self.rows):
             notes.append(
                 "One live run each, so the noise of live runs is unknown: ask for repeats=2 or more."
@@ -173,7 +202,8 @@ class CalibrationReport:
         target = Path(directory)
         target.mkdir(parents=True, exist_ok=True)
         tables = []
-        for runtime, of_all in (("simulated", self.simulated), ("live", self.live)):
+        own = {name: runs for name in self.live if (runs := self.own_runs(name))}
+        for runtime, of_all in (("simulated", self.simulated), ("own times", own), ("live", self.live)):
             for name, runs in of_all.items():
                 for number, run in enumerate(runs):
                     tables.append(_marked(run, {"runtime": runtime, "candidate": name, "run": number}))
@@ -182,6 +212,7 @@ class CalibrationReport:
             "rows": self.rows,
             "fidelity": self.fidelity,
             "simulated": {name: [run.manifest for run in runs] for name, runs in self.simulated.items()},
+            "own_times": {name: [run.manifest for run in runs] for name, runs in own.items()},
             "live": {name: [run.manifest for run in runs] for name, runs in self.live.items()},
         }
         text = msgspec.json.format(msgspec.json.encode(document, order="sorted"))
@@ -210,6 +241,9 @@ def calibrate(
     all are held against. `tolerances` are relative errors that are aimed at, by metric; `metrics` follow from what was
     served, whole requests or tokens, unless given.
 
+    Where engines did real work live, they said how long it took them: each live run is simulated once more with those
+    times (`own_times`), so that what the machine did and what the simulator gets wrong stand apart.
+
     `speed` makes arrivals come that much faster, in both. `simulated` answers the spec to simulate in place of a
     live one: an engine that does real work needs one that emulates it. `play` replays (`fleet.replay` unless
     given). A live run takes the trace's own time over `speed`.
@@ -233,17 +267,30 @@ def calibrate(
                     if turn < times[name]:
                         live[name].append(play(trace, spec, speed=speed, seed=seed, faults=faults))
                         advance()
-    return CalibrationReport(virtual, live, metrics, tolerances)
+    own = {
+        name: [_with_own_times(in_virtual_time, spec, simulated(spec), run, faults) for run in live[name]]
+        for name, spec in candidates.items()
+    }
+    return CalibrationReport(virtual, live, metrics, tolerances, own)
+
+
+def _with_own_times(
+    trace: Trace, live: FleetSpec, emulated: FleetSpec, run: Run, faults: FaultTrace | None
+) -> OwnTimes:
+    times = own_times(live, emulated, run)
+    if times.spec is None:
+        return times
+    return structs.replace(times, run=simulate(trace, times.spec, seed=run.manifest.seed, faults=faults))
 
 
 def _row(
-    item: Metric, name: str, simulated: Sequence[Run], live: Sequence[Run], tolerance: float | None
-) -> CalibrationRow | None:
+    item: Metric, name: str, simulated: Sequence[Run], live: Sequence[Run], own: Sequence[Run],
+    tolerance: float | None,
+) -> CalibrationRow | None:  # fmt: skip
     virtual = _values(item, simulated)
-    measured = _values(item, live)
-    if not virtual or not measured:
+    mean, live_mean, own_mean = _mean(virtual), _mean(_values(item, live)), _mean(_values(item, own))
+    if mean is None or live_mean is None:
         return None
-    mean, live_mean = sum(virtual) / len(virtual), sum(measured) / len(measured)
     return CalibrationRow(
         metric=item.name,
         label=item.label,
@@ -251,11 +298,21 @@ def _row(
         candidate=name,
         simulated=mean,
         live=live_mean,
-        error=(mean - live_mean) / live_mean if live_mean else None,
+        own=own_mean,
+        drift=None if own_mean is None else _relative(own_mean, mean),
+        error=_relative(mean if own_mean is None else own_mean, live_mean),
         noise=_noise(item, live),
         spread=_gap(virtual),
         tolerance=tolerance,
     )
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None
+
+
+def _relative(value: float, to: float) -> float | None:
+    return (value - to) / to if to else None
 
 
 def _with_noise(rows: Sequence[CalibrationRow]) -> list[CalibrationRow]:
@@ -316,16 +373,32 @@ def title(report: CalibrationReport) -> str:
     return f"Simulated against live: {source} ({requests:,} requests), {runs} each"
 
 
-def cells(row: CalibrationRow) -> tuple[str, ...]:
-    """Simulated, live, error, noise, spread and tolerance of a row as text."""
-    return (
-        plain_number(row.simulated * row.scale),
-        plain_number(row.live * row.scale),
-        "" if row.error is None else f"{row.error:+.1%}",
-        "" if row.noise is None else f"{row.noise:.1%}",
-        "" if row.spread is None else f"{row.spread:.1%}",
-        "" if row.tolerance is None else f"± {row.tolerance:.0%}",
+def cells(row: CalibrationRow, headings: Sequence[str]) -> list[str]:
+    """What stands in these columns of a row, as text."""
+    said = {
+        "simulated": plain_number(row.simulated * row.scale),
+        "own times": "" if row.own is None else plain_number(row.own * row.scale),
+        "live": plain_number(row.live * row.scale),
+        "drift": "" if row.drift is None else f"{row.drift:+.1%}",
+        "error": "" if row.error is None else f"{row.error:+.1%}",
+        "live noise": "" if row.noise is None else f"{row.noise:.1%}",
+        "sim spread": "" if row.spread is None else f"{row.spread:.1%}",
+        "aim": "" if row.tolerance is None else f"± {row.tolerance:.0%}",
+    }
+    return [said[heading] for heading in headings]
+
+
+def engine_note(name: str, times: Sequence[OwnTimes]) -> str:
+    """How far the engines of a candidate's live runs were from what was expected of them."""
+    took_s, expected_s = sum(one.took_s for one in times), sum(one.expected_s for one in times)
+    ratio = f"{took_s / expected_s:.2f} times" if expected_s else "not 0 times"
+    said = (
+        f"{name}: live, {sum(one.timed for one in times):,} batches or steps took {ratio} as long as the latency "
+        "model of before says of them"
     )
+    if any(one.run is None for one in times):
+        return f"{said}; too few to simulate with, so that its error has the drift in it"
+    return said
 
 
 def _page(report: CalibrationReport) -> str:
@@ -333,11 +406,13 @@ def _page(report: CalibrationReport) -> str:
     runs = {}
     for name in report.live:
         runs[f"{name}, simulated"] = report.simulated[name]
+        if own := report.own_runs(name):
+            runs[f"{name}, own times"] = own
         runs[f"{name}, live"] = report.live[name]
-    rows = [(row.label, row.candidate, *cells(row)) for row in report.rows]
+    rows = [(row.label, row.candidate, *cells(row, report.headings)) for row in report.rows]
     parts = [
         f"<h1>{heading}</h1>",
-        html.table(("metric", "candidate", *HEADINGS), rows, numbers_from=2),
+        html.table(("metric", "candidate", *report.headings), rows, numbers_from=2),
         *(f'<p class="note">{escape(note)}</p>' for note in report.notes),
         "<h2>Latency</h2>",
         *html.latency_plots(runs),

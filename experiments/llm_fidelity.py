@@ -238,7 +238,7 @@ def verdicts(report: CalibrationReport) -> list[str]:
 
 def describe(profile: StepProfile) -> str:
     """How long a few steps take, and how well the formula fits all of them."""
-    errors = sorted(abs(error) for error in fit_steps(profile).errors)
+    errors = sorted(abs(error) for error in fit_steps(profile.points).errors)
     alone = [point for point in profile.points if not point.prefill_tokens]
     decodes = ", ".join(
         f"{point.decodes} decode{'s' if point.decodes > 1 else ''} {1000 * point.seconds:.0f} ms"

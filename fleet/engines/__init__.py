@@ -14,6 +14,7 @@ from fleet.engines.latency.steps.affine import AffineSteps
 from fleet.engines.latency.steps.base import StepLatency, StepShape
 from fleet.engines.latency.steps.profiled import ProfiledSteps
 from fleet.engines.latency.steps.roofline import RooflineSteps
+from fleet.engines.latency.steps.timed import TimedSteps
 from fleet.engines.latency.tables.batch_profile import Profile, ProfilePoint
 from fleet.engines.latency.tables.step_profile import StepPoint, StepProfile
 from fleet.engines.profiling.batches import profile_engine
@@ -48,6 +49,7 @@ __all__ = [
     "StepPoint",
     "StepProfile",
     "StepShape",
+    "TimedSteps",
     "TorchEngine",
     "TransformersEngine",
     "profile_engine",

@@ -25,7 +25,7 @@ from fleet.telemetry.documents import encoded
 from fleet.telemetry.occupancy import changes_of, held_by_pool_s
 from fleet.telemetry.provenance import ComponentSource, portable_spec, rebuilt, sources_of
 from fleet.telemetry.records import records_of
-from fleet.telemetry.sink import ATTEMPTS, Telemetry
+from fleet.telemetry.sink import ATTEMPTS, TIMINGS, Telemetry
 from fleet.telemetry.summary import Summary, summarise
 from traces import FaultTrace, Trace
 from traces.columns import digest as table_digest
@@ -34,6 +34,9 @@ TABLES = ("records", "series", "decisions", "dispatches", "replicas")
 """The tables that every digest is of."""
 OF_ATTEMPTS = {"attempts": ATTEMPTS, "pools": POOLS}
 """Those that it is of only where the summary says what attempts came to, and their schemas."""
+
+MEASURED = "timings"
+"""The table that only live runs have rows of. What a machine measured is not part of the digest."""
 
 
 class Manifest(Struct, frozen=True, kw_only=True):
@@ -76,13 +79,17 @@ class Run:
         """One row a change of a replica's state."""
         self.pools: pa.Table = tables.get("pools", POOLS.empty_table())
         """One row a pool: what it serves, for how long its replicas held devices, and what that cost."""
+        self.timings: pa.Table = tables.get(MEASURED, TIMINGS.empty_table())
+        """Live runs: how long engines took by their own clocks, one row a batch or a step, and how large it was. Empty
+        where it is simulated: there a latency model says it."""
         self.summary = summary
         self.manifest = manifest
 
     @property
     def tables(self) -> dict[str, pa.Table]:
-        """All of them by name."""
-        return {name: getattr(self, name) for name in (*TABLES, *OF_ATTEMPTS)}
+        """All of them by name; `timings` where engines were timed."""
+        measured = (MEASURED,) if len(self.timings) else ()
+        return {name: getattr(self, name) for name in (*TABLES, *OF_ATTEMPTS, *measured)}
 
     @property
     def digest(self) -> str:
@@ -156,12 +163,13 @@ def load_run(directory: str | Path) -> Run:
     """Read back what `Run.save` wrote. Raises ValueError when its bytes are not what its digests say."""
     source = Path(directory)
     document = msgspec.json.decode((source / "manifest.json").read_bytes())
+    besides: dict[str, str] = document.get("besides", {})  # of tables that the digest is not of
     names = [*TABLES, *(name for name in OF_ATTEMPTS if (source / f"{name}.parquet").exists())]
+    names += [MEASURED] if MEASURED in besides else []
     tables = {name: pq.read_table(source / f"{name}.parquet") for name in names}
     run = Run(
         tables, msgspec.convert(document["summary"], Summary), msgspec.convert(document["manifest"], Manifest)
     )
-    besides: dict[str, str] = document.get("besides", {})  # of tables that the digest is not of
     found = {name: table_digest(table, name) for name, table in run.tables.items() if name in besides}
     if found != besides or run.digest != document["digest"]:
         raise ValueError(
@@ -207,6 +215,7 @@ def finish_run(
         "dispatches": telemetry.dispatches.take(),
         "replicas": replicas,
         "pools": pools,
+        MEASURED: telemetry.timings.take(),
     }
     # A client that drives a fleet knows what was said to it, and not what the fleet did: no pool is described to it.
     counted = spec is not None and bool(telemetry.pools) and several_attempts(spec)

@@ -114,7 +114,7 @@ def test_drift_is_how_much_longer_the_same_steps_take(size):
 def test_the_description_tells_how_well_the_formula_fits():
     measured = measure(engine(), GRID, 3)
 
-    assert max(map(abs, fit_steps(measured).errors)) < 0.01
+    assert max(map(abs, fit_steps(measured.points).errors)) < 0.01
     assert "1 decode 22 ms" in describe(measured)
 
 

@@ -119,17 +119,7 @@ class CalibrationReport:
         chosen = metrics_of(metrics)
         self.rows: list[CalibrationRow] = []
         for item in chosen:
-            rows = [
-                _row(
-                    item,
-                    name,
-                    self.simulated[name],
-                    self.live[name],
-                    self.own_runs(name),
-                    tolerances.get(item.name),
-                )  # fmt: skip
-                for name in self.live
-            ]
+            rows = [self._row(item, name, tolerances.get(item.name)) for name in self.live]
             self.rows += _with_noise([row for row in rows if row is not None])
         distinct = {id(run) for runs in self.live.values() for run in runs}
         ordered = len(self.live) > 1 and len(distinct) > 1
@@ -138,6 +128,27 @@ class CalibrationReport:
     def own_runs(self, name: str) -> list[Run]:
         """The live runs of a candidate, simulated with their own times, as far as these are known."""
         return [times.run for times in self.own.get(name, ()) if times.run is not None]
+
+    def _row(self, item: Metric, name: str, tolerance: float | None) -> CalibrationRow | None:
+        virtual = _values(item, self.simulated[name])
+        mean, live_mean = _mean(virtual), _mean(_values(item, self.live[name]))
+        own_mean = _mean(_values(item, self.own_runs(name)))
+        if mean is None or live_mean is None:
+            return None
+        return CalibrationRow(
+            metric=item.name,
+            label=item.label,
+            scale=item.scale,
+            candidate=name,
+            simulated=mean,
+            live=live_mean,
+            own=own_mean,
+            drift=None if own_mean is None else _relative(own_mean, mean),
+            error=_relative(mean if own_mean is None else own_mean, live_mean),
+            noise=_noise(item, self.live[name]),
+            spread=_gap(virtual),
+            tolerance=tolerance,
+        )
 
     @property
     def headings(self) -> tuple[str, ...]:
@@ -281,30 +292,6 @@ def _with_own_times(
     if times.spec is None:
         return times
     return structs.replace(times, run=simulate(trace, times.spec, seed=run.manifest.seed, faults=faults))
-
-
-def _row(
-    item: Metric, name: str, simulated: Sequence[Run], live: Sequence[Run], own: Sequence[Run],
-    tolerance: float | None,
-) -> CalibrationRow | None:  # fmt: skip
-    virtual = _values(item, simulated)
-    mean, live_mean, own_mean = _mean(virtual), _mean(_values(item, live)), _mean(_values(item, own))
-    if mean is None or live_mean is None:
-        return None
-    return CalibrationRow(
-        metric=item.name,
-        label=item.label,
-        scale=item.scale,
-        candidate=name,
-        simulated=mean,
-        live=live_mean,
-        own=own_mean,
-        drift=None if own_mean is None else _relative(own_mean, mean),
-        error=_relative(mean if own_mean is None else own_mean, live_mean),
-        noise=_noise(item, live),
-        spread=_gap(virtual),
-        tolerance=tolerance,
-    )
 
 
 def _mean(values: Sequence[float]) -> float | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from html import escape
 from itertools import combinations
 from pathlib import Path
@@ -22,8 +23,9 @@ from experiments import html
 from experiments.metrics import Metric, metrics_of, serves_tokens
 from experiments.progress import progress_bar
 from experiments.text import as_text, plain_number
-from experiments.timings import OwnTimes, own_times
+from experiments.timings import FEWEST, EngineTimes, OwnTimes, own_times
 from fleet import FleetSpec, Run, simulate
+from fleet.pools import DEFAULT
 from traces import FaultTrace, Trace
 
 if TYPE_CHECKING:
@@ -39,9 +41,12 @@ TOLERANCES = {"e2e_s.mean": 0.05, "e2e_s.p50": 0.05, "e2e_s.p99": 0.10, "through
 """Relative errors that a replay on an emulated engine is meant to keep."""
 
 
-HEADINGS = ("simulated", "live", "error", "live noise", "sim spread", "aim")
-OWN_HEADINGS = ("simulated", "own times", "live", "drift", *HEADINGS[2:])
-"""Where engines did real work in live runs, and said how long it took them."""
+HEADINGS = ("simulated", "own times", "live", "drift", "error", "live noise", "sim spread", "aim")
+"""Of the columns with figures; one that has none in any row is left out."""
+OWN_TIMES = (
+    "Own times: simulated with a latency model of the live runs' own engine times. Drift: what that changes, which is "
+    "the machine's doing; error: what is left of it, which is the simulator's."
+)
 FEW_FOR_P99 = 2000
 """Completed requests below which a p99 is said to rest on few."""
 
@@ -152,8 +157,11 @@ class CalibrationReport:
 
     @property
     def headings(self) -> tuple[str, ...]:
-        """Of the columns with figures."""
-        return HEADINGS if all(row.own is None for row in self.rows) else OWN_HEADINGS
+        """Of the columns that have a figure in some row."""
+        said = [cells(row, HEADINGS) for row in self.rows]
+        return tuple(
+            name for name, column in zip(HEADINGS, zip(*said, strict=True), strict=False) if any(column)
+        )
 
     def table(self) -> Table:
         """The rich table."""
@@ -161,7 +169,7 @@ class CalibrationReport:
         from rich.table import Table
         from rich.text import Text
 
-        table = Table(title=title(self), title_justify="left", box=SIMPLE_HEAD)
+        table = Table(box=SIMPLE_HEAD)
         table.add_column("metric")
         for heading in self.headings:
             table.add_column(heading, justify="right", no_wrap=True)
@@ -178,16 +186,19 @@ class CalibrationReport:
     @property
     def notes(self) -> list[str]:
         """Rank fidelity, and what the columns mean."""
-        notes = []
+        notes = [OWN_TIMES] if any(row.own is not None for row in self.rows) else []
+        for name, of_all in self.own.items():
+            pools = [pool for times in of_all for pool in times.pools]
+            notes += [
+                _engines(name, [pool for pool in pools if pool.pool == one])
+                for one in dict.fromkeys(pool.pool for pool in pools)
+            ]
         for item in self.fidelity:
             tau = "" if item.tau is None else f" (Kendall tau {item.tau:+.2f})"
             close = f"; {item.close} closer than live noise" if item.close else ""
             notes.append(
                 f"{item.label}: {item.same_order} of {item.pairs} pairs of candidates in the same order{tau}{close}"
             )
-        notes += [
-            engine_note(name, times) for name, times in self.own.items() if any(one.timed for one in times)
-        ]
         if all(row.noise is None for row in self.rows):
             notes.append(
                 "One live run each, so the noise of live runs is unknown: ask for repeats=2 or more."
@@ -203,7 +214,7 @@ class CalibrationReport:
         from rich.console import Group
         from rich.text import Text
 
-        return Group(self.table(), *(Text(f"· {note}") for note in self.notes))
+        return Group(Text(title(self)), self.table(), *(Text(f"· {note}") for note in self.notes))
 
     def __str__(self) -> str:
         return as_text(self.__rich__())
@@ -278,20 +289,13 @@ def calibrate(
                     if turn < times[name]:
                         live[name].append(play(trace, spec, speed=speed, seed=seed, faults=faults))
                         advance()
-    own = {
-        name: [_with_own_times(in_virtual_time, spec, simulated(spec), run, faults) for run in live[name]]
-        for name, spec in candidates.items()
-    }
+
+    def again(name: str, run: Run) -> OwnTimes:
+        play = partial(simulate, in_virtual_time, seed=run.manifest.seed, faults=faults)
+        return own_times(candidates[name], simulated(candidates[name]), run, play)
+
+    own = {name: [again(name, run) for run in runs] for name, runs in live.items()}
     return CalibrationReport(virtual, live, metrics, tolerances, own)
-
-
-def _with_own_times(
-    trace: Trace, live: FleetSpec, emulated: FleetSpec, run: Run, faults: FaultTrace | None
-) -> OwnTimes:
-    times = own_times(live, emulated, run)
-    if times.spec is None:
-        return times
-    return structs.replace(times, run=simulate(trace, times.spec, seed=run.manifest.seed, faults=faults))
 
 
 def _mean(values: Sequence[float]) -> float | None:
@@ -375,17 +379,17 @@ def cells(row: CalibrationRow, headings: Sequence[str]) -> list[str]:
     return [said[heading] for heading in headings]
 
 
-def engine_note(name: str, times: Sequence[OwnTimes]) -> str:
-    """How far the engines of a candidate's live runs were from what was expected of them."""
-    took_s, expected_s = sum(one.took_s for one in times), sum(one.expected_s for one in times)
-    ratio = f"{took_s / expected_s:.2f} times" if expected_s else "not 0 times"
-    said = (
-        f"{name}: live, {sum(one.timed for one in times):,} batches or steps took {ratio} as long as the latency "
-        "model of before says of them"
-    )
-    if any(one.run is None for one in times):
-        return f"{said}; too few to simulate with, so that its error has the drift in it"
-    return said
+def _engines(name: str, times: Sequence[EngineTimes]) -> str:
+    """How far the engines of one pool were, in the live runs of a candidate, from what was expected of them."""
+    count, took_s = sum(one.count for one in times), sum(one.took_s for one in times)
+    expected_s = sum(one.expected_s for one in times)
+    whose = name if times[0].pool == DEFAULT else f"{name}, pool {times[0].pool}"
+    said = f"{whose}: {count:,} {times[0].what} took {took_s:.3g} s"
+    if expected_s:
+        said += f", {took_s / expected_s:.2f} times what their latency model says"
+    if any(one.latency is None for one in times):
+        said += f". They are too few (below {FEWEST} in a run) to simulate with: its drift is in its error"
+    return f"{said}."
 
 
 def _page(report: CalibrationReport) -> str:

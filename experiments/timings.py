@@ -6,72 +6,84 @@ with the profile gets wrong is two things at once. With the run's own times, wha
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TypeAlias
+from collections.abc import Callable, Iterator, Mapping
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from msgspec import Struct, structs
 
-from fleet import EmulatedEngine, EmulatedLlmEngine, FleetSpec, Run
+from fleet import EmulatedEngine, EmulatedLlmEngine, FleetSpec, ProfiledLatency, Run
+from fleet.engines import Engine, TimedSteps
 from fleet.engines.profiling.timed import step_shapes, timed_latency
 from fleet.messages import Work
-from fleet.pools import Pool, pool_of
+from fleet.pools import pool_of
 from traces import Request
 
 FEWEST = 50
 """Batches or steps of a pool, below which they are too few for a latency model of their own."""
-Emulated: TypeAlias = EmulatedEngine | EmulatedLlmEngine
 
 
-class OwnTimes(Struct, frozen=True, kw_only=True):
-    """What the engines of one live run took."""
+class EngineTimes(Struct, frozen=True, kw_only=True):
+    """What the engines of one pool took in one live run."""
 
-    spec: FleetSpec | None
-    """The fleet with latency models of the run's own; None where no pool was timed often enough."""
-    timed: int
-    """Batches and steps."""
+    pool: str
+    what: Literal["batches", "steps"]
+    count: int
     took_s: float
     """All of them together."""
     expected_s: float
-    """The same by the latency models of before, without noise."""
-    run: Run | None = None
-    """The live run simulated as `spec`."""
+    """The same by the latency model that stands in for them, without noise."""
+    latency: ProfiledLatency | TimedSteps | None
+    """A latency model of these times; None where they are fewer than `FEWEST`."""
 
 
-def own_times(live: FleetSpec, emulated: FleetSpec, run: Run) -> OwnTimes:
-    """What the engines of a `run` of `live` took, held against `emulated`, which stands in for it in virtual time.
+class OwnTimes(Struct, frozen=True):
+    """One live run, and the same simulated with its engines' own times."""
 
-    A pool whose engine is emulated in both takes what its model says. One with fewer than `FEWEST` timings keeps
-    the latency model that it has.
+    pools: tuple[EngineTimes, ...]
+    """Those whose engines did real work and said how long."""
+    run: Run | None
+    """None where no pool has a latency model of its own."""
+
+
+def own_times(live: FleetSpec, emulated: FleetSpec, run: Run, play: Callable[[FleetSpec], Run]) -> OwnTimes:
+    """What the engines of a `run` of `live` took; `emulated` stands in for it in virtual time, where `play` plays it.
+
+    A pool whose engine is emulated live too takes what its model says, and one with few timings keeps its model.
     """
-    changes: dict[str, Emulated] = {}
-    timed, took_s, expected_s = 0, 0.0, 0.0
-    for pool, engine, timings in _by_pool(live, emulated, run.timings):
-        timed += len(timings)
-        took_s += pc.sum(timings["service_s"]).as_py()
-        expected_s += _expected_s(engine, timings)
-        if len(timings) >= FEWEST:
-            path = f"pools.{pool.name}.engine" if emulated.pools else "engine"
-            changes[path] = structs.replace(engine, latency=timed_latency(timings))
-    spec = emulated.replace(changes) if changes else None
-    return OwnTimes(spec=spec, timed=timed, took_s=took_s, expected_s=expected_s)
+    engines = {pool.name: pool.engine for pool in emulated.serving}
+    pools = tuple(_engine_times(live, engines, run.timings))
+    changes = {
+        f"pools.{times.pool}.engine" if emulated.pools else "engine":
+            structs.replace(engines[times.pool], latency=times.latency)
+        for times in pools if times.latency is not None
+    }  # fmt: skip
+    return OwnTimes(pools, play(emulated.replace(changes)) if changes else None)
 
 
-def _by_pool(
-    live: FleetSpec, emulated: FleetSpec, timings: pa.Table
-) -> Iterator[tuple[Pool, Emulated, pa.Table]]:
-    """Pools with engines that did real work, what stands in for these, and how long they took."""
-    real = {pool.name for pool in live.serving if not pool.engine.emulates}
-    pools = np.array([pool_of(replica) for replica in timings["replica"].to_pylist()])
-    for pool in emulated.serving:
-        own = timings.filter(pa.array(pools == pool.name))
-        if pool.name in real and len(own) and isinstance(pool.engine, (EmulatedEngine, EmulatedLlmEngine)):
-            yield pool, pool.engine, own
+def _engine_times(live: FleetSpec, engines: Mapping[str, Engine], timings: pa.Table) -> Iterator[EngineTimes]:
+    names = np.array([pool_of(replica) for replica in timings["replica"].to_pylist()])
+    for pool in live.serving:
+        own, engine = timings.filter(pa.array(names == pool.name)), engines.get(pool.name)
+        if (
+            pool.engine.emulates
+            or not len(own)
+            or not isinstance(engine, (EmulatedEngine, EmulatedLlmEngine))
+        ):
+            continue
+        yield EngineTimes(
+            pool=pool.name,
+            what="steps" if isinstance(engine, EmulatedLlmEngine) else "batches",
+            count=len(own),
+            took_s=pc.sum(own["service_s"]).as_py(),
+            expected_s=_expected_s(engine, own),
+            latency=timed_latency(own) if len(own) >= FEWEST else None,
+        )
 
 
-def _expected_s(engine: Emulated, timings: pa.Table) -> float:
+def _expected_s(engine: EmulatedEngine | EmulatedLlmEngine, timings: pa.Table) -> float:
     """Of all batches or steps together, without noise, as the engine's latency model says."""
     if isinstance(engine, EmulatedLlmEngine):
         return sum(engine.latency.step_s(shape) for shape in step_shapes(timings))

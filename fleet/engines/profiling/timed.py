@@ -68,10 +68,10 @@ def _of_batches(timings: pa.Table) -> ProfiledLatency:
     for size, ratio in _ratio_of_sizes(sizes, ratios).items():
         for count in _knots(tokens):
             seconds = float(_features(np.array([size]), np.array([count]))[0] @ weights)
-            points.append((round(size), round(count), seconds * ratio))
+            points.append((round(float(size)), round(float(count)), seconds * ratio))
     fitted = ProfiledLatency(points=tuple(points))
     expected_s = np.array([fitted.at(*one) for one in zip(sizes, tokens, strict=True)])
-    scale = took_s.sum() / expected_s.sum()
+    scale = float(took_s.sum() / expected_s.sum())
     unexplained = took_s / (scale * expected_s)
     return ProfiledLatency(
         points=tuple((size, count, scale * seconds) for size, count, seconds in points),

@@ -100,8 +100,8 @@ def test_every_step_is_timed_with_the_shape_that_its_latency_is_of() -> None:
 
 @pytest.mark.usefixtures("timed")
 def test_a_slow_replica_does_not_make_its_engine_slow() -> None:
-    slow = FaultTrace((Fault(at_s=0.0, kind="slow", replica="replica/0", factor=3.0, for_s=60.0),))
-    spec = batches().replace(engine=EmulatedEngine(latency=AffineLatency(base_s=0.01)))
+    slow = FaultTrace(faults=(Fault(at_s=0.0, kind="slow", replica="replica/0", factor=3.0, for_s=60.0),))
+    spec = batches().replace(engine=EmulatedEngine(latency=AffineLatency(base_s=0.01, per_item_s=0.0)))
     run = simulate(TEXTS.first(requests=200), spec, faults=slow)
     assert run.timings["service_s"].to_pylist() == pytest.approx([0.01] * len(run.timings))
     assert pc.max(run.records["service_s"]).as_py() == pytest.approx(0.03)

@@ -2,7 +2,7 @@
 
 A sentence embedder is measured on this machine, in as many processes at once as there will be replicas, because
 they share its cores. Four ways to run two replicas of it are then compared in virtual time; the first and the best
-are replayed for 20 seconds each on real processes that run the real model, and simulated again with what their engines
+are replayed for 15 seconds each on real processes that run the real model, and simulated again with what their engines
 took in those seconds.
 """
 
@@ -27,7 +27,7 @@ from traces import Trace, load_trace
 REPLICAS = 2
 MAX_BATCH = 8
 SIZES, TOKENS, REPEATS = (1, 2, 4, MAX_BATCH), (16, 64, 128), 3
-LIVE_S = 20.0
+LIVE_S = 15.0
 PEAK_PER_S, PEAK_S = 90.0, 30.0
 """Of the bundled trace: its highest rate, and when that is."""
 PROMPT_TOKENS = 68

@@ -182,7 +182,7 @@ def _parser() -> Parser:
     parser = _Fleet(prog="fleet")
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error, and log more")
-    commands = parser.add_subparsers(metavar="COMMAND", required=True, dest="command")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True, dest="command", parser_class=Parser)
     _add_runs(commands)
     _add_across_hosts(commands)
     add_operations(commands)

@@ -15,8 +15,8 @@ import pyarrow.compute as pc
 from msgspec import Struct, structs
 
 from fleet import EmulatedEngine, EmulatedLlmEngine, FleetSpec, ProfiledLatency, Run
-from fleet.engines import Engine, TimedSteps
-from fleet.engines.profiling.timed import step_shapes, timed_latency
+from fleet.engines import Engine, TimedSteps, timed_latency
+from fleet.engines.profiling.timed import step_shapes
 from fleet.messages import Work
 from fleet.pools import pool_of
 from traces import Request

@@ -19,6 +19,7 @@ from fleet.engines.latency.tables.batch_profile import Profile, ProfilePoint
 from fleet.engines.latency.tables.step_profile import StepPoint, StepProfile
 from fleet.engines.profiling.batches import profile_engine
 from fleet.engines.profiling.steps import StepGrid, profile_step_engine
+from fleet.engines.profiling.timed import timed_latency
 from fleet.engines.torch.engine import Collates, TorchEngine
 from fleet.engines.transformers.engine import TransformersEngine
 
@@ -54,4 +55,5 @@ __all__ = [
     "TransformersEngine",
     "profile_engine",
     "profile_step_engine",
+    "timed_latency",
 ]

@@ -22,7 +22,7 @@ GROUPS = {
     "compare": ("compare",),
     "live": ("serve", "join", "drive", "keys"),
     "operate": ("deploy", "retire", "scale", "rollout", "status"),
-    "traces": ("traces",),
+    "traces": ("traces", "export"),
     "tools": ("show", "profile", "policies"),
 }
 """Where each command stands in `fleet --help`; one that is in none of them is not shown, and a test fails."""

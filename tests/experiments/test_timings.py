@@ -165,6 +165,8 @@ def test_steps_of_a_run_are_fitted_as_those_of_a_profile() -> None:
 def test_no_timings_are_no_latency_model() -> None:
     with pytest.raises(ValueError, match="only live runs have any"):
         timed_latency(TIMINGS.empty_table())
+    with pytest.raises(ValueError, match="batches or steps of 0 s"):
+        timed_latency(table(np.array([1]), np.array([0]), np.array([0.0])))
 
 
 # --- what it explains ----------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 from msgspec import structs
 
 from fleet.engines.latency.batches.profiled import ProfiledLatency
@@ -35,6 +36,10 @@ def timed_latency(timings: pa.Table) -> ProfiledLatency | TimedSteps:
     """
     if not len(timings):
         raise ValueError("no timings to make a latency model of: only live runs have any (`run.timings`)")
+    if pc.min(timings["service_s"]).as_py() <= 0.0:
+        raise ValueError(
+            "the timings have batches or steps of 0 s: what takes no time needs no latency model"
+        )
     return _of_batches(timings) if timings["prefills"].null_count else _of_steps(timings)
 
 

@@ -8,14 +8,24 @@ from __future__ import annotations
 import argparse
 import importlib
 from argparse import SUPPRESS, Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from fleet.cli.laws import LAWS, REQUIRED
 from fleet.cli.operating_arguments import add_operations
-from fleet.cli.parser import Parser, command, group, head_argument, key_flags, set_flag
+from fleet.cli.parser import Parser, command, group, head_argument, help_by_groups, key_flags, set_flag
 from fleet.cli.values import count, endpoint, meant, nonnegative, positive, several, whole
+
+GROUPS = {
+    "run": ("simulate", "replay"),
+    "compare": ("compare",),
+    "live": ("serve", "join", "drive", "keys"),
+    "operate": ("deploy", "retire", "scale", "rollout", "status"),
+    "traces": ("traces", "export"),
+    "tools": ("show", "profile", "policies"),
+}
+"""Where each command stands in `fleet --help`; one that is in none of them is not shown, and a test fails."""
 
 
 def parse(argv: Sequence[str]) -> Namespace:
@@ -168,20 +178,32 @@ def _kept_run(parser: Parser) -> None:
 # --- the commands ------------------------------------------------------------------------------------------
 
 
+class _Fleet(Parser):
+    """The whole command."""
+
+    commands: Mapping[str, Parser]
+
+    def format_help(self) -> str:
+        """A line for each command: all of it fits a screen."""
+        return "\n".join([
+            "usage: fleet [--version] [--debug] COMMAND ...\n",
+            "Research policies for model-serving fleets, in exact virtual time and live.\n",
+            *help_by_groups(GROUPS, self.commands),
+            "\nfleet COMMAND --help says more of one. --debug shows an error's traceback.\n",
+        ])  # fmt: skip
+
+
 def _parser() -> Parser:
-    parser = Parser(
-        prog="fleet",
-        description="Research policies for model-serving fleets, in exact virtual time and on real processes.",
-        epilog="fleet COMMAND --help says more of one command.",
-    )
+    parser = _Fleet(prog="fleet")
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error, and log more")
-    commands = parser.add_subparsers(metavar="COMMAND", required=True, dest="command")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True, dest="command", parser_class=Parser)
     _add_runs(commands)
     _add_regret(commands)
     _add_across_hosts(commands)
     add_operations(commands)
     _add_tools(commands)
+    parser.commands = commands.choices
     return parser
 
 
@@ -477,7 +499,7 @@ def _add_tools(commands: Any) -> None:
 def _add_profile(commands: Any) -> None:
     profile = command(
         commands, "profile", "profiling:profile",
-        "measure how long an engine takes: its batches, or its steps where it serves token by token",
+        "measure how long an engine takes, by batches or by steps",
     )  # fmt: skip
     profile.add_argument(
         "engine", metavar="SPEC|ENGINE", help="a fleet's file, or an engine's name with --set engine.…=…"

@@ -18,8 +18,8 @@ from fleet.cli.parser import Parser, command, group, head_argument, help_by_grou
 from fleet.cli.values import count, endpoint, meant, nonnegative, positive, several, whole
 
 GROUPS = {
-    "run": ("simulate", "replay"),
-    "compare": ("compare",),
+    "run": ("simulate", "replay", "again"),
+    "compare": ("compare", "regret"),
     "live": ("serve", "join", "drive", "keys"),
     "operate": ("deploy", "retire", "scale", "rollout", "status"),
     "traces": ("traces", "export"),

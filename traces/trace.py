@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -112,8 +113,20 @@ class Trace:
     def __repr__(self) -> str:
         return f"<Trace {self._header.source!r}: {len(self):,} requests in {self.duration_s:,.1f} s>"
 
+    def __copy__(self) -> Trace:
+        trace = object.__new__(Trace)
+        for name in self.__slots__:
+            setattr(trace, name, getattr(self, name))
+        return trace
+
     def __reduce__(self) -> tuple[Any, ...]:
         return (Trace, (self._table, self._header, self._report))
+
+    def reported(self, report: ReadReport) -> Trace:
+        """The same trace with this account of how it was read."""
+        trace = copy.copy(self)
+        trace._report = report
+        return trace
 
     def derived(self, table: pa.Table, step: Transform, *, moved_s: float = 0.0) -> Trace:
         """A trace of other rows: this one's header and one step more, time 0 `moved_s` later in the recording."""

@@ -13,7 +13,7 @@ from tests.traces.test_trace import of
 from tests.traces.writing import FOREIGN, csv, json_lines, mooncake
 from traces import Header, Observed, Trace, TraceError, describe, load_trace, merge, save_trace
 from traces.published import PUBLISHED
-from traces.readers.rows import SAME
+from traces.readers.further import SAME
 
 every_format = pytest.mark.parametrize("name", FOREIGN)
 

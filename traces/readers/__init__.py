@@ -27,6 +27,7 @@ from traces.readers import (
     vidur,
     workload,
 )
+from traces.readers.gathered import Gathered
 from traces.readers.options import OnBad, OnFailed, ReadOptions, TimeUnit
 from traces.readers.rows import Rows
 from traces.schema import Header
@@ -51,8 +52,8 @@ class Format(Protocol):
         """Whether the file is in this format."""
         ...
 
-    def read(self, source: Source, options: ReadOptions) -> tuple[Rows, Header]:
-        """The file's rows, bad ones marked, and its header."""
+    def read(self, source: Source, options: ReadOptions) -> tuple[Rows | Gathered, Header]:
+        """The file's rows, bad ones marked, and its header; a format that is read in parts has them gathered."""
         ...
 
 
@@ -107,16 +108,28 @@ def load_trace(
     options.only(reader.TAKES, reader.NAME)
     try:
         rows, header = reader.read(source, options)
-        return rows.trace(header, reader.NAME, options)
+        return _gathered(rows, options).trace(header, reader.NAME)
     except TraceError as error:
         raise error.read_as(reader.NAME) from None
 
 
+def _gathered(rows: Rows | Gathered, options: ReadOptions) -> Gathered:
+    if isinstance(rows, Gathered):
+        return rows
+    gathered = Gathered(rows.file, options)
+    gathered.add(rows)
+    return gathered
+
+
 def _recognised(source: Source) -> Format:
-    for reader in FORMATS:
-        if reader.sniff(source):
-            return reader
-    raise _unknown(source)
+    found = [reader for reader in FORMATS if reader.sniff(source)]
+    if not found:
+        raise _unknown(source)
+    if len(found) > 1:
+        names = " or ".join(reader.NAME for reader in found)
+        remedy = f"say which with format= (--format): {names}"
+        raise TraceError(f"may be {names}", remedy=remedy, file=source.path)
+    return found[0]
 
 
 def _named(format: str) -> Format:

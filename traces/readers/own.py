@@ -102,7 +102,7 @@ class Parquet:
     @staticmethod
     def sniff(source: Source) -> bool:
         """By the magic bytes of any Parquet file."""
-        return source.data.startswith(b"PAR1")
+        return source.head.startswith(b"PAR1")
 
     @staticmethod
     def read(source: Source, options: ReadOptions) -> tuple[Rows, Header]:

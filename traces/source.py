@@ -92,6 +92,13 @@ class Source:
         """All of it."""
         return b"".join(self._pieces()).removeprefix(_BYTE_ORDER_MARK)
 
+    def unpacked_path(self) -> Path | None:
+        """The file itself, for what is not read from its beginning to its end; None if it must be unpacked first."""
+        if self._held is not None or self._member is not None:
+            return None
+        with self._opened() as file:
+            return self._file if self.head.startswith(file.read(4)) else None
+
     def parts(self) -> Iterator[Source]:
         """The same file, some megabytes of whole lines at a time, each a source of its own; the first has the header."""
         hashed, held, line = hashlib.sha256(), [b""], 1

@@ -119,6 +119,12 @@ def _scalar(text: bytes) -> Scalar:
     return text.decode("utf-8", "replace").strip()
 
 
+def text_of(value: msgspec.Raw) -> str | None:
+    """A value as text: what a string says, and of all else how it is written; absent for null."""
+    plain = _scalar(bytes(value))
+    return plain if plain is None or isinstance(plain, str) else bytes(value).decode("utf-8", "replace").strip()
+
+
 def explained(error: Exception, file: Path, line: int) -> TraceError:
     """Msgspec's message in the form of ours: the field as the column, then what is wrong with it."""
     message = str(error)

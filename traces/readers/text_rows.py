@@ -64,6 +64,19 @@ class TextRows:
         self.rows.reject(pc.invert(whole), column, "is not a whole number", expected, self.texts(column))
         return pc.if_else(whole, numbers, pa.scalar(None, pa.float64())).cast(pa.int64())
 
+    def exact(self, column: str, *, expected: str) -> pa.Array:
+        """A column as numbers, of 64 bits where all of them are whole: a Unix time in ns is more than a float can hold."""
+        text = self.texts(column)
+        try:
+            return text.cast(pa.int64())
+        except pa.ArrowInvalid:
+            return self.numbers(column, expected=expected, required=False)
+
+    def flags(self, column: str) -> pa.Array:
+        """A column of ``true`` and ``false``, or 1 and 0."""
+        text, expected = self.texts(column), "expected true or false"
+        return self._parsed(column, text, pa.bool_(), "is neither", expected, required=False)
+
     def others(self, *known: str) -> dict[str, list[str | None]]:
         """All further columns, as text."""
         return {name: self.texts(name).to_pylist() for name in self.names if name not in known}

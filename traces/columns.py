@@ -250,7 +250,7 @@ def _value_bytes(values: pa.ChunkedArray) -> Iterator[bytes]:
 
 def _number_bytes(values: pa.Array) -> bytes:
     numbers = pc.fill_null(values, 0).to_numpy(zero_copy_only=False)
-    return (numbers + 0).astype(f"<{numbers.dtype.kind}8").tobytes()
+    return bytes((numbers + 0).astype(f"<{numbers.dtype.kind}8").tobytes())
 
 
 def _text_bytes(values: pa.Array) -> bytes:

@@ -46,8 +46,7 @@ class Source:
         self.line = 1
         self._file, self._member = split(path)
         self._sha256: str | None = None
-        # What is no ordinary file, such as a pipe, can be read once only.
-        self._held = None if self._file.is_file() else self._opened().read()
+        self._held = None if self._file.is_file() else self._read_once()
         self.head = self._beginning()
         if not self.head.strip():
             raise TraceError("is empty", remedy=remedy, file=path)
@@ -61,9 +60,14 @@ class Source:
                 f"cannot be read: {reason}", remedy="give a path to a trace file", file=self.path
             ) from None
 
-    def _pieces(self, size: int = PART_BYTES) -> Iterator[bytes]:
+    def _read_once(self) -> bytes:
+        """All of what is no ordinary file: a pipe cannot be read again."""
+        with self._opened() as file:
+            return file.read()
+
+    def _pieces(self, size: int) -> Iterator[bytes]:
         """The unpacked bytes, at most `size` at a time."""
-        file = self._opened() if self._held is None else io.BufferedReader(io.BytesIO(self._held))  # type: ignore[arg-type]
+        file = self._opened() if self._held is None else io.BufferedReader(io.BytesIO(self._held))
         with file:
             try:
                 stream = unpacked(file, self._file, self._member)
@@ -77,7 +81,7 @@ class Source:
                 ) from None
 
     def _beginning(self) -> bytes:
-        """`PEEK_BYTES`, or more where the first line is longer: an agent's session with its token ids takes megabytes."""
+        """`PEEK_BYTES`, or more where the first line is longer: a session with its token ids takes megabytes."""
         pieces, begun = [], False
         for piece in self._pieces(PEEK_BYTES):
             pieces.append(piece)
@@ -90,7 +94,7 @@ class Source:
     @cached_property
     def data(self) -> bytes:
         """All of it."""
-        return b"".join(self._pieces()).removeprefix(_BYTE_ORDER_MARK)
+        return b"".join(self._pieces(PART_BYTES)).removeprefix(_BYTE_ORDER_MARK)
 
     def unpacked_path(self) -> Path | None:
         """The file itself, for what is not read from its beginning to its end; None if it must be unpacked first."""
@@ -100,13 +104,14 @@ class Source:
             return self._file if self.head.startswith(file.read(4)) else None
 
     def parts(self) -> Iterator[Source]:
-        """The same file, some megabytes of whole lines at a time, each a source of its own; the first has the header."""
-        hashed, held, line = hashlib.sha256(), [b""], 1
-        for number, piece in enumerate(self._pieces()):
+        """The same file, some megabytes of whole lines at a time, each a source; the first one has the header."""
+        hashed, held, line, begun = hashlib.sha256(), [b""], 1, False
+        for number, piece in enumerate(self._pieces(PART_BYTES)):
             hashed.update(piece)
             text = piece.removeprefix(_BYTE_ORDER_MARK) if number == 0 else piece
             end = text.rfind(b"\n") + 1
-            if not end:  # in the middle of a long line
+            begun = begun or bool(text[:end].strip())
+            if not end or not begun:  # in the middle of a long line, or before the first
                 held.append(text)
                 continue
             whole = b"".join([*held, text[:end]])
@@ -127,7 +132,7 @@ class Source:
         """SHA-256 of the file's bytes, its compression undone: what a published file is known by."""
         if self._sha256 is None:
             hashed = hashlib.sha256()
-            for piece in self._pieces():
+            for piece in self._pieces(PART_BYTES):
                 hashed.update(piece)
             self._sha256 = hashed.hexdigest()
         return self._sha256

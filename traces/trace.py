@@ -125,7 +125,7 @@ class Trace:
     def reported(self, report: ReadReport) -> Trace:
         """The same trace with this account of how it was read."""
         trace = copy.copy(self)
-        trace._report = report
+        trace._report = report  # noqa: SLF001  # of its own class
         return trace
 
     def derived(self, table: pa.Table, step: Transform, *, moved_s: float = 0.0) -> Trace:

@@ -101,13 +101,14 @@ def load_trace(
         time_unit: Of the arrivals, where the format does not say it: "s", "ms", "us" or "ns".
         block_tokens: Tokens that each prefix hash stands for, where the file's are not the format's usual blocks.
         columns: Of a table of your own (CSV, JSON lines or Parquet): which of its columns is which of a trace, with the
-            unit of times whose name does not say it, as in ``{"arrived_s": "ts:ms", "prompt_tokens": "in"}`` or its text
-            ``"arrived_s=ts:ms,prompt_tokens=in"``. Those that are not mapped go to `extra`.
+            unit of times whose name does not say it, as in ``{"arrived_s": "ts:ms", "prompt_tokens": "in"}``, or as
+            text ``"arrived_s=ts:ms,prompt_tokens=in"``. Those that are not mapped go to `extra`.
         format: The name of the format to read it as; by default it is recognised.
 
     Raises:
-        TraceError: No such file, an unknown format or one that may be two, a bad row, or times or hashes that contradict what the format
-            says of them; says where, what, what would be right, and which format was assumed.
+        TraceError: No such file, an unknown format or one that may be two, a bad row, or times or hashes that
+            contradict what the format says of them; says where, what, what would be right, and which format it was
+            taken for.
     """
     options = ReadOptions(
         on_bad=on_bad,

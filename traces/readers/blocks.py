@@ -69,7 +69,9 @@ def _signed(rows: Rows, hashes: Sequence[list[int] | None], column: str) -> list
     negative = np.array([bool(row) and min(row or ()) < 0 for row in hashes])
     large = np.array([bool(row) and (max(row or ()) >= 2**64 or min(row or ()) < -(2**63)) for row in hashes])
     rows.reject(large, column, "has a hash of more than 64 bits", "expected numbers from 0 to 2^64 - 1")
-    rows.reject(unsigned & negative, column, "has hashes below 0 and hashes of 2^63 or more", "they may be one")
+    rows.reject(
+        unsigned & negative, column, "has hashes below 0 and hashes of 2^63 or more", "they may be one"
+    )
     rows.remark(pa.array(unsigned), UNSIGNED)
     bad = large | (unsigned & negative)
     return [

@@ -61,7 +61,7 @@ class Further:
         if rest:
             rows.columns["extra"] = _extra(rest)
 
-    def _put(self, rows: Rows, name: str, cells: Sequence[Scalar], present: list[Scalar]) -> bool:
+    def _put(self, rows: Rows, name: str, cells: Sequence[Scalar], present: Sequence[Scalar]) -> bool:
         """Whether the field became a column."""
         target = SAME.get(name.lower().replace(" ", "_"))
         if target is None or name in self._apart or target in rows.columns:

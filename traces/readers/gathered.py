@@ -2,14 +2,15 @@
 
 The one thing to know: a part is done with when it is added. Its bad rows are named in an error or counted, and of the
 rest only the columns stay, in Arrow's memory; so reading takes the table's room and that of one part, however long the
-file. Ids that a file gives itself must be held against each other, and rows that are out of order sorted: these two take
-memory that grows with it.
+file. Two things take memory that grows with it: ids that a file gives itself are held against each other, and rows that
+are out of order are sorted.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -69,6 +70,21 @@ class _Part(NamedTuple):
             return given
         numbers = pa.array(np.arange(self.first, self.first + len(self.lines))).cast(pa.string())
         return numbers if given is None else pc.coalesce(given, numbers)
+
+
+def _quoted(texts: pa.Array, row: int) -> str:
+    return f'"{texts[row]}"'
+
+
+class _Rule(NamedTuple):
+    """A rule that tells only when all rows are there."""
+
+    name: str
+    """Of the column."""
+    problem: str
+    remedy: str
+    shown: Callable[[int], str]
+    """What stands in a row of the part."""
 
 
 class Gathered:
@@ -144,16 +160,16 @@ class Gathered:
         chunks = [part.columns.get(name, pa.nulls(len(part.lines), kind)) for part in self._parts]
         return pa.chunked_array([chunk.cast(kind) for chunk in chunks], kind)
 
-    def _reject(self, number: int, bad: Mask, name: str, problem: str, remedy: str, shown: _Shown) -> None:
-        """Do with the `bad` rows of a part what is to be done with bad rows; `shown` is what stands in a row."""
+    def _reject(self, number: int, bad: Mask, rule: _Rule) -> None:
+        """Do with the `bad` rows of a part what is to be done with bad rows."""
         if not bad.any():
             return
-        part, column = self._parts[number], self._called.get(name, name)
+        part, column = self._parts[number], self._called[rule.name]
         if self._options.on_bad == "raise":
             row = int(np.argmax(bad))
-            quoted, line = f"{shown(row)} {problem}", int(part.lines[row])
-            raise TraceError(quoted, remedy=remedy, file=self.file, line=line, column=column)
-        self._dropped[f"{column} {problem}"] += int(bad.sum())
+            problem, line = f"{rule.shown(row)} {rule.problem}", int(part.lines[row])
+            raise TraceError(problem, remedy=rule.remedy, file=self.file, line=line, column=column)
+        self._dropped[f"{column} {rule.problem}"] += int(bad.sum())
         self._bad += int(bad.sum())
         self._parts[number] = part.where(~bad)
 
@@ -164,8 +180,8 @@ class Gathered:
         ids = pa.chunked_array([part.ids() for part in self._parts], pa.string())
         repeated, row = repeats(ids), 0
         for number, chunk in enumerate(ids.chunks):
-            bad = repeated[row : row + len(chunk)]
-            self._reject(number, bad, "id", REPEATED, "", lambda at, ids=chunk: f'"{ids[at]}"')
+            rule = _Rule("id", REPEATED, "", partial(_quoted, chunk))
+            self._reject(number, repeated[row : row + len(chunk)], rule)
             row += len(chunk)
 
     def _settle_blocks(self) -> None:
@@ -179,12 +195,12 @@ class Gathered:
         for number, part in enumerate(self._parts):
             sizes = self._sizes(part)
             part.columns["block_tokens"] = pa.array(np.full(len(part.lines), size), mask=sizes.counts < 0)
-            problem = f"are not blocks of {size} tokens"
-            self._reject(number, ~sizes.fit(size), "blocks", problem, common.fitting(), sizes.told)
+            rule = _Rule("blocks", f"are not blocks of {size} tokens", common.fitting(), sizes.told)
+            self._reject(number, ~sizes.fit(size), rule)
         self._block_tokens = size if common.hashed else None
 
     def _sizes(self, part: _Part) -> blocks.Sizes:
-        assert self._hashing is not None  # noqa: S101  # asked for only where there are hashes
+        assert self._hashing is not None  # asked for only where there are hashes
         lengths = part.columns.get("prompt_tokens", absent("prompt_tokens", len(part.lines)))
         return blocks.sizes(lengths, part.columns["blocks"], partial=self._hashing.partial)
 
@@ -246,6 +262,3 @@ class Gathered:
             time_unit=None if self._clock is None or self._clock.calendar else self._clock.unit,
             block_tokens=self._block_tokens,
         )
-
-
-_Shown = Callable[[int], str]

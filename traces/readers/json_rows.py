@@ -122,7 +122,9 @@ def _scalar(text: bytes) -> Scalar:
 def text_of(value: msgspec.Raw) -> str | None:
     """A value as text: what a string says, and of all else how it is written; absent for null."""
     plain = _scalar(bytes(value))
-    return plain if plain is None or isinstance(plain, str) else bytes(value).decode("utf-8", "replace").strip()
+    return (
+        plain if plain is None or isinstance(plain, str) else bytes(value).decode("utf-8", "replace").strip()
+    )
 
 
 def explained(error: Exception, file: Path, line: int) -> TraceError:

@@ -114,7 +114,9 @@ def _check_blocks(mapped: list[_Mapped], options: ReadOptions, source: Source) -
         raise TraceError("no column is mapped to arrived_s", remedy=remedy, file=source.path)
     if "blocks" in targets and "block_tokens" not in targets and options.block_tokens is None:
         remedy = "say it with block_tokens= (--block-tokens), or map a column to block_tokens"
-        raise TraceError("blocks are mapped, and not how many tokens each has", remedy=remedy, file=source.path)
+        raise TraceError(
+            "blocks are mapped, and not how many tokens each has", remedy=remedy, file=source.path
+        )
 
 
 # --- the file -----------------------------------------------------------------------------------------------
@@ -183,7 +185,9 @@ def _put(table: TextRows, mapped: _Mapped, *, told_sizes: bool) -> None:
     elif kind == pa.float64():
         table.rows.put(target, table.numbers(column, expected="expected a number", required=False), column)
     elif kind == pa.int64():
-        table.rows.put(target, table.counts(column, expected="expected a whole number", required=False), column)
+        table.rows.put(
+            target, table.counts(column, expected="expected a whole number", required=False), column
+        )
     elif kind == pa.bool_():
         table.rows.put(target, table.flags(column), column)
     else:

@@ -53,7 +53,7 @@ class _Times(NamedTuple):
 
 
 def _times(rows: Gathered) -> _Times | None:
-    """Counted on the way where the file is in order, which takes no memory; else all are sorted. None if there is none."""
+    """None if there is none. They are counted on the way where the file is in order; else all are sorted."""
     distinct, first, latest = 0, np.inf, -np.inf
     for (recorded,) in rows.each("arrived_s"):
         values = recorded.to_numpy()

@@ -1,18 +1,17 @@
 """The family of Mooncake traces: JSON lines with arrival in ms, lengths, and the hashes of prefix blocks.
 
-Kimi's own files have ``timestamp``, ``input_length``, ``output_length`` and ``hash_ids`` of 512-token blocks. AIPerf and
-Dynamo add ``session_id``, ``delay`` and more, and take other names for the same (`ALIASES`). Other tools write such keys
-in other units and with other blocks, and no key says so. So both are checked: hashes against lengths in every row, times
-against what milliseconds can be. What is in doubt is refused.
+Kimi's own files have ``timestamp``, ``input_length``, ``output_length`` and ``hash_ids`` of 512-token blocks. AIPerf
+and Dynamo add ``session_id``, ``delay`` and more, and take other names for the same (`ALIASES`). Other tools write such
+keys in other units and with other blocks, and no key says so. So both are checked: hashes against lengths in every row,
+times against what milliseconds can be. What is in doubt is refused.
 
 The clock of the published files ticks about every 3 s, so many requests share an instant: spread them with
 `Trace.dequantise(tick_s=3.0, seed=...)` where that matters.
 
-Sources: the trace format of kvcache-ai/Mooncake (README and FAST25-release/traces); "Trace Replay with Mooncake Traces" in
-the documentation of NVIDIA AIPerf 0.7 and ``MooncakeTrace`` in aiperf/dataset/loader/models.py (`delay`: milliseconds to
-wait before the turn is sent); ``MooncakeRow`` and ``AgenticMooncakeRow`` in the documentation of the crate dynamo-data-gen
-1.3 to 1.4 (the aliases; `wait_for`: requests that must be complete before this one, which then waits `delay` plus
-`tool_wait_ms`).
+Sources: the README of kvcache-ai/Mooncake; "Trace Replay with Mooncake Traces" in NVIDIA's documentation of AIPerf 0.7,
+and its ``MooncakeTrace`` (``delay``: milliseconds to wait before the turn is sent); ``MooncakeRow`` and
+``AgenticMooncakeRow`` in the documentation of the crate dynamo-data-gen 1.3 and 1.4 (the aliases; ``wait_for``:
+requests that must be complete before this one, which then waits ``delay`` plus ``tool_wait_ms``).
 """
 
 from __future__ import annotations
@@ -83,9 +82,10 @@ def sniff(source: Source) -> bool:
 def read(source: Source, options: ReadOptions) -> tuple[Gathered, Header]:
     """All fields; `blocks` are the file's ``hash_ids``, one for every started block.
 
-    A row with ``wait_for`` follows the last of the requests that it names. One of a session with ``delay``, or without a
-    time of its own, follows the row before it in its session. Both have a `parent`, and the delay as `think_s`; without a
-    time of its own such a row has the earliest possible, as if every answer were instant. Any other delay stays in `extra`.
+    A row with ``wait_for`` follows the last of the requests that it names. One of a session with ``delay``, or without
+    a time of its own, follows the row before it in its session. Both have a `parent`, and the delay as `think_s`; where
+    they have no time of their own it is the earliest possible, as if every answer were instant. Any other delay stays
+    in `extra`.
 
     Raises:
         TraceError: The times may be in another unit than ms, or the hashes stand for blocks of another size, and
@@ -149,7 +149,7 @@ def _left(lines: list[Any], parents: list[str | None], called: dict[str, str]) -
         if cells.count(None) < len(cells):
             alone = [cell if parent is None else None for cell, parent in zip(cells, parents, strict=True)]
             left[called.get(name, name)] = alone
-    several = [names if len(names := awaited(line)) > 1 else None for line in lines]
-    if any(several):
-        left["wait_for"] = [names and msgspec.json.encode(names).decode() for names in several]
-    return left
+    several = [
+        msgspec.json.encode(names).decode() if len(names := awaited(line)) > 1 else None for line in lines
+    ]
+    return left | {"wait_for": several} if any(several) else left

@@ -37,7 +37,9 @@ def columns_of(told: Mapping[str, str] | str) -> tuple[tuple[str, str], ...]:
     for item in next(csv.reader([told], skipinitialspace=True), []):
         target, equals, column = item.partition("=")
         if not equals or not column:
-            remedy = "expected TARGET=COLUMN[:UNIT], separated by commas, such as arrived_s=ts:ms,prompt_tokens=in"
+            remedy = (
+                "expected TARGET=COLUMN[:UNIT], separated by commas, such as arrived_s=ts:ms,prompt_tokens=in"
+            )
             raise TraceError(f"columns: {item!r} maps nothing", remedy=remedy)
         if target in mapped:
             raise TraceError(f"columns: {target} is given twice", remedy="map it once")

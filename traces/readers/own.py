@@ -90,7 +90,9 @@ def _lines(source: Source, skip: int) -> Iterator[Rows]:
                 cells = [None if cell is None else _encode(cell).decode() for cell in cells]
             if name == "id":
                 numbers = (str(line - skip - 1) for line in rows.lines)
-                cells = [number if cell is None else cell for cell, number in zip(cells, numbers, strict=True)]
+                cells = [
+                    number if cell is None else cell for cell, number in zip(cells, numbers, strict=True)
+                ]
             rows.put(name, pa.array(cells, COLUMNS[name].type))
         yield rows
 

@@ -73,7 +73,9 @@ class Rows:
         self.empty: Counter[str] = Counter()
         self.unread: list[TraceError] = []
         self._rules: list[_Rule] = []
-        self._broken: npt.NDArray[np.int64] | None = None  # index of the first rule that each row broke, or -1
+        self._broken: npt.NDArray[np.int64] | None = (
+            None  # index of the first rule that each row broke, or -1
+        )
 
     def __len__(self) -> int:
         return len(self.numbers)

@@ -65,7 +65,7 @@ class TextRows:
         return pc.if_else(whole, numbers, pa.scalar(None, pa.float64())).cast(pa.int64())
 
     def exact(self, column: str, *, expected: str) -> pa.Array:
-        """A column as numbers, of 64 bits where all of them are whole: a Unix time in ns is more than a float can hold."""
+        """A column as int64 where all of it is whole, else as float64: a Unix time in ns is more than that can hold."""
         text = self.texts(column)
         try:
             return text.cast(pa.int64())
@@ -111,14 +111,15 @@ def _whole(text: pa.Array) -> pa.Array | None:
     except pa.ArrowInvalid:
         return None
     extremes = pc.min_max(numbers).as_py()
-    return numbers if -_MOST < (extremes["min"] or 0) and (extremes["max"] or 0) < _MOST else None
+    return numbers if (extremes["min"] or 0) > -_MOST and (extremes["max"] or 0) < _MOST else None
 
 
 def _zoned(text: pa.Array) -> pa.Array:
     """Calendar times, those without a zone in UTC."""
-    zoned = pc.match_substring_regex(text, r"(Z|[+-]\d\d(:?\d\d)?)$")
-    zoned = pc.and_(zoned, pc.match_substring(text, ":"))  # a bare date ends like a zone
-    return pc.if_else(zoned, text, pc.binary_join_element_wise(text, "Z", ""))
+    timed = pc.match_substring(text, ":")  # a bare date ends like a zone
+    zoned = pc.and_(timed, pc.match_substring_regex(text, r"(Z|[+-]\d\d(:?\d\d)?)$"))
+    missing = pc.if_else(timed, "Z", " 00:00:00Z")
+    return pc.if_else(zoned, text, pc.binary_join_element_wise(text, missing, ""))
 
 
 def cast(text: pa.Array, wanted: pa.DataType) -> pa.Array:

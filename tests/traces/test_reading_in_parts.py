@@ -6,7 +6,7 @@ import pytest
 
 import traces.readers.parquet_rows
 import traces.source
-from tests.bench.reading import azure_file, peak
+from tests.bench.reading import azure_file, peak_bytes
 from tests.traces.test_readers import ALL, BAD
 from tests.traces.test_trace import of
 from tests.traces.writing import FOREIGN, csv, json_lines
@@ -121,11 +121,12 @@ def test_a_parquet_file_is_read_in_batches(tmp_path, monkeypatch):
 
 
 def test_what_is_taken_beside_the_table_does_not_grow_with_the_file(tmp_path):
-    azure_file(tmp_path / "small", 200_000)
-    azure_file(tmp_path / "large", 1_000_000)
-    small_bytes, small_table_bytes = peak(tmp_path / "small")
-    large_bytes, large_table_bytes = peak(tmp_path / "large")
+    sizes = {"few": 10, "some": 200_000, "many": 1_000_000}
+    for name, rows in sizes.items():
+        azure_file(tmp_path / name, rows)
+    some_bytes, some_table_bytes = peak_bytes(tmp_path / "few", tmp_path / "some")
+    many_bytes, many_table_bytes = peak_bytes(tmp_path / "few", tmp_path / "many")
 
-    table_bytes = large_table_bytes - small_table_bytes
+    table_bytes = many_table_bytes - some_table_bytes
     assert table_bytes > 20e6
-    assert large_bytes - small_bytes < 1.3 * table_bytes + 8e6
+    assert many_bytes - some_bytes < 1.3 * table_bytes + 8e6

@@ -10,6 +10,7 @@ from rich.console import Console
 import tests.bench
 from tests.bench import (
     bench_simulation,
+    exports,
     live_echo,
     live_fleet,
     overload,
@@ -27,6 +28,7 @@ TINY: dict[Callable[..., Any], dict[str, Any]] = {
     overload.rows: {"requests": 200, "llm_requests": 50, "rounds": 1},
     token_steps.simulated_rows: {"most": 10},
     reading.rows: {"azure": (200, 400), "mooncake": (20, 40), "rounds": 1},
+    exports.rows: {"requests": 200, "rounds": 1},
     live_fleet.rows: {"requests": 200, "duration_s": 0.1, "unloaded": 10},
     token_steps.live_rows: {"steps": 20, "short_steps": 10},
 }
@@ -43,6 +45,7 @@ PARTS = {
     "simulation",
     "token_steps",
     "bench_simulation",
+    "exports",
     "torch_engine",
 }
 """What is run here."""

@@ -4,7 +4,7 @@ import pytest
 
 from fleet import AffineSteps, EmulatedLlmEngine, FleetSpec, KvSpec, simulate
 from tests.traces.writing import json_lines
-from traces import Request, TraceEntry, TraceError
+from traces import Request, TraceEntry, TraceError, load_trace, save_trace
 from traces.readers.blocks import UNSIGNED
 from traces.readers.mooncake import ALIASES
 
@@ -164,6 +164,17 @@ def test_a_session_with_delays_is_played_closed_loop(reading):
         4.0,
         3.0,
     )  # four steps of half a second, and the delay
+
+
+def test_what_the_family_s_layout_holds_comes_back_from_it(reading, tmp_path):
+    lines = [
+        row(0, request_id="a", session_id="s", priority=1),
+        row(request_id="b", wait_for="a", delay=2500),
+    ]
+    trace = reading(json_lines(lines))
+    save_trace(trace, tmp_path / "x.jsonl", format="mooncake")
+
+    assert list(load_trace(tmp_path / "x.jsonl", time_unit="ms")) == list(trace)
 
 
 # --- hashes ---------------------------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ from traces.readers import (
     measured_run,
     mooncake,
     own,
+    own_csv,
     recorded_faults,
     splitwise,
     vidur,
@@ -62,6 +63,7 @@ class Format(Protocol):
 FORMATS: tuple[Format, ...] = (
     own.Jsonl(),
     own.Parquet(),
+    own_csv,
     azure,
     azure_functions,
     burstgpt,

@@ -134,7 +134,7 @@ def _batches(source: Source, *, shifted: bool) -> Iterator[Rows]:
         rows = batch.rows
         for name in batch.names:
             values = _cast(source, name, batch.column(name))
-            rows.put(name, _tidy(rows, values) if name == "extra" else values)
+            rows.put(name, tidy(rows, values) if name == "extra" else values)
         if shifted:
             rows.put_arrivals(rows.columns["arrived_s"], "s", "arrived_s")
         yield rows
@@ -156,7 +156,7 @@ def _cast(source: Source, name: str, values: pa.Array) -> pa.Array:
         raise TraceError(f"holds {values.type}", remedy=remedy, file=source.path, column=name) from None
 
 
-def _tidy(rows: Rows, texts: pa.Array) -> pa.Array:
+def tidy(rows: Rows, texts: pa.Array) -> pa.Array:
     """JSON objects in the one form that hashes alike: keys sorted, no spaces."""
     tidy: list[str | None] = []
     bad = np.zeros(len(texts), dtype=bool)

@@ -72,7 +72,7 @@ def mooncake_file(path: Path, rows: int) -> None:
 
 
 def peak_bytes(small: Path, large: Path) -> tuple[int, int]:
-    """How much more memory a process takes for the large file, once it has read the small one, and the table's share."""
+    """What a process takes more for the large file once it has read the small one, and what its table takes."""
     command = [sys.executable, "-c", _PEAK, str(small), str(large)]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=600)
     more, table = done.stdout.split()

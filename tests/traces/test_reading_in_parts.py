@@ -53,6 +53,17 @@ def test_rows_without_an_id_have_their_number_in_the_file_whatever_was_dropped(r
     assert reading(content, on_bad="drop").column("id").to_pylist() == ["0", "2", "3"]
 
 
+def test_where_some_rows_have_an_id_the_others_have_their_number_whatever_was_dropped(reading, part_bytes):
+    rows = [{"timestamp": 3000 * at, "input_length": 1, "output_length": 1} for at in range(5)]
+    rows[0]["request_id"] = rows[3]["request_id"] = "a"
+    rows[1]["input_length"] = -1
+
+    trace = reading(json_lines(rows), on_bad="drop")
+
+    assert trace.column("id").to_pylist() == ["a", "2", "4"]
+    assert sum(trace.report.dropped.values()) == 2
+
+
 def test_an_id_that_an_earlier_part_has_is_found(reading, part_bytes):
     content = csv(
         "request_id,arrival_timestamp,prompt_size,token_size", [(at % 3, at, 1, 1) for at in range(5)]

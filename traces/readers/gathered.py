@@ -56,7 +56,7 @@ class _Part(NamedTuple):
 
     def where(self, kept: Mask) -> _Part:
         """Only these rows, with the numbers that they had."""
-        columns = {"id": self.ids()} | self.columns
+        columns = self.columns | {"id": self.ids()}
         mask = pa.array(kept)
         return self._replace(
             lines=np.asarray(self.lines)[kept],

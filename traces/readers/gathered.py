@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from msgspec.structs import replace
 
-from traces.columns import COLUMNS, REPEATED, absent, repeats
+from traces.columns import COLUMNS, REPEATED, absent, numbered, repeats
 from traces.errors import ReadReport, TraceError
 from traces.readers import blocks
 from traces.readers.further import Further, ReadAgain
@@ -68,7 +68,7 @@ class _Part(NamedTuple):
         given = self.columns.get("id")
         if given is not None and not given.null_count:
             return given
-        numbers = pa.array(np.arange(self.first, self.first + len(self.lines))).cast(pa.string())
+        numbers = numbered(self.first, self.first + len(self.lines))
         return numbers if given is None else pc.coalesce(given, numbers)
 
 
@@ -116,12 +116,18 @@ class Gathered:
         if self._options.on_bad == "raise" and (error := rows.first_error()) is not None:
             raise error
         kept = self._without_failed(rows)
+        self._forget_numbers(rows)
         part = _Part(rows.numbers, self._seen, rows.columns)
         self._parts.append(part if kept is None else part.where(kept))
         self._account(rows, kept)
         self._called |= rows.called
         self._clock = rows.clock or self._clock
         self._hashing = rows.hashing or self._hashing
+
+    def _forget_numbers(self, rows: Rows) -> None:
+        """Leave out ids that are the numbers of the rows, as they would have been anyway: they need no comparing."""
+        if "id" in rows.columns and rows.columns["id"].equals(numbered(self._seen, self._seen + len(rows))):
+            del rows.columns["id"]
 
     def _without_failed(self, rows: Rows) -> Mask | None:
         """The good rows, without failed ones if those are to be dropped; None if that is all of them."""

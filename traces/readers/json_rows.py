@@ -10,6 +10,7 @@ from typing import Annotated, Any, TypeVar
 
 import msgspec
 import numpy as np
+from msgspec.structs import astuple
 
 from traces.errors import TraceError
 from traces.readers.rows import Lines, Rows
@@ -59,30 +60,46 @@ def _numbers(lines: list[int]) -> Lines:
     return range(lines[0], lines[-1] + 1) if follow else np.array(lines, dtype=int)
 
 
+_PLAIN = re.compile(r'[^"\\\x00-\x1f]*')
+"""Names that a struct's field can have."""
 _fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+MOST_FURTHER = 64
+"""Names of further fields, beyond which each line is taken apart by itself."""
 
 
 def other_fields(source: Source, rows: Rows, known: Collection[str]) -> dict[str, list[Scalar]]:
-    """The fields of each row's line that are not `known`, by name; absent ones are None."""
+    """The fields of each row's line that are not `known`, by name; absent ones are None.
+
+    Lines have the same few further fields, or none. So they are decoded as a struct that has those found so far, which
+    is far quicker than to take all fields of a line out.
+    """
     text = source.data.split(b"\n")
-    narrow = _decoder_of(frozenset(known))
+    known = frozenset(known)
+    further: tuple[str, ...] = ()
+    decode = _decoder(known, further)
     found: list[dict[str, Scalar]] = []
     for number in rows.lines.tolist():
         line = text[number - source.line]
         try:
-            narrow(line)  # far quicker than to take each field out, and most lines have no further one
-            found.append({})
+            cells = astuple(decode(line))[len(known) :]
+            found.append({name: _scalar(bytes(cell)) for name, cell in zip(further, cells, strict=True)})
         except _FAILS:
             found.append(others(_fields(line), known))
+            new = [name for name in found[-1] if name not in further and _PLAIN.fullmatch(name)]
+            if new and len(further) < MOST_FURTHER:
+                further += tuple(new)
+                decode = _decoder(known, further)
     return columns_of(found) if any(found) else {}
 
 
-@lru_cache(maxsize=64)
-def _decoder_of(known: frozenset[str]) -> Callable[[bytes], Any]:  # Any: the class is made here
-    """What decodes objects that have no field but these, whatever their values, and no others."""
-    names = sorted(known)
+@lru_cache(maxsize=256)
+def _decoder(
+    known: frozenset[str], further: tuple[str, ...]
+) -> Callable[[bytes], Any]:  # Any: its class is made here
+    """What decodes objects that have no field but these, whatever their values: first those known, then the further."""
+    names = [*sorted(known), *further]
     kind = msgspec.defstruct(
-        "Known",
+        "Fields",
         [(f"_{number}", msgspec.Raw, msgspec.Raw(b"null")) for number in range(len(names))],
         rename={f"_{number}": name for number, name in enumerate(names)},
         forbid_unknown_fields=True,

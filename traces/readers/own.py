@@ -86,6 +86,8 @@ def _lines(source: Source, skip: int) -> Iterator[Rows]:
         lines, rows = decode_lines(part, Row, skip=skip)
         for name in COLUMNS:
             cells = [getattr(line, name) for line in lines]
+            if name not in {"arrived_s", "id"} and cells.count(None) == len(cells):
+                continue
             if name == "extra":
                 cells = [None if cell is None else _encode(cell).decode() for cell in cells]
             if name == "id":

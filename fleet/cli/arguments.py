@@ -64,6 +64,11 @@ def _reading(parser: Parser) -> None:
         "--block-tokens", type=count, metavar="N", help="tokens that each of its prefix hashes stands for"
     )
     reading.add_argument(
+        "--columns", metavar="TARGET=COLUMN[:UNIT],...",
+        help="it is a table of your own (CSV, JSON lines, Parquet): which of its columns is which of a trace, as in "
+        "arrived_s=ts:ms,prompt_tokens=in",
+    )  # fmt: skip
+    reading.add_argument(
         "--failed", choices=("keep", "drop"),
         help="requests that failed when recorded: keep them as recorded (default, and said), or leave them out",
     )  # fmt: skip

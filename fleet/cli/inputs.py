@@ -30,6 +30,7 @@ def trace_of(arguments: Namespace) -> Trace:
         failed=arguments.failed,
         time_unit=arguments.time_unit,
         block_tokens=arguments.block_tokens,
+        columns=arguments.columns,
         format=arguments.format,
     )
     if arguments.failed is None:

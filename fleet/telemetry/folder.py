@@ -7,9 +7,7 @@ the paths in `Manifest.files`, are the same bytes wherever the run was made.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeVar
 
@@ -20,6 +18,7 @@ import pyarrow.parquet as pq
 from fleet.telemetry.documents import encoded
 from fleet.telemetry.origin import Origin
 from traces import Trace, save_trace
+from traces.files import replacing
 
 T = TypeVar("T")
 
@@ -40,24 +39,19 @@ def write_folder(
 
     Raises `OSError` that names the file that cannot be written.
     """
-    with _named(target):
-        target.mkdir(parents=True, exist_ok=True)
+    target.mkdir(parents=True, exist_ok=True)
     for old in (MANIFEST, ORIGIN, TRACE):
-        with _named(target / old) as file:
-            file.unlink(missing_ok=True)
+        (target / old).unlink(missing_ok=True)
     for name, table in tables.items():
-        with _named(target / f"{name}.parquet") as file:
+        with replacing(target / f"{name}.parquet") as file:
             pq.write_table(table, file, compression="zstd")
     if trace is not None:
-        with _named(target / TRACE) as file:
-            save_trace(trace, file)
+        save_trace(trace, target / TRACE)
     if origin is not None:
-        with _named(target / ORIGIN) as file:
-            file.write_bytes(_json(origin))
-    with _named(target / MANIFEST) as file:
-        unfinished = file.with_name(f"{MANIFEST}.unfinished")
-        unfinished.write_bytes(_json(manifest))
-        unfinished.replace(file)
+        with replacing(target / ORIGIN) as file:
+            file.write(_json(origin))
+    with replacing(target / MANIFEST) as file:
+        file.write(_json(manifest))
 
 
 def _json(document: object) -> bytes:
@@ -106,13 +100,3 @@ def read_table(source: Path, name: str) -> pa.Table:
 
 def _damaged(file: Path, error: Exception) -> str:
     return f"{file}: is damaged: {str(error).partition(chr(10))[0]}"
-
-
-@contextmanager
-def _named(file: Path) -> Iterator[Path]:
-    """What goes wrong with a file says which: of a full disk Arrow does not."""
-    try:
-        yield file
-    except OSError as error:
-        reason = os.strerror(error.errno) if error.errno else str(error)
-        raise OSError(error.errno or 0, reason, str(file)) from None

@@ -175,5 +175,8 @@ def test_a_disk_that_is_full_is_said_of_the_file(fleet: Fleet, tmp_path: Path) -
     (tmp_path / "out").mkdir()
     (tmp_path / "out/series.parquet").symlink_to("/dev/full")
     ended = fleet(*SIMULATE, "--out", "out")
-    assert (ended.status, ended.line) == (1, "out/series.parquet: No space left on device")
+    assert (ended.status, ended.line) == (
+        1,
+        "cannot write out/series.parquet: no space is left on the device",
+    )
     assert fleet("again", "out").status == 2

@@ -21,7 +21,7 @@ def simulate(arguments: Namespace) -> int:
         run = run_it(
             trace, spec, seed=arguments.seed, faults=faults, operations=operations,
             sessions=arguments.sessions is not None, stream=arguments.stream, check=not arguments.no_check,
-            until_s=arguments.until_s, on_progress=advance,
+            until_s=arguments.until_s, log_views=arguments.log_views, on_progress=advance,
         )  # fmt: skip
     output.print_run(run, _title(arguments, "simulated"), as_json=arguments.json)
     if out is not None:
@@ -44,7 +44,8 @@ def replay(arguments: Namespace) -> int:
     with output.progress(label, len(trace)) as advance:
         run = run_it(
             trace, spec, speed=arguments.speed, seed=arguments.seed, faults=faults, operations=operations,
-            sessions=arguments.sessions is not None, stream=arguments.stream, on_progress=advance,
+            sessions=arguments.sessions is not None, stream=arguments.stream, log_views=arguments.log_views,
+            on_progress=advance,
         )  # fmt: skip
     output.print_run(run, _title(arguments, "live"), as_json=arguments.json)
     if out is not None:

@@ -20,6 +20,7 @@ from msgspec import Struct
 from fleet.spec import FleetSpec
 from fleet.telemetry.attempts import attempt_figures, every_attempt, several_attempts
 from fleet.telemetry.breakdown import breakdown
+from fleet.telemetry.calls import LOG
 from fleet.telemetry.costs import POOLS, pools_table, request_costs, total_cost, unattributed_cost
 from fleet.telemetry.documents import encoded
 from fleet.telemetry.folder import TRACE, read_manifest, read_origin, read_table, write_folder
@@ -30,7 +31,7 @@ from fleet.telemetry.provenance import ComponentSource, portable_spec, rebuilt, 
 from fleet.telemetry.rebuilt import Rebuilt, trace_again, with_places
 from fleet.telemetry.rebuilt import rebuilt as inputs_again
 from fleet.telemetry.records import BESIDES, records_of
-from fleet.telemetry.sink import ATTEMPTS, Telemetry
+from fleet.telemetry.sink import ATTEMPTS, TIMINGS, Telemetry
 from fleet.telemetry.summary import Summary, summarise, summary_of_part
 from policies.base import PolicyError
 from traces import FaultTrace, Trace
@@ -40,6 +41,9 @@ TABLES = ("records", "series", "decisions", "dispatches", "replicas")
 """The tables that every digest is of."""
 OF_ATTEMPTS = {"attempts": ATTEMPTS, "pools": POOLS}
 """Those that it is of only where the summary says what attempts came to, and their schemas."""
+WATCHED = {**LOG, "timings": TIMINGS}
+"""What was watched of a run: calls of its policies, where they were logged, and the times of its engines, where it is
+live. The digest is not of them."""
 
 
 class Manifest(Struct, frozen=True, kw_only=True):
@@ -99,6 +103,13 @@ class Run:
         """One row a change of a replica's state."""
         self.pools: pa.Table = tables.get("pools", POOLS.empty_table())
         """One row a pool: what it serves, for how long its replicas held devices, and what that cost."""
+        self.calls: pa.Table = tables.get("calls", LOG["calls"].empty_table())
+        """What its routing policies were asked and told, in order, where `log_views` had it logged: `calls.CALLS`."""
+        self.views: pa.Table = tables.get("views", LOG["views"].empty_table())
+        """What they were shown of replicas, each view where it had changed: `calls.VIEWS`."""
+        self.timings: pa.Table = tables.get("timings", TIMINGS.empty_table())
+        """Live runs: how long engines took by their own clocks, one row a batch or a step, and how large it was. Empty
+        where it is simulated: there a latency model says it."""
         self.summary = summary
         self.manifest = manifest
         self.origin = origin
@@ -112,8 +123,9 @@ class Run:
 
     @property
     def tables(self) -> dict[str, pa.Table]:
-        """All of them by name."""
-        return {name: getattr(self, name) for name in (*TABLES, *OF_ATTEMPTS)}
+        """All of them by name; those of what was watched where there is any of it."""
+        watched = [name for name in WATCHED if len(getattr(self, name))]
+        return {name: getattr(self, name) for name in (*TABLES, *OF_ATTEMPTS, *watched)}
 
     @property
     def digest(self) -> str:
@@ -122,7 +134,7 @@ class Run:
         Attempts and pools are part of it where the summary has `wasted_s`: of fleets that name their pools, and where
         a request may have several attempts at a time (`several_attempts`). Elsewhere records and spec say what there
         is to say of them, and the digest is what it was before they were recorded. Of the manifest `files` is left
-        out: no path of a machine is in it.
+        out: no path of a machine is in it. What was logged of calls is no part of it: watching changes nothing.
         """
         return self._digest_with(self.manifest.seed)
 
@@ -266,6 +278,7 @@ def load_run(directory: str | Path) -> Run:
     source = Path(directory)
     saved = read_manifest(source, _Saved)
     names = [*TABLES, *(name for name in OF_ATTEMPTS if (source / f"{name}.parquet").exists())]
+    names += [name for name in WATCHED if name in saved.besides]
     tables = {name: read_table(source, name) for name in names}
     kept = source / TRACE
     run = Run(
@@ -320,6 +333,8 @@ def finish_run(
         "dispatches": telemetry.dispatches.take(),
         "replicas": replicas,
         "pools": pools,
+        **({} if telemetry.watcher is None else telemetry.watcher.tables()),
+        "timings": telemetry.timings.take(),
     }
     # A client that drives a fleet knows what was said to it, and not what the fleet did: no pool is described to it.
     counted = spec is not None and bool(telemetry.pools) and several_attempts(spec)

@@ -18,8 +18,8 @@ from fleet.cli.parser import Parser, command, group, head_argument, help_by_grou
 from fleet.cli.values import count, endpoint, meant, nonnegative, positive, several, whole
 
 GROUPS = {
-    "run": ("simulate", "replay"),
-    "compare": ("compare",),
+    "run": ("simulate", "replay", "again"),
+    "compare": ("compare", "regret"),
     "live": ("serve", "join", "drive", "keys"),
     "operate": ("deploy", "retire", "scale", "rollout", "status"),
     "traces": ("traces", "export"),
@@ -175,6 +175,17 @@ def _kept_run(parser: Parser) -> None:
     )
 
 
+def _rebuilding(parser: Parser) -> None:
+    """Where a saved run is built again."""
+    parser.add_argument(
+        "--trace", type=Path, metavar="FILE",
+        help="where its trace is now (a folder, if it was read from several files: each by its name)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--allow-changed", action="store_true", help="run the code there is, even if it is not what it was"
+    )
+
+
 # --- the commands ------------------------------------------------------------------------------------------
 
 
@@ -233,13 +244,7 @@ def _add_runs(commands: Any) -> None:
         commands, "again", "reproducing:again", "run a saved simulation anew, and say whether it agrees"
     )
     again.add_argument("run_folder", metavar="DIR", type=Path, help="where --out saved the run")
-    again.add_argument(
-        "--trace", type=Path, metavar="FILE",
-        help="where its trace is now (a folder, if it was read from several files: each by its name)",
-    )  # fmt: skip
-    again.add_argument(
-        "--allow-changed", action="store_true", help="run the code there is, even if it is not what it was"
-    )
+    _rebuilding(again)
     again.add_argument("--no-check", action="store_true", help="leave out the invariant checker")
     again.add_argument("--out", type=Path, metavar="DIR", help="save the new run there")
 
@@ -326,15 +331,6 @@ def _add_regret(commands: Any) -> None:
         help='its name, module:Class, or a table such as {policy="power-of-two-choices",choices=3}',
     )  # fmt: skip
     regret.add_argument(
-        "--trace",
-        required=True,
-        metavar="TRACE",
-        help="the trace of the run; cut and scale it as for the run",
-    )
-    _reading(regret)
-    _cuts(regret)
-    _sessions(regret, "the run was made with --sessions")
-    regret.add_argument(
         "--metric",
         default="e2e_s",
         metavar="NAME",
@@ -346,9 +342,7 @@ def _add_regret(commands: Any) -> None:
     regret.add_argument(
         "--seed", type=whole, default=0, metavar="N", help="of which decisions are tried (default 0)"
     )
-    regret.add_argument(
-        "--allow-changed", action="store_true", help="try them with the code there is, even if it has changed"
-    )
+    _rebuilding(regret)
     regret.add_argument(
         "--out", type=Path, metavar="FILE", help="write the decisions that differ to a .parquet"
     )

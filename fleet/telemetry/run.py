@@ -225,8 +225,11 @@ class Run:
         """
         said = self.manifest
         spec = self.fleet(allow_changed=allow_changed)
-        found = trace_again(said.trace, self.origin, self.kept_trace, trace)
-        return inputs_again(found, spec, said.seed, said.faults, said.options)
+        return inputs_again(self.find_trace(trace), spec, said.seed, said.faults, said.options)
+
+    def find_trace(self, given: Trace | str | Path | None = None) -> Trace:
+        """The trace that it is a run of. `given` is that of `rebuild`, and so is what is raised."""
+        return trace_again(self.manifest.trace, self.origin, self.kept_trace, given)
 
     def save(self, directory: str | Path, *, with_trace: bool = False) -> Path:
         """Write one Parquet file for each table, `origin.json`, and `manifest.json`; answers the directory.
@@ -235,7 +238,7 @@ class Run:
         `OSError` that names the file that cannot be written: there is then no manifest, and `load_run` says so.
         """
         target, tables, said = Path(directory), self.tables, self.manifest
-        trace = trace_again(said.trace, self.origin, self.kept_trace, None) if with_trace else None
+        trace = self.find_trace() if with_trace else None
         besides = {name: table_digest(tables[name], name) for name in tables if name not in self._digested}
         if any(name in self.records.column_names for name in BESIDES):
             besides["records"] = table_digest(self.records, "records")

@@ -346,9 +346,9 @@ def test_the_log_of_a_live_run_has_another_policy_agree_with_itself() -> None:
 
     run = replay(trace, TWO.replace(routing=PowerOfTwoChoices()), seed=4, log_views=True)
 
-    found = regret(run, PowerOfTwoChoices(), trace=trace)
+    found = regret(run, PowerOfTwoChoices())
     assert (found.asked, found.agreement) == (len(trace), 1.0)
-    assert regret(run, RoundRobin(), trace=trace).decisions
+    assert regret(run, RoundRobin()).decisions
 
 
 def test_a_run_leaves_no_file_descriptor_open() -> None:

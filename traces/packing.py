@@ -46,6 +46,11 @@ def split(path: Path) -> tuple[Path, str | None]:
     return (Path(archive), member) if mark and not path.exists() else (path, None)
 
 
+def within(path: Path, member: str | None) -> Path:
+    """The path that `split` takes apart into these two."""
+    return path if member is None else Path(f"{path}{MEMBER}{member}")
+
+
 def unpacked(packed: IO[bytes], path: Path, member: str | None) -> IO[bytes]:
     """The contents of a file, whatever it is packed with, once or over again.
 

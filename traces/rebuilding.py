@@ -15,6 +15,7 @@ import msgspec
 
 from traces import rates, readers, synthesis, trace
 from traces.errors import TraceError
+from traces.packing import split, within
 from traces.readers import load_trace
 from traces.recipe import STEPS, Recipe, Step, file_sha256, is_recipe
 from traces.schema import Header
@@ -100,7 +101,7 @@ class _Following:
 
     def _found(self, step: Step) -> dict[str, str]:
         """The path of the file that a step reads, by the name of its parameter."""
-        then = Path(step.parameters["path"])
+        then, member = split(Path(step.parameters["path"]))
         path = then if self._file is None else self._file / then.name if self._file.is_dir() else self._file
         if not path.is_file():
             raise TraceError("is not there, and the run's trace was read from it", remedy=_HOW, file=path)
@@ -112,7 +113,7 @@ class _Following:
                 remedy=_HOW,
                 file=path,
             )
-        return {"path": str(path)}
+        return {"path": str(within(path, member))}
 
 
 def _called(step: Step, function: Callable[..., Any], before: list[Any], given: dict[str, Any]) -> Any:

@@ -22,6 +22,7 @@ from msgspec import Meta, Struct
 from msgspec.structs import replace
 
 from traces.laws import Law
+from traces.packing import split, within
 from traces.schema import Scalar
 
 F = TypeVar("F", bound=Callable[..., Any])  # Any: whatever a function takes and makes
@@ -199,12 +200,12 @@ STEPS |= {"float": _float, "expression": _expression}
 
 def _read_from(path: str) -> tuple[str, str | None]:
     """Where a file is, wherever it is asked from, and its SHA-256; a name that is no file's stays what it is."""
-    file = Path(path)
+    file, member = split(Path(path))
     if not file.exists():
         return path, None
     if not file.is_file():
         raise Unwritable  # a pipe: nobody can read it twice
-    return str(file.absolute()), file_sha256(file)
+    return str(within(file.absolute(), member)), file_sha256(file)
 
 
 def file_sha256(path: Path) -> str:

@@ -4,6 +4,7 @@ import hashlib
 import inspect
 import os
 import threading
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -113,7 +114,7 @@ def test_whatever_makes_a_trace_is_recorded() -> None:
         f"Trace.{name}"
         for name, method in inspect.getmembers(Trace, inspect.isfunction)
         if inspect.signature(method).return_annotation == "Trace" and not name.startswith("_")
-    } - {"Trace.derived", "Trace.made_by", "Trace.headed"}
+    } - {"Trace.derived", "Trace.made_by", "Trace.headed", "Trace.reported"}
     makers = {
         name
         for name in traces.__all__
@@ -233,6 +234,22 @@ def test_a_file_that_is_not_what_it_was_is_named(tmp_path: Path) -> None:
     file.write_text(MOONCAKE.replace("600", "601"))
     with pytest.raises(TraceError, match=r"talk\.jsonl: is not the file that the run's trace was read from"):
         again(trace)
+
+
+def test_a_member_of_an_archive_is_found_again_and_so_is_a_table_of_ones_own(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "two.zip", "w") as archive:
+        archive.writestr("talk.jsonl", MOONCAKE)
+        archive.writestr("mine.csv", "ts,in\n5,1\n7,2\n")
+    talk = load_trace(f"{tmp_path / 'two.zip'}::talk.jsonl")
+    mine = load_trace(
+        f"{tmp_path / 'two.zip'}::mine.csv", columns={"arrived_s": "ts:ms", "prompt_tokens": "in"}
+    )
+    for trace in (talk, mine):
+        assert again(trace).sha256 == trace.sha256
+    with zipfile.ZipFile(tmp_path / "two.zip", "a") as archive:
+        archive.writestr("third", "")
+    with pytest.raises(TraceError, match=r"two\.zip: is not the file that the run's trace was read from"):
+        again(talk)
 
 
 def test_a_recipe_calls_nothing_but_what_is_recorded() -> None:

@@ -234,7 +234,7 @@ def digest(table: pa.Table, kind: str = "trace") -> str:
     return hashed.hexdigest()
 
 
-def _value_bytes(values: pa.ChunkedArray) -> Iterator[bytes]:
+def _value_bytes(values: pa.ChunkedArray) -> Iterator[memoryview]:
     """The values' bytes, a chunk at a time; of texts and lists all lengths, then all that is in them."""
     if pa.types.is_string(values.type):
         yield from (_number_bytes(pc.binary_length(chunk).cast(pa.int64())) for chunk in values.chunks)
@@ -243,20 +243,20 @@ def _value_bytes(values: pa.ChunkedArray) -> Iterator[bytes]:
         yield from (_number_bytes(pc.list_value_length(chunk).cast(pa.int64())) for chunk in values.chunks)
         yield from (_number_bytes(chunk.flatten()) for chunk in values.chunks)
     elif pa.types.is_boolean(values.type):
-        yield from (_mask(chunk).astype("u1").tobytes() for chunk in values.chunks)
+        yield from (_mask(chunk).astype("u1").data for chunk in values.chunks)
     else:
         yield from (_number_bytes(chunk) for chunk in values.chunks)
 
 
-def _number_bytes(values: pa.Array) -> bytes:
+def _number_bytes(values: pa.Array) -> memoryview:
     numbers = pc.fill_null(values, 0).to_numpy(zero_copy_only=False)
-    return bytes((numbers + 0).astype(f"<{numbers.dtype.kind}8").tobytes())
+    return memoryview((numbers + 0).astype(f"<{numbers.dtype.kind}8", copy=False))
 
 
-def _text_bytes(values: pa.Array) -> bytes:
-    """The UTF-8 of texts, one after the other, as Arrow has it."""
-    _, offsets, texts = values.buffers()
-    if texts is None or not len(values):
-        return b""
-    places = np.frombuffer(offsets, np.int32)[values.offset : values.offset + len(values) + 1]
-    return bytes(texts[int(places[0]) : int(places[-1])])
+def _text_bytes(texts: pa.Array) -> memoryview:
+    """All texts, one after the other, as Arrow holds them: offsets of 32 bits, then UTF-8."""
+    _, offsets, data = texts.buffers()
+    if data is None or not len(texts):
+        return memoryview(b"")
+    ends = np.frombuffer(offsets, dtype="<i4")
+    return memoryview(data)[ends[texts.offset] : ends[texts.offset + len(texts)]]

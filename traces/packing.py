@@ -46,6 +46,11 @@ def split(path: Path) -> tuple[Path, str | None]:
     return (Path(archive), member) if mark and not path.exists() else (path, None)
 
 
+def joined(file: Path, member: str | None) -> str:
+    """The path that `split` takes apart."""
+    return str(file) if member is None else f"{file}{MEMBER}{member}"
+
+
 def unpacked(packed: IO[bytes], path: Path, member: str | None) -> IO[bytes]:
     """The contents of a file, whatever it is packed with, once or over again.
 

@@ -33,6 +33,7 @@ from traces.readers import (
 from traces.readers.gathered import Gathered
 from traces.readers.options import OnBad, OnFailed, ReadOptions, TimeUnit, columns_of
 from traces.readers.rows import Rows
+from traces.recipe import recorded
 from traces.schema import Header
 from traces.source import Source
 from traces.trace import Trace
@@ -76,6 +77,7 @@ FORMATS: tuple[Format, ...] = (
 )
 
 
+@recorded("load_trace")
 def load_trace(
     path: str | Path,
     *,

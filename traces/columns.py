@@ -250,7 +250,8 @@ def _value_bytes(values: pa.ChunkedArray) -> Iterator[memoryview]:
 
 def _number_bytes(values: pa.Array) -> memoryview:
     numbers = pc.fill_null(values, 0).to_numpy(zero_copy_only=False)
-    return memoryview((numbers + 0).astype(f"<{numbers.dtype.kind}8", copy=False))
+    little: np.ndarray = (numbers + 0).astype(f"<{numbers.dtype.kind}8", copy=False)
+    return little.data
 
 
 def _text_bytes(texts: pa.Array) -> memoryview:

@@ -46,9 +46,9 @@ def split(path: Path) -> tuple[Path, str | None]:
     return (Path(archive), member) if mark and not path.exists() else (path, None)
 
 
-def within(path: Path, member: str | None) -> Path:
-    """The path that `split` takes apart into these two."""
-    return path if member is None else Path(f"{path}{MEMBER}{member}")
+def joined(file: Path, member: str | None) -> str:
+    """The path that `split` takes apart."""
+    return str(file) if member is None else f"{file}{MEMBER}{member}"
 
 
 def unpacked(packed: IO[bytes], path: Path, member: str | None) -> IO[bytes]:

@@ -15,7 +15,7 @@ import msgspec
 
 from traces import rates, readers, synthesis, trace
 from traces.errors import TraceError
-from traces.packing import split, within
+from traces.packing import joined, split
 from traces.readers import load_trace
 from traces.recipe import STEPS, Recipe, Step, file_sha256, is_recipe
 from traces.schema import Header
@@ -113,7 +113,7 @@ class _Following:
                 remedy=_HOW,
                 file=path,
             )
-        return {"path": str(within(path, member))}
+        return {"path": joined(path, member)}
 
 
 def _called(step: Step, function: Callable[..., Any], before: list[Any], given: dict[str, Any]) -> Any:

@@ -22,7 +22,7 @@ from msgspec import Meta, Struct
 from msgspec.structs import replace
 
 from traces.laws import Law
-from traces.packing import split, within
+from traces.packing import joined, split
 from traces.schema import Scalar
 
 F = TypeVar("F", bound=Callable[..., Any])  # Any: whatever a function takes and makes
@@ -205,7 +205,7 @@ def _read_from(path: str) -> tuple[str, str | None]:
         return path, None
     if not file.is_file():
         raise Unwritable  # a pipe: nobody can read it twice
-    return str(within(file.absolute(), member)), file_sha256(file)
+    return joined(file.absolute(), member), file_sha256(file)
 
 
 def file_sha256(path: Path) -> str:

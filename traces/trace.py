@@ -133,16 +133,16 @@ class Trace:
         """The same requests, and the same recipe, under this header."""
         return self._but(_header=header)
 
-    def reported(self, report: ReadReport) -> Trace:
-        """The same trace with this account of how it was read."""
-        return self._but(_report=report)
-
-    def _but(self, **changed: Header | Recipe | ReadReport | None) -> Trace:
+    def _but(self, **changed: Header | ReadReport | Recipe | None) -> Trace:
         """A copy in which these are other ones; the table has been checked."""
         copy = object.__new__(Trace)
         for name in self.__slots__:
             setattr(copy, name, changed.get(name, getattr(self, name)))
         return copy
+
+    def reported(self, report: ReadReport) -> Trace:
+        """The same requests, with this account of how they were read."""
+        return self._but(_report=report)
 
     def derived(self, table: pa.Table, step: Transform, *, moved_s: float = 0.0) -> Trace:
         """A trace of other rows: this one's header and one step more, time 0 `moved_s` later in the recording."""

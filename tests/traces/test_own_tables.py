@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from tests.traces import strategies
 from traces import Observed, Request, TraceEntry, TraceError, load_trace, save_trace
 from traces.readers.options import ReadOptions, columns_of
+from traces.rebuilding import rebuilt
 
 CSV = b"ts,in,out,who,region\n1000,10,5,alice,eu\n2500,20,,bob,\n"
 COLUMNS = {"arrived_s": "ts:ms", "prompt_tokens": "in", "output_tokens": "out", "user": "who"}
@@ -222,3 +223,4 @@ def test_what_was_mapped_survives_our_own_formats(reading, tmp_path):
     save_trace(trace, tmp_path / "x.jsonl")
 
     assert load_trace(tmp_path / "x.jsonl") == trace
+    assert rebuilt(trace.recipe, trace.sha256, trace.header) == trace

@@ -13,6 +13,7 @@ import pytest
 
 from tests.traces.writing import FOREIGN
 from traces import TraceError, load_rates, load_trace
+from traces.rebuilding import rebuilt
 
 PLAIN = FOREIGN["azure-llm"]([0, 1.5, 4])
 
@@ -81,6 +82,18 @@ def test_of_several_files_in_a_zip_archive_one_is_named(tmp_path):
     assert load_trace(f"{path}::b/c.csv.gz").report.format == "vidur"
     with pytest.raises(TraceError, match=r"has no file 'd'; it holds a.csv, b/c.csv.gz"):
         load_trace(f"{path}::d")
+
+
+def test_a_trace_of_one_file_of_an_archive_can_be_had_again_wherever_the_archive_is(tmp_path):
+    (tmp_path / "both.zip").write_bytes(zipped(**{"a.csv": PLAIN, "b.csv": b"x"}))
+    trace = load_trace(tmp_path / "both.zip::a.csv")
+    (moved := tmp_path / "elsewhere.zip").write_bytes((tmp_path / "both.zip").read_bytes())
+
+    assert rebuilt(trace.recipe, trace.sha256, trace.header) == trace
+    (tmp_path / "both.zip").unlink()
+    assert rebuilt(trace.recipe, trace.sha256, trace.header, moved) == trace
+    with pytest.raises(TraceError, match=r"both\.zip: is not there"):
+        rebuilt(trace.recipe, trace.sha256, trace.header)
 
 
 def test_a_member_of_what_is_no_archive_and_an_archive_of_nothing_are_errors(tmp_path, reading):

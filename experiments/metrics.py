@@ -36,6 +36,11 @@ class Metric(Struct, frozen=True, kw_only=True):
     where hardly any completed."""
 
     @property
+    def key(self) -> str:
+        """Its name."""
+        return self.name
+
+    @property
     def label(self) -> str:
         """Name and unit as tables show them: ``e2e p99 (ms)``."""
         words = self.name.replace("_per_s", "").replace("_s.", " ").replace(".", " ").replace("_", " ")

@@ -37,7 +37,11 @@ def share(trace: Trace, folder: Path) -> SharedTrace:
     path = folder / f"{trace.sha256}.arrow"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as part, part.open("wb") as sink, pa.ipc.new_file(sink, trace.table.schema) as file:
+        with (
+            replacing(path) as part,
+            part.open("wb") as sink,
+            pa.ipc.new_file(sink, trace.table.schema) as file,
+        ):
             file.write_table(trace.table)
     return SharedTrace(str(path.absolute()), trace.header, trace.sha256)
 

@@ -62,5 +62,5 @@ def test_an_error_leaves_what_was_there(tmp_path):
 
 def test_a_file_where_a_folder_should_be_is_named(tmp_path):
     (tmp_path / "taken").write_text("")
-    with pytest.raises(OSError, match="is a file, not a folder.*taken"):
+    with pytest.raises(OSError, match=r"is a file, not a folder.*taken"):
         write_whole(tmp_path / "taken" / "run.parquet", b"")

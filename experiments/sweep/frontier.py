@@ -1,52 +1,12 @@
-"""Grids of specs, and what is worth choosing from them."""
+"""Which candidates of a comparison are worth choosing from."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
-from itertools import product
-from typing import Any
+from collections.abc import Sequence
 
-from experiments.compare import TraceSource, compare
 from experiments.lacks import Lack, in_words, lack
 from experiments.metrics import Metric, metric
 from experiments.report import Report
-from fleet import FleetSpec
-
-
-def grid(base: FleetSpec, axes: Mapping[str, Sequence[Any]]) -> dict[str, FleetSpec]:
-    """One spec for each combination of values, named by them: ``{"pools.large.batching.max_batch": [8, 16]}``.
-
-    Raises `PolicyError` for a path that leads nowhere, or a value that is wrong there.
-    """
-    specs: dict[str, FleetSpec] = {}
-    names = _short_names(axes)
-    for values in product(*axes.values()):
-        changes = dict(zip(axes, values, strict=True))
-        name = ", ".join(f"{names[path]}={_word(value)}" for path, value in changes.items())
-        if name in specs:
-            raise ValueError(f"two points of the grid have the name {name!r}; give each axis distinct values")
-        specs[name] = base.replace(changes)
-    return specs
-
-
-def _short_names(paths: Collection[str]) -> dict[str, str]:
-    """The last part of each path; of two that end alike, such as two pools' `replicas`, the whole."""
-    last = {path: path.rpartition(".")[2] for path in paths}
-    counts = Counter(last.values())
-    return {path: name if counts[name] == 1 else path for path, name in last.items()}
-
-
-def _word(value: object) -> str:
-    name = getattr(value, "name", None)
-    return str(name()) if callable(name) else str(value)
-
-
-def sweep(
-    trace: TraceSource, base: FleetSpec, axes: Mapping[str, Sequence[Any]], **options: Any
-) -> Report:  # Any: see `compare`
-    """`compare` over a grid; the first combination is the baseline. `options` are those of `compare`."""
-    return compare(trace, grid(base, axes), **options)
 
 
 class Frontier(list[str]):

@@ -11,19 +11,24 @@ from experiments.compare import compare
 from experiments.findings import Row
 from experiments.metrics import DEFAULT_METRICS, TOKEN_METRICS, Metric, metric
 from experiments.report import Report
-from experiments.sweep import frontier, grid, sweep
+from experiments.sweep import Pareto, Range, Sweep, SweepError, frontier, grid, load_sweep, sweep
 
 __all__ = [
     "DEFAULT_METRICS",
     "TOKEN_METRICS",
     "CalibrationReport",
     "Metric",
+    "Pareto",
+    "Range",
     "Report",
     "Row",
+    "Sweep",
+    "SweepError",
     "calibrate",
     "compare",
     "frontier",
     "grid",
+    "load_sweep",
     "metric",
     "sweep",
 ]

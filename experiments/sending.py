@@ -52,7 +52,7 @@ def unpacked(data: bytes) -> Any:  # Any: whatever was packed
 
 class _Packer(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle ships no types
     def reducer_override(self, obj: Any) -> Any:  # Any: as pickle has it
-        if isinstance(obj, StructMeta) and not _importable(obj):
+        if isinstance(obj, type) and issubclass(obj, Struct) and not _importable(obj):
             return _class_parts(obj)
         if isinstance(obj, Meta):
             said = {name: getattr(obj, name) for name in inspect.signature(Meta).parameters}

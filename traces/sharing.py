@@ -29,7 +29,7 @@ class SharedTrace(Struct, frozen=True):
 
     def open(self) -> Trace:
         """The trace; its columns are the file's own pages."""
-        return Trace.of_canonical(_mapped(self.path), self.header, self.sha256)
+        return Trace(_mapped(self.path), self.header, sha256=self.sha256)
 
 
 def share(trace: Trace, folder: Path) -> SharedTrace:

@@ -28,6 +28,7 @@ class Trace:
             row number. Sorted by arrival here, rows of one instant in the order given.
         header: Source, licence, citation, provenance, transforms.
         report: What became of the rows of the file that the trace was read from.
+        sha256: Of a table that another trace had, that trace's: nothing of it is checked or sorted again.
 
     Raises:
         TraceError: A value out of its bounds, an unknown column, two requests with one id.
@@ -35,21 +36,19 @@ class Trace:
 
     __slots__ = ("_header", "_report", "_sha256", "_table")
 
-    def __init__(self, table: pa.Table, header: Header, report: ReadReport | None = None) -> None:
-        self._table, reordered = canonical(table)
+    def __init__(
+        self,
+        table: pa.Table,
+        header: Header,
+        report: ReadReport | None = None,
+        *,
+        sha256: str | None = None,
+    ) -> None:
+        self._table, reordered = canonical(table) if sha256 is None else (table, 0)
         self._header = header
         rows = self._table.num_rows
         self._report = report or ReadReport(rows_in=rows, rows_kept=rows, reordered=reordered)
-        self._sha256: str | None = None
-
-    @classmethod
-    def of_canonical(cls, table: pa.Table, header: Header, sha256: str) -> Trace:
-        """A trace of a table that another trace had, with its hash: nothing of it is checked or copied again."""
-        trace = cls.__new__(cls)
-        rows = table.num_rows
-        trace._table, trace._header, trace._sha256 = table, header, sha256
-        trace._report = ReadReport(rows_in=rows, rows_kept=rows)
-        return trace
+        self._sha256 = sha256
 
     @classmethod
     def from_entries(cls, entries: Iterable[TraceEntry], header: Header | None = None) -> Trace:

@@ -77,8 +77,9 @@ class Design(Struct, frozen=True, kw_only=True):
         """Points that may run side by side; all of one batch are run before the next is asked for."""
         if self.method.searches:
             search = Search(
-                folder, self.axes, self.method.count, self.seed, self.objectives, self.constraints
-            )
+                folder, self.axes, self.objectives, self.constraints,
+                count=self.method.count, seed=self.seed,
+            )  # fmt: skip
             yield from search.generations(judged)
         elif self.method.kind == "grid":
             yield grid_points(self.axes)

@@ -1,7 +1,7 @@
 """The index of a sweep's runs: one Parquet data set, ``runs/point=000017/seed-3.parquet``, a row in each file.
 
-The one thing to know: a file is there as a whole or not at all, and its bytes depend on the sweep alone. So a sweep that
-was killed goes on by looking at which files there are.
+The one thing to know: a file is there as a whole or not at all, and its bytes depend on the sweep alone. So a sweep
+that was killed goes on by looking at which files there are.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ from experiments.sweep.space import Axes, Axis, Point, Range, SweepError, word
 from traces.files import write_whole
 
 RUNS = "runs"
-_FIRST = {"point": pa.int64(), "candidate": pa.string(), "seed": pa.int64()}
+_POINT = pa.schema([("point", pa.int64())])
+"""It is in the folders' names, and not in the files."""
+_FIRST = {"candidate": pa.string(), "seed": pa.int64()}
 _LAST = {
     "submitted": pa.int64(), "completed": pa.int64(), "digest": pa.string(), "fingerprint": pa.string(),
     "trace_sha256": pa.string(), "error": pa.string(), "traceback": pa.string(),
@@ -82,16 +84,22 @@ class Index:
 
     def read(self) -> pa.Table:
         """Every run that there is, by point and seed. Raises `SweepError` for a file that is no whole row."""
-        files = sorted(map(str, self.folder.glob("point=*/seed-*.parquet")))
+        table = self._rows(sorted(self.folder.glob("point=*/seed-*.parquet")))
+        return table.sort_by([("point", "ascending"), ("seed", "ascending")])
+
+    def _rows(self, files: Sequence[Path]) -> pa.Table:
+        schema = pa.unify_schemas([_POINT, self.schema])
         if not files:
-            return self.schema.empty_table()
+            return schema.empty_table()
         try:
-            table = ds.dataset(files, schema=self.schema, format="parquet").to_table()
+            return ds.dataset(
+                list(map(str, files)), schema=schema, format="parquet",
+                partitioning=ds.partitioning(_POINT, flavor="hive"), partition_base_dir=str(self.folder),
+            ).to_table()  # fmt: skip
         except (pa.ArrowException, OSError) as error:
             raise SweepError(
                 f"{self.folder}: a run cannot be read ({error}); remove that file, and go on"
             ) from None
-        return table.sort_by([("point", "ascending"), ("seed", "ascending")])
 
     def done(self) -> dict[tuple[int, int], str]:
         """The candidates of the runs that need not be made again, by point and seed: not those that lost a worker."""
@@ -102,10 +110,8 @@ class Index:
 
     def of_point(self, point: int, seeds: Sequence[int]) -> list[Measured]:
         """What the runs of one point came to, in the order of `seeds`."""
-        files = [str(self._file(point, seed)) for seed in seeds]
-        return list(
-            measured_in(ds.dataset(files, schema=self.schema, format="parquet").to_table(), self._keys)
-        )
+        table = self._rows([self._file(point, seed) for seed in seeds])
+        return list(measured_in(table, self._keys))
 
 
 def measured_in(table: pa.Table, keys: Sequence[str]) -> Iterator[Measured]:

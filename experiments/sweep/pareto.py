@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from operator import ge, gt, le, lt
 from statistics import fmean
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from msgspec import Struct
 
@@ -17,6 +17,9 @@ from experiments.findings import LITTLE
 from experiments.measured import Measured
 from experiments.metrics import Metric, metric
 from experiments.sweep.space import SweepError
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
 
 Best = Literal["max", "min"]
 Standing = Literal["front", "dominated", "infeasible", "left out"]
@@ -26,16 +29,21 @@ _SIGNS = {">=": ge, "<=": le, ">": gt, "<": lt}
 _CONSTRAINT = re.compile(r"\s*(\S+?)\s*(>=|<=|>|<)\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*")
 
 
-class Objective(Struct, frozen=True):
-    """A figure, and which way it is better."""
+class Judging(Struct, frozen=True):
+    """A figure that candidates are judged by."""
 
     metric: Metric
-    best: Best
 
     @property
     def key(self) -> str:
         """The metric's."""
         return self.metric.key
+
+
+class Objective(Judging, frozen=True):
+    """A figure, and which way it is better."""
+
+    best: Best
 
     def cost(self, value: float) -> float:
         """The lower, the better."""
@@ -45,17 +53,11 @@ class Objective(Struct, frozen=True):
         return f"{self.metric.key}:{self.best}"
 
 
-class Constraint(Struct, frozen=True):
+class Constraint(Judging, frozen=True):
     """A bound of a figure: who does not keep it, on average over its seeds, is infeasible."""
 
-    metric: Metric
     sign: str
     bound: float
-
-    @property
-    def key(self) -> str:
-        """The metric's."""
-        return self.metric.key
 
     def kept(self, value: float) -> bool:
         """Whether `value` is within the bound."""
@@ -141,7 +143,7 @@ class Pareto(Struct, frozen=True, kw_only=True):
 
     @property
     def front(self) -> list[str]:
-        """Those that keep the constraints, and that no other one such is at least as good as in all and better in one."""
+        """Those that keep the constraints and that no other such is at least as good as in all, and better in one."""
         return self.names("front")
 
     @property
@@ -149,7 +151,7 @@ class Pareto(Struct, frozen=True, kw_only=True):
         """Why each candidate was not judged."""
         return {one.name: one.why for one in self.candidates if one.standing == "left out"}
 
-    def __rich__(self) -> object:
+    def __rich__(self) -> RenderableType:
         from experiments.sweep.words import pareto_in_words
 
         return pareto_in_words(self)
@@ -196,7 +198,7 @@ def judged(
     name: str, runs: Sequence[Measured], objectives: Sequence[Objective], constraints: Sequence[Constraint]
 ) -> Candidate:
     """On the front until another one dominates it, unless it cannot be there."""
-    figures = (*objectives, *constraints)
+    figures: list[Judging] = [*objectives, *constraints]
     means = means_of(runs, [one.key for one in figures])
     if why := _not_judged(runs, figures, means):
         return Candidate(name=name, standing="left out", means=means, why=why)
@@ -211,9 +213,7 @@ def means_of(runs: Sequence[Measured], keys: Sequence[str]) -> dict[str, float]:
     return {key: fmean(found) for key, found in values.items() if found}
 
 
-def _not_judged(
-    runs: Sequence[Measured], figures: Sequence[Objective | Constraint], means: Mapping[str, float]
-) -> str:
+def _not_judged(runs: Sequence[Measured], figures: Sequence[Judging], means: Mapping[str, float]) -> str:
     failed = [run for run in runs if run.error is not None]
     if failed or not runs:
         return f"{len(failed)} of {len(runs)} runs failed: {failed[0].error}" if failed else "it has no runs"
@@ -255,6 +255,6 @@ def knee_of(costs: Mapping[str, Costs]) -> str | None:
         scaled = [
             (c - low) / (high - low) for c, low, high in zip(cost, lows, highs, strict=True) if high > low
         ]
-        return sum(share * share for share in scaled)
+        return sum((share * share for share in scaled), 0.0)
 
     return min(costs, key=lambda name: distance(costs[name]))

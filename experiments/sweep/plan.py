@@ -120,6 +120,6 @@ def alone_in(folder: Path) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise SweepError(
-                f"{folder}: another sweep is writing there; wait for its end, or give another folder"
+                f"{folder}: another sweep is writing there; wait for it, or give another folder"
             ) from None
         yield

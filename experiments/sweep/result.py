@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pyarrow as pa
@@ -26,6 +26,9 @@ from experiments.toml import toml_text
 from fleet import FleetSpec
 from fleet.telemetry.provenance import ComponentSource, rebuilt
 from traces.files import write_whole
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
 
 FRONT, POINTS = "front", "points.parquet"
 _NOT_IN_A_NAME = re.compile(r"[^\w.=,+-]+")
@@ -67,18 +70,17 @@ class Sweep:
     @property
     def failures(self) -> list[Failed]:
         """The runs that raised, or took their worker with them."""
-        failed = self.runs.filter(pc.is_valid(self.runs["error"]))
-        return [Failed(*(row[name] or "" if name != "seed" else row[name] for name in Failed.__struct_fields__))
-                for row in failed.to_pylist()]  # fmt: skip
+        failed = self.runs.filter(pc.is_valid(self.runs["error"])).select(Failed.__struct_fields__)
+        return msgspec.convert(failed.to_pylist(), list[Failed])
 
     @property
     def complete(self) -> bool:
-        """Every point has a run with every seed. Of a drawing or a search there may be fewer points than were asked for."""
+        """Every point that was begun has a run with every seed."""
         return all(len(runs) == len(self.plan.seeds) for runs in self.measured.values())
 
     @cached_property
     def points(self) -> pa.Table:
-        """One row a point: its values, runs, failures, and of each metric the mean with its 95 % interval over seeds."""
+        """One row a point: its values, runs, failures, and each metric's mean with its 95 % interval over seeds."""
         return pa.Table.from_pylist(list(self._points()))
 
     def _points(self) -> Iterator[dict[str, Any]]:  # Any: cells of any column
@@ -90,7 +92,7 @@ class Sweep:
             row: dict[str, Any] = {
                 **firsts[name],
                 "runs": len(runs),
-                "failed": sum(run.error is not None for run in runs),
+                "failed": _failed(runs),
             }
             for item in self.metrics:
                 row |= _interval(item.key, runs)
@@ -147,7 +149,7 @@ class Sweep:
         """The same without its folder."""
         return Sweep(None, self.plan, self.runs)
 
-    def __rich__(self) -> object:
+    def __rich__(self) -> RenderableType:
         from experiments.sweep.words import sweep_in_words
 
         return sweep_in_words(self)
@@ -193,6 +195,10 @@ def _valued(axis: Mapping[str, Any], shown: Any) -> Any:  # Any: a spec's value
         return shown
     names, values = axis["names"], axis["values"]
     return next((value for value, name in zip(values, names, strict=True) if shown in (value, name)), shown)
+
+
+def _failed(runs: Sequence[Measured]) -> int:
+    return sum(run.error is not None for run in runs)
 
 
 def _interval(key: str, runs: Sequence[Measured]) -> dict[str, float | None]:

@@ -20,7 +20,7 @@ from experiments.metrics import Metric, metrics_of
 from experiments.progress import progress_bar
 from experiments.sweep.design import Design, method_of
 from experiments.sweep.index import Index, Row
-from experiments.sweep.pareto import Candidate, constraints_of, judged, objectives_of
+from experiments.sweep.pareto import Candidate, Judging, constraints_of, judged, objectives_of
 from experiments.sweep.plan import Plan, alone_in, settle
 from experiments.sweep.result import Sweep, described, load_sweep
 from experiments.sweep.space import Axes, Point, SweepError
@@ -207,7 +207,8 @@ def _study(
         axes=axes, method=method_of(method), seed=search_seed, objectives=objectives_of(objectives, known),
         constraints=constraints_of(where, known),
     )  # fmt: skip
-    known |= {one.key: one.metric for one in (*design.objectives, *design.constraints)}
+    judging: list[Judging] = [*design.objectives, *design.constraints]
+    known |= {one.key: one.metric for one in judging}
     return _Study(
         base=base,
         design=design,

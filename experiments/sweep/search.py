@@ -19,7 +19,6 @@ from experiments.sweep.space import Axes, Axis, Point, Range, SweepError, Values
 from traces.files import write_whole
 
 if TYPE_CHECKING:
-    from optuna.distributions import BaseDistribution
     from optuna.study import Study
     from optuna.trial import Trial
 
@@ -35,8 +34,8 @@ class Search:
     """`count` points, those that come again included, for the objectives within the constraints."""
 
     def __init__(
-        self, folder: Path, axes: Axes, count: int, seed: int, objectives: Sequence[Objective],
-        constraints: Sequence[Constraint],
+        self, folder: Path, axes: Axes, objectives: Sequence[Objective], constraints: Sequence[Constraint],
+        *, count: int, seed: int,
     ) -> None:  # fmt: skip
         self._folder = folder / ASKED
         self._axes, self._count, self._seed = axes, count, seed
@@ -45,7 +44,7 @@ class Search:
         self._points: dict[str, Point] = {}
 
     def generations(self, judged: Callable[[Point], Candidate]) -> Iterator[list[Point]]:
-        """The new points of each generation, to be run before the next is asked for; `judged` says what became of one."""
+        """The new points of each generation, to be run before the next; `judged` says what became of one."""
         optuna = _optuna()
         before = optuna.logging.get_verbosity()
         optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -91,7 +90,7 @@ class Search:
         study.tell(trial, [candidate.means[one.key] for one in self._objectives])
 
 
-def _distribution(axis: Axis) -> BaseDistribution:
+def _distribution(axis: Axis) -> Any:  # Any: optuna's
     distributions = _optuna().distributions
     if not isinstance(axis, Range):
         return distributions.CategoricalDistribution(range(len(axis)))

@@ -139,7 +139,7 @@ def _uniform(axes: int, seed: int) -> Iterator[Sequence[float]]:
 
 
 def _sobol(axes: int, seed: int) -> Iterator[Sequence[float]]:
-    """Scrambled, so that a seed gives another sequence (Owen, "Scrambling Sobol' and Niederreiter-Xing Points", 1998)."""
+    """Scrambled by the seed: Owen, "Scrambling Sobol' and Niederreiter-Xing Points", 1998."""
     from scipy.stats import qmc
 
     sequence = qmc.Sobol(axes, scramble=True, rng=seed)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from experiments.metrics import Metric
-from experiments.sweep.pareto import KNEE, Candidate, Pareto
+from experiments.sweep.pareto import KNEE, Candidate, Judging, Pareto
 from experiments.text import plain_number
 
 if TYPE_CHECKING:
@@ -40,7 +40,8 @@ def sweep_in_words(sweep: Sweep) -> Group:
 
 
 def _front(found: Pareto) -> Table:
-    figures = list({one.key: one.metric for one in (*found.objectives, *found.constraints)}.values())
+    judging: list[Judging] = [*found.objectives, *found.constraints]
+    figures = list({one.key: one.metric for one in judging}.values())
     table = _table("candidate", *(_heading(one, found) for one in figures), "")
     shown = [one for one in found.candidates if one.standing == "front"]
     for one in shown[:MOST_ROWS]:
@@ -56,7 +57,7 @@ def _heading(one: Metric, found: Pareto) -> str:
 
 
 def _cells(candidate: Candidate, figures: Sequence[Metric]) -> list[str]:
-    return [plain_number(candidate.means[one.key] * one.scale) for one in figures]
+    return [_cell(candidate.means.get(one.key), one.scale) for one in figures]
 
 
 def _lines(found: Pareto) -> list[str]:
@@ -81,14 +82,14 @@ def _points(sweep: Sweep) -> Table:
     table = _table("candidate", *(one.label for one in sweep.metrics))
     rows = sweep.points.slice(0, MOST_ROWS).to_pylist()
     for row in rows:
-        values = [(row.get(one.key), one.scale) for one in sweep.metrics]
-        table.add_row(
-            row["candidate"],
-            *("–" if value is None else plain_number(value * scale) for value, scale in values),
-        )
+        table.add_row(row["candidate"], *(_cell(row.get(one.key), one.scale) for one in sweep.metrics))
     if len(sweep.points) > len(rows):
         table.add_row(f"and {len(sweep.points) - len(rows):,} more")
     return table
+
+
+def _cell(value: float | None, scale: float) -> str:
+    return "–" if value is None else plain_number(value * scale)
 
 
 def _table(first: str, *others: str) -> Table:

@@ -70,7 +70,6 @@ class Index:
         said = {name: getattr(one, name) for name in _LAST if name in one.__struct_fields__}
         grouped = {key: value for key, value in one.values.items() if key not in self.schema.names}
         return {
-            "point": row.point.number,
             "candidate": one.candidate,
             "seed": one.seed,
             **{path: cell(axis, row.point.values[path]) for path, axis in self.axes.items()},

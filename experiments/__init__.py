@@ -10,7 +10,9 @@ from experiments.calibrate import CalibrationReport, calibrate
 from experiments.compare import compare
 from experiments.findings import Row
 from experiments.metrics import DEFAULT_METRICS, TOKEN_METRICS, Metric, metric
-from experiments.report import Report
+from experiments.power import power
+from experiments.reasons import NoValue
+from experiments.report import Report, load_report
 from experiments.sweep import Pareto, Range, Sweep, SweepError, frontier, grid, load_sweep, sweep
 
 __all__ = [
@@ -18,6 +20,7 @@ __all__ = [
     "TOKEN_METRICS",
     "CalibrationReport",
     "Metric",
+    "NoValue",
     "Pareto",
     "Range",
     "Report",
@@ -28,7 +31,9 @@ __all__ = [
     "compare",
     "frontier",
     "grid",
+    "load_report",
     "load_sweep",
     "metric",
+    "power",
     "sweep",
 ]

@@ -4,75 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from experiments.lacks import Lack, in_words, lack
-from experiments.measured import Measured, measure
-from experiments.metrics import Metric, metric
+from experiments.measured import measure
 from experiments.report import Report
+from experiments.sweep.pareto import Judging, Pareto, constraints_of, objectives_of, pareto
 
 
-class Frontier(list[str]):
-    """The candidates worth choosing from. `print` shows who was left out, too, and what was missing."""
+def frontier(report: Report, *objectives: str, where: Sequence[str] = ()) -> Pareto:
+    """The candidates of a report that no other is at least as good as in every objective, and better in one.
 
-    left_out: dict[str, str]
-    """Why each candidate was not judged."""
-    lacks: list[Lack]
-    """Figures of candidates that were judged which had no value in some of their seeds: those count in no mean."""
-
-    def __str__(self) -> str:
-        left_out = [f"· {name} is not judged: {why}." for name, why in self.left_out.items()]
-        lacks = [f"· {said}" for said in in_words(self.lacks)]
-        return "\n".join([", ".join(self) or "no candidate", *left_out, *lacks])
-
-
-def frontier(report: Report, *metrics: str) -> Frontier:
-    """The candidates that no other is at least as good as in every metric and better in one (Pareto).
-
-    Judged on means over the seeds, and by each metric's better way: ``frontier(report, "gpu_seconds", "e2e_s.p99")``.
-    Left out, with the reason, are candidates that lack one of the figures in every seed, and those that completed too
-    little for `compare` to judge it. Raises `ValueError` for a metric that has no better way.
+    ``frontier(report, "gpu_seconds", "e2e_s.p99:min", where=["slo_attainment>=0.99"])``; the figures need not be among
+    those that the report shows. `Sweep.pareto` is the same of a sweep.
     """
-    if unfit := [name for name in metrics if metric(name).better == "neither"]:
-        raise ValueError(f"{unfit[0]} has no better way, so nothing can be best in it")
-    read = [metric(name) for name in metrics]
+    known = {item.key: item for item in report.metrics}
+    best, bounds = objectives_of(objectives, known), constraints_of(where, known)
+    judging: list[Judging] = [*best, *bounds]
+    figures = [one.metric for one in judging]
     measured = {
-        name: [measure(run, read, name, run.manifest.seed) for run in runs]
+        name: [measure(run, figures, name, run.manifest.seed) for run in runs]
         for name, runs in report.runs.items()
     }
-    costs: dict[str, tuple[float, ...]] = {}
-    left_out: dict[str, str] = {}
-    partly: list[Lack] = []
-    for candidate in report.runs:
-        lacks = [one for item in read if (one := lack(item, candidate, measured[candidate])) is not None]
-        why = _not_judged(report, candidate, read, lacks)
-        if why is not None:
-            left_out[candidate] = why
-            continue
-        partly += lacks
-        costs[candidate] = tuple(_mean_cost(measured[candidate], one) for one in read)
-    found = Frontier(
-        name
-        for name, cost in costs.items()
-        if not any(_dominates(other, cost) for rival, other in costs.items() if rival != name)
-    )
-    found.left_out, found.lacks = left_out, partly
-    return found
-
-
-def _not_judged(
-    report: Report, candidate: str, metrics: Sequence[Metric], lacks: Sequence[Lack]
-) -> str | None:
-    """Why this candidate cannot be held against others; None: it can."""
-    if not report.completed_enough(candidate) and not all(one.of_all for one in metrics):
-        return f"it completed {report.completed_share(candidate):.1%} of its requests"
-    whole = [one for one in lacks if one.whole]
-    return ", ".join(f"no value of {one.label}{f' ({one.why})' if one.why else ''}" for one in whole) or None
-
-
-def _mean_cost(measured: Sequence[Measured], one: Metric) -> float:
-    """Over the seeds that have it; the lower, the better."""
-    values = [value for found in measured if (value := found.values.get(one.key)) is not None]
-    return sum(values) / len(values) * (1.0 if one.better == "lower" else -1.0)
-
-
-def _dominates(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
-    return one != other and all(a <= b for a, b in zip(one, other, strict=True))
+    for failed in report.errors:
+        measured[failed.candidate].append(failed)
+    return pareto(measured, best, bounds)

@@ -47,7 +47,7 @@ class Index:
     def __init__(self, folder: Path, axes: Axes, metrics: Sequence[Metric]) -> None:
         self.folder = folder / RUNS
         self.axes = axes
-        self._keys = [item.key for item in metrics if item.key not in _LAST]
+        self._keys = [item.key for item in metrics if is_one_figure(item) and item.key not in _LAST]
         self.schema = pa.schema(
             _FIRST
             | {path: type_of(axis) for path, axis in axes.items()}
@@ -127,6 +127,11 @@ def measured_in(table: pa.Table, keys: Sequence[str]) -> Iterator[Measured]:
                 if name in row and name not in ("why", "groups")
             },
         )
+
+
+def is_one_figure(item: Metric) -> bool:
+    """It has a column of its own; of figures by group, each run has as many as it has groups."""
+    return not item.by or item.across is not None
 
 
 def type_of(axis: Axis) -> pa.DataType:

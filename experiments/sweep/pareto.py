@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal
 from msgspec import Struct
 
 from experiments.findings import LITTLE
+from experiments.lacks import Lack, lack
 from experiments.measured import Measured
 from experiments.metrics import Metric, metric
 from experiments.sweep.space import SweepError
@@ -100,9 +101,14 @@ def _objective(name: str, best: str | None, known: Mapping[str, Metric]) -> Obje
 
 def _figure(name: str, known: Mapping[str, Metric]) -> Metric:
     try:
-        return known.get(name) or metric(name)
+        one = known.get(name) or metric(name)
     except ValueError as error:
         raise SweepError(str(error)) from None
+    if one.by and one.across is None:
+        raise SweepError(
+            f"{name} has a value for each group; one over all of them decides, as {name}:max_min"
+        )
+    return one
 
 
 def constraints_of(given: Sequence[str], known: Mapping[str, Metric] = {}) -> tuple[Constraint, ...]:
@@ -136,6 +142,8 @@ class Pareto(Struct, frozen=True, kw_only=True):
     candidates: tuple[Candidate, ...]
     knee: str | None
     """See `KNEE`; None where the front is empty."""
+    lacks: tuple[Lack, ...] = ()
+    """Figures of candidates that were judged which had no value in some of their seeds: those count in no mean."""
 
     def names(self, standing: Standing) -> list[str]:
         """The candidates that stand so, those of a front from the best in the first objective on."""
@@ -189,9 +197,18 @@ def pareto(
     ]  # fmt: skip
     placed.sort(key=lambda one: order.get(one.name, len(order)))
     knee = knee_of({name: costs[name] for name in order})
+    figures: list[Judging] = [*objectives, *constraints]
+    lacks = [
+        missing
+        for one in placed
+        for figure in figures
+        if one.standing != "left out"
+        and (missing := lack(figure.metric, one.name, measured[one.name])) is not None
+    ]
     return Pareto(
-        objectives=tuple(objectives), constraints=tuple(constraints), candidates=tuple(placed), knee=knee
-    )
+        objectives=tuple(objectives), constraints=tuple(constraints), candidates=tuple(placed), knee=knee,
+        lacks=tuple(lacks),
+    )  # fmt: skip
 
 
 def judged(
@@ -220,13 +237,8 @@ def _not_judged(runs: Sequence[Measured], figures: Sequence[Judging], means: Map
     submitted, completed = (sum(getattr(run, name) for run in runs) for name in ("submitted", "completed"))
     if submitted and completed < LITTLE * submitted and not all(one.metric.of_all for one in figures):
         return f"it completed {completed / submitted:.1%} of its requests"
-    missing = {one.key: one.metric for one in figures if one.key not in means}
-    return ", ".join(_missing(one, runs) for one in missing.values())
-
-
-def _missing(one: Metric, runs: Sequence[Measured]) -> str:
-    why = next((run.why[one.key] for run in runs if one.key in run.why), "")
-    return f"no value of {one.label.partition(' (')[0]}{f' ({why})' if why else ''}"
+    lacks = [lack(one.metric, runs[0].candidate, runs) for one in figures if one.key not in means]
+    return ", ".join(f"no value of {one.label}{f' ({one.why})' if one.why else ''}" for one in lacks if one)
 
 
 Costs = tuple[float, ...]

@@ -88,14 +88,15 @@ class Sweep:
         firsts = {
             row["candidate"]: row for row in reversed(self.runs.select(["candidate", *axes]).to_pylist())
         }
+        keys = dict.fromkeys(key for runs in self.measured.values() for run in runs for key in run.values)
         for name, runs in self.measured.items():
             row: dict[str, Any] = {
                 **firsts[name],
                 "runs": len(runs),
                 "failed": _failed(runs),
             }
-            for item in self.metrics:
-                row |= _interval(item.key, runs)
+            for key in keys:
+                row |= _interval(key, runs)
             yield row
 
     def pareto(
@@ -169,11 +170,8 @@ def load_sweep(folder: str | Path) -> Sweep:
 
 
 def described(item: Metric) -> dict[str, Any]:  # Any: JSON values
-    """A metric in a plan: what tables need of it."""
-    return {name: getattr(item, name) for name in ("key", *_DESCRIBED)}
-
-
-_DESCRIBED = ("unit", "better", "scale", "of_all")
+    """A metric in a plan: all but what reads it."""
+    return {name: getattr(item, name) for name in ("key", *item.__struct_fields__) if name != "read"}
 
 
 def _metric_of(document: Mapping[str, Any]) -> Metric:
@@ -181,7 +179,8 @@ def _metric_of(document: Mapping[str, Any]) -> Metric:
     try:
         return metric(document["key"])
     except ValueError:
-        return Metric(name=document["key"], read=_unread, **{name: document[name] for name in _DESCRIBED})
+        fields = {name: document[name] for name in Metric.__struct_fields__ if name != "read"}
+        return Metric(read=_unread, **{**fields, "by": tuple(fields["by"])})
 
 
 def _unread(_: object) -> float | None:

@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from experiments.compare import FaultSource, TraceSource
 from experiments.executor import Executor, Failure
-from experiments.measured import Measured, measure
+from experiments.measured import Measured, check_columns, measure
 from experiments.metrics import Metric, metrics_of
 from experiments.progress import progress_bar
 from experiments.sweep.design import Design, method_of
@@ -209,12 +209,14 @@ def _study(
     )  # fmt: skip
     judging: list[Judging] = [*design.objectives, *design.constraints]
     known |= {one.key: one.metric for one in judging}
+    traces = {seed: trace if isinstance(trace, Trace) else trace(seed) for seed in chosen}
+    check_columns(known.values(), traces.values())
     return _Study(
         base=base,
         design=design,
         metrics=tuple(known.values()),
         seeds=chosen,
-        traces={seed: trace if isinstance(trace, Trace) else trace(seed) for seed in chosen},
+        traces=traces,
         faults={seed: faults(seed) if callable(faults) else faults for seed in chosen},
         sessions=sessions,
         keep_runs=keep_runs,

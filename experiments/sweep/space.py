@@ -17,14 +17,18 @@ from msgspec import Struct
 from fleet import FleetSpec
 from policies.base import Component
 from policies.building import to_table
+from traces.values import BadValue
 
 MOST_REPEATS = 1000
 """Draws without a new point after which there are none left to be found."""
 _SOBOL_BLOCK = 64
 
 
-class SweepError(ValueError):
+class SweepError(BadValue):
     """A sweep was asked for that cannot be: what was wrong with it, and what would be right."""
+
+    def __init__(self, problem: str) -> None:
+        super().__init__("", problem)
 
 
 class Range(Struct, frozen=True):

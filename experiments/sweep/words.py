@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from experiments.lacks import in_words
 from experiments.metrics import Metric
+from experiments.sweep.index import is_one_figure
 from experiments.sweep.pareto import KNEE, Candidate, Judging, Pareto
 from experiments.text import plain_number
 
@@ -75,14 +77,16 @@ def _lines(found: Pareto) -> list[str]:
         )
     if found.knee is not None:
         lines.append(f"Knee: {found.knee} ({KNEE}).")
-    return lines + _some([f"· {name} is not judged: {why}." for name, why in found.left_out.items()])
+    lines += _some([f"· {name} is not judged: {why}." for name, why in found.left_out.items()])
+    return lines + _some([f"· {said}" for said in in_words(found.lacks)])
 
 
 def _points(sweep: Sweep) -> Table:
-    table = _table("candidate", *(one.label for one in sweep.metrics))
+    figures = [one for one in sweep.metrics if is_one_figure(one)]
+    table = _table("candidate", *(one.label for one in figures))
     rows = sweep.points.slice(0, MOST_ROWS).to_pylist()
     for row in rows:
-        table.add_row(row["candidate"], *(_cell(row.get(one.key), one.scale) for one in sweep.metrics))
+        table.add_row(row["candidate"], *(_cell(row.get(one.key), one.scale) for one in figures))
     if len(sweep.points) > len(rows):
         table.add_row(f"and {len(sweep.points) - len(rows):,} more")
     return table

@@ -18,23 +18,19 @@ COUNTED = ("random", "sobol", "optuna")
 
 def sweep(arguments: Namespace) -> int:
     """Make the runs that are not there yet; print the front, or the points, and what failed: then the status is 1."""
-    from experiments import SweepError
     from experiments import sweep as sweep_it
 
     base, out = inputs.spec_of(arguments.spec, arguments.changes), inputs.writable(arguments.out)
     inputs.say_odd(base)
     trace = inputs.trace_of(arguments)
-    try:
-        made = sweep_it(
-            trace, base, axes_of(arguments.grid, arguments.range), seeds=range(arguments.seeds),
-            metrics=None if arguments.metrics is None else inputs.alternatives(arguments.metrics),
-            objectives=inputs.alternatives(arguments.objectives) if arguments.objectives else (),
-            where=arguments.where, method=_method(arguments), search_seed=arguments.search_seed,
-            faults=inputs.faults_of(arguments, ends_s=trace.duration_s, replicas=base.all_replicas),
-            sessions=arguments.sessions is not None, out=out, keep_runs=arguments.keep_runs, workers=arguments.workers,
-        )  # fmt: skip
-    except SweepError as error:
-        raise UsageError(f"sweep: {error}") from None
+    made = sweep_it(
+        trace, base, axes_of(arguments.grid, arguments.range), seeds=range(arguments.seeds),
+        metrics=None if arguments.metrics is None else inputs.alternatives(arguments.metrics),
+        objectives=inputs.alternatives(arguments.objectives) if arguments.objectives else (),
+        where=arguments.where, method=_method(arguments), search_seed=arguments.search_seed,
+        faults=inputs.faults_of(arguments, ends_s=trace.duration_s, replicas=base.all_replicas),
+        sessions=arguments.sessions is not None, out=out, keep_runs=arguments.keep_runs, workers=arguments.workers,
+    )  # fmt: skip
     output.stdout().print(made)
     _say_where(made)
     return 1 if made.failures else 0

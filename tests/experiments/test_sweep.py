@@ -145,7 +145,9 @@ def test_runs_that_raise_are_reported_and_the_others_are_kept(base, tmp_path):
     assert bytes_of(tmp_path / "one") == bytes_of(tmp_path / "two")
     assert {failed.candidate for failed in one.failures} == {"routing=raises-late, replicas=2"}
     assert 0 < len(one.failures) < 6
-    assert one.failures[0].error.startswith("PolicyError: routing policy raises-late raised RuntimeError: no idea")
+    assert one.failures[0].error.startswith(
+        "PolicyError: routing policy raises-late raised RuntimeError: no idea"
+    )
     assert "in route" in one.failures[0].traceback
     assert one.runs["digest"].null_count == 0
     assert one.pareto().front == ["routing=least-outstanding, replicas=2"]
@@ -162,7 +164,7 @@ def test_a_metric_that_raises_costs_its_value_alone(base):
     def broken(run):
         raise ZeroDivisionError("by nothing")
 
-    own = Metric(name="own", read=broken, better="lower", unit="")
+    own = Metric("own", "", broken, better="lower")
     found = swept(base, metrics=[own, "e2e_s.p50"])
     measured = found.measured["replicas=2, routing=least-outstanding"][0]
     assert measured.values["own"] is None
@@ -172,7 +174,7 @@ def test_a_metric_that_raises_costs_its_value_alone(base):
 
 
 def test_a_metric_of_ones_own_is_an_objective_too(base, tmp_path):
-    own = Metric(name="size", read=lambda run: 3.0, better="higher", unit="")
+    own = Metric("size", "", lambda run: 3.0, better="higher")
     found = swept(base, tmp_path, metrics=[own], objectives=["size"], workers=2)
     assert len(found.pareto().front) == 4
     assert len(load_sweep(tmp_path).pareto().front) == 4
@@ -376,6 +378,23 @@ def test_a_search_bears_points_that_fail(base):
     found = swept(base, axes=axes, method="optuna:20", seeds=[0, 1, 2])
     assert found.failures
     assert found.pareto().front
+
+
+def test_figures_by_group_are_kept_of_each_run(base, tmp_path):
+    trace = TRACE.assign(tenant="choice:a=0.5,b=0.5")
+    found = sweep(
+        trace, base, {"replicas": [2]}, seeds=[0], metrics=["e2e_s.p99@tenant"], out=tmp_path, progress=False,
+        objectives=["e2e_s.p99@tenant:max_min"],
+    )  # fmt: skip
+    values = found.measured["replicas=2"][0].values
+    assert {"e2e_s.p99@tenant=a", "e2e_s.p99@tenant=b"} <= values.keys()
+    assert found.points["e2e_s.p99@tenant=a"].to_pylist() == [values["e2e_s.p99@tenant=a"]]
+    assert found.runs["e2e_s.p99@tenant:max_min"].to_pylist()[0] >= 1.0
+    assert load_sweep(tmp_path).measured == found.measured
+    with pytest.raises(SweepError, match="has a value for each group"):
+        found.pareto(["e2e_s.p99@tenant"])
+    with pytest.raises(ValueError, match="nothing to group requests by"):
+        swept(base, metrics=["e2e_s.p99@flavour"])
 
 
 def test_rows_keep_what_was_measured_of_groups(tmp_path):

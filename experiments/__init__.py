@@ -13,7 +13,7 @@ from experiments.metrics import DEFAULT_METRICS, TOKEN_METRICS, Metric, metric
 from experiments.power import power
 from experiments.reasons import NoValue
 from experiments.report import Report, load_report
-from experiments.sweep import Pareto, Range, Sweep, SweepError, frontier, grid, load_sweep, sweep
+from experiments.sweep import Pareto, Range, Sweep, SweepError, frontier, grid, load_sweep, plot_pareto, sweep
 
 __all__ = [
     "DEFAULT_METRICS",
@@ -34,6 +34,7 @@ __all__ = [
     "load_report",
     "load_sweep",
     "metric",
+    "plot_pareto",
     "power",
     "sweep",
 ]

@@ -2,6 +2,7 @@
 
 from experiments.sweep.frontier import frontier
 from experiments.sweep.pareto import Pareto
+from experiments.sweep.plot import plot_pareto
 from experiments.sweep.result import Sweep, load_sweep
 from experiments.sweep.running import sweep
 from experiments.sweep.space import Range, SweepError, grid
@@ -14,5 +15,6 @@ __all__ = [
     "frontier",
     "grid",
     "load_sweep",
+    "plot_pareto",
     "sweep",
 ]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -14,9 +16,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from msgspec import Struct
 
+from experiments.findings import LEVEL
 from experiments.measured import Measured
 from experiments.metrics import Metric, metric
-from experiments.paired import paired_difference
 from experiments.sweep.design import axes_of
 from experiments.sweep.index import Index, measured_in
 from experiments.sweep.pareto import Pareto, constraints_of, objectives_of, pareto
@@ -201,9 +203,17 @@ def _failed(runs: Sequence[Measured]) -> int:
 
 
 def _interval(key: str, runs: Sequence[Measured]) -> dict[str, float | None]:
-    there = [run for run in runs if run.values.get(key) is not None]
-    if not there:
-        return dict.fromkeys((key, f"{key} low", f"{key} high"))
-    values = [run.values[key] or 0.0 for run in there]
-    of = paired_difference(values, distinct=len({run.fingerprint for run in there}))
-    return {key: of.mean, f"{key} low": of.low, f"{key} high": of.high}
+    """The mean over the runs that have a value; its ends are None where chance had no part in them."""
+    there = {run.fingerprint: value for run in runs if (value := run.values.get(key)) is not None}
+    values = [value for run in runs if (value := run.values.get(key)) is not None]
+    mean = fmean(values) if values else None
+    half = half_width(values) if mean is not None and len(there) > 1 else None
+    ends = (None, None) if mean is None or half is None else (mean - half, mean + half)
+    return {key: mean, f"{key} low": ends[0], f"{key} high": ends[1]}
+
+
+def half_width(values: Sequence[float]) -> float:
+    """Of Student's 95 % interval of a mean. `scipy.stats` would say it too, and takes a second to import."""
+    from scipy.special import stdtrit
+
+    return float(stdtrit(len(values) - 1, 1.0 - LEVEL / 2.0)) * stdev(values) / math.sqrt(len(values))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fleet.cli import inputs, output
@@ -32,8 +34,19 @@ def sweep(arguments: Namespace) -> int:
         sessions=arguments.sessions is not None, out=out, keep_runs=arguments.keep_runs, workers=arguments.workers,
     )  # fmt: skip
     output.stdout().print(made)
-    _say_where(made)
+    if made.folder is not None:
+        _draw(made, made.folder)
+        front = f"; the fleets of the front are in {made.folder / 'front'}" if made.plan.objectives else ""
+        output.note(f"saved in {made.folder}{front}")
     return 1 if made.failures else 0
+
+
+def _draw(made: Sweep, folder: Path) -> None:
+    """`front.svg`, where there are two figures to draw it by, and what draws is installed."""
+    from experiments import plot_pareto
+
+    if len({*made.plan.objectives, *made.plan.where}) > 1 and find_spec("matplotlib") is not None:
+        (folder / "front.svg").write_text(plot_pareto(made.pareto()), encoding="utf-8")
 
 
 def axes_of(lists: Sequence[str], ranges: Sequence[str]) -> Mapping[str, Axis]:
@@ -74,10 +87,3 @@ def _method(arguments: Namespace) -> str:
         if (count := getattr(arguments, kind)) is not None:
             return f"{kind}:{count}"
     return "grid"
-
-
-def _say_where(made: Sweep) -> None:
-    if made.folder is None:
-        return
-    front = f"; the front's fleets are in {made.folder / 'front'}" if made.plan.objectives else ""
-    output.note(f"saved in {made.folder}{front}")

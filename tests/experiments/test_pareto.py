@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments import SweepError
+from experiments import SweepError, plot_pareto
 from experiments.measured import Measured
 from experiments.sweep.pareto import constraints_of, knee_of, nondominated, objectives_of, pareto
 
@@ -116,6 +116,39 @@ def test_a_front_of_nobody_says_so():
 def test_a_mistake_is_named(objectives, where, says):
     with pytest.raises(SweepError, match=says):
         of(ran("x", 1.0, 0.2), objectives=objectives, where=where)
+
+
+def test_a_plot_has_everybody_the_knee_and_the_bound():
+    found = of(
+        ran("<a>", 10.0, 1.0), ran("b", 9.0, 0.2), ran("c", 1.0, 0.01), ran("d", 1.0, 0.9), ran("e", 50.0, 3.0),
+        ran("gone", None, None), where=["e2e_s.p99<=2"],
+    )  # fmt: skip
+    drawn = plot_pareto(found)
+    assert drawn == plot_pareto(found), "the same bytes each time"
+    for text in (
+        "front (3)",
+        "dominated (1)",
+        "does not keep the constraints (1)",
+        "knee: b",
+        "e2e_s.p99&lt;=2",
+    ):
+        assert text in drawn
+    assert "throughput (1/s) (more is better)" in drawn
+    assert plot_pareto(found, x="e2e_s.p99") != drawn
+
+
+@pytest.mark.parametrize("standing", ["nobody", "one"])
+def test_a_plot_of_few_is_drawn_all_the_same(standing):
+    runs = [ran("x", 1.0, 0.2)] if standing == "one" else []
+    assert plot_pareto(of(*runs, where=["e2e_s.p99<=0.1"])).startswith("<svg")
+
+
+def test_a_plot_needs_two_figures_that_were_judged():
+    found = of(ran("x", 1.0, 0.2), objectives=["e2e_s.p99"])
+    with pytest.raises(SweepError, match=r"two figures out of those that were judged: e2e_s\.p99"):
+        plot_pareto(found)
+    with pytest.raises(SweepError, match="two figures"):
+        plot_pareto(of(ran("x", 1.0, 0.2)), x="cost")
 
 
 def test_a_way_can_be_said_of_what_has_none_and_against_what_it_has():

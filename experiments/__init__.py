@@ -12,6 +12,7 @@ from experiments.findings import Row
 from experiments.metrics import DEFAULT_METRICS, TOKEN_METRICS, Metric, metric
 from experiments.power import power
 from experiments.reasons import NoValue
+from experiments.regret import regret
 from experiments.report import Report, load_report
 from experiments.sweep import Pareto, Range, Sweep, SweepError, frontier, grid, load_sweep, plot_pareto, sweep
 
@@ -36,5 +37,6 @@ __all__ = [
     "metric",
     "plot_pareto",
     "power",
+    "regret",
     "sweep",
 ]

@@ -10,10 +10,12 @@ from rich.console import Console
 import tests.bench
 from tests.bench import (
     bench_simulation,
+    exports,
     live_echo,
     live_fleet,
     overload,
     ratios,
+    reading,
     simulation,
     sweeping,
     token_steps,
@@ -24,9 +26,12 @@ TINY: dict[Callable[..., Any], dict[str, Any]] = {
     simulation.speed_rows: {"requests": 200, "rounds": 1},
     simulation.growth_rows: {"sizes": ((200, 2), (400, 4))},
     simulation.pool_rows: {"requests": 400, "replicas": 50, "rounds": 1},
+    simulation.log_rows: {"requests": 200, "replicas": (2,), "rounds": 1},
     overload.rows: {"requests": 200, "llm_requests": 50, "rounds": 1},
     token_steps.simulated_rows: {"most": 10},
     sweeping.rows: {"runs": 20, "rounds": 1},
+    reading.rows: {"azure": (200, 400), "mooncake": (20, 40), "rounds": 1},
+    exports.rows: {"requests": 200, "rounds": 1},
     live_fleet.rows: {"requests": 200, "duration_s": 0.1, "unloaded": 10},
     token_steps.live_rows: {"steps": 20, "short_steps": 10},
 }
@@ -38,11 +43,13 @@ TABLES = [
 PARTS = {
     "live_echo",
     "overload",
+    "reading",
     "live_fleet",
     "simulation",
     "sweeping",
     "token_steps",
     "bench_simulation",
+    "exports",
     "torch_engine",
 }
 """What is run here."""

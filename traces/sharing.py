@@ -13,6 +13,7 @@ import pyarrow as pa
 from msgspec import Struct
 
 from traces.files import replacing
+from traces.recipe import Recipe
 from traces.schema import Header
 from traces.trace import Trace
 
@@ -26,10 +27,11 @@ class SharedTrace(Struct, frozen=True):
     path: str
     header: Header
     sha256: str
+    recipe: Recipe | None
 
     def open(self) -> Trace:
         """The trace; its columns are the file's own pages."""
-        return Trace(_mapped(self.path), self.header, sha256=self.sha256)
+        return Trace(_mapped(self.path), self.header, recipe=self.recipe, sha256=self.sha256)
 
 
 def share(trace: Trace, folder: Path) -> SharedTrace:
@@ -37,13 +39,9 @@ def share(trace: Trace, folder: Path) -> SharedTrace:
     path = folder / f"{trace.sha256}.arrow"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        with (
-            replacing(path) as part,
-            part.open("wb") as sink,
-            pa.ipc.new_file(sink, trace.table.schema) as file,
-        ):
+        with replacing(path) as sink, pa.ipc.new_file(sink, trace.table.schema) as file:
             file.write_table(trace.table)
-    return SharedTrace(str(path.absolute()), trace.header, trace.sha256)
+    return SharedTrace(str(path.absolute()), trace.header, trace.sha256, trace.recipe)
 
 
 @lru_cache(KEPT_OPEN)

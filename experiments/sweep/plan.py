@@ -10,6 +10,7 @@ import fcntl
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from shutil import rmtree
 from typing import Any
 
 import msgspec
@@ -78,9 +79,18 @@ def settle(folder: Path, plan: Plan) -> None:
             more = len(differences) - MOST_DIFFERENCES
             said = "; ".join(differences[:MOST_DIFFERENCES]) + (f"; and {more} more" if more > 0 else "")
             raise SweepError(f"{folder}: holds another sweep: {said}. Give another folder for this one")
-    elif any(child.name not in (LOCK, f".{PLAN}.part") for child in folder.iterdir()):
+    elif any(child.name != LOCK and not child.match(f".{PLAN}.*.part") for child in folder.iterdir()):
         raise SweepError(f"{folder}: holds other files, and no sweep; give a folder that is new or empty")
     write_whole(folder / PLAN, msgspec.json.format(encoded(plan)) + b"\n")
+
+
+def sweep_up(folder: Path) -> None:
+    """Remove what a process that was killed has left half written."""
+    for left in list(folder.rglob(".*.part")):
+        if left.is_dir():
+            rmtree(left)
+        else:
+            left.unlink(missing_ok=True)
 
 
 _Difference = tuple[str, object, object]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from experiments.metrics import Metric
 from experiments.plots import PALETTE, WIDTH, legend_above, log_ticks, new_figure, svg_text
@@ -70,13 +70,19 @@ def _mark_knee(axes: Axes, found: Pareto, across: Metric, up: Metric) -> None:
     for one in found.candidates:
         if one.name == found.knee:
             place = (_at(one, across), _at(one, up))
-            ring = {"marker": "o", "s": 130, "facecolors": "none", "edgecolors": PALETTE[6], "zorder": 4}
+            ring: dict[str, Any] = {  # Any: matplotlib's keyword arguments
+                "marker": "o",
+                "s": 130,
+                "facecolors": "none",
+                "edgecolors": PALETTE[6],
+                "zorder": 4,
+            }
             axes.scatter([place[0]], [place[1]], label=f"knee: {one.name}", **ring)
 
 
 def _mark_constraints(axes: Axes, found: Pareto, across: Metric, up: Metric) -> None:
     for one in found.constraints:
-        line = {"color": PALETTE[1], "linestyle": "--", "linewidth": 1.0, "label": str(one)}
+        line: dict[str, Any] = {"color": PALETTE[1], "linestyle": "--", "linewidth": 1.0, "label": str(one)}
         if one.key == across.key:
             axes.axvline(one.bound * across.scale, **line)
         elif one.key == up.key:

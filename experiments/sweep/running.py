@@ -21,7 +21,7 @@ from experiments.progress import progress_bar
 from experiments.sweep.design import Design, method_of
 from experiments.sweep.index import Index, Row
 from experiments.sweep.pareto import Candidate, Judging, constraints_of, judged, objectives_of
-from experiments.sweep.plan import Plan, alone_in, settle
+from experiments.sweep.plan import Plan, alone_in, settle, sweep_up
 from experiments.sweep.result import Sweep, described, load_sweep
 from experiments.sweep.space import Axes, Point, SweepError
 from fleet import FleetSpec, Run, simulate
@@ -128,6 +128,7 @@ class _Study(Struct, frozen=True, kw_only=True):
         """Make the runs that are not in `folder` yet."""
         with alone_in(folder):
             settle(folder, self.plan())
+            sweep_up(folder)
             shared = {seed: share(trace, folder / "traces") for seed, trace in self.traces.items()}
             index = Index(folder, self.design.axes, self.metrics)
             done = index.done()

@@ -12,7 +12,7 @@ from fleet.cli import output
 from fleet.cli.values import UsageError
 
 if TYPE_CHECKING:
-    from fleet import FleetSpec
+    from fleet import FleetSpec, Run
     from traces import FaultTrace, OperationsTrace, Trace
 
 Table = dict[str, Any]  # Any: whatever TOML holds
@@ -30,6 +30,7 @@ def trace_of(arguments: Namespace) -> Trace:
         failed=arguments.failed,
         time_unit=arguments.time_unit,
         block_tokens=arguments.block_tokens,
+        columns=arguments.columns,
         format=arguments.format,
     )
     if arguments.failed is None:
@@ -270,6 +271,23 @@ def alternatives(text: str) -> list[str]:
             continue
         parts[-1] += character
     return [part.strip() for part in parts]
+
+
+def run_of(folder: Path) -> Run:
+    """The run that was saved in `folder`. Errors name the file that is missing or damaged."""
+    from fleet import load_run
+
+    try:
+        return load_run(folder)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+
+
+def folder_for_run(arguments: Namespace) -> Path | None:
+    """Where the run is to be saved, if it is: `--out`, made now."""
+    if arguments.with_trace and arguments.out is None:
+        raise UsageError("--with-trace goes with --out DIR")
+    return writable(arguments.out)
 
 
 def writable(path: Path | None) -> Path | None:

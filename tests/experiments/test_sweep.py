@@ -229,15 +229,15 @@ def test_other_peoples_files_are_left_alone(base, tmp_path):
 
 def test_a_full_disk_names_the_file_and_leaves_what_is_there(base, tmp_path, monkeypatch):
     whole = bytes_of_sweep(base, tmp_path / "whole")
-    write, written = Path.write_bytes, []
+    replace, replaced = Path.replace, []
 
-    def full(path, data):
-        if "seed-" in path.name and len(written) == 3:
+    def full(part, target):
+        if "seed-" in part.name and len(replaced) == 3:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        written.extend([path] if "seed-" in path.name else [])
-        return write(path, data)
+        replaced.extend([part] if "seed-" in part.name else [])
+        return replace(part, target)
 
-    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr(Path, "replace", full)
     with pytest.raises(OSError, match=r"No space left on device: .*point=000001/seed-1.parquet"):
         swept(base, tmp_path / "full")
     monkeypatch.undo()
@@ -263,6 +263,13 @@ def test_a_run_that_lost_its_worker_is_made_again_when_the_sweep_goes_on(base, t
     lost = pq.read_table(file, partitioning=None)
     at = lost.column_names.index("error")
     pq.write_table(lost.set_column(at, "error", [[LOST]]), file)
+    assert bytes_of_sweep(base, tmp_path) == whole
+
+
+def test_what_a_kill_left_half_written_is_swept_up(base, tmp_path):
+    whole = bytes_of_sweep(base, tmp_path)
+    for left in (tmp_path / "runs" / ".seed-0.parquet.77.part", tmp_path / ".plan.json.77.part"):
+        left.write_bytes(b"half")
     assert bytes_of_sweep(base, tmp_path) == whole
 
 

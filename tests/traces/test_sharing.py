@@ -1,13 +1,11 @@
 """A trace that several processes read from one file."""
 
-import errno
-
 import pyarrow as pa
 import pytest
 
 from traces import Trace, load_trace, poisson
 from traces.columns import digest
-from traces.files import replacing, write_whole
+from traces.files import write_whole
 from traces.sharing import share
 
 
@@ -24,6 +22,7 @@ def test_a_shared_trace_is_the_trace_itself(trace, tmp_path):
     assert digest(opened.table) == trace.sha256
     assert list(opened) == list(trace)
     assert opened.header == trace.header
+    assert opened.recipe == trace.recipe
 
 
 def test_its_columns_are_the_pages_of_the_file(tmp_path):
@@ -44,20 +43,6 @@ def test_what_is_there_is_not_written_again_and_headers_do_not_mix(tmp_path):
     assert share(other, tmp_path).open().header == other.header
     assert shared.open().header == one.header
     assert [file.stat().st_mtime_ns for file in tmp_path.iterdir()] == [made_ns]
-
-
-def test_an_error_leaves_what_was_there(tmp_path):
-    path = tmp_path / "kept"
-    path.write_bytes(b"before")
-
-    def fill(part):
-        part.write_bytes(b"half")
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    with pytest.raises(OSError, match="No space left on device") as caught, replacing(path) as part:
-        fill(part)
-    assert caught.value.filename == str(path)
-    assert [(file.name, file.read_bytes()) for file in tmp_path.iterdir()] == [("kept", b"before")]
 
 
 def test_a_file_where_a_folder_should_be_is_named(tmp_path):

@@ -238,11 +238,11 @@ def changed(values: Table, changes: Iterable[str]) -> Table:
     return values
 
 
-def split_change(change: str) -> tuple[str, str]:
+def split_change(change: str, who: str = "--set and --vary take") -> tuple[str, str]:
     """`PATH` and what follows the first `=`."""
     path, equals, value = change.partition("=")
     if not equals or not path.strip(". ") or not value:
-        raise UsageError(f"--set and --vary take PATH=VALUE, such as routing=round-robin; got {change!r}")
+        raise UsageError(f"{who} PATH=VALUE, such as routing=round-robin; got {change!r}")
     return path.strip(), value
 
 

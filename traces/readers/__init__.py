@@ -10,21 +10,31 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Protocol
 
-from traces import operations
 from traces.data import bundled_names, bundled_path
 from traces.errors import TraceError
-from traces.rates import holds_rates
 from traces.readers import (
+    aiperf,
     azure,
     azure_functions,
+    azure_functions_2019,
     bailian,
+    blis,
     burstgpt,
+    dynamo,
+    guidellm,
+    lengths,
     measured_run,
     mooncake,
+    not_requests,
+    otel_genai,
     own,
-    recorded_faults,
+    servegen,
+    servegen_offline,
+    sharegpt,
     splitwise,
     vidur,
+    vllm_bench,
+    weka,
     workload,
 )
 from traces.readers.options import OnBad, OnFailed, ReadOptions, TimeUnit
@@ -68,6 +78,18 @@ FORMATS: tuple[Format, ...] = (
     workload,
     bailian,
     mooncake,
+    azure_functions_2019,
+    blis,
+    servegen,
+    servegen_offline,
+    vllm_bench,
+    aiperf,
+    guidellm,
+    dynamo,
+    weka,
+    otel_genai,
+    sharegpt,
+    lengths,
 )
 
 
@@ -78,6 +100,9 @@ def load_trace(
     failed: OnFailed | None = None,
     time_unit: TimeUnit | None = None,
     block_tokens: int | None = None,
+    arrivals: str | None = None,
+    chars_per_token: float | None = None,
+    seed: int = 0,
     format: str | None = None,
 ) -> Trace:
     """Read a trace from a file of any known format, plain or packed with gzip or bzip2.
@@ -95,13 +120,25 @@ def load_trace(
             None) has them as they are recorded, "drop" leaves them out; both count them in `Trace.report.failed`.
         time_unit: Of the arrivals, where the format does not say it: "s", "ms", "us" or "ns".
         block_tokens: Tokens that each prefix hash stands for, where the file's are not the format's usual blocks.
+        arrivals: The law by which the requests of a file without times come: ``poisson:RATE_PER_S``,
+            ``gamma:RATE_PER_S:CV``, ``constant:RATE_PER_S`` or ``at-once``.
+        chars_per_token: How many characters of a text make a token, where the file has texts and no counts.
+        seed: Of all that is drawn: arrivals, or the times within the minutes of a file that has counts of minutes.
         format: The name of the format to read it as; by default it is recognised.
 
     Raises:
         TraceError: No such file, an unknown format, a bad row, or times or hashes that contradict what the format
             says of them; says where, what, what would be right, and which format was assumed.
     """
-    options = ReadOptions(on_bad=on_bad, failed=failed, time_unit=time_unit, block_tokens=block_tokens)
+    options = ReadOptions(
+        on_bad=on_bad,
+        failed=failed,
+        time_unit=time_unit,
+        block_tokens=block_tokens,
+        arrivals=arrivals,
+        chars_per_token=chars_per_token,
+        seed=seed,
+    )
     source = Source(_found(Path(path)))
     reader = _recognised(source) if format is None else _named(format)
     options.only(reader.TAKES, reader.NAME)
@@ -138,14 +175,9 @@ def _found(path: Path) -> Path:
 
 
 def _unknown(source: Source) -> TraceError:
-    if recorded_faults.sniff(source):
-        return TraceError("holds faults, not requests", remedy="read it with load_faults()", file=source.path)
-    if operations.sniff(source):
-        remedy = "read it with load_operations()"
-        return TraceError("holds operations, not requests", remedy=remedy, file=source.path)
-    if holds_rates(source):
-        remedy = "sample requests from it: from_rates(load_rates(path), seed=0)"
-        return TraceError("holds rates, not requests", remedy=remedy, file=source.path)
+    if (instead := not_requests.found(source)) is not None:
+        holds, remedy = instead
+        return TraceError(f"holds {holds}, not requests", remedy=remedy, file=source.path)
     begins = source.first_line[:60]
     known = ", ".join(reader.NAME for reader in FORMATS)
     return TraceError(

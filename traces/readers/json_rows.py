@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
+from pathlib import Path
 from typing import Annotated, TypeVar
 
 import msgspec
@@ -42,10 +43,10 @@ def decode_lines(source: Source, kind: type[T], *, skip: int = 0) -> tuple[list[
             decoded.append(wanted(line))
             lines.append(number)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            errors.append(_explained(error, source, number))
+            errors.append(explained(error, source.path, number))
     rows = Rows(source.path, np.array(lines, dtype=int))
-    for explained in errors:
-        rows.unreadable(explained)
+    for bad in errors:
+        rows.unreadable(bad)
     return decoded, rows
 
 
@@ -86,7 +87,7 @@ def _scalar(text: bytes) -> Scalar:
     return text.decode("utf-8", "replace").strip()
 
 
-def _explained(error: Exception, source: Source, line: int) -> TraceError:
+def explained(error: Exception, file: Path, line: int) -> TraceError:
     """Msgspec's message in the form of ours: the field as the column, then what is wrong with it."""
     message = str(error)
     at = _AT.search(message)
@@ -99,4 +100,4 @@ def _explained(error: Exception, source: Source, line: int) -> TraceError:
         message = message[:1].lower() + message[1:].replace("`", "")
     else:
         message = f"is not JSON: {message}"
-    return TraceError(message, file=source.path, line=line, column=column)
+    return TraceError(message, file=file, line=line, column=column)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal, get_args
 
 from msgspec import Struct
@@ -28,6 +29,9 @@ class ReadOptions(Struct, frozen=True, kw_only=True):
     failed: OnFailed | None = None
     time_unit: TimeUnit | None = None
     block_tokens: int | None = None
+    arrivals: str | None = None
+    chars_per_token: float | None = None
+    seed: int = 0
 
     def __post_init__(self) -> None:
         for name, kind in (("on_bad", OnBad), ("failed", OnFailed), ("time_unit", TimeUnit)):
@@ -40,6 +44,11 @@ class ReadOptions(Struct, frozen=True, kw_only=True):
             raise TraceError(
                 f"block_tokens={self.block_tokens} is not possible", remedy="give a number above 0"
             )
+        if self.chars_per_token is not None and not 0 < self.chars_per_token < math.inf:
+            raise TraceError(
+                f"chars_per_token={self.chars_per_token} is not possible",
+                remedy="give a finite number above 0",
+            )
 
     def unit(self, usual: TimeUnit) -> TimeUnit:
         """The unit of arrivals: as told, else the format's usual one."""
@@ -50,6 +59,8 @@ class ReadOptions(Struct, frozen=True, kw_only=True):
         for name, why in (
             ("time_unit", "the format says the unit of its times itself"),
             ("block_tokens", "the format has no prefix hashes whose size it leaves open"),
+            ("arrivals", "the format says itself when its requests came"),
+            ("chars_per_token", "the format has no text whose tokens would have to be counted"),
         ):
             if getattr(self, name) is not None and name not in takes:
                 flag = f"--{name.replace('_', '-')}"

@@ -146,5 +146,6 @@ def _is_list(metric: _Metric) -> bool:
 def _before(lines: list[_Line]) -> list[str | None]:
     """For each request the id of the turn before it in its session."""
     told = [line.metadata for line in lines]
-    turns = {(one.x_correlation_id, one.turn_index): one.x_request_id for one in told if one.x_correlation_id}
-    return [turns.get((one.x_correlation_id, one.turn_index - 1)) if one.turn_index else None for one in told]
+    ids = {(one.x_correlation_id or "", one.turn_index): one.x_request_id for one in told}
+    turns = [(one.x_correlation_id or "", one.turn_index or 0) for one in told]
+    return [ids.get((session, turn - 1)) if session and turn else None for session, turn in turns]

@@ -30,7 +30,7 @@ from traces.synthesis.build import stream
 NAME = "azure-functions-2019"
 TAKES: frozenset[str] = frozenset()
 MINUTE_S = 60.0
-MOST = 10_000_000
+MOST = 5_000_000
 """Invocations of one trace."""
 _NAMES = ("HashOwner", "HashApp", "HashFunction", "Trigger")
 Ints = npt.NDArray[np.int64]

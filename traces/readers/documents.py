@@ -42,30 +42,22 @@ def has_keys(source: Source, *names: str) -> bool:
     """Whether one of the first lines, or the one document that the file is, is an object with all these keys."""
     if source.has_keys(*names):
         return True
+    if not source.first_line.startswith("{") or fields(source.first_line.encode()):
+        return False  # the first line is an object, so that each line is one: the whole file need not be looked at
     head = source.data[:PEEK_BYTES]
-    if not head.lstrip().startswith(b"{") or not all(f'"{name}"'.encode() in head for name in names):
-        return False  # so that a large file is not decoded for nothing
-    return set(names) <= fields(source.data).keys()
-
-
-def list_begins_with(source: Source, *names: str) -> bool:
-    """Whether the file is a JSON list whose first object has all these keys."""
-    head = source.data[:PEEK_BYTES].lstrip()
-    if not head.startswith(b"[") or not all(f'"{name}"'.encode() in head for name in names):
-        return False
-    return any(set(names) <= fields(element).keys() for element in elements(source.data)[:1])
+    return all(f'"{name}"'.encode() in head for name in names) and set(names) <= fields(source.data).keys()
 
 
 def first_keys(source: Source) -> set[str]:
     """The keys of the first object of the file's list, or of its first lines."""
-    if source.data.lstrip().startswith(b"["):
+    if source.first_line.startswith("["):
         return {key for element in elements(source.data)[:1] for key in fields(element)}
     return {key for line in source.json_lines[:1] for key in line}
 
 
 def objects(source: Source) -> list[Text]:
     """The objects of the file: the elements of its list, the one that it is, or those of its lines."""
-    if source.data.lstrip().startswith(b"["):
+    if source.first_line.startswith("["):
         return [Text(number, bytes(e)) for number, e in enumerate(elements(source.data), start=1)]
     if fields(source.data):
         return [Text(1, source.data)]

@@ -141,7 +141,7 @@ def _found(of: int, event: _Event, request: _Metrics, text: bytes) -> Found:
 
 def _signed(number: int) -> int:
     """The 64 bits of a number without sign, as one with a sign."""
-    return number - 2**64 if number >= 2**63 else number
+    return (number + 2**63) % 2**64 - 2**63
 
 
 def _others(text: bytes, session: str) -> dict[str, Scalar]:

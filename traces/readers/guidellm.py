@@ -6,7 +6,7 @@ end of a benchmark (``incomplete``) has failed here, as it has no whole answer. 
 
 Field names: src/guidellm/schemas/base/request_stats.py (31c74ea27242) and info.py (1053a039e573), and
 src/guidellm/benchmark/schemas/generative/benchmark.py (03820eba155d) of vllm-project/guidellm: the computed fields of
-`GenerativeRequestStats`. Reports before 0.3 have ``start_time`` for ``request_start_time``.
+`GenerativeRequestStats`. Earlier reports (`GenerativeTextResponseStats`) have ``start_time`` in its place.
 """
 
 from __future__ import annotations
@@ -61,22 +61,19 @@ class _Place(msgspec.Struct):
 
 
 def sniff(source: Source) -> bool:
-    """By its list of benchmarks, each with requests in groups."""
+    """By its list of benchmarks, of which one has requests in groups."""
     if not has_keys(source, "benchmarks"):
         return False
-    first = next((element for element in elements(_benchmarks(source))[:1]), msgspec.Raw(b""))
-    return any(group in fields(first, "requests") for group in _GROUPS)
+    return any(group in fields(one, "requests") for one in _benchmarks(source) for group in _GROUPS)
 
 
-def _benchmarks(source: Source) -> msgspec.Raw:
-    return next(
-        (fields(text.json).get("benchmarks", msgspec.Raw(b"")) for text in objects(source)[:1]), msgspec.Raw()
-    )
+def _benchmarks(source: Source) -> list[msgspec.Raw]:
+    return [one for text in objects(source) for one in elements(fields(text.json).get("benchmarks", b""))]
 
 
 def read(source: Source, options: ReadOptions) -> tuple[Rows, Header]:
     """Every request that a benchmark kept and sent. Requests that a report has only sampled are counted."""
-    benchmarks = elements(_benchmarks(source))
+    benchmarks = _benchmarks(source)
     places = [place for number, one in enumerate(benchmarks) for place in _places(number, one)]
     texts = [Text(number, place.text) for number, place in enumerate(places, start=1)]
     requests = decode(texts, _Request, source.path)
@@ -108,9 +105,7 @@ _CALLED = {
 def _places(number: int, benchmark: msgspec.Raw) -> list[_Place]:
     requests = fields(benchmark, "requests")
     return [
-        _Place(number, group, bytes(text))
-        for group in _GROUPS
-        for text in elements(requests.get(group, msgspec.Raw(b"")))
+        _Place(number, group, bytes(text)) for group in _GROUPS for text in elements(requests.get(group, b""))
     ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 from traces import operations
@@ -18,10 +19,10 @@ def _servegen_rates(source: Source) -> bool:
 
 
 def _servegen_lengths(source: Source) -> bool:
-    return source.data.startswith(b"{") and any(
-        name.isdigit() and "output_tokens" in fields(window)
-        for name, window in list(fields(source.data).items())[:1]
-    )
+    """Windows by their start, each with laws of lengths."""
+    if re.match(r'\{\s*"\d+"', source.first_line) is None:
+        return False
+    return any("output_tokens" in fields(window) for window in fields(source.data).values())
 
 
 _KINDS: tuple[tuple[Callable[[Source], bool], str, str], ...] = (

@@ -5,9 +5,9 @@ turns are a session, each following the one before at once, as the file knows no
 tokens they are: the caller says how many characters make one (``chars_per_token``), and the count is rounded up. When
 conversations begin is drawn by the law that the caller names. Both are steps in the header. The texts are not kept.
 
-Format: ``id`` and ``conversations``, a list of ``from`` (``human``, ``gpt``, ``system``, …) and ``value``, as
-vllm/benchmarks/datasets of vllm-project/vllm reads it. ``messages`` of ``role`` and ``content`` (OpenAI's chat) are
-read alike.
+Format: ``conversations``, a list of ``from`` (``human`` and ``gpt`` above all) and ``value``, with an ``id``, as
+src/aiperf/dataset/loader/sharegpt.py of ai-dynamo/aiperf reads the published file, commit 2980cd9e7b1a. ``messages`` of
+``role`` and ``content``, as OpenAI's chat has them, are read alike.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ import numpy as np
 from traces.errors import TraceError
 from traces.readers.json_rows import explained
 from traces.readers.rows import Rows
-from traces.source import PEEK_BYTES, Source
+from traces.source import PEEK_BYTES, PEEK_LINES, Source
 
 T = TypeVar("T")
 Fields = dict[str, msgspec.Raw]
@@ -49,10 +49,10 @@ def has_keys(source: Source, *names: str) -> bool:
 
 
 def first_keys(source: Source) -> set[str]:
-    """The keys of the first object of the file's list, or of its first lines."""
+    """The keys that the first objects of the file's list, or of its lines, have between them."""
     if source.first_line.startswith("["):
-        return {key for element in elements(source.data)[:1] for key in fields(element)}
-    return {key for line in source.json_lines[:1] for key in line}
+        return {key for element in elements(source.data)[:PEEK_LINES] for key in fields(element)}
+    return {key for line in source.json_lines for key in line}
 
 
 def objects(source: Source) -> list[Text]:

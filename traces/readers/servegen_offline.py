@@ -11,27 +11,25 @@ and Optimizing Offline LLM Inference in Production with ACDC", SOSP 2026.
 from __future__ import annotations
 
 import msgspec
-import pyarrow as pa
 from msgspec.structs import replace
 
 from traces.published import header_of
 from traces.readers import arrivals
-from traces.readers.blocks import put_blocks
-from traces.readers.found import seconds
-from traces.readers.json_rows import Int64, decode_lines, other_fields
+from traces.readers.documents import decode, fields, objects
+from traces.readers.found import Found, rows_of, seconds
+from traces.readers.json_rows import Int64, others
 from traces.readers.options import ReadOptions
 from traces.readers.rows import Rows
 from traces.schema import Header
 from traces.source import Source
 
 NAME = "servegen-offline"
-TAKES = frozenset({"arrivals", "block_tokens"})
+TAKES = frozenset({"arrivals"})
 BLOCK_TOKENS = 16
 
 
 class _Line(msgspec.Struct):
     request_id: Int64
-    type: str
     input_length: Int64
     output_length: Int64 | None = None
     duration: float | None = None
@@ -47,18 +45,33 @@ def sniff(source: Source) -> bool:
 
 def read(source: Source, options: ReadOptions) -> tuple[Rows, Header]:
     """All fields; the modality and the images go to `extra`."""
-    lines, rows = decode_lines(source, _Line)
+    lines = decode(objects(source), _Line, source.path)
+    found = [_found(of, line, lines.texts[of]) for of, line in enumerate(lines.values)]
+    rows = rows_of(found, lines.rows, _CALLED)
     told = replace(options, arrivals=options.arrivals or arrivals.AT_ONCE)
-    arrived, step = arrivals.drawn(len(lines), told, source.path)
+    arrived, step = arrivals.drawn(len(found), told, source.path)
     rows.put_arrivals(arrived, "s", "arrivals")
-    lengths = [line.input_length for line in lines]
-    rows.put("id", pa.array([str(line.request_id) for line in lines], pa.string()), "request_id")
-    rows.put("kind", pa.array(["batch"] * len(lines), pa.string()))
-    rows.put("prompt_tokens", pa.array(lengths, pa.int64()), "input_length")
-    rows.put("output_tokens", pa.array([line.output_length for line in lines], pa.int64()), "output_length")
-    took_s = pa.array([seconds(line.duration) for line in lines], pa.float64())
-    rows.put("observed_e2e_s", took_s, "duration")
-    put_blocks(rows, [line.hash_ids for line in lines], lengths, options, usual=BLOCK_TOKENS, partial=False)
-    known = [name for name in _Line.__struct_fields__ if name != "type"]
-    rows.put_others(other_fields(source, rows, known))
     return rows, arrivals.derived(header_of(source, "ServeGen's offline traces"), step)
+
+
+_CALLED = {
+    "id": "request_id",
+    "prompt_tokens": "input_length",
+    "output_tokens": "output_length",
+    "blocks": "hash_ids",
+    "observed_e2e_s": "duration",
+}
+
+
+def _found(of: int, line: _Line, text: bytes) -> Found:
+    return Found(
+        of=of,
+        id=str(line.request_id),
+        kind="batch",
+        prompt_tokens=line.input_length,
+        output_tokens=line.output_length,
+        blocks=line.hash_ids,
+        block_tokens=None if line.hash_ids is None else BLOCK_TOKENS,
+        observed_e2e_s=seconds(line.duration),
+        others=others(fields(text), _Line.__struct_fields__),
+    )

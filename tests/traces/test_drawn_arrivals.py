@@ -170,6 +170,11 @@ def test_conversations_without_an_answer_and_what_nobody_answered_are_counted(re
     assert [e.request.extra for e in trace] == [None, None, {"source": "web"}]
 
 
+def test_a_list_that_breaks_off_is_an_error_and_not_an_empty_trace(reading):
+    with pytest.raises(TraceError, match="is not JSON: Input data was truncated"):
+        reading(SHAREGPT[:-9], arrivals="at-once", chars_per_token=4, format="sharegpt")
+
+
 def test_messages_of_openai_are_read_alike(reading):
     roles = {"human": "user", "user": "user", "gpt": "assistant", "chatgpt": "assistant"}
     chats = [

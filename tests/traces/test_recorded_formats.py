@@ -135,8 +135,15 @@ def test_a_weka_call_has_its_lengths_blocks_and_what_was_observed(reading):
     assert last.request.blocks[:2] == first.request.blocks
 
 
-def test_what_a_weka_session_says_of_itself_is_counted(reading):
-    assert reading(WEKA).report.not_kept == {"models (of a session)": 1, "tool_tokens (of a session)": 1}
+def test_what_a_weka_session_and_its_subagents_say_of_themselves_is_counted(reading):
+    assert reading(WEKA).report.not_kept == {
+        "models (of a session)": 1,
+        "models (of a subagent)": 1,
+        "status (of a subagent)": 1,
+        "subagent_type (of a subagent)": 1,
+        "tool_tokens (of a session)": 1,
+        "type (of a subagent)": 1,
+    }
 
 
 def test_local_hashes_of_two_sessions_are_kept_apart_and_global_ones_are_shared(reading):

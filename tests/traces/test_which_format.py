@@ -1,9 +1,11 @@
 """Every format is told from every other by what a file holds, and a file of none is told what it is."""
 
+import msgspec
 import pytest
 
 from tests.traces.samples import SAMPLES
 from tests.traces.test_readers import ALL
+from tests.traces.writing import csv, json_lines
 from traces import TraceError
 from traces.readers import FORMATS
 from traces.source import Source
@@ -75,6 +77,45 @@ def test_a_file_that_breaks_off_is_an_error_or_has_fewer_rows(reading, name):
             assert len(reading(content[:end], on_bad="drop", **options)) <= whole
         except TraceError:
             continue
+
+
+def places(value, place=()):
+    """Where in a JSON value something stands; of a list the first two."""
+    yield place
+    inner = enumerate(value[:2]) if isinstance(value, list) else ()
+    for key, one in value.items() if isinstance(value, dict) else inner:
+        yield from places(one, (*place, key))
+
+
+def replaced(value, place, new):
+    """The value with something else in one place."""
+    if not place:
+        return new
+    copied = value.copy()
+    copied[place[0]] = replaced(value[place[0]], place[1:], new)
+    return copied
+
+
+def in_wrong_places(content):
+    """The content with something wrong in each place, one at a time."""
+    if content.startswith((b"{", b"[")):
+        lines = [msgspec.json.decode(line) for line in content.splitlines()]
+        wrong = [None, -1, "x", [], {}, 2**63, 1e300]
+        return (json_lines(replaced(lines, place, one)) for place in places(lines) if place for one in wrong)
+    rows = [line.split(",") for line in content.decode().splitlines()]
+    cells = [(row, cell) for row in range(1, len(rows)) for cell in range(len(rows[0]))]
+    wrong = ["", "x", "-1", "1.5", "1e300", "nan"]
+    return (csv(",".join(rows[0]), replaced(rows, at, one)[1:]) for at in cells for one in wrong)
+
+
+@pytest.mark.parametrize("name", [name for name in SAMPLES if "," not in name])
+def test_something_wrong_in_any_place_is_kept_counted_or_one_clear_error(reading, name):
+    for content in in_wrong_places(SAMPLES[name]):
+        try:
+            trace = reading(content, format=name.split(",")[0], **needed(name))
+        except TraceError:
+            continue
+        assert trace.report.rows_in == trace.report.rows_kept + sum(trace.report.dropped.values())
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ Field names: docs/tutorials/working-with-profile-exports.md of ai-dynamo/aiperf,
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 import pyarrow as pa
@@ -38,43 +38,36 @@ class _Metadata(msgspec.Struct):
     was_cancelled: bool = False
 
 
-class _Metric(msgspec.Struct):
-    value: Any  # a number, or a list of them
-    unit: str | None = None
+class _Length(msgspec.Struct):
+    value: Annotated[float, msgspec.Meta(ge=0, le=2**53)]
+
+
+class _Duration(msgspec.Struct):
+    value: float
+    unit: Literal["ns", "us", "ms", "sec", "s"]
+
+    def seconds(self) -> float:
+        """In seconds."""
+        return self.value / _PER_S[self.unit]
+
+
+_PER_S = {"ns": PER_S["ns"], "us": PER_S["us"], "ms": PER_S["ms"], "sec": 1.0, "s": 1.0}
+
+
+class _Metrics(msgspec.Struct):
+    input_sequence_length: _Length | None = None
+    error_isl: _Length | None = None
+    output_sequence_length: _Length | None = None
+    output_token_count: _Length | None = None
+    time_to_first_token: _Duration | None = None
+    inter_token_latency: _Duration | None = None
+    request_latency: _Duration | None = None
 
 
 class _Line(msgspec.Struct):
     metadata: _Metadata
-    metrics: dict[str, _Metric] = {}
+    metrics: _Metrics = msgspec.field(default_factory=_Metrics)
     error: Any = None  # null, or an object
-
-    def number(self, *names: str) -> float | None:
-        """The first of these metrics that there is."""
-        return next((self.metrics[name].value for name in names if name in self.metrics), None)
-
-    def count(self, *names: str) -> int | None:
-        """The same, of one that counts."""
-        number = self.number(*names)
-        return None if number is None else int(number)
-
-    def seconds(self, name: str) -> float | None:
-        """A duration. One in another unit than of time is None here, and its row bad."""
-        metric = self.metrics.get(name)
-        if metric is None or metric.unit not in _PER_S:
-            return None
-        return float(metric.value / _PER_S[metric.unit])
-
-
-_PER_S = {"ns": PER_S["ns"], "us": PER_S["us"], "ms": PER_S["ms"], "sec": 1.0, "s": 1.0}
-_DURATIONS = {
-    "observed_ttft_s": "time_to_first_token",
-    "observed_tpot_s": "inter_token_latency",
-    "observed_e2e_s": "request_latency",
-}
-_LENGTHS = {
-    "prompt_tokens": ("input_sequence_length", "error_isl"),
-    "output_tokens": ("output_sequence_length", "output_token_count"),
-}
 
 
 def sniff(source: Source) -> bool:
@@ -92,55 +85,67 @@ def read(source: Source, options: ReadOptions) -> tuple[Rows, Header]:
     records = decode(objects(source), _Line, source.path)
     lines = records.values
     before = _before(lines)
-    found = [
-        _found(of, line, before[of], text)
-        for of, (line, text) in enumerate(zip(lines, records.texts, strict=True))
-    ]
-    rows = rows_of(found, records.rows, {column: f"metrics.{name}" for column, name in _DURATIONS.items()})
-    for name in _DURATIONS.values():
-        timeless = [name in line.metrics and line.seconds(name) is None for line in lines]
-        rows.reject(
-            timeless, f"metrics.{name}", "is in no unit of time", f"expected one of {', '.join(_PER_S)}"
-        )
+    found = [_found(of, line, before[of], records.texts[of]) for of, line in enumerate(lines)]
+    rows = rows_of(found, records.rows, _CALLED)
     sent_ns = pa.array([line.metadata.request_start_ns for line in lines], pa.int64())
     rows.put_arrivals(sent_ns, "ns", "metadata.request_start_ns", calendar=True)
-    lists = Counter(name for line in lines for name, metric in line.metrics.items() if _is_list(metric))
+    lists = Counter(name for text in records.texts for name, raw in _further(text) if _is_list(raw))
     for name, count in lists.items():
         rows.leave_out(f"metrics.{name}", count)
     return rows, header_of(source, "AIPerf")
 
 
+_CALLED = {
+    "observed_ttft_s": "metrics.time_to_first_token",
+    "observed_tpot_s": "metrics.inter_token_latency",
+    "observed_e2e_s": "metrics.request_latency",
+}
+
+
 def _found(of: int, line: _Line, before: str | None, text: bytes) -> Found:
-    told = line.metadata
+    told, measured = line.metadata, line.metrics
     return Found(
         of=of,
         id=told.x_request_id,
         session=told.x_correlation_id,
         turn=told.turn_index,
         parent=before,
-        prompt_tokens=line.count(*_LENGTHS["prompt_tokens"]),
-        output_tokens=line.count(*_LENGTHS["output_tokens"]),
-        observed_ttft_s=line.seconds(_DURATIONS["observed_ttft_s"]),
-        observed_tpot_s=line.seconds(_DURATIONS["observed_tpot_s"]),
-        observed_e2e_s=line.seconds(_DURATIONS["observed_e2e_s"]),
+        prompt_tokens=_count(measured.input_sequence_length or measured.error_isl),
+        output_tokens=_count(measured.output_sequence_length or measured.output_token_count),
+        observed_ttft_s=_seconds(measured.time_to_first_token),
+        observed_tpot_s=_seconds(measured.inter_token_latency),
+        observed_e2e_s=_seconds(measured.request_latency),
         observed_failed=told.was_cancelled or line.error is not None,
-        others=_others(line, text),
+        others=_others(text),
     )
 
 
-def _others(line: _Line, text: bytes) -> dict[str, Scalar]:
-    known = (*_DURATIONS.values(), *(name for names in _LENGTHS.values() for name in names))
-    metrics: dict[str, Scalar] = {
-        f"{name} ({metric.unit})": metric.value
-        for name, metric in line.metrics.items()
-        if name not in known and not _is_list(metric)
-    }
+def _count(length: _Length | None) -> int | None:
+    return None if length is None else int(length.value)
+
+
+def _seconds(duration: _Duration | None) -> float | None:
+    return None if duration is None else duration.seconds()
+
+
+def _others(text: bytes) -> dict[str, Scalar]:
+    metrics: dict[str, Scalar] = {}
+    for name, raw in _further(text):
+        if not _is_list(raw):
+            metric = others(fields(raw), ())
+            metrics[f"{name} ({metric.get('unit')})"] = metric.get("value")
     metadata = others(fields(text, "metadata"), _Metadata.__struct_fields__)
     return others(fields(text), ("metadata", "metrics")) | metadata | metrics
 
 
-def _is_list(metric: _Metric) -> bool:
-    return isinstance(metric.value, list)
+def _further(text: bytes) -> list[tuple[str, msgspec.Raw]]:
+    """The metrics that no column has."""
+    metrics = fields(text, "metrics")
+    return [(name, raw) for name, raw in metrics.items() if name not in _Metrics.__struct_fields__]
+
+
+def _is_list(metric: msgspec.Raw) -> bool:
+    return bytes(fields(metric).get("value", b"")).startswith(b"[")
 
 
 def _before(lines: list[_Line]) -> list[str | None]:

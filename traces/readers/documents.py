@@ -56,13 +56,27 @@ def first_keys(source: Source) -> set[str]:
 
 
 def objects(source: Source) -> list[Text]:
-    """The objects of the file: the elements of its list, the one that it is, or those of its lines."""
+    """The objects of the file: the elements of its list, the one that it is, or those of its lines.
+
+    What is spread over lines is without its white space here, so that lists and objects in `extra` are one line.
+
+    Raises:
+        TraceError: It begins as a list, and is none.
+    """
     if source.first_line.startswith("["):
-        return [Text(number, bytes(e)) for number, e in enumerate(elements(source.data), start=1)]
+        listed = enumerate(elements(_compact(source)), start=1)
+        return [Text(number, bytes(element)) for number, element in listed]
     if fields(source.data):
-        return [Text(1, source.data)]
+        return [Text(1, _compact(source))]
     lines = enumerate(source.data.split(b"\n"), start=1)
     return [Text(number, line) for number, line in lines if line and not line.isspace()]
+
+
+def _compact(source: Source) -> bytes:
+    try:
+        return msgspec.json.format(source.data, indent=-1)
+    except _ERRORS as error:
+        raise TraceError(f"is not JSON: {error}", remedy="fetch the file again", file=source.path) from None
 
 
 def decode(texts: Iterable[Text], kind: type[T], file: Path) -> Decoded[T]:

@@ -134,6 +134,7 @@ def _others(place: _Place) -> dict[str, Scalar]:
 
 def _not_sampled(benchmarks: list[msgspec.Raw], kept: int) -> int:
     """How many requests the figures of the benchmarks count beyond those listed."""
-    totals = (fields(benchmark, "metrics", "request_totals").get("total") for benchmark in benchmarks)
-    counted = sum(msgspec.json.decode(total, type=int) for total in totals if total is not None)
-    return max(counted - kept, 0)
+    totals = (
+        others(fields(benchmark, "metrics", "request_totals"), ()).get("total") for benchmark in benchmarks
+    )
+    return max(sum(total for total in totals if isinstance(total, int)) - kept, 0)

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, NamedTuple
 
 import msgspec
@@ -42,6 +42,8 @@ _TEXTS = (
     "gen_ai.tool.definitions",
 )
 """What was said: counted, not kept."""
+_LISTS = ("events", "links")
+"""Of a span, which may hold what was said too."""
 _INPUT = ("gen_ai.usage.input_tokens", "gen_ai.usage.prompt_tokens")
 _OUTPUT = ("gen_ai.usage.output_tokens", "gen_ai.usage.completion_tokens")
 _FIRST_CHUNK = "gen_ai.response.time_to_first_chunk"
@@ -61,11 +63,10 @@ class _Attribute(msgspec.Struct):
 
     def scalar(self) -> Scalar:
         """Its value; a list or an object is the JSON text that it is."""
-        for kind, value in self.value.items():
-            if kind == "intValue" and isinstance(value, str) and _WHOLE.fullmatch(value):
-                return int(value)
-            return value if isinstance(value, str | int | float) else msgspec.json.encode(value).decode()
-        return None
+        kind, value = next(iter(self.value.items()), ("", None))
+        if kind == "intValue" and isinstance(value, str) and _WHOLE.fullmatch(value):
+            return int(value)
+        return value if isinstance(value, Scalar) else msgspec.json.encode(value).decode()
 
 
 class _Status(msgspec.Struct):
@@ -112,19 +113,20 @@ def read(source: Source, options: ReadOptions) -> tuple[Rows, Header]:
     ]
     shared = Counter(call.span.traceId for call in calls)
     rows = rows_of([_found(call, shared) for call in calls], spans.rows, _CALLED)
+    _reject_unread(rows, calls)
     start_ns = pa.array([int(call.span.startTimeUnixNano) for call in calls], pa.int64())
     rows.put_arrivals(start_ns, "ns", "startTimeUnixNano", calendar=True)
-    for span in spans.values:
-        if not _is_call(said := span.said()):
-            rows.without_request(
-                f"span of {said[_OPERATION]}" if said.get(_OPERATION) else "span of no call of a model"
-            )
+    for said in (span.said() for span in spans.values):
+        if not _is_call(said):
+            rows.without_request(f"span of {said.get(_OPERATION) or 'no call of a model'}")
     for name in _TEXTS:
         rows.leave_out(name, sum(name in call.said for call in calls))
-    rows.leave_out(
-        "resources",
-        sum(len(elements(fields(text.json).get("resourceSpans", b""))) for text in objects(source)),
-    )
+    for name in _LISTS:
+        rows.leave_out(name, sum(bool(elements(fields(call.text).get(name, b""))) for call in calls))
+    resources = [
+        one for text in objects(source) for one in elements(fields(text.json).get("resourceSpans", b""))
+    ]
+    rows.leave_out("resources", len(resources))
     return rows, header_of(source, "OpenTelemetry")
 
 
@@ -163,8 +165,8 @@ def _found(call: _Call, shared: Counter[str]) -> Found:
     return Found(
         of=call.of,
         id=span.spanId,
-        prompt_tokens=_count(said, *_INPUT),
-        output_tokens=_count(said, *_OUTPUT),
+        prompt_tokens=_count(said, _INPUT),
+        output_tokens=_count(said, _OUTPUT),
         session=_text(said, _CONVERSATION) or trace,
         model=_text(said, _MODEL),
         observed_ttft_s=_number(said, _FIRST_CHUNK),
@@ -182,20 +184,33 @@ def _others(call: _Call, status: _Status) -> dict[str, Scalar]:
         "parentSpanId": call.span.parentSpanId or None,
         "name": call.span.name,
     }
-    rest = others(fields(call.text), _Span.__struct_fields__)
+    rest = others(fields(call.text), (*_Span.__struct_fields__, *_LISTS))
     return rest | spelt | attributes | {"status.message": status.message or None}
 
 
-def _number(said: dict[str, Scalar], *names: str) -> float | None:
-    values = (said.get(name) for name in names)
-    return next((value for value in values if isinstance(value, int | float)), None)
+def _number(said: dict[str, Scalar], name: str) -> float | None:
+    value = said.get(name)
+    return float(value) if isinstance(value, int | float) else None
 
 
-def _count(said: dict[str, Scalar], *names: str) -> int | None:
-    number = _number(said, *names)
-    return None if number is None else int(number)
+def _count(said: dict[str, Scalar], names: Sequence[str]) -> int | None:
+    number = next((_number(said, name) for name in names if name in said), None)
+    return None if number is None or not _is_count(number) else int(number)
+
+
+def _is_count(number: float | None) -> bool:
+    return number is not None and number.is_integer() and 0 <= number < 2**53
 
 
 def _text(said: dict[str, Scalar], name: str) -> str | None:
     value = said.get(name)
     return None if value is None else str(value)
+
+
+def _reject_unread(rows: Rows, calls: list[_Call]) -> None:
+    """Mark the calls of which something that counts tokens, or is a duration, is none."""
+    for name in (*_INPUT, *_OUTPUT):
+        wrong = [name in call.said and not _is_count(_number(call.said, name)) for call in calls]
+        rows.reject(wrong, name, "is not a count of tokens", "expected a whole number such as 128")
+    wrong = [_FIRST_CHUNK in call.said and _number(call.said, _FIRST_CHUNK) is None for call in calls]
+    rows.reject(wrong, _FIRST_CHUNK, "is not a number", "expected seconds such as 0.5")

@@ -17,6 +17,7 @@ its own start is from weka_trace.py, commit 0cea22b0afbe.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -26,12 +27,12 @@ import pyarrow as pa
 
 from traces.published import header_of
 from traces.readers import arrivals
-from traces.readers.documents import decode, fields, has_keys, objects
+from traces.readers.documents import decode, elements, fields, has_keys, objects
 from traces.readers.found import Found, rows_of
-from traces.readers.json_rows import Int64
+from traces.readers.json_rows import Int64, others
 from traces.readers.options import ReadOptions
 from traces.readers.rows import Rows
-from traces.schema import Header, Scalar
+from traces.schema import Header
 from traces.source import Source
 
 NAME = "weka-sessions"
@@ -42,24 +43,14 @@ class _Entry(msgspec.Struct, kw_only=True):
     """A call of the model; or, with `requests`, a subagent."""
 
     t: float
-    type: str
     model: str | None = None
     prompt_tokens: Int64 | None = msgspec.field(name="in", default=None)
     output_tokens: Int64 | None = msgspec.field(name="out", default=None)
     hash_ids: list[Int64] | None = None
     api_time: float | None = None
-    think_time: float | None = None
     ttft: float | None = None
-    stop: str | None = None
-    input_types: list[str] | None = None
-    output_types: list[str] | None = None
     agent_id: str | None = None
-    subagent_type: str | None = None
     requests: list[_Entry] | None = None
-
-    def end_s(self) -> float:
-        """When its answer was complete, as far as that is recorded."""
-        return self.t + (self.api_time or 0.0)
 
 
 class _Session(msgspec.Struct):
@@ -70,9 +61,10 @@ class _Session(msgspec.Struct):
 
 
 class _Call(NamedTuple):
-    """A call, its agent's name, its place, when it came, and what it follows."""
+    """A call, its text, its agent's name, its place, when it came, and what it follows."""
 
     entry: _Entry
+    text: msgspec.Raw
     agent: str
     turn: int
     at_s: float
@@ -94,7 +86,10 @@ def read(source: Source, options: ReadOptions) -> tuple[Rows, Header]:
         TraceError: There are several sessions, and no law says when they begin.
     """
     sessions = decode(objects(source), _Session, source.path)
-    called = [[*_calls(session)] for session in sessions.values]
+    called = [
+        [*_calls(session.id, session.requests, text)]
+        for session, text in zip(sessions.values, sessions.texts, strict=True)
+    ]
     numbers: dict[tuple[int, int], int] = {}
     found = [
         _found(of, session, call, numbers)
@@ -107,9 +102,10 @@ def read(source: Source, options: ReadOptions) -> tuple[Rows, Header]:
     for calls in called:
         if not calls:
             rows.without_request("session without a call")
-    for name in dict.fromkeys(name for text in sessions.texts for name in fields(text)):
-        if name not in _Session.__struct_fields__:
-            rows.leave_out(f"{name} (of a session)", sum(name in fields(text) for text in sessions.texts))
+    for name, count in Counter(
+        name for text in sessions.texts for name in _not_kept(text, "session")
+    ).items():
+        rows.leave_out(name, count)
     return rows, header
 
 
@@ -135,25 +131,35 @@ def _put_arrivals(source: Source, rows: Rows, called: list[list[_Call]], options
     return arrivals.derived(header, step)
 
 
-def _calls(session: _Session) -> Iterator[_Call]:
-    """All calls, each agent's in order, subagents' after the call that they follow."""
-    yield from _of_agent(session.id, session.requests, parent=None, begins_s=None)
-
-
-def _of_agent(
-    agent: str, entries: list[_Entry], parent: tuple[str, float] | None, begins_s: float | None
+def _calls(
+    agent: str,
+    entries: list[_Entry],
+    text: bytes | msgspec.Raw,
+    parent: tuple[str, float] | None = None,
+    begins_s: float | None = None,
 ) -> Iterator[_Call]:
+    """The calls of an agent in order, those of each subagent after the call that they follow."""
     turn, subagents = 0, 0
-    for entry in entries:
+    for entry, inner in zip(entries, elements(fields(text)["requests"]), strict=True):
         if entry.requests is not None:
-            name = f"{agent}/{subagents}:{entry.agent_id or entry.subagent_type or 'subagent'}"
-            yield from _of_agent(name, entry.requests, parent, entry.t)
+            name = f"{agent}/{subagents}:{entry.agent_id or 'subagent'}"
+            yield from _calls(name, entry.requests, inner, parent, entry.t)
             subagents += 1
             continue
         relative = begins_s is not None and entry.t < begins_s
         at_s = entry.t + (begins_s or 0.0) if relative else entry.t
-        yield _Call(entry, agent, turn, at_s, parent, relative)
+        yield _Call(entry, inner, agent, turn, at_s, parent, relative)
         parent, turn = (f"{agent}/{turn}", at_s + (entry.api_time or 0.0)), turn + 1
+
+
+def _not_kept(text: bytes | msgspec.Raw, of: str) -> Iterator[str]:
+    """What a session and its subagents say of themselves as a whole."""
+    said = fields(text)
+    known = (*_Session.__struct_encode_fields__, *_Entry.__struct_encode_fields__)
+    yield from (f"{name} (of a {of})" for name in said if name not in known)
+    for inner in elements(said["requests"]):
+        if "requests" in fields(inner):
+            yield from _not_kept(inner, "subagent")
 
 
 def _found(of: int, session: _Session, call: _Call, numbers: dict[tuple[int, int], int]) -> Found:
@@ -174,13 +180,5 @@ def _found(of: int, session: _Session, call: _Call, numbers: dict[tuple[int, int
         model=entry.model,
         observed_ttft_s=entry.ttft,
         observed_e2e_s=entry.api_time,
-        others=_others(entry),
+        others=others(fields(call.text), _Entry.__struct_encode_fields__),
     )
-
-
-def _others(entry: _Entry) -> dict[str, Scalar]:
-    lists = {"input_types": entry.input_types, "output_types": entry.output_types}
-    texts: dict[str, Scalar] = {
-        name: msgspec.json.encode(values).decode() for name, values in lists.items() if values
-    }
-    return {"type": entry.type, "stop": entry.stop or None, "think_time": entry.think_time, **texts}

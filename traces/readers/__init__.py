@@ -28,6 +28,7 @@ from traces.readers import (
     not_requests,
     otel_genai,
     own,
+    own_csv,
     servegen,
     servegen_offline,
     sharegpt,
@@ -69,6 +70,7 @@ class Format(Protocol):
 FORMATS: tuple[Format, ...] = (
     own.Jsonl(),
     own.Parquet(),
+    own_csv,
     azure,
     azure_functions,
     burstgpt,

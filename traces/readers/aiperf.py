@@ -81,11 +81,15 @@ def sniff(source: Source) -> bool:
 
 
 def read(source: Source, options: ReadOptions) -> tuple[Rows, Header]:
-    """Every record. A session is a user's session (``x_correlation_id``), in which each turn follows the one before."""
+    """Every record. A user's session (``x_correlation_id``) is one where it has several turns, each after the other."""
     records = decode(objects(source), _Line, source.path)
     lines = records.values
     before = _before(lines)
+    turns = Counter(line.metadata.x_correlation_id for line in lines)
     found = [_found(of, line, before[of], records.texts[of]) for of, line in enumerate(lines)]
+    for request in found:
+        if turns[request.session] < 2:
+            request.session = request.turn = None
     rows = rows_of(found, records.rows, _CALLED)
     sent_ns = pa.array([line.metadata.request_start_ns for line in lines], pa.int64())
     rows.put_arrivals(sent_ns, "ns", "metadata.request_start_ns", calendar=True)

@@ -147,6 +147,14 @@ def _stream(parser: Parser) -> None:
     parser.add_argument("--stream", action="store_true", help="have every output token sent as it comes")
 
 
+def _log_views(parser: Parser) -> None:
+    parser.add_argument(
+        "--log-views",
+        action="store_true",
+        help="keep what routing policies were shown and told, for fleet regret",
+    )
+
+
 def _sessions(parser: Parser, text: str) -> None:
     parser.add_argument("--sessions", action="store_const", const="recorded", help=text)
     parser.add_argument(
@@ -158,6 +166,13 @@ def _sessions(parser: Parser, text: str) -> None:
 def _results(parser: Parser, what: str) -> None:
     parser.add_argument("--out", type=Path, metavar="DIR", help=f"save {what} there")
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
+
+
+def _kept_run(parser: Parser) -> None:
+    _results(parser, "the run (Parquet tables and manifest.json)")
+    parser.add_argument(
+        "--with-trace", action="store_true", help="keep the trace there too, so that anybody can run it again"
+    )
 
 
 # --- the commands ------------------------------------------------------------------------------------------
@@ -173,6 +188,7 @@ def _parser() -> Parser:
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error, and log more")
     commands = parser.add_subparsers(metavar="COMMAND", required=True, dest="command")
     _add_runs(commands)
+    _add_regret(commands)
     _add_across_hosts(commands)
     add_operations(commands)
     _add_tools(commands)
@@ -198,7 +214,22 @@ def _add_runs(commands: Any) -> None:
     _stream(simulate)
     simulate.add_argument("--until-s", type=positive, metavar="S", help="stop at S virtual seconds")
     simulate.add_argument("--no-check", action="store_true", help="leave out the invariant checker")
-    _results(simulate, "the run (Parquet tables and manifest.json)")
+    _log_views(simulate)
+    _kept_run(simulate)
+
+    again = command(
+        commands, "again", "reproducing:again", "run a saved simulation anew, and say whether it agrees"
+    )
+    again.add_argument("run_folder", metavar="DIR", type=Path, help="where --out saved the run")
+    again.add_argument(
+        "--trace", type=Path, metavar="FILE",
+        help="where its trace is now (a folder, if it was read from several files: each by its name)",
+    )  # fmt: skip
+    again.add_argument(
+        "--allow-changed", action="store_true", help="run the code there is, even if it is not what it was"
+    )
+    again.add_argument("--no-check", action="store_true", help="leave out the invariant checker")
+    again.add_argument("--out", type=Path, metavar="DIR", help="save the new run there")
 
     replay = command(
         commands, "replay", "runs:replay", "play a trace in real time, through real processes here"
@@ -211,7 +242,8 @@ def _add_runs(commands: Any) -> None:
     replay.add_argument(
         "--speed", type=positive, default=1.0, metavar="X", help="arrivals come X times faster"
     )
-    _results(replay, "the run (Parquet tables and manifest.json)")
+    _log_views(replay)
+    _kept_run(replay)
 
     compare = command(
         commands, "compare", "comparing:compare", "simulate several fleets on one trace, paired by seed"
@@ -268,6 +300,47 @@ def _add_runs(commands: Any) -> None:
     compare.add_argument(
         "--out", type=Path, metavar="DIR", help="save the report (HTML, tables, manifest) there"
     )
+
+
+def _add_regret(commands: Any) -> None:
+    regret = command(
+        commands, "regret", "regretting:regret", "ask another routing policy what a saved run's own was asked"
+    )
+    regret.add_argument(
+        "run_folder", metavar="DIR", type=Path, help="where --out saved a run with --log-views"
+    )
+    regret.add_argument(
+        "--policy", required=True, metavar="POLICY",
+        help='its name, module:Class, or a table such as {policy="power-of-two-choices",choices=3}',
+    )  # fmt: skip
+    regret.add_argument(
+        "--trace",
+        required=True,
+        metavar="TRACE",
+        help="the trace of the run; cut and scale it as for the run",
+    )
+    _reading(regret)
+    _cuts(regret)
+    _sessions(regret, "the run was made with --sessions")
+    regret.add_argument(
+        "--metric",
+        default="e2e_s",
+        metavar="NAME",
+        help="what decisions cost: e2e_s (default), queue_s or ttft_s",
+    )
+    regret.add_argument(
+        "--exact", type=whole, default=0, metavar="N", help="try N decisions, drawn at random, in simulations"
+    )
+    regret.add_argument(
+        "--seed", type=whole, default=0, metavar="N", help="of which decisions are tried (default 0)"
+    )
+    regret.add_argument(
+        "--allow-changed", action="store_true", help="try them with the code there is, even if it has changed"
+    )
+    regret.add_argument(
+        "--out", type=Path, metavar="FILE", help="write the decisions that differ to a .parquet"
+    )
+    regret.add_argument("--json", action="store_true", help="print the figures as JSON")
 
 
 def _add_across_hosts(commands: Any) -> None:

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 
 import pyarrow as pa
 from msgspec import Struct
+from msgspec.structs import replace
 
 from fleet.messages import Reply
 from fleet.pools import Pool
 from fleet.telemetry.engine_time import EngineTime
+from policies.base import RoutingPolicy
 from policies.decisions import Route
 from policies.views import PoolView, ReplicaState, Role
 
@@ -155,14 +157,27 @@ class PoolDescription(Struct, frozen=True):
     replica is of the pool that had the name when the replica was first heard of."""
 
 
+class Watcher(Protocol):
+    """Stands between a router and its routing policies."""
+
+    def watch(self, pool: str, policy: RoutingPolicy) -> RoutingPolicy:
+        """Whom the router asks in place of `policy`, which chooses for the variant that `pool` is the first of."""
+
+    def tables(self) -> dict[str, pa.Table]:
+        """What it has to say of the run when that is over, by name."""
+
+
 class Telemetry:
     """The sink of one run."""
 
-    def __init__(self, *, keep_rows: int | None = None, pooled: bool = False) -> None:
+    def __init__(
+        self, *, keep_rows: int | None = None, pooled: bool = False, watcher: Watcher | None = None
+    ) -> None:
         """`keep_rows` bounds each table, for a head that serves and serves; None keeps all, as a run's result needs.
 
         `pooled`: the fleet names pools, so the series says of which one a row is.
         """
+        self.watcher = watcher
         self._bounded = keep_rows is not None
         self.pooled = pooled
         self.ended = Columns(ENDED, keep_rows)
@@ -183,6 +198,12 @@ class Telemetry:
         """Things worth knowing that are no outcome: late answers, retries, lost messages, drops."""
         self.engines = EngineTime()
         self._states: dict[str, str] = {}
+
+    def watched(self, pool: Pool) -> Pool:
+        """The pool as the router is to have it, when it is the first of its variant."""
+        if self.watcher is None:
+            return pool
+        return replace(pool, routing=self.watcher.watch(pool.name, pool.routing))
 
     def describe_pool(self, pool: Pool) -> None:
         """A pool is there: from the beginning, or deployed later. Before the first of its replicas is."""

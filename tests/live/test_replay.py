@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from experiments import regret
 from fleet import AffineLatency, EmulatedEngine, FleetError, FleetSpec, Run, TorchEngine, replay, simulate
 from policies import (
     ConsecutiveFailures,
@@ -13,6 +14,7 @@ from policies import (
     Greedy,
     NoRetry,
     PolicyError,
+    PowerOfTwoChoices,
     QueueDepth,
     RoundRobin,
     Route,
@@ -337,6 +339,16 @@ def test_a_live_run_scales_up_under_load_and_down_after_it() -> None:
     assert books_balance(run, len(trace))
     assert run.summary.replicas.max >= 2
     assert run.replicas["state"].to_pylist().count("stopped") >= 1
+
+
+def test_the_log_of_a_live_run_has_another_policy_agree_with_itself() -> None:
+    trace = poisson(rate_per_s=100, duration_s=1, seed=3)
+
+    run = replay(trace, TWO.replace(routing=PowerOfTwoChoices()), seed=4, log_views=True)
+
+    found = regret(run, PowerOfTwoChoices(), trace=trace)
+    assert (found.asked, found.agreement) == (len(trace), 1.0)
+    assert regret(run, RoundRobin(), trace=trace).decisions
 
 
 def test_a_run_leaves_no_file_descriptor_open() -> None:

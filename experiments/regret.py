@@ -14,17 +14,17 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 import pyarrow.compute as pc
 from msgspec.structs import replace
 
-from experiments.counterfactual.asking import Asked, Asking
+from experiments.counterfactual.asking import Asked, Asking, demand_log
 from experiments.counterfactual.caveats import caveats_of
 from experiments.counterfactual.forcing import Trials
 from experiments.counterfactual.result import Decision, Regret, estimated_of, exact_of
 from experiments.counterfactual.waiting import alike, difference_s, lines_through
 from experiments.progress import progress_bar
-from fleet.spec import FleetSpec
 from fleet.telemetry.run import Run
 from policies.base import RoutingPolicy
 from policies.building import build
@@ -39,27 +39,29 @@ def regret(
     run: Run,
     policy: RoutingPolicy,
     *,
-    trace: Trace,
     metric: str = "e2e_s",
     exact: int = 0,
     seed: int = 0,
-    spec: FleetSpec | None = None,
+    trace: Trace | str | Path | None = None,
+    allow_changed: bool = False,
     progress: bool = True,
 ) -> Regret:
     """Ask `policy` what the routing policies of `run` were asked, and say what the difference comes to.
 
-    `run` is of `trace`, with `log_views=True`. With `exact`, so many of the decisions that differ are drawn (`seed`)
-    and each is tried in a simulation of its own; the fleet for that is rebuilt from the run, or `spec` where that
-    cannot be. `metric` is one of `METRICS`.
+    `run` was made with `log_views=True`. With `exact`, so many of the decisions that differ are drawn (`seed`) and each
+    is tried in a simulation of its own. `metric` is one of `METRICS`; `trace` and `allow_changed` are those of
+    `Run.rebuild`, and the fleet is rebuilt for what is tried only.
 
-    Raises `ValueError` for a run without a log, a trace that is not its own, or a live run that is to be tried exactly,
-    and `PolicyError` with number and time of the decision where `policy` breaks its contract.
+    Raises `ValueError` for a run without a log, or a live one that is to be tried exactly, `PolicyError` with number
+    and time of the decision where `policy` breaks its contract, and what `Run.rebuild` raises.
     """
     if metric not in METRICS:
         raise ValueError(f"regret is of {', '.join(METRICS)}, not of {metric!r}")
     policy = build(RoutingPolicy, policy)  # type: ignore[type-abstract]  # it makes one of the policy's own class
-    trials = Trials(run, trace, run.fleet() if spec is None else spec, metric) if exact else None
-    asked = _Decisions(Asking(run, trace, policy))
+    demand_log(run)
+    found = run.find_trace(trace)
+    trials = Trials(run, found, metric, allow_changed=allow_changed) if exact else None
+    asked = _Decisions(Asking(run, found, policy))
     lines = lines_through(asked.outcomes(run, metric))
     decisions = [
         replace(one, estimate_s=difference_s(lines, here, there)) for one, here, there in asked.differing

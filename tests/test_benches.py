@@ -15,6 +15,7 @@ from tests.bench import (
     live_fleet,
     overload,
     ratios,
+    reading,
     simulation,
     token_steps,
 )
@@ -27,6 +28,7 @@ TINY: dict[Callable[..., Any], dict[str, Any]] = {
     simulation.log_rows: {"requests": 200, "replicas": (2,), "rounds": 1},
     overload.rows: {"requests": 200, "llm_requests": 50, "rounds": 1},
     token_steps.simulated_rows: {"most": 10},
+    reading.rows: {"azure": (200, 400), "mooncake": (20, 40), "rounds": 1},
     exports.rows: {"requests": 200, "rounds": 1},
     live_fleet.rows: {"requests": 200, "duration_s": 0.1, "unloaded": 10},
     token_steps.live_rows: {"steps": 20, "short_steps": 10},
@@ -39,6 +41,7 @@ TABLES = [
 PARTS = {
     "live_echo",
     "overload",
+    "reading",
     "live_fleet",
     "simulation",
     "token_steps",

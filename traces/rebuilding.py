@@ -22,7 +22,7 @@ from traces.trace import Trace
 
 _MAKERS = (rates, readers, synthesis, trace)
 """Imported for what they record."""
-_OTHER_VERSION = "another version of fleetlab made the run: its manifest says which"
+_OTHER_VERSION = "another version of fleetlab made the run, or its origin.json was changed"
 _HOW = "give where it is now: rebuild(trace=...) (--trace FILE)"
 
 
@@ -87,9 +87,7 @@ class _Following:
     def _call(self, step: Step, before: list[Any]) -> Any:
         function = STEPS.get(step.name)
         if function is None:
-            raise TraceError(
-                f"there is no step {step.name}", remedy="another version of fleetlab made the run"
-            )
+            raise TraceError(f"there is no step {step.name}", remedy=_OTHER_VERSION)
         given = {name: self._value(value) for name, value in step.parameters.items()}
         if step.file_sha256 is not None:
             given |= self._found(step)
@@ -118,18 +116,16 @@ class _Following:
 
 
 def _called(step: Step, function: Callable[..., Any], before: list[Any], given: dict[str, Any]) -> Any:
-    signature = inspect.signature(function)
     positional = list(before)
-    for name, parameter in signature.parameters.items():
+    for name, parameter in inspect.signature(function).parameters.items():
         if parameter.kind is inspect.Parameter.VAR_POSITIONAL:
             positional += given.pop(name, ())
     try:
-        signature.bind(*positional, **given)
-    except TypeError as error:
-        raise TraceError(
-            f"{step} cannot be called: {error}", remedy="another version of fleetlab made the run"
-        ) from None
-    return function(*positional, **given)
+        return function(*positional, **given)
+    except TraceError:
+        raise
+    except Exception as error:  # a recipe comes in a file, which may say anything
+        raise TraceError(f"{step} cannot be called: {error}", remedy=_OTHER_VERSION) from error
 
 
 def _differs(recipe: Recipe, number: int, now: str | None, then: str) -> TraceError:

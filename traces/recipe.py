@@ -15,10 +15,10 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from pathlib import Path
-from typing import Any, Protocol, Self, TypeVar, cast, runtime_checkable
+from typing import Annotated, Any, Protocol, Self, TypeVar, cast, runtime_checkable
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 from msgspec.structs import replace
 
 from traces.laws import Law
@@ -50,7 +50,7 @@ class Step(Struct, frozen=True, omit_defaults=True):
 class Recipe(Struct, frozen=True):
     """Calls in their order, each on what the one before it made."""
 
-    steps: tuple[Step, ...]
+    steps: Annotated[tuple[Step, ...], Meta(min_length=1)]
 
     def __str__(self) -> str:
         return ", then ".join(map(str, self.steps))

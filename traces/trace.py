@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -122,6 +123,12 @@ class Trace:
     def __repr__(self) -> str:
         return f"<Trace {self._header.source!r}: {len(self):,} requests in {self.duration_s:,.1f} s>"
 
+    def __copy__(self) -> Trace:
+        trace = object.__new__(Trace)
+        for name in self.__slots__:
+            setattr(trace, name, getattr(self, name))
+        return trace
+
     def __reduce__(self) -> tuple[Any, ...]:
         return (Trace, (self._table, self._header, self._report, self._recipe))
 
@@ -139,6 +146,12 @@ class Trace:
         for name in self.__slots__:
             setattr(copy, name, changed.get(name, getattr(self, name)))
         return copy
+
+    def reported(self, report: ReadReport) -> Trace:
+        """The same trace with this account of how it was read."""
+        trace = copy.copy(self)
+        trace._report = report  # noqa: SLF001  # of its own class
+        return trace
 
     def derived(self, table: pa.Table, step: Transform, *, moved_s: float = 0.0) -> Trace:
         """A trace of other rows: this one's header and one step more, time 0 `moved_s` later in the recording."""

@@ -78,22 +78,10 @@ def demand_log(run: Run) -> None:
             )
 
 
-def demand_trace(run: Run, trace: Trace) -> None:
-    """Raises `ValueError` for a trace that the run is not of."""
-    was = run.manifest.trace
-    if trace.sha256 != was["sha256"]:
-        raise ValueError(
-            f"the run is of a trace of {was['requests']:,} requests with SHA-256 {was['sha256'][:16]}, not of this "
-            f"one of {len(trace):,} with {trace.sha256[:16]}; cut and scale it as for the run"
-        )
-
-
 class Asking:
-    """The other policy in the place of each routing policy of a run: a fresh one for each, seeded as that was."""
+    """The other policy in the place of each routing policy of a run of `trace`: fresh ones, seeded as those were."""
 
     def __init__(self, run: Run, trace: Trace, policy: RoutingPolicy) -> None:
-        demand_log(run)
-        demand_trace(run, trace)
         self._run, self._policy = run, policy
         self._requests = {entry.request.id: entry.request for entry in trace}
         self._lengths = {entry.request.id: entry.output_tokens for entry in trace} if policy.oracle else {}

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -24,7 +23,7 @@ from fleet.telemetry.sink import Watcher
 from policies.base import RoutingPolicy
 from policies.decisions import Hold, Reject, Route
 from policies.views import ReplicaView
-from traces import FaultTrace, OperationsTrace, Trace
+from traces import Trace
 from traces.schema import Request
 
 
@@ -76,39 +75,36 @@ class Saved(NamedTuple):
 class Trials:
     """A simulated run, to be run again with something changed, and how much less of `metric` the other run took."""
 
-    def __init__(self, run: Run, trace: Trace, spec: FleetSpec, metric: str) -> None:
-        """Raises `ValueError` for a run that nobody can run again."""
+    def __init__(self, run: Run, trace: Trace, metric: str, *, allow_changed: bool = False) -> None:
+        """Raises `ValueError` for a run that nobody can run again, and what `Run.rebuild` raises."""
         if run.manifest.runtime != "simulated":
             raise ValueError(
                 "the run is a live one: no other decision can be tried in it, only estimated (exact=0)"
             )
-        self._run, self._trace, self._spec, self._metric = run, trace, spec, metric
+        self._run, self._metric = run, metric
+        self._built = run.rebuild(trace=trace, allow_changed=allow_changed)
 
     def of_decision(self, pool: str, nth: int, replica: str) -> Saved:
         """The decision `nth` of the policy of `pool` sends its request to `replica`."""
-        return saved(self._run, self.again(self._spec, Forcing(pool, nth, replica)), self._metric)
+        return saved(self._run, self._again(self._built.spec, Forcing(pool, nth, replica)), self._metric)
 
     def of_policy(self, policy: RoutingPolicy) -> tuple[Saved | None, str | None]:
         """This policy makes all decisions, wherever one routes; or why the fleet cannot go on with it."""
-        pools = self._spec.pools.items()
-        own = {f"pools.{name}.routing": policy for name, pool in pools if pool.routing is not None}
+        spec = self._built.spec
+        own = {
+            f"pools.{name}.routing": policy for name, pool in spec.pools.items() if pool.routing is not None
+        }
         try:
-            other = self.again(self._spec.replace(own, routing=policy))
+            other = self._again(spec.replace(own, routing=policy))
         except FleetError as error:
             return None, str(error).partition("\n")[0]
         return saved(self._run, other, self._metric), None
 
-    def again(self, spec: FleetSpec, watcher: Watcher | None = None) -> Run:
+    def _again(self, spec: FleetSpec, watcher: Watcher | None = None) -> Run:
         """The run once more, on this fleet."""
-        manifest = self._run.manifest
-        options = dict(manifest.options)
-        until_s, operations = options.pop("until_s"), options.pop("operations", None)
-        simulation = Simulation(
-            self._trace, spec, seed=manifest.seed, check=False, watcher=watcher, **options,
-            faults=None if manifest.faults is None else msgspec.convert(manifest.faults, FaultTrace),
-            operations=None if operations is None else msgspec.convert(operations, OperationsTrace),
-        )  # fmt: skip
-        return simulation.run(until_s)
+        arguments = {**self._built.arguments, "spec": spec}
+        until_s = arguments.pop("until_s")
+        return Simulation(**arguments, check=False, watcher=watcher).run(until_s)
 
 
 def saved(logged: Run, other: Run, metric: str) -> Saved:

@@ -8,14 +8,24 @@ from __future__ import annotations
 import argparse
 import importlib
 from argparse import SUPPRESS, Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from fleet.cli.laws import LAWS, REQUIRED
 from fleet.cli.operating_arguments import add_operations
-from fleet.cli.parser import Parser, command, group, head_argument, key_flags, set_flag
+from fleet.cli.parser import Parser, command, group, head_argument, help_by_groups, key_flags, set_flag
 from fleet.cli.values import count, endpoint, meant, nonnegative, positive, several, whole
+
+GROUPS = {
+    "run": ("simulate", "replay", "again"),
+    "compare": ("compare", "regret"),
+    "live": ("serve", "join", "drive", "keys"),
+    "operate": ("deploy", "retire", "scale", "rollout", "status"),
+    "traces": ("traces", "export"),
+    "tools": ("show", "profile", "policies"),
+}
+"""Where each command stands in `fleet --help`; one that is in none of them is not shown, and a test fails."""
 
 
 def parse(argv: Sequence[str]) -> Namespace:
@@ -63,6 +73,11 @@ def _reading(parser: Parser) -> None:
         metavar="X",
         help="characters that make a token, where the file has texts",
     )
+    reading.add_argument(
+        "--columns", metavar="TARGET=COLUMN[:UNIT],...",
+        help="it is a table of your own (CSV, JSON lines, Parquet): which of its columns is which of a trace, as in "
+        "arrived_s=ts:ms,prompt_tokens=in",
+    )  # fmt: skip
     reading.add_argument(
         "--failed", choices=("keep", "drop"),
         help="requests that failed when recorded: keep them as recorded (default, and said), or leave them out",
@@ -175,23 +190,46 @@ def _kept_run(parser: Parser) -> None:
     )
 
 
+def _rebuilding(parser: Parser) -> None:
+    """Where a saved run is built again."""
+    parser.add_argument(
+        "--trace", type=Path, metavar="FILE",
+        help="where its trace is now (a folder, if it was read from several files: each by its name)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--allow-changed", action="store_true", help="run the code there is, even if it is not what it was"
+    )
+
+
 # --- the commands ------------------------------------------------------------------------------------------
 
 
+class _Fleet(Parser):
+    """The whole command."""
+
+    commands: Mapping[str, Parser]
+
+    def format_help(self) -> str:
+        """A line for each command: all of it fits a screen."""
+        return "\n".join([
+            "usage: fleet [--version] [--debug] COMMAND ...\n",
+            "Research policies for model-serving fleets, in exact virtual time and live.\n",
+            *help_by_groups(GROUPS, self.commands),
+            "\nfleet COMMAND --help says more of one. --debug shows an error's traceback.\n",
+        ])  # fmt: skip
+
+
 def _parser() -> Parser:
-    parser = Parser(
-        prog="fleet",
-        description="Research policies for model-serving fleets, in exact virtual time and on real processes.",
-        epilog="fleet COMMAND --help says more of one command.",
-    )
+    parser = _Fleet(prog="fleet")
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error, and log more")
-    commands = parser.add_subparsers(metavar="COMMAND", required=True, dest="command")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True, dest="command", parser_class=Parser)
     _add_runs(commands)
     _add_regret(commands)
     _add_across_hosts(commands)
     add_operations(commands)
     _add_tools(commands)
+    parser.commands = commands.choices
     return parser
 
 
@@ -221,13 +259,7 @@ def _add_runs(commands: Any) -> None:
         commands, "again", "reproducing:again", "run a saved simulation anew, and say whether it agrees"
     )
     again.add_argument("run_folder", metavar="DIR", type=Path, help="where --out saved the run")
-    again.add_argument(
-        "--trace", type=Path, metavar="FILE",
-        help="where its trace is now (a folder, if it was read from several files: each by its name)",
-    )  # fmt: skip
-    again.add_argument(
-        "--allow-changed", action="store_true", help="run the code there is, even if it is not what it was"
-    )
+    _rebuilding(again)
     again.add_argument("--no-check", action="store_true", help="leave out the invariant checker")
     again.add_argument("--out", type=Path, metavar="DIR", help="save the new run there")
 
@@ -314,15 +346,6 @@ def _add_regret(commands: Any) -> None:
         help='its name, module:Class, or a table such as {policy="power-of-two-choices",choices=3}',
     )  # fmt: skip
     regret.add_argument(
-        "--trace",
-        required=True,
-        metavar="TRACE",
-        help="the trace of the run; cut and scale it as for the run",
-    )
-    _reading(regret)
-    _cuts(regret)
-    _sessions(regret, "the run was made with --sessions")
-    regret.add_argument(
         "--metric",
         default="e2e_s",
         metavar="NAME",
@@ -334,9 +357,7 @@ def _add_regret(commands: Any) -> None:
     regret.add_argument(
         "--seed", type=whole, default=0, metavar="N", help="of which decisions are tried (default 0)"
     )
-    regret.add_argument(
-        "--allow-changed", action="store_true", help="try them with the code there is, even if it has changed"
-    )
+    _rebuilding(regret)
     regret.add_argument(
         "--out", type=Path, metavar="FILE", help="write the decisions that differ to a .parquet"
     )
@@ -487,7 +508,7 @@ def _add_tools(commands: Any) -> None:
 def _add_profile(commands: Any) -> None:
     profile = command(
         commands, "profile", "profiling:profile",
-        "measure how long an engine takes: its batches, or its steps where it serves token by token",
+        "measure how long an engine takes, by batches or by steps",
     )  # fmt: skip
     profile.add_argument(
         "engine", metavar="SPEC|ENGINE", help="a fleet's file, or an engine's name with --set engine.…=…"

@@ -33,6 +33,7 @@ def trace_of(arguments: Namespace) -> Trace:
         arrivals=arguments.arrivals,
         chars_per_token=arguments.chars_per_token,
         seed=arguments.trace_seed,
+        columns=arguments.columns,
         format=arguments.format,
     )
     if arguments.failed is None:

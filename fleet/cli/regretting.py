@@ -17,15 +17,17 @@ if TYPE_CHECKING:
 def regret(arguments: Namespace) -> int:
     """Ask the other policy, and say what the difference comes to."""
     from experiments import regret as regret_of
+    from traces import TraceError
 
     policy, target = _policy(arguments.policy), _target(arguments.out)
-    run, trace = inputs.run_of(arguments.run_folder), inputs.trace_of(arguments)
-    spec = run.fleet(allow_changed=arguments.allow_changed) if arguments.exact else None
+    run = inputs.run_of(arguments.run_folder)
     try:
         found = regret_of(
-            run, policy, trace=trace, metric=arguments.metric, exact=arguments.exact, seed=arguments.seed, spec=spec,
-            progress=sys.stderr.isatty(),
+            run, policy, metric=arguments.metric, exact=arguments.exact, seed=arguments.seed, trace=arguments.trace,
+            allow_changed=arguments.allow_changed, progress=sys.stderr.isatty(),
         )  # fmt: skip
+    except TraceError:
+        raise
     except ValueError as error:
         raise UsageError(f"regret: {arguments.run_folder}: {error}") from None
     if arguments.json:

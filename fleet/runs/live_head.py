@@ -54,7 +54,8 @@ class LiveHead:
         self.modules = sorted({*modules_in(spec.to_dict()), *allow_modules})
         """What may be imported because somebody else says so, beside installed distributions."""
         self.telemetry = Telemetry(keep_rows=keep_rows, pooled=bool(spec.pools), watcher=watcher)
-        self.head = Head(spec, self.telemetry, seed=seed, stamp_arrivals=stamp_arrivals, say=log.error)
+        self.head = Head(spec, self.telemetry, seed=seed, stamp_arrivals=stamp_arrivals, timed=True,
+                         say=log.error)  # fmt: skip
         options = NodeOptions(membership=MembershipOptions(lease_s=spec.lease_s))
         self.node = Node("head", options=options, security=security, insecure=insecure)
         self.runtime = LiveRuntime(

@@ -31,7 +31,7 @@ from fleet.telemetry.provenance import ComponentSource, portable_spec, rebuilt, 
 from fleet.telemetry.rebuilt import Rebuilt, trace_again, with_places
 from fleet.telemetry.rebuilt import rebuilt as inputs_again
 from fleet.telemetry.records import BESIDES, records_of
-from fleet.telemetry.sink import ATTEMPTS, Telemetry
+from fleet.telemetry.sink import ATTEMPTS, TIMINGS, Telemetry
 from fleet.telemetry.summary import Summary, summarise, summary_of_part
 from policies.base import PolicyError
 from traces import FaultTrace, Trace
@@ -41,8 +41,9 @@ TABLES = ("records", "series", "decisions", "dispatches", "replicas")
 """The tables that every digest is of."""
 OF_ATTEMPTS = {"attempts": ATTEMPTS, "pools": POOLS}
 """Those that it is of only where the summary says what attempts came to, and their schemas."""
-OPTIONAL = {**OF_ATTEMPTS, **LOG}
-"""Those that a run may have or not, and their schemas."""
+WATCHED = {**LOG, "timings": TIMINGS}
+"""What was watched of a run: calls of its policies, where they were logged, and the times of its engines, where it is
+live. The digest is not of them."""
 
 
 class Manifest(Struct, frozen=True, kw_only=True):
@@ -106,6 +107,9 @@ class Run:
         """What its routing policies were asked and told, in order, where `log_views` had it logged: `calls.CALLS`."""
         self.views: pa.Table = tables.get("views", LOG["views"].empty_table())
         """What they were shown of replicas, each view where it had changed: `calls.VIEWS`."""
+        self.timings: pa.Table = tables.get("timings", TIMINGS.empty_table())
+        """Live runs: how long engines took by their own clocks, one row a batch or a step, and how large it was. Empty
+        where it is simulated: there a latency model says it."""
         self.summary = summary
         self.manifest = manifest
         self.origin = origin
@@ -119,9 +123,9 @@ class Run:
 
     @property
     def tables(self) -> dict[str, pa.Table]:
-        """All of them by name; those of calls and views where they were logged."""
-        logged = LOG if len(self.calls) else ()
-        return {name: getattr(self, name) for name in (*TABLES, *OF_ATTEMPTS, *logged)}
+        """All of them by name; those of what was watched where there is any of it."""
+        watched = [name for name in WATCHED if len(getattr(self, name))]
+        return {name: getattr(self, name) for name in (*TABLES, *OF_ATTEMPTS, *watched)}
 
     @property
     def digest(self) -> str:
@@ -221,8 +225,11 @@ class Run:
         """
         said = self.manifest
         spec = self.fleet(allow_changed=allow_changed)
-        found = trace_again(said.trace, self.origin, self.kept_trace, trace)
-        return inputs_again(found, spec, said.seed, said.faults, said.options)
+        return inputs_again(self.find_trace(trace), spec, said.seed, said.faults, said.options)
+
+    def find_trace(self, given: Trace | str | Path | None = None) -> Trace:
+        """The trace that it is a run of. `given` is that of `rebuild`, and so is what is raised."""
+        return trace_again(self.manifest.trace, self.origin, self.kept_trace, given)
 
     def save(self, directory: str | Path, *, with_trace: bool = False) -> Path:
         """Write one Parquet file for each table, `origin.json`, and `manifest.json`; answers the directory.
@@ -231,7 +238,7 @@ class Run:
         `OSError` that names the file that cannot be written: there is then no manifest, and `load_run` says so.
         """
         target, tables, said = Path(directory), self.tables, self.manifest
-        trace = trace_again(said.trace, self.origin, self.kept_trace, None) if with_trace else None
+        trace = self.find_trace() if with_trace else None
         besides = {name: table_digest(tables[name], name) for name in tables if name not in self._digested}
         if any(name in self.records.column_names for name in BESIDES):
             besides["records"] = table_digest(self.records, "records")
@@ -273,7 +280,8 @@ def load_run(directory: str | Path) -> Run:
     """
     source = Path(directory)
     saved = read_manifest(source, _Saved)
-    names = [*TABLES, *(name for name in OPTIONAL if (source / f"{name}.parquet").exists())]
+    names = [*TABLES, *(name for name in OF_ATTEMPTS if (source / f"{name}.parquet").exists())]
+    names += [name for name in WATCHED if name in saved.besides]
     tables = {name: read_table(source, name) for name in names}
     kept = source / TRACE
     run = Run(
@@ -329,6 +337,7 @@ def finish_run(
         "replicas": replicas,
         "pools": pools,
         **({} if telemetry.watcher is None else telemetry.watcher.tables()),
+        "timings": telemetry.timings.take(),
     }
     # A client that drives a fleet knows what was said to it, and not what the fleet did: no pool is described to it.
     counted = spec is not None and bool(telemetry.pools) and several_attempts(spec)

@@ -34,7 +34,7 @@ from policies import (
 from policies.base import AdmissionPolicy
 from tests.policies.makers import SHIPPED
 from tests.simulation.building import arrivals, fleet
-from traces import Fault, FaultTrace, Trace, load_trace
+from traces import Fault, FaultTrace, Trace, TraceError, load_trace
 
 SURGE = load_trace("demo-surge").first(requests=400)
 CHAT = load_trace("chat-small").first(requests=120)
@@ -132,7 +132,7 @@ def everything_to_one() -> Run:
 
 
 def test_the_estimate_of_the_busy_one_of_two_is_the_queue_that_was_seen() -> None:
-    found = regret(everything_to_one(), LeastOutstanding(), trace=TEN_AT_ONCE)
+    found = regret(everything_to_one(), LeastOutstanding())
 
     assert (found.asked, found.agreed) == (10, 1)  # the first: both are idle
     assert [one.estimate_s for one in found.decisions] == pytest.approx([float(i) for i in range(1, 10)])
@@ -144,7 +144,7 @@ def test_the_estimate_of_the_busy_one_of_two_is_the_queue_that_was_seen() -> Non
 def test_the_exact_regret_has_what_later_requests_gain_and_single_ones_do_not_add_up() -> None:
     run = everything_to_one()
 
-    found = regret(run, LeastOutstanding(), trace=TEN_AT_ONCE, exact=100, progress=False)
+    found = regret(run, LeastOutstanding(), exact=100, progress=False)
 
     # Number k gains the k seconds of those before it, and each of the 9 - k after it one second: 9, whichever it is.
     assert [one.exact.total_s for one in found.decisions] == pytest.approx([9.0] * 9)
@@ -157,7 +157,7 @@ def test_the_exact_regret_has_what_later_requests_gain_and_single_ones_do_not_ad
 def test_regret_is_below_zero_where_the_other_policy_chooses_worse() -> None:
     run = logged(TEN_AT_ONCE, fleet(1.0, replicas=2, routing=LeastOutstanding()))
 
-    found = regret(run, FirstOfAll(), trace=TEN_AT_ONCE, exact=100, progress=False)
+    found = regret(run, FirstOfAll(), exact=100, progress=False)
 
     # Every second one goes to replica/1, where as many wait as at replica/0 but one.
     assert [one.estimate_s for one in found.decisions] == pytest.approx([-1.0] * 5)
@@ -170,8 +170,7 @@ def test_a_sample_is_drawn_by_its_seed_and_only_that_is_tried() -> None:
     run = everything_to_one()
 
     one, same, other = (
-        regret(run, LeastOutstanding(), trace=TEN_AT_ONCE, exact=3, seed=seed, progress=False)
-        for seed in (0, 0, 1)
+        regret(run, LeastOutstanding(), exact=3, seed=seed, progress=False) for seed in (0, 0, 1)
     )
 
     def drawn(found) -> list[int]:
@@ -223,7 +222,7 @@ def test_the_interval_of_an_estimate_is_that_of_blocks_and_not_of_single_decisio
 def test_decisions_between_replicas_that_look_alike_are_told_apart() -> None:
     run = logged(TEN_AT_ONCE, fleet(1.0, replicas=2, routing=LeastOutstanding()))
 
-    found = regret(run, LastOfAll(), trace=TEN_AT_ONCE)
+    found = regret(run, LastOfAll())
 
     assert [one.alike for one in found.decisions] == [
         True
@@ -289,7 +288,7 @@ ROUTING = [cls for cls in SHIPPED if cls.slot == "routing" and cls is not Compos
 def test_a_policy_agrees_with_itself_in_every_decision(policy: RoutingPolicy) -> None:
     run = logged(CHAT, load_spec("examples/llm.toml").replace(routing=policy, replicas=3), seed=2)
 
-    found = regret(run, policy, trace=CHAT)
+    found = regret(run, policy)
 
     assert (found.agreed, found.agreement, found.decisions) == (len(CHAT), 1.0, ())
 
@@ -312,7 +311,7 @@ def test_the_whole_run_with_the_other_policy_is_what_simulating_it_gives() -> No
     trace, spec = SURGE, load_spec("examples/two-models.toml")
     trace = trace.assign(model="choice:chat=0.8,code=0.2", seed=0)
 
-    found = regret(logged(trace, spec), Random(), trace=trace, exact=1, progress=False)
+    found = regret(logged(trace, spec), Random(), exact=1, progress=False)
 
     before, after = (
         sum(simulate(trace, spec.replace(routing=policy)).records["e2e_s"].to_pylist())
@@ -326,7 +325,7 @@ def test_a_log_that_ended_early_is_asked_about_as_far_as_it_goes() -> None:
         TEN_AT_ONCE, fleet(1.0, replicas=2, routing=FirstOfAll()), watcher=CallLog(most=10)
     ).run()
 
-    found = regret(run, FirstOfAll(), trace=TEN_AT_ONCE)
+    found = regret(run, FirstOfAll())
 
     assert 0 < found.asked < 10
     assert found.agreement == 1.0
@@ -337,7 +336,7 @@ def test_a_log_that_ended_early_is_asked_about_as_far_as_it_goes() -> None:
 
 @pytest.mark.parametrize("answer", ["reject", "hold"])
 def test_what_the_other_policy_does_not_send_has_no_estimate_and_is_not_tried(answer: str) -> None:
-    found = regret(everything_to_one(), Scripted(answer=answer), trace=TEN_AT_ONCE, exact=5, progress=False)
+    found = regret(everything_to_one(), Scripted(answer=answer), exact=5, progress=False)
 
     assert found.agreed == 0
     assert (found.estimated.decisions, found.estimated.without, found.exact) == (0, 10, None)
@@ -363,7 +362,7 @@ def test_a_policy_that_breaks_its_contract_is_named_with_the_decision_and_its_ti
     run = logged(trace, fleet(replicas=2))
 
     with pytest.raises(PolicyError, match=r"decision 0 of the log, at 0\.500000 s") as raised:
-        regret(run, Scripted(answer=answer), trace=trace)
+        regret(run, Scripted(answer=answer))
     assert says in str(raised.value)
 
 
@@ -373,7 +372,7 @@ def test_a_run_without_a_log_says_how_to_have_one(options: dict) -> None:
     run = simulate(TEN_AT_ONCE, fleet(replicas=2, binding=binding), **options)
 
     with pytest.raises(ValueError, match=r"log_views=True, or --log-views, and with early binding"):
-        regret(run, LeastOutstanding(), trace=TEN_AT_ONCE)
+        regret(run, LeastOutstanding())
 
 
 def test_a_log_of_a_time_when_views_had_fewer_fields_is_refused_by_their_names() -> None:
@@ -381,25 +380,25 @@ def test_a_log_of_a_time_when_views_had_fewer_fields_is_refused_by_their_names()
     run.views = run.views.drop_columns(["capacity"])
 
     with pytest.raises(ValueError, match="the log of views has no capacity: it is of an older version"):
-        regret(run, LeastOutstanding(), trace=TEN_AT_ONCE)
+        regret(run, LeastOutstanding())
 
 
 def test_another_trace_another_metric_and_a_live_run_are_refused() -> None:
     run = everything_to_one()
 
-    with pytest.raises(ValueError, match="not of this one of 2"):
+    with pytest.raises(TraceError, match="the trace is not that of the run"):
         regret(run, LeastOutstanding(), trace=arrivals(0.0, 1.0))
     with pytest.raises(ValueError, match="e2e_s, queue_s, ttft_s, not of 'speed'"):
-        regret(run, LeastOutstanding(), trace=TEN_AT_ONCE, metric="speed")
+        regret(run, LeastOutstanding(), metric="speed")
     run.manifest = replace(run.manifest, runtime="live")
     with pytest.raises(ValueError, match="the run is a live one"):
-        regret(run, LeastOutstanding(), trace=TEN_AT_ONCE, exact=1)
+        regret(run, LeastOutstanding(), exact=1)
 
 
 def test_caveats_name_hooks_that_no_log_has_and_requests_that_were_degraded() -> None:
     run = logged(TEN_AT_ONCE, fleet(1.0, replicas=2, routing=FirstOfAll(), admission=Halve()))
 
-    said = " ".join(regret(run, EveryToken(), trace=TEN_AT_ONCE).caveats)
+    said = " ".join(regret(run, EveryToken()).caveats)
 
     assert "every-token listens to on_tokens, which no log has" in said
     assert "10 requests were degraded on admission" in said
@@ -409,7 +408,7 @@ def test_outcomes_that_change_with_the_decision_are_counted_apart() -> None:
     spec = fleet(1.0, replicas=2, routing=FirstOfAll(), deadline_s=3.5)  # four of ten come in time
     run = logged(TEN_AT_ONCE, spec)
 
-    found = regret(run, LeastOutstanding(), trace=TEN_AT_ONCE, exact=100, progress=False)
+    found = regret(run, LeastOutstanding(), exact=100, progress=False)
 
     assert found.exact.other_outcomes > 0
     assert found.whole.only_other > 0
@@ -417,7 +416,7 @@ def test_outcomes_that_change_with_the_decision_are_counted_apart() -> None:
 
 
 def test_the_table_says_who_was_asked_what_it_comes_to_and_what_to_mind() -> None:
-    found = regret(everything_to_one(), LeastOutstanding(), trace=TEN_AT_ONCE, exact=9, progress=False)
+    found = regret(everything_to_one(), LeastOutstanding(), exact=9, progress=False)
 
     text = str(found)
 

@@ -239,11 +239,28 @@ def test_a_recipe_calls_nothing_but_what_is_recorded() -> None:
     for name in ("os.system", "Trace.derived", "save_trace"):
         with pytest.raises(TraceError, match=f"there is no step {name}; another version of fleetlab"):
             rebuilt(Recipe((Step(name),)), "", Header(source=""))
-    unknown = Recipe((Step("poisson", {"rate": 3.0}),))
-    with pytest.raises(
-        TraceError, match=r"poisson\(rate=3\.0\) cannot be called: missing a required argument"
-    ):
-        rebuilt(unknown, "", Header(source=""))
+
+
+@pytest.mark.parametrize(
+    ("steps", "said"),
+    [
+        ([Step("poisson", {"rate": 3.0})], r"^poisson\(rate=3\.0\) cannot be called: "),
+        ([Step("Trace.first", {"requests": 3})], r"^first\(requests=3\) cannot be called: "),
+        ([Step("load_trace", {"path": 3})], r"^load_trace\(path=3\) cannot be called: "),
+        ([Step("expression", {"text": "AAAA"})], r"^expression\(text='AAAA'\) cannot be called: "),
+        (
+            [Step("surge"), Step("poisson", {"duration_s": 2.0})],
+            r"^poisson\(duration_s=2\.0\) cannot be called: ",
+        ),
+        (
+            [Step("Lengths.constant", {"tokens": 2})],
+            r"^Lengths\.constant makes no trace; the recipe was changed$",
+        ),
+    ],
+)
+def test_a_recipe_that_was_spoilt_is_told_by_its_step(steps: list[Step], said: str) -> None:
+    with pytest.raises(TraceError, match=said):
+        rebuilt(Recipe(tuple(steps)), "", Header(source=""))
 
 
 def test_a_recipe_reads_as_what_was_called() -> None:

@@ -64,6 +64,16 @@ def _reading(parser: Parser) -> None:
         "--block-tokens", type=count, metavar="N", help="tokens that each of its prefix hashes stands for"
     )
     reading.add_argument(
+        "--arrivals", metavar="LAW",
+        help="how requests of a file without times come: poisson:RATE, gamma:RATE:CV, constant:RATE, at-once",
+    )  # fmt: skip
+    reading.add_argument(
+        "--chars-per-token",
+        type=positive,
+        metavar="X",
+        help="characters that make a token, where the file has texts",
+    )
+    reading.add_argument(
         "--columns", metavar="TARGET=COLUMN[:UNIT],...",
         help="it is a table of your own (CSV, JSON lines, Parquet): which of its columns is which of a trace, as in "
         "arrived_s=ts:ms,prompt_tokens=in",
@@ -543,7 +553,7 @@ def _add_tools(commands: Any) -> None:
     _sessions(convert, "link the turns of a session: parent, think time")
     convert.add_argument(
         "--seed", type=whole, default=0, metavar="N", dest="trace_seed",
-        help="of --dequantise, --assign and --upsample (default 0)",
+        help="of --arrivals, --dequantise, --assign and --upsample (default 0)",
     )  # fmt: skip
     _on_bad(convert)
     _add_synthesize(verbs)

@@ -30,6 +30,9 @@ def trace_of(arguments: Namespace) -> Trace:
         failed=arguments.failed,
         time_unit=arguments.time_unit,
         block_tokens=arguments.block_tokens,
+        arrivals=arguments.arrivals,
+        chars_per_token=arguments.chars_per_token,
+        seed=arguments.trace_seed,
         columns=arguments.columns,
         format=arguments.format,
     )

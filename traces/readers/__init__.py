@@ -11,23 +11,33 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
-from traces import operations
 from traces.data import bundled_names, bundled_path
 from traces.errors import TraceError
-from traces.rates import holds_rates
 from traces.readers import (
+    aiperf,
     azure,
     azure_functions,
+    azure_functions_2019,
     bailian,
+    blis,
     burstgpt,
+    dynamo,
+    guidellm,
+    lengths,
     mapped,
     measured_run,
     mooncake,
+    not_requests,
+    otel_genai,
     own,
     own_csv,
-    recorded_faults,
+    servegen,
+    servegen_offline,
+    sharegpt,
     splitwise,
     vidur,
+    vllm_bench,
+    weka,
     workload,
 )
 from traces.readers.gathered import Gathered
@@ -49,7 +59,7 @@ class Format(Protocol):
 
     @property
     def TAKES(self) -> frozenset[str]:  # noqa: N802  (a constant of a module)
-        """Which of the options `time_unit` and `block_tokens` mean something here."""
+        """Which of the options that a file may leave open (`ReadOptions.only` has them) mean something here."""
         ...
 
     def sniff(self, source: Source) -> bool:
@@ -74,6 +84,18 @@ FORMATS: tuple[Format, ...] = (
     workload,
     bailian,
     mooncake,
+    azure_functions_2019,
+    blis,
+    servegen,
+    servegen_offline,
+    vllm_bench,
+    aiperf,
+    guidellm,
+    dynamo,
+    weka,
+    otel_genai,
+    sharegpt,
+    lengths,
 )
 
 
@@ -85,6 +107,9 @@ def load_trace(
     failed: OnFailed | None = None,
     time_unit: TimeUnit | None = None,
     block_tokens: int | None = None,
+    arrivals: str | None = None,
+    chars_per_token: float | None = None,
+    seed: int = 0,
     columns: Mapping[str, str] | str | None = None,
     format: str | None = None,
 ) -> Trace:
@@ -104,6 +129,10 @@ def load_trace(
             None) has them as they are recorded, "drop" leaves them out; both count them in `Trace.report.failed`.
         time_unit: Of the arrivals, where the format does not say it: "s", "ms", "us" or "ns".
         block_tokens: Tokens that each prefix hash stands for, where the file's are not the format's usual blocks.
+        arrivals: The law by which the requests of a file without times come: ``poisson:RATE_PER_S``,
+            ``gamma:RATE_PER_S:CV``, ``constant:RATE_PER_S`` or ``at-once``.
+        chars_per_token: How many characters of a text make a token, where the file has texts and no counts.
+        seed: Of all that is drawn: arrivals, or the times within the minutes of a file that has counts of minutes.
         columns: Of a table of your own (CSV, JSON lines or Parquet): which of its columns is which of a trace, with the
             unit of times whose name does not say it, as in ``{"arrived_s": "ts:ms", "prompt_tokens": "in"}``, or as
             text ``"arrived_s=ts:ms,prompt_tokens=in"``. Those that are not mapped go to `extra`.
@@ -119,6 +148,9 @@ def load_trace(
         failed=failed,
         time_unit=time_unit,
         block_tokens=block_tokens,
+        arrivals=arrivals,
+        chars_per_token=chars_per_token,
+        seed=seed,
         columns=columns_of(columns or {}),
     )
     source = Source(_found(Path(path)))
@@ -180,14 +212,9 @@ def _found(path: Path) -> Path:
 
 
 def _unknown(source: Source) -> TraceError:
-    if recorded_faults.sniff(source):
-        return TraceError("holds faults, not requests", remedy="read it with load_faults()", file=source.path)
-    if operations.sniff(source):
-        remedy = "read it with load_operations()"
-        return TraceError("holds operations, not requests", remedy=remedy, file=source.path)
-    if holds_rates(source):
-        remedy = "sample requests from it: from_rates(load_rates(path), seed=0)"
-        return TraceError("holds rates, not requests", remedy=remedy, file=source.path)
+    if (instead := not_requests.found(source)) is not None:
+        holds, remedy = instead
+        return TraceError(f"holds {holds}, not requests", remedy=remedy, file=source.path)
     begins = source.first_line[:60]
     known = ", ".join(reader.NAME for reader in FORMATS)
     remedy = f"known: {known}; a table of your own is read with columns= (--columns)"

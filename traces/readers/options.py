@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Mapping
 from typing import Literal, get_args
 
@@ -65,6 +66,9 @@ class ReadOptions(Struct, frozen=True, kw_only=True):
     failed: OnFailed | None = None
     time_unit: TimeUnit | None = None
     block_tokens: int | None = None
+    arrivals: str | None = None
+    chars_per_token: float | None = None
+    seed: int = 0
     columns: tuple[tuple[str, str], ...] = ()
     """Of a table of the user's own: a column of the trace, and the one of the file that it is, with its unit."""
 
@@ -78,6 +82,11 @@ class ReadOptions(Struct, frozen=True, kw_only=True):
         if self.block_tokens is not None and self.block_tokens < 1:
             raise TraceError(
                 f"block_tokens={self.block_tokens} is not possible", remedy="give a number above 0"
+            )
+        if self.chars_per_token is not None and not 0 < self.chars_per_token < math.inf:
+            raise TraceError(
+                f"chars_per_token={self.chars_per_token} is not possible",
+                remedy="give a finite number above 0",
             )
         for target, _ in self.columns:
             if target not in TARGETS:
@@ -93,6 +102,8 @@ class ReadOptions(Struct, frozen=True, kw_only=True):
         for name, why in (
             ("time_unit", "the format says the unit of its times itself"),
             ("block_tokens", "the format has no prefix hashes whose size it leaves open"),
+            ("arrivals", "the format says itself when its requests came"),
+            ("chars_per_token", "the format has no text whose tokens would have to be counted"),
         ):
             if getattr(self, name) is not None and name not in takes:
                 flag = f"--{name.replace('_', '-')}"

@@ -340,7 +340,7 @@ def _add_sweep(commands: Any) -> None:
         commands,
         "sweep",
         "sweeping:sweep",
-        "simulate a fleet at many points, and say which are worth choosing",
+        "simulate a fleet at many points, and say which to choose",
     )
     _trace(sweep)
     _spec(sweep)

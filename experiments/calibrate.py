@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from html import escape
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -18,9 +17,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from msgspec import Struct, structs
 
-from experiments import html
 from experiments.measured import value_of
 from experiments.metrics import Metric, metrics_of, serves_tokens
+from experiments.pages.blocks import NO_PLOTS, Table, Text, can_plot, figures, page, section
+from experiments.plots.of_report import latency_plots
 from experiments.progress import progress_bar
 from experiments.text import as_text, plain_number
 from fleet import FleetSpec, Run, simulate
@@ -330,20 +330,20 @@ def cells(row: CalibrationRow) -> tuple[str, ...]:
 
 
 def _page(report: CalibrationReport) -> str:
-    heading = escape(title(report))
     runs = {}
     for name in report.live:
         runs[f"{name}, simulated"] = report.simulated[name]
         runs[f"{name}, live"] = report.live[name]
     rows = [(row.label, row.candidate, *cells(row)) for row in report.rows]
-    parts = [
-        f"<h1>{heading}</h1>",
-        html.table(("metric", "candidate", *HEADINGS), rows, numbers_from=2),
-        *(f'<p class="note">{escape(note)}</p>' for note in report.notes),
-        "<h2>Latency</h2>",
-        *html.latency_plots(runs),
-    ]
-    return html.page(heading, parts)
+    drawn = figures(latency_plots(runs)) if can_plot() else [Text(NO_PLOTS, "note")]
+    return page(
+        title(report),
+        [
+            Table(("metric", "candidate", *HEADINGS), rows, names=2),
+            *(Text(note, "note") for note in report.notes),
+            *section("Latency", drawn),
+        ],
+    )
 
 
 def _marked(run: Run, columns: dict[str, str | int]) -> pa.Table:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -149,6 +149,11 @@ class Findings:
             for name, of_one in there.items()
             if len(of_one) > 1 and len({one.fingerprint for one in of_one}) == 1
         ]
+
+    @property
+    def specs(self) -> dict[str, dict[str, Any]]:  # Any: JSON values
+        """What each candidate was, in their order."""
+        return {name: self.manifests[name].spec for name in self.measured if name in self.manifests}
 
     @property
     def resampled(self) -> bool:

@@ -91,16 +91,19 @@ def timeline(runs: Runs) -> Plot | None:
 
 
 def _seen(series: Mapping[str, Sequence[pa.Table]], ends_s: float) -> Iterator[pa.Table]:
-    """What the loops saw, on one grid of times."""
+    """What the loops saw, on one grid of times; a measure that was 0 in all runs is left out."""
     grid_s = np.linspace(0.0, ends_s, POINTS)
     changes = replicas_change([table for of_one in series.values() for table in of_one])
     for measure in SEEN:
         if measure.column == "ready" and not changes:
             continue
-        for name, of_one in series.items():
-            held = [_held(table, measure.column, grid_s) for table in of_one if _has(table, measure.column)]
-            if held and np.nanmax(held) > 0.0:
-                yield _band(name, measure.column, grid_s, np.array(held))
+        bands = [
+            _band(name, measure.column, grid_s, np.array(held))
+            for name, of_one in series.items()
+            if (held := [_held(one, measure.column, grid_s) for one in of_one if _has(one, measure.column)])
+        ]
+        if any(pc.max(band["most"]).as_py() for band in bands):
+            yield from bands
 
 
 def _has(table: pa.Table, column: str) -> bool:

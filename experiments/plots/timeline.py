@@ -54,12 +54,14 @@ class Measure(NamedTuple):
 
 ARRIVALS = Measure("arrivals_per_s", "arrivals (1/s)")
 """Counted from the records: a control loop may look seldom."""
+WAITING = Measure("queue_depth", "waiting requests")
+CACHE = Measure("kv_utilization", "used cache blocks", fraction=True)
 SEEN = (
-    Measure("queue_depth", "waiting requests"),
+    WAITING,
     Measure("in_flight", "requests in flight"),
     Measure("ready", "ready replicas"),
     Measure("busy_fraction", "busy fraction", fraction=True),
-    Measure("kv_utilization", "used cache blocks", fraction=True),
+    CACHE,
 )
 CAPTION = """What the control loop saw at each of its intervals, and the arrivals, which are the same for all where
 one line is drawn."""
@@ -78,11 +80,15 @@ def plot_timeline(runs: Runs) -> Figure:
 def timeline(runs: Runs) -> Plot | None:
     """What the runs were over time, of several pools all together; None where no control loop looked."""
     series = {name: [fleet_series(run.series) for run in of_one] for name, of_one in runs.items()}
-    ends_s = max(
-        (pc.max(table["time_s"]).as_py() or 0.0 for of in series.values() for table in of), default=0.0
-    )
-    if not ends_s:
+    looks_s = [
+        pc.max(table["time_s"]).as_py() for of_one in series.values() for table in of_one if len(table)
+    ]
+    if not looks_s:
         return None
+    arrived_s = [
+        pc.max(run.records["arrived_s"]).as_py() or 0.0 for of_one in runs.values() for run in of_one
+    ]
+    ends_s = max(*looks_s, *arrived_s, 1e-9)
     parts = [*_arrivals(runs, ends_s), *_seen(series, ends_s)]
     several = max(len(of_one) for of_one in runs.values()) > 1
     many = len(runs) > FEW
@@ -156,7 +162,13 @@ def _band(
 def _panels(data: pa.Table) -> list[tuple[Measure, pa.Table]]:
     """The measures that are there, with their rows."""
     found = [(one, data.filter(pc.equal(data["measure"], one.column))) for one in (ARRIVALS, *SEEN)]
-    return [(measure, table) for measure, table in found if len(table)]
+    there = {measure: table for measure, table in found if len(table)}
+    if CACHE in there:  # then replicas have queues of their own, in their sequences that wait
+        there = {
+            one._replace(label="waiting at the head") if one == WAITING else one: of
+            for one, of in there.items()
+        }
+    return list(there.items())
 
 
 def _bands(data: pa.Table) -> Figure:

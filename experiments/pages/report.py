@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from experiments.findings import Findings
+from experiments.findings import Findings, Row
 from experiments.pages.blocks import (
     NO_PLOTS,
     Block,
@@ -69,7 +69,13 @@ def fragment_of(found: Findings, runs: Runs) -> str:
     """What a notebook shows of a report: the verdict, the figure of it, the table."""
     plots = plots_of(found, runs)
     return fragment(
-        [Text(title(found)), *_first(found), *figures(plots.differences[:1]), _cells(found), *_notes(found)]
+        [
+            Text(title(found)),
+            *_first(found),
+            *figures(plots.differences[:1]),
+            _cells(found.shown),
+            *_notes(found),
+        ]
     )
 
 
@@ -93,16 +99,21 @@ def _bullets(summary: str, sentences: Sequence[str]) -> list[Block]:
 
 
 def _table(found: Findings) -> list[Block]:
-    return [_cells(found), *_notes(found)]
+    """All figures; of many candidates those that are not primary folded up."""
+    first = [row for row in found.shown if row.family == "primary"]
+    rest = [row for row in found.shown if row.family != "primary"]
+    if len(found.measured) <= FEW or not first or not rest:
+        return [_cells(found.shown), *_notes(found)]
+    return [_cells(first), Details("Table of the other figures", [_cells(rest)]), *_notes(found)]
 
 
-def _cells(found: Findings) -> Table:
-    rows = []
+def _cells(rows: Sequence[Row]) -> Table:
+    texts = []
     last = None
-    for row in found.shown:
-        rows.append((row.label if row.metric != last else "", row.candidate, *cells(row)))
+    for row in rows:
+        texts.append((row.label if row.metric != last else "", row.candidate, *cells(row)))
         last = row.metric
-    return Table(HEADINGS, rows, names=2, verdict=True)
+    return Table(HEADINGS, texts, names=2, verdict=True)
 
 
 def _notes(found: Findings) -> list[Block]:

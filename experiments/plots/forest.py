@@ -143,7 +143,9 @@ def _panel(axes: Axes, rows: Sequence[Cells], candidates: Sequence[str]) -> None
     first = rows[0]
     axes.set_title(f"{first['label']}, {WORDS[first['better']]}", loc="left", fontsize=8)
     if ratio:
-        log_ticks(axes)
+        ends = [row[end] for row in rows for end in ("difference", "low", "high") if row[end] is not None]
+        axes.set(xscale="log", xlim=(min(1.0, *ends) / 1.02, max(1.0, *ends) * 1.02))
+        log_ticks(axes, most=4)
     else:
         axes.xaxis.get_major_locator().set_params(nbins=5)
     axes.set_xlabel("ratio to baseline (logarithmic)" if ratio else "difference to baseline", fontsize=8)

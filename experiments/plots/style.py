@@ -101,10 +101,10 @@ def legend_above(figure: Figure, axes: Axes) -> None:
         )
 
 
-def log_ticks(axes: Axes, which: Literal["x", "y"] = "x") -> None:
+def log_ticks(axes: Axes, which: Literal["x", "y"] = "x", *, most: int = 7) -> None:
     """A logarithmic axis with 1, 2, 5, 10, … as plain numbers; powers of 10 alone where it spans many of them.
 
-    Where it spans less than one, numbers at even steps. To be called when everything is drawn.
+    Where it spans less than one, numbers at even steps, `most` of them. To be called when everything is drawn.
     """
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
@@ -113,7 +113,7 @@ def log_ticks(axes: Axes, which: Literal["x", "y"] = "x") -> None:
     low, high = axes.get_xlim() if which == "x" else axes.get_ylim()
     subs = (1.0,) if high > 1e4 * low > 0.0 else (1.0, 2.0, 5.0)
     narrow = high < 5.0 * low
-    axis.set_major_locator(MaxNLocator(7) if narrow else LogLocator(base=10, subs=subs))
+    axis.set_major_locator(MaxNLocator(most) if narrow else LogLocator(base=10, subs=subs))
     axis.set_minor_locator(NullLocator() if narrow else LogLocator(base=10, subs="auto"))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_formatter(NullFormatter())

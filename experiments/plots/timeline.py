@@ -89,11 +89,12 @@ def timeline(runs: Runs) -> Plot | None:
         pc.max(run.records["arrived_s"]).as_py() or 0.0 for of_one in runs.values() for run in of_one
     ]
     ends_s = max(*looks_s, *arrived_s, 1e-9)
-    parts = [*_arrivals(runs, ends_s), *_seen(series, ends_s)]
+    seen = list(_seen(series, ends_s))
+    data = pa.concat_tables([*_arrivals(runs, ends_s), *seen])
+    many = len(runs) > FEW and bool(seen)
     several = max(len(of_one) for of_one in runs.values()) > 1
-    many = len(runs) > FEW
-    caption = f"{CAPTION}{f' {HEAT if many else BANDS}' if several or many else ''}".replace("\n", " ")
-    return Plot("timeline", caption, pa.concat_tables(parts), _heat if many else _bands)
+    said = HEAT if many else BANDS if several else ""
+    return Plot("timeline", f"{CAPTION} {said}".replace("\n", " ").strip(), data, _heat if many else _bands)
 
 
 def _seen(series: Mapping[str, Sequence[pa.Table]], ends_s: float) -> Iterator[pa.Table]:

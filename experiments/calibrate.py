@@ -20,7 +20,7 @@ from msgspec import Struct, structs
 
 from experiments.measured import value_of
 from experiments.metrics import Metric, metrics_of, serves_tokens
-from experiments.pages.blocks import NO_PLOTS, Table, Text, can_plot, figures, page, section
+from experiments.pages import blocks
 from experiments.plots.of_report import latency_plots
 from experiments.progress import progress_bar
 from experiments.text import as_text, plain_number
@@ -401,13 +401,15 @@ def _page(report: CalibrationReport) -> str:
             runs[f"{name}, own times"] = own
         runs[f"{name}, live"] = report.live[name]
     rows = [(row.label, row.candidate, *cells(row, report.headings)) for row in report.rows]
-    drawn = figures(latency_plots(runs)) if can_plot() else [Text(NO_PLOTS, "note")]
-    return page(
+    drawn = (
+        blocks.figures(latency_plots(runs)) if blocks.can_plot() else [blocks.Text(blocks.NO_PLOTS, "note")]
+    )
+    return blocks.page(
         title(report),
         [
-            Table(("metric", "candidate", *report.headings), rows, names=2),
-            *(Text(note, "note") for note in report.notes),
-            *section("Latency", drawn),
+            blocks.Table(("metric", "candidate", *report.headings), rows, names=2),
+            *(blocks.Text(note, "note") for note in report.notes),
+            *blocks.section("Latency", drawn),
         ],
     )
 

@@ -147,7 +147,7 @@ def _panel(axes: Axes, rows: Sequence[Cells], candidates: Sequence[str]) -> None
         axes.set(xscale="log", xlim=(min(1.0, *ends) / 1.02, max(1.0, *ends) * 1.02))
         log_ticks(axes, most=4)
     else:
-        axes.xaxis.get_major_locator().set_params(nbins=5)
+        axes.locator_params(axis="x", nbins=5)
     axes.set_xlabel("ratio to baseline (logarithmic)" if ratio else "difference to baseline", fontsize=8)
     axes.tick_params(labelsize=8)
     axes.set_ylim(len(candidates) - 0.4, -0.6)

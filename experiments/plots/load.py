@@ -100,7 +100,8 @@ def _span_s(run: Run) -> float:
 
 def _windows(run: Run, window_s: float) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
     """The number of the window that each request arrived in."""
-    return (run.records["arrived_s"].to_numpy() / window_s).astype(np.int64)
+    arrived_s: Floats = run.records["arrived_s"].to_numpy()
+    return (arrived_s / window_s).astype(np.int64)
 
 
 def _rates_per_s(run: Run, window_s: float) -> Floats:

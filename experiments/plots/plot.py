@@ -97,11 +97,11 @@ def pdf_bytes(figure: Figure) -> bytes:
 
 
 @contextmanager
-def _writing(settings: dict[str, Any]) -> Iterator[None]:  # Any: matplotlib's settings
+def _writing(settings: Any) -> Iterator[None]:  # Any: matplotlib's
     """Matplotlib's settings for a file. A name may have letters that its font lacks: in a page the browser has them."""
     from matplotlib import rc_context
 
-    always = {"text.parse_math": False, "font.family": "sans-serif"}
-    with rc_context({**always, **settings}), warnings.catch_warnings():
+    settings |= {"text.parse_math": False, "font.family": "sans-serif"}
+    with rc_context(settings), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         yield

@@ -95,7 +95,7 @@ def _lines(data: pa.Table) -> Figure:
         marker = "o" if len(rank) <= MARKED else None
         axes.plot(rank, middle, **style, marker=marker, markersize=4, label=legend_label(name))
     axes.set_ylim(bottom=0.0)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.locator_params(axis="x", integer=True)
     axes.set_xlabel("replicas, the busiest first")
     axes.set_ylabel("requests in service")
     legend_above(figure, axes)
@@ -115,6 +115,6 @@ def _heat(data: pa.Table) -> Figure:
         figure, axes, heat(axes, values, extent=extent), "requests in service, median over the seeds"
     )
     named_rows(axes, names)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.locator_params(axis="x", integer=True)
     axes.set_xlabel("replicas, the busiest first", fontsize=8)
     return figure

@@ -129,8 +129,10 @@ def wide_enough(axes: Axes, which: Literal["x", "y"] = "x") -> None:
 
 def counts(axes: Axes) -> None:
     """A y axis of whole things, from 0, that shows at least one."""
+    from matplotlib.ticker import MaxNLocator
+
     axes.set_ylim(0.0, max(1.0, axes.get_ylim()[1]))
-    axes.yaxis.get_major_locator().set_params(integer=True)
+    axes.yaxis.set_major_locator(MaxNLocator("auto", integer=True))
 
 
 def heat(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -176,7 +176,7 @@ def _bands(data: pa.Table) -> Figure:
     """A panel for each measure, a line for each candidate."""
     shown = _panels(data)
     names = [name for name in data["candidate"].unique().to_pylist() if name != OFFERED]
-    styles = {OFFERED: {"color": GREY, "linewidth": 1.5}} | {
+    styles: dict[str, dict[str, Any]] = {OFFERED: {"color": GREY, "linewidth": 1.5}} | {
         name: line_style(index) for index, name in enumerate(names)
     }
     figure, panels = new_figure(WIDTH, 0.8 + 1.6 * len(shown), rows=len(shown))
@@ -197,7 +197,7 @@ def _bands(data: pa.Table) -> Figure:
     return figure
 
 
-def _line(axes: Axes, own: pa.Table, label: str, style: Mapping[str, str | float]) -> None:
+def _line(axes: Axes, own: pa.Table, label: str, style: Mapping[str, Any]) -> None:  # Any: matplotlib's
     at_s, middle, least, most = (own[name].to_numpy() for name in ("time_s", "median", "least", "most"))
     if not np.array_equal(least, most):
         axes.fill_between(at_s, least, most, color=style["color"], alpha=0.15, linewidth=0.0)

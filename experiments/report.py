@@ -15,6 +15,7 @@ from msgspec import Struct
 from experiments.findings import LEVEL, Findings
 from experiments.measured import Measured, measure
 from experiments.metrics import Better, Metric, default_metrics, grouped_too
+from experiments.pages.blocks import NO_PLOTS, can_plot
 from experiments.pages.report import fragment_of, page_of
 from experiments.paired import Interval, Scale
 from experiments.plots.of_report import plots_of
@@ -213,8 +214,10 @@ class Report(Findings):
     def figures(self, directory: str | Path) -> list[Path]:
         """Write each figure of the page as SVG and as PDF, with what it shows as CSV; answers the paths.
 
-        Needs matplotlib (``pip install "fleetlab[report]"``).
+        Raises `ImportError` where there is no matplotlib (``pip install "fleetlab[report]"``).
         """
+        if not can_plot():
+            raise ImportError(NO_PLOTS)
         target = Path(directory)
         target.mkdir(parents=True, exist_ok=True)
         return [path for plot in plots_of(self, self.runs).every() for path in plot.save(target)]

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from experiments.findings import natural
 from experiments.plots.latency import LABELS, LEAST_MS
 from experiments.plots.plot import Plot, Runs, figure_of, there
 from experiments.plots.style import (
@@ -97,7 +98,7 @@ def _plot(of_class: Mapping[str, Sequence[Mapping[str, Quantiles]]], by: str, co
     if len(requests) < 2:
         return None
     most = {label for label, _ in requests.most_common(MOST)}
-    shown = [label for label in requests if label in most]
+    shown = sorted(most, key=natural)
     many = len(of_class) > FEW
     label = LABELS.get(column, column)
     caption = (HEAT if many else CAPTION).format(label=label, column=by).replace("\n", " ")

@@ -21,6 +21,7 @@ from experiments.plots.style import (
     FEW,
     GREY,
     WIDTH,
+    around,
     legend_above,
     legend_label,
     line_style,
@@ -151,8 +152,7 @@ def _small(data: pa.Table, label: str, bound_s: float | None) -> Figure:
     _scales(panels[0], data, bound_s, TICKS_OF_SMALL)
     for axes in panels[1:]:
         _mark(axes, bound_s)
-    figure.supxlabel(f"{label} (ms, logarithmic)", fontsize=9)
-    figure.supylabel("completed requests", fontsize=9)
+    around(figure, panels, f"{label} (ms, logarithmic)", "completed requests")
     return figure
 
 

@@ -20,6 +20,7 @@ from experiments.plots.style import (
     FEW,
     GREY,
     WIDTH,
+    around,
     legend_above,
     legend_label,
     line_style,
@@ -151,7 +152,8 @@ def _together(data: pa.Table, label: str, bound_s: float | None) -> Figure:
     figure, axes = new_figure(WIDTH, 4.0)
     for index, name in enumerate(data["candidate"].unique().to_pylist()):
         _curve(axes, data, name, line_style(index)["color"], legend_label(name))
-    _scales(axes, bound_s)
+    _mark(axes, bound_s)
+    _scales(axes)
     axes.set_xlabel("arrivals a second, at the time")
     axes.set_ylabel(f"{label}\n(ms, logarithmic)")
     legend_above(figure, axes)
@@ -166,10 +168,10 @@ def _small(data: pa.Table, label: str, bound_s: float | None) -> Figure:
         if index:
             _curve(axes, data, names[0], GREY, None)
         _curve(axes, data, name, line_style(0)["color"], None)
-        _scales(axes, bound_s)
+        _mark(axes, bound_s)
         axes.set_title(short(name), loc="left", fontsize=8)
-    figure.supxlabel("arrivals a second, at the time", fontsize=9)
-    figure.supylabel(f"{label} (ms, logarithmic)", fontsize=9)
+    _scales(panels[0])
+    around(figure, panels, "arrivals a second, at the time", f"{label} (ms, logarithmic)")
     return figure
 
 
@@ -181,10 +183,13 @@ def _curve(axes: Axes, data: pa.Table, name: str, colour: str, label: str | None
     axes.plot(at, p99, color=colour, linewidth=1.2, marker="s", markersize=3.0, linestyle="--", alpha=0.7)
 
 
-def _scales(axes: Axes, bound_s: float | None) -> None:
-    if bound_s is not None:
-        axes.axhline(bound_s * 1000.0, color="#1a1a1a", linewidth=1.0, linestyle=(0, (4, 3)))
+def _scales(axes: Axes) -> None:
     axes.set_xlim(left=0.0)
     axes.set_yscale("log")
     wide_enough(axes, "y")
     log_ticks(axes, "y")
+
+
+def _mark(axes: Axes, bound_s: float | None) -> None:
+    if bound_s is not None:
+        axes.axhline(bound_s * 1000.0, color="#1a1a1a", linewidth=1.0, linestyle=(0, (4, 3)))

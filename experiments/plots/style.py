@@ -23,6 +23,8 @@ WIDTH = 9.0
 """Of a figure, in inches: about that of the page's text."""
 FEW = 8
 """Candidates that one panel can hold apart; of more each has a panel, or a row, of its own."""
+TOP, BOTTOM = 0.55, 0.6
+"""Room above and below small multiples, in inches."""
 LONGEST = 40
 """Characters of a name in a plot: a longer one keeps its two ends, which is where names differ."""
 
@@ -49,23 +51,44 @@ def new_figure(
     return figure, panels if rows else panels[0]
 
 
-def small_multiples(
-    count: int, *, columns: int, height: float, top: float = 0.7
-) -> tuple[Figure, list[Axes]]:
-    """`count` panels of `height` inches in rows of `columns`, all on the same axes; `top` inches are for a legend."""
+def small_multiples(count: int, *, columns: int, height: float) -> tuple[Figure, list[Axes]]:
+    """`count` panels of `height` inches in rows of `columns`, all on the same axes, with room for names and a legend.
+
+    They stand where they stand: to measure the texts of fifty panels takes longer than to draw them.
+    """
     from matplotlib.figure import Figure
 
     columns = max(1, min(columns, count))
     rows = -(-count // columns)
-    figure = Figure(figsize=(WIDTH, top + height * rows), layout="constrained")
-    panels = list(np.atleast_1d(figure.subplots(rows, columns, sharex=True, sharey=True)).flat)
-    for place, axes in enumerate(panels):
+    high = TOP + height * rows + BOTTOM
+    figure = Figure(figsize=(WIDTH, high))
+    edges = {
+        "left": 0.75 / WIDTH,
+        "right": 1.0 - 0.1 / WIDTH,
+        "bottom": BOTTOM / high,
+        "top": 1.0 - TOP / high,
+    }
+    gaps = {"hspace": 0.28, "wspace": 0.1}
+    panels = list(
+        np.atleast_1d(figure.subplots(rows, columns, sharex=True, sharey=True, gridspec_kw=edges | gaps)).flat
+    )
+    for place, axes in enumerate(panels[:count]):
         plain(axes)
-        axes.tick_params(labelsize=8)
-        axes.set_visible(place < count)
         # The last panel of a column that ends early has the labels that are otherwise below it.
-        axes.tick_params(labelbottom=place + columns >= count)
+        axes.tick_params(labelsize=8, labelbottom=place + columns >= count)
+    for spare in panels[count:]:
+        figure.delaxes(spare)
     return figure, panels[:count]
+
+
+def around(figure: Figure, panels: Sequence[Axes], x_label: str, y_label: str) -> None:
+    """What the axes of small multiples are called; with minor ticks they would be grey with them."""
+    from matplotlib.ticker import NullLocator
+
+    figure.supxlabel(x_label, fontsize=9, y=0.08 / figure.get_figheight(), va="bottom")
+    figure.supylabel(y_label, fontsize=9, x=0.06 / WIDTH, ha="left")
+    panels[0].xaxis.set_minor_locator(NullLocator())
+    panels[0].yaxis.set_minor_locator(NullLocator())
 
 
 def plain(axes: Axes) -> None:

@@ -14,6 +14,7 @@ from experiments.plots.style import (
     FEW,
     GREY,
     WIDTH,
+    around,
     colour_scale,
     counts,
     heat,
@@ -264,7 +265,7 @@ def _states(data: pa.Table) -> Figure:
             below = top
         axes.set_title(short(name), loc="left", fontsize=8 if many else 9)
     counts(panels[0])
-    figure.supxlabel("time (s)", fontsize=9)
-    figure.supylabel("replicas", fontsize=9)
-    legend_above(figure, panels[0])
+    around(figure, panels, "time (s)", "replicas")
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="upper left", ncols=len(labels), frameon=False, fontsize=9)
     return figure

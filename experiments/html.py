@@ -4,14 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from html import escape
-from importlib.util import find_spec
 from typing import Any
 
 import msgspec
-
-from experiments import plots
-from experiments.metrics import serves_tokens
-from experiments.plots import Runs
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff; max-width: 60rem; margin: 2rem auto;
@@ -55,42 +50,6 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[str]], *, numbers_fro
 NO_PLOTS = '<p class="note">No plots: matplotlib is not installed (pip install "fleetlab[report]").</p>'
 
 
-TOKEN_LATENCIES = (
-    ("ttft_s", "time to first token", "From the intended arrival to the first output token (TTFT)."),
-    ("tpot_s", "time per output token", "Mean gap between two output tokens of a request (TPOT)."),
-)
-
-
-def latency_plots(runs: Runs) -> list[str]:
-    """Distributions of latencies as figures, or a note where nothing can plot."""
-    if find_spec("matplotlib") is None:
-        return [NO_PLOTS]
-    caption = (
-        "End-to-end latency of completed requests, all runs of a line together: that share of requests was answered "
-        "within that time. The scale is stretched towards the slowest."
-    )
-    figures = [figure(plots.latency_cdf(runs), caption)]
-    if any(serves_tokens(run.summary) for of_one in runs.values() for run in of_one):
-        figures += [
-            figure(plots.latency_cdf(runs, column, label), said) for column, label, said in TOKEN_LATENCIES
-        ]
-    return figures
-
-
-def timelines(runs: Runs, seed: int) -> list[str]:
-    """What the first runs, those of `seed`, were over time; nothing where nothing can plot."""
-    if find_spec("matplotlib") is None:
-        return []
-    parts = [
-        "<h2>Over time</h2>",
-        figure(plots.timelines(runs, seed), "What the control loop saw at each of its intervals."),
-    ]
-    if plots.replicas_change(runs):
-        caption = "Replicas by state; starting is provisioning and loading."
-        return [*parts, figure(plots.replica_states(runs, seed), caption)]
-    return [*parts, '<p class="note">The replicas were ready throughout, the same number of them.</p>']
-
-
 def figure(svg: str, caption: str) -> str:
     """A plot with what there is to say of it."""
     return f"<figure>{svg}<figcaption>{escape(caption)}</figcaption></figure>"
@@ -117,11 +76,3 @@ def flatten(value: object, path: str = "") -> Iterable[tuple[str, str]]:
             yield from flatten(item, f"{path}.{key}" if path else str(key))
     else:
         yield path, msgspec.json.encode(value).decode()
-
-
-def facts(rows: Iterable[tuple[str, str]], note: str) -> str:
-    """Names and what they are, to be checked; `note` below."""
-    body = "".join(
-        f"<tr><td>{escape(name)}</td><td><code>{escape(value)}</code></td></tr>" for name, value in rows
-    )
-    return f'<div class="scroll"><table>{body}</table></div><p class="note">{note}</p>'

@@ -172,7 +172,7 @@ def test_a_saved_report_is_whole_and_needs_no_network(report: Report, tmp_path: 
     page = (tmp_path / "report.html").read_text()
     assert not re.findall(r"""(?:src|href)\s*=\s*["']?(?:https?:)?//""", page)
     assert not re.findall(r"@import|url\(\s*['\"]?https?:|<script|<link", page)
-    assert page.count("<svg") == 2
+    assert page.count("<svg") == 4, "differences, latency, over time, replicas"
     assert "The replicas were ready throughout" in page
     assert "<li>p2c against " in page
     for words in (
@@ -233,7 +233,7 @@ def test_replicas_are_drawn_where_their_number_differs(trace: Trace, base: Fleet
     pytest.importorskip("matplotlib")
     report = compare(trace, {"four": base, "five": base.replace(replicas=5)}, seeds=[0], progress=False)
     page = (report.save(tmp_path) / "report.html").read_text()
-    assert page.count("<svg") == 3
+    assert "ready replicas</text>" in page
     assert "ready throughout" not in page
 
 

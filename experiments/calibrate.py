@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from msgspec import Struct, structs
 
 from experiments import html
+from experiments.measured import value_of
 from experiments.metrics import Metric, metrics_of, serves_tokens
 from experiments.progress import progress_bar
 from experiments.text import as_text, plain_number
@@ -265,7 +266,7 @@ def _with_noise(rows: Sequence[CalibrationRow]) -> list[CalibrationRow]:
 
 
 def _values(item: Metric, runs: Sequence[Run]) -> list[float]:
-    return [value for run in runs if (value := item.read(run.summary)) is not None]
+    return [value for run in runs if (value := value_of(item, run)) is not None]
 
 
 def _noise(item: Metric, live: Sequence[Run]) -> float | None:

@@ -10,13 +10,15 @@ from concurrent.futures.process import BrokenProcessPool
 from itertools import product
 from typing import NamedTuple
 
-from experiments.metrics import Metric, metrics_of
-from experiments.paired import Interval
+from experiments.measured import check_columns
+from experiments.metrics import DEFAULT_METRICS, Metric, grouped_too, metrics_of
+from experiments.paired import Interval, Scale
 from experiments.progress import progress_bar
 from experiments.report import Report
 from experiments.workers import Workers
 from fleet import FleetSpec, Run, simulate
 from fleet.spec import components_of
+from fleet.text import one_line
 from traces import FaultTrace, Trace
 
 TraceSource = Trace | Callable[[int], Trace]
@@ -42,25 +44,35 @@ def compare(
     faults: FaultSource = None,
     baseline: str | None = None,
     metrics: Sequence[Metric | str] | None = None,
+    primary: Metric | str | None = None,
+    by: str | Sequence[str] = (),
     workers: int | None = None,
     progress: bool = True,
     sessions: bool = False,
     interval: Interval = "t",
+    scale: Scale = "difference",
 ) -> Report:
     """Simulate every candidate on the same trace with the same seeds and faults; compare each to the baseline.
 
     A seed changes the policies' chance, the engines' noise and the network's. `trace` may also be a function of
     the seed: then arrivals are resampled too, which is the way to study a synthetic workload (``compare(lambda
     seed: poisson(rate_per_s=200, duration_s=60, seed=seed), ...)``); so may `faults`. The baseline is the first
-    candidate unless named. `interval` is Student's ``t`` or the ``bca`` bootstrap; docs/statistics.md tells
-    them apart. `metrics` are names such as ``"ttft_s.p99"`` (`experiments.metrics.FIGURES`) or values of your own;
-    unless given they follow from the runs: `TOKEN_METRICS` where any serves token by token, else `DEFAULT_METRICS`.
+    candidate unless named. `interval` is Student's ``t`` or the ``bca`` bootstrap, `scale` whether differences or
+    ratios are judged; docs/statistics.md tells them apart.
+
+    `metrics` are names such as ``"ttft_s.p99"`` or ``"ttft_s.p99@tenant"`` (`experiments.metric`) or values of your
+    own; unless given they follow from the runs: `TOKEN_METRICS` where any serves token by token, else
+    `DEFAULT_METRICS`. `by` has each of them by a column too. `primary` is the one that decides, named beforehand: its
+    verdicts are corrected among themselves, the others' in a family of their own.
+
+    A run that fails is in the report's `errors`, and the others are kept.
 
     `workers` processes share the work, one by default. They are spawned and import your script again: guard it
     with ``if __name__ == "__main__":``, and define policies in a module of their own. What cannot be sent to
     another process runs in this one.
 
-    Raises `ValueError` for an unknown baseline or metric, no candidates or no seeds, and what `simulate` raises.
+    Raises `ValueError` for an unknown baseline, metric or column, no candidates or no seeds, and where every run fails
+    what the first raised.
     """
     chosen = list(seeds)
     first = baseline if baseline is not None else next(iter(candidates), None)
@@ -71,20 +83,42 @@ def compare(
     if len(set(chosen)) != len(chosen):
         raise ValueError(f"a seed is given twice: {chosen}; a run counted twice is no replication")
     measured = None if metrics is None else metrics_of(metrics)  # a wrong name fails before the work
+    columns = [by] if isinstance(by, str) else list(by)
+    decides = None if primary is None else metrics_of([primary])[0]
+    if decides is not None and decides.better == "neither":
+        raise ValueError(
+            f"{decides.key} cannot be primary: it has no better way (a metric of your own: better=)"
+        )
     traces = {seed: trace if isinstance(trace, Trace) else trace(seed) for seed in chosen}
     planned = {seed: faults(seed) if callable(faults) else faults for seed in chosen}
     jobs = [
         Job(name, seed, traces[seed], candidates[name], planned[seed], sessions)
         for seed, name in product(chosen, candidates)
     ]
+    check_columns(
+        [*grouped_too(measured or DEFAULT_METRICS, columns), *filter(None, [decides])], traces.values()
+    )
     with progress_bar("runs", len(jobs), shown=progress) as advance:
         done = _run_all(jobs, workers or 1, advance)
-    runs = {name: [done[name, seed] for seed in chosen] for name in candidates}
-    return Report(runs, seeds=chosen, baseline=first, metrics=measured, interval=interval)
+    errors = {key: one for key, one in done.items() if isinstance(one, Exception)}
+    if len(errors) == len(done):
+        raise next(iter(errors.values()))
+    runs = {name: [one for seed in chosen if isinstance(one := done[name, seed], Run)] for name in candidates}
+    return Report(
+        runs, seeds=chosen, baseline=first, metrics=measured, primary=decides, by=columns, interval=interval,
+        scale=scale, errors={key: said(error) for key, error in errors.items()},
+    )  # fmt: skip
 
 
-def _run_all(jobs: list[Job], workers: int, advance: Callable[[], None]) -> dict[tuple[str, int], Run]:
-    done: dict[tuple[str, int], Run] = {}
+def said(error: Exception) -> str:
+    """What was raised, in a line."""
+    return f"{type(error).__name__}: {one_line(str(error))}"
+
+
+def _run_all(
+    jobs: list[Job], workers: int, advance: Callable[[], None]
+) -> dict[tuple[str, int], Run | Exception]:
+    done: dict[tuple[str, int], Run | Exception] = {}
     if workers > 1 and (obstacle := _obstacle(jobs)) is not None:
         print(f"compare: running in this process, because {obstacle}", file=sys.stderr)
         workers = 1
@@ -109,8 +143,12 @@ def _run_all(jobs: list[Job], workers: int, advance: Callable[[], None]) -> dict
     return done
 
 
-def _run(job: Job) -> Run:
-    return simulate(job.trace, job.spec, seed=job.seed, faults=job.faults, sessions=job.sessions)
+def _run(job: Job) -> Run | Exception:
+    """The run, or what it raised: the others go on."""
+    try:
+        return simulate(job.trace, job.spec, seed=job.seed, faults=job.faults, sessions=job.sessions)
+    except Exception as error:
+        return error
 
 
 def _obstacle(jobs: Sequence[Job]) -> str | None:

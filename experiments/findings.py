@@ -1,26 +1,46 @@
-"""What a comparison found: runs of several candidates over the same seeds, and each metric of each with its verdict."""
+"""What a comparison found: each metric of each candidate over the same seeds, held against the baseline, judged.
+
+The one thing to know: all of it is of what runs came to (`Measured`), not of the runs: it takes no memory to speak of.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Mapping, Sequence
+from typing import Literal
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from experiments.lacks import Lack, lack
-from experiments.metrics import Better, Metric, default_metrics
-from experiments.paired import Difference, Interval, Verdict, holm, paired_difference, ratio, verdict
-from fleet import Run
+from experiments.measured import Measured
+from experiments.metrics import Better, Metric
+from experiments.paired import (
+    Difference,
+    Interval,
+    Scale,
+    Verdict,
+    holm,
+    paired_difference,
+    paired_ratio,
+    ratio,
+    verdict,
+)
+from fleet.telemetry.run import Manifest
 
 LEVEL = 0.05
 LITTLE = 0.5
 """A candidate that completed less of what was submitted to it has no latency, and no price, to be compared by."""
+Family = Literal["primary", "secondary", "all"]
+"""Verdicts of one family are corrected among themselves. Where no metric was named beforehand as the one that decides,
+all are one family."""
 
 
 class Row(Struct, frozen=True, kw_only=True):
     """One metric of one candidate. Values are in the metric's own unit (latencies: seconds)."""
 
     metric: str
+    """Its key: ``e2e_s.p99``, or ``e2e_s.p99@tenant=a`` of a group."""
     label: str
     scale: float
     better: Better
@@ -34,43 +54,59 @@ class Row(Struct, frozen=True, kw_only=True):
     difference: Difference | None
     """To the baseline; None for the baseline itself."""
     ratio: float | None
-    """Of the means, to the baseline."""
+    """To the baseline: of the means, or the geometric mean of the ratios where that is the scale."""
     p_adjusted: float | None
     verdict: Verdict | None
+    family: Family = "all"
 
 
 class Findings:
-    """`rows` is what there is to say of each metric and candidate; `runs[name]` are in the order of `seeds`."""
+    """`rows` is what there is to say of each metric and candidate; `measured[name]` are in the order of `seeds`."""
 
     def __init__(
         self,
-        runs: Mapping[str, Sequence[Run]],
+        measured: Mapping[str, Sequence[Measured]],
+        metrics: Sequence[Metric],
         *,
+        manifests: Mapping[str, Manifest],
         seeds: Sequence[int],
         baseline: str,
-        metrics: Sequence[Metric] | None = None,
+        primary: Metric | None = None,
         interval: Interval = "t",
+        scale: Scale = "difference",
+        named: bool = True,
     ) -> None:
-        self.runs = {name: list(of_one) for name, of_one in runs.items()}
+        """Judge them.
+
+        `manifests`: of one run of each candidate that any was made of. `named`: the metrics were asked for, so that
+        one which no run has is told of.
+        """
+        self.manifests = dict(manifests)
+        self.measured = {name: list(of_one) for name, of_one in measured.items()}
         self.seeds = list(seeds)
         self.baseline = baseline
+        self.primary = primary
         self.interval: Interval = interval
-        self.fingerprints = {name: [fingerprint(run) for run in of_one] for name, of_one in self.runs.items()}
-        """Of each run: its digest apart from the seed's number. Two equal ones are the same run."""
-        named = metrics is not None
-        if metrics is None:
-            metrics = default_metrics(run.summary for of_one in self.runs.values() for run in of_one)
-        of_all = {metric.name for metric in metrics if metric.of_all}
-        rows = [row for metric in metrics for row in self._rows_of(metric)]
-        self.rows: list[Row] = _judged(
-            rows, lambda row: row.metric in of_all or self._comparable(row.candidate)
-        )
+        self.scale: Scale = scale
+        asked = metrics if primary is None else [primary, *(one for one in metrics if one.key != primary.key)]
+        self.metrics: list[Metric] = [one for metric in asked for one in self._expanded(metric)]
+        """Each group's of a grouped one; the primary ones first."""
+        first = set() if primary is None else {one.key for one in self._expanded(primary)}
+        rest: Family = "all" if primary is None else "secondary"
+        rows = [
+            row
+            for metric in self.metrics
+            for row in self._rows_of(metric, "primary" if metric.key in first else rest)
+        ]
+        of_all = {metric.key for metric in self.metrics if metric.of_all}
+        rows = [row if row.metric in of_all or self._comparable(row) else _unjudged(row) for row in rows]
+        self.rows: list[Row] = [row for family in _families(rows) for row in _judged(family)]
         had = {row.metric for row in rows}
         self.lacks: list[Lack] = [
             missing
-            for metric in metrics
-            if named or metric.name in had
-            for name, of_one in self.runs.items()
+            for metric in self.metrics
+            if named or metric.key in had
+            for name, of_one in self.measured.items()
             if (missing := lack(metric, name, of_one)) is not None
         ]
         """What has no value. Of figures that were not named, only those that any run has."""
@@ -95,62 +131,62 @@ class Findings:
         return [label for label in labels if not any(row.largest for row in self.rows if row.label == label)]
 
     @property
+    def errors(self) -> list[Measured]:
+        """The runs that failed, each with its `error`."""
+        return [one for of_one in self.measured.values() for one in of_one if one.error is not None]
+
+    @property
     def deterministic(self) -> list[str]:
         """Candidates whose runs are all the same run, whatever the seed."""
         if len(self.seeds) < 2:
             return []
-        return [name for name, prints in self.fingerprints.items() if len(set(prints)) == 1]
+        there = {name: [one for one in of_one if one.error is None] for name, of_one in self.measured.items()}
+        return [
+            name
+            for name, of_one in there.items()
+            if len(of_one) > 1 and len({one.fingerprint for one in of_one}) == 1
+        ]
 
     @property
     def resampled(self) -> bool:
         """True when seeds brought traces of their own."""
-        return len({run.manifest.trace["sha256"] for run in self.runs[self.baseline]}) > 1
+        return len({one.trace_sha256 for one in self.measured[self.baseline] if one.error is None}) > 1
 
     def completed_share(self, candidate: str) -> float | None:
         """Of all requests submitted in its runs, the fraction that completed; None where there were none."""
-        submitted = sum(run.summary.submitted for run in self.runs[candidate])
-        return sum(run.summary.completed for run in self.runs[candidate]) / submitted if submitted else None
+        submitted = sum(one.submitted for one in self.measured[candidate])
+        return sum(one.completed for one in self.measured[candidate]) / submitted if submitted else None
 
     def completed_enough(self, candidate: str) -> bool:
         """It did enough of its work for its latencies and its price to say anything."""
         share = self.completed_share(candidate)
         return share is None or share >= LITTLE
 
-    def _comparable(self, candidate: str) -> bool:
-        return self.completed_enough(candidate) and self.completed_enough(self.baseline)
+    def _comparable(self, row: Row) -> bool:
+        return self.completed_enough(row.candidate) and self.completed_enough(self.baseline)
 
-    def _rows_of(self, metric: Metric) -> list[Row]:
-        values = {name: [metric.read(run.summary) for run in runs] for name, runs in self.runs.items()}
+    def _expanded(self, metric: Metric) -> list[Metric]:
+        """A grouped metric as one for each group that any run has, none last; any other as it is."""
+        if not metric.by or metric.across:
+            return [metric]
+        by = "+".join(metric.by)
+        measured = [one for of_one in self.measured.values() for one in of_one]
+        labels = dict.fromkeys(label for one in measured for label in one.groups.get(by, ()))
+        return [metric.of_group(label) for label in sorted(labels, key=_natural)] or [metric]
+
+    def _rows_of(self, metric: Metric, family: Family) -> list[Row]:
+        values = {name: [one.values.get(metric.key) for one in runs] for name, runs in self.measured.items()}
         base = values[self.baseline]
         rows = []
         for name, of_one in values.items():
             present = [value for value in of_one if value is not None]
             if not present:
                 continue
-            pairs = [
-                (one - other, prints)
-                for one, other, prints in zip(
-                    of_one,
-                    base,
-                    zip(self.fingerprints[name], self.fingerprints[self.baseline], strict=True),
-                    strict=True,
-                )
-                if one is not None and other is not None
-            ]
-            difference = None
-            if name != self.baseline and pairs:
-                distinct = len({prints for _, prints in pairs})
-                difference = paired_difference(
-                    [delta for delta, _ in pairs],
-                    distinct=distinct,
-                    interval=self.interval,
-                    confidence=1 - LEVEL,
-                )
+            difference = None if name == self.baseline else self._difference(name, of_one, base)
             mean = sum(present) / len(present)
-            base_present = [value for value in base if value is not None]
             rows.append(
                 Row(
-                    metric=metric.name,
+                    metric=metric.key,
                     label=metric.label,
                     scale=metric.scale,
                     better=metric.better,
@@ -158,29 +194,67 @@ class Findings:
                     mean=mean,
                     largest=max(map(abs, present)),
                     runs=len(present),
-                    distinct_runs=len(set(self.fingerprints[name])),
+                    distinct_runs=len({one.fingerprint for one in self.measured[name] if one.error is None}),
                     difference=difference,
-                    ratio=ratio(mean, sum(base_present) / len(base_present)) if difference else None,
+                    ratio=_ratio(difference, mean, base),
                     p_adjusted=None,
                     verdict=None if name == self.baseline else "not judged",
+                    family=family,
                 )
             )
         return rows
 
+    def _difference(
+        self, name: str, values: Sequence[float | None], base: Sequence[float | None]
+    ) -> Difference | None:
+        """Of the pairs that have both; None where none has."""
+        prints = zip(self.measured[name], self.measured[self.baseline], strict=True)
+        pairs = [
+            (one, other, (mine.fingerprint, its.fingerprint))
+            for one, other, (mine, its) in zip(values, base, prints, strict=True)
+            if one is not None and other is not None
+        ]
+        if not pairs:
+            return None
+        ones, others, which = zip(*pairs, strict=True)
+        distinct = len(set(which))
+        if self.scale == "ratio" and min(*ones, *others) > 0.0:
+            return paired_ratio(ones, others, distinct=distinct, interval=self.interval, confidence=1 - LEVEL)
+        deltas = [one - other for one, other in zip(ones, others, strict=True)]
+        return paired_difference(deltas, distinct=distinct, interval=self.interval, confidence=1 - LEVEL)
 
-def fingerprint(run: Run) -> str:
-    """The run's digest with the seed's number left out: equal for runs that chance did not touch."""
-    return Run(run.tables, run.summary, replace(run.manifest, seed=0)).digest
+
+def _ratio(difference: Difference | None, mean: float, base: Sequence[float | None]) -> float | None:
+    if difference is None:
+        return None
+    present = [value for value in base if value is not None]
+    return difference.mean if difference.scale == "ratio" else ratio(mean, sum(present) / len(present))
 
 
-def _judged(rows: list[Row], comparable: Callable[[Row], bool]) -> list[Row]:
-    """Verdicts, corrected over every comparison of the report that is judged."""
-    rows = [
-        replace(row, verdict="too little completed")
-        if row.difference is not None and row.better != "neither" and not comparable(row)
-        else row
-        for row in rows
+def _natural(label: str) -> tuple[bool, list[tuple[int, float, str]]]:
+    """To sort labels by: numbers as numbers, groups without a value last."""
+    parts = re.split(r"(\d+)", label)
+    return label.startswith("no "), [
+        (0, float(part), "") if part.isdigit() else (1, 0.0, part) for part in parts
     ]
+
+
+def _unjudged(row: Row) -> Row:
+    if row.difference is None or row.better == "neither":
+        return row
+    return replace(row, verdict="too little completed")
+
+
+def _families(rows: Sequence[Row]) -> list[list[Row]]:
+    """The rows family by family, in their order."""
+    found: dict[Family, list[Row]] = {}
+    for row in rows:
+        found.setdefault(row.family, []).append(row)
+    return list(found.values())
+
+
+def _judged(rows: Sequence[Row]) -> list[Row]:
+    """Verdicts, corrected over every comparison among `rows` that is judged."""
     family = [
         index
         for index, row in enumerate(rows)

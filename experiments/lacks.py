@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import pyarrow.compute as pc
 from msgspec import Struct
 
-from experiments.metrics import Applies, Metric, serves_tokens
-from fleet import Run
-from fleet.pools import DEFAULT
+from experiments.measured import Measured
+from experiments.metrics import Metric
 
 
 class Lack(Struct, frozen=True, kw_only=True):
@@ -46,41 +44,19 @@ def in_words(lacks: Sequence[Lack]) -> list[str]:
     ]
 
 
-def lack(metric: Metric, candidate: str, runs: Sequence[Run]) -> Lack | None:
-    """What is missing of this figure in these runs of the candidate; None: nothing."""
-    without = [run for run in runs if metric.read(run.summary) is None]
+def lack(metric: Metric, candidate: str, measured: Sequence[Measured]) -> Lack | None:
+    """What is missing of this figure in these runs of the candidate; None: nothing. A failed run is not one of them."""
+    there = [one for one in measured if one.error is None]
+    without = [one for one in there if one.values.get(metric.key) is None]
     if not without:
         return None
+    reasons = dict.fromkeys(why for one in without if (why := _why(metric, one)) is not None)
     return Lack(
-        metric=metric, candidate=candidate, runs=len(without), of=len(runs), why=_why(metric, without)
+        metric=metric, candidate=candidate, runs=len(without), of=len(there), why="; ".join(reasons) or None
     )
 
 
-_WITHOUT: dict[Applies, str] = {
-    "prices": "no output tokens",
-    "objectives": "no request has an objective",
-    "quality": "no answer has a quality",
-    "attempts": "it has one pool, in which a request has one attempt at a time",
-}
-
-
-def _why(metric: Metric, runs: Sequence[Run]) -> str | None:
-    """Why these runs have no value of `metric`; None: that is not known."""
-    if metric.applies == "prices" and (unpriced := _unpriced(runs)):
-        return unpriced
-    if not metric.of_all and not any(run.summary.completed for run in runs):
-        return "nothing completed"
-    if metric.applies == "tokens" and not any(serves_tokens(run.summary) for run in runs):
-        return "it is not served token by token"
-    return _WITHOUT.get(metric.applies)
-
-
-def _unpriced(runs: Sequence[Run]) -> str | None:
-    """Whose price is not known; None: every pool has one."""
-    if all(run.summary.cost is not None for run in runs):
-        return None
-    named: dict[str, None] = {}
-    for run in runs:
-        named.update(dict.fromkeys(run.pools.filter(pc.is_null(run.pools["cost"]))["pool"].to_pylist()))
-    pools = [name for name in named if name != DEFAULT]
-    return f"no `cost_per_hour`{' of ' if pools else ''}{', '.join(pools)}"
+def _why(metric: Metric, one: Measured) -> str | None:
+    if metric.key in one.why or not metric.group:
+        return one.why.get(metric.key)
+    return f"it has no request of {metric.group}"

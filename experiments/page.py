@@ -9,7 +9,8 @@ import msgspec
 
 from experiments import html, pools_page
 from experiments.findings import Findings
-from experiments.words import cells, in_short, left_undone, notes_of, title
+from experiments.plots import Runs
+from experiments.words import cells, failed, in_short, left_undone, notes_of, title
 
 METHOD = """Every candidate was run on the same trace with the same seeds and the same faults, and compared seed by seed
 with the baseline. One run is one observation. Latency counts from the intended arrival, and is of completed requests
@@ -17,22 +18,22 @@ only; read it beside “not completed”. Rows marked exact come from runs that 
 input, and carry no interval because repeating the same run is no replication."""
 
 
-def page_of(found: Findings, manifest: dict[str, Any]) -> str:  # Any: JSON values
-    """The whole page; `manifest` is what the report depended on."""
+def page_of(found: Findings, runs: Runs, manifest: dict[str, Any]) -> str:  # Any: JSON values
+    """The whole page of these runs; `manifest` is what the report depended on."""
     heading = escape(title(found))
     sentences = "".join(f"<li>{escape(sentence)}</li>" for sentence in in_short(found))
     parts = [
         f"<h1>{heading}</h1>",
-        *(f'<p class="warning">{escape(sentence)}</p>' for sentence in left_undone(found)),
+        *(f'<p class="warning">{escape(sentence)}</p>' for sentence in (*failed(found), *left_undone(found))),
         *([f"<ul>{sentences}</ul>"] if sentences else []),
         _html_table(found),
         *(f'<p class="note">{escape(note)}</p>' for note in notes_of(found)),
         "<h2>Latency</h2>",
-        *html.latency_plots(found.runs),
-        *html.timelines(found.runs, found.seeds[0]),
-        *pools_page.parts(found.runs, found.seeds[0]),
+        *html.latency_plots(runs),
+        *html.timelines(runs, found.seeds[0]),
+        *pools_page.parts(runs, found.seeds[0]),
         "<h2>What the candidates differ in</h2>",
-        html.differences({name: runs[0].manifest.spec for name, runs in found.runs.items()}),
+        html.differences({name: manifest.spec for name, manifest in found.manifests.items()}),
         "<h2>Method</h2>",
         f"<p>{METHOD}</p>",
         "<h2>To check it</h2>",

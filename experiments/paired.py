@@ -12,10 +12,14 @@ from typing import Literal
 
 import numpy as np
 from msgspec import Struct
+from msgspec.structs import replace
 
 from experiments.metrics import Better
 
 Interval = Literal["t", "bca"]
+Scale = Literal["difference", "ratio"]
+"""On which a pair is held against another: one less the other, or one over the other. Ratios suit figures with heavy
+tails, whose noise grows with their size: the test is then on the differences of their logarithms."""
 Verdict = Literal["better", "worse", "no difference shown", "exact", "not judged", "too little completed"]
 """`exact`: the difference is the same in every pair, so there is no spread to make an interval of. `not judged`:
 the metric has no better way, or there are too few runs. `too little completed`: by the candidate, or by the baseline,
@@ -25,9 +29,10 @@ RESAMPLES = 9999
 
 
 class Difference(Struct, frozen=True, kw_only=True):
-    """Candidate less baseline, over the pairs of runs that have both."""
+    """Candidate less baseline, or over it, over the pairs of runs that have both."""
 
     mean: float
+    """Of the differences; on the scale of ratios the geometric mean of the ratios."""
     low: float | None = None
     """Ends of the interval; None where there is none to give."""
     high: float | None = None
@@ -39,6 +44,7 @@ class Difference(Struct, frozen=True, kw_only=True):
 
     exact: bool = False
     """The same in every one of several pairs: no spread, so no interval."""
+    scale: Scale = "difference"
 
     @property
     def deterministic(self) -> bool:
@@ -46,9 +52,33 @@ class Difference(Struct, frozen=True, kw_only=True):
         return self.distinct == 1 and self.pairs > 1
 
     @property
-    def excludes_zero(self) -> bool:
-        """True when there is an interval, and zero is outside it."""
-        return self.low is not None and self.high is not None and (self.low > 0.0 or self.high < 0.0)
+    def nothing(self) -> float:
+        """What no difference is on its scale."""
+        return 1.0 if self.scale == "ratio" else 0.0
+
+    @property
+    def excludes_nothing(self) -> bool:
+        """True when there is an interval, and no difference is outside it."""
+        return self.low is not None and self.high is not None and not self.low <= self.nothing <= self.high
+
+    def favours(self, better: Better) -> bool:
+        """Whether the candidate's mean lies on the better side."""
+        return (self.mean < self.nothing) == (better == "lower")
+
+
+def paired_ratio(
+    ones: Sequence[float],
+    others: Sequence[float],
+    *,
+    distinct: int,
+    interval: Interval = "t",
+    confidence: float = 0.95,
+) -> Difference:
+    """Geometric mean of `ones` over `others`, pair by pair, with its interval. All of them must be above 0."""
+    logs = [math.log(one) - math.log(other) for one, other in zip(ones, others, strict=True)]
+    found = paired_difference(logs, distinct=distinct, interval=interval, confidence=confidence)
+    low, high = (None if end is None else math.exp(end) for end in (found.low, found.high))
+    return replace(found, mean=math.exp(found.mean), low=low, high=high, scale="ratio")
 
 
 def paired_difference(
@@ -113,14 +143,14 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def verdict(
     difference: Difference, better: Better, p_adjusted: float | None, *, level: float = 0.05
 ) -> Verdict:
-    """Better or worse only if the interval excludes zero and the corrected test agrees."""
+    """Better or worse only if the interval excludes no difference and the corrected test agrees."""
     if difference.exact:
         return "exact"
     if better == "neither" or difference.low is None or p_adjusted is None:
         return "not judged"
-    if not difference.excludes_zero or p_adjusted > level:
+    if not difference.excludes_nothing or p_adjusted > level:
         return "no difference shown"
-    return "better" if (difference.mean < 0.0) == (better == "lower") else "worse"
+    return "better" if difference.favours(better) else "worse"
 
 
 def ratio(candidate: float, baseline: float) -> float | None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from experiments.compare import TraceSource, compare
 from experiments.lacks import Lack, in_words, lack
+from experiments.measured import Measured, measure
 from experiments.metrics import Metric, metric
 from experiments.report import Report
 from fleet import FleetSpec
@@ -73,17 +74,21 @@ def frontier(report: Report, *metrics: str) -> Frontier:
     if unfit := [name for name in metrics if metric(name).better == "neither"]:
         raise ValueError(f"{unfit[0]} has no better way, so nothing can be best in it")
     read = [metric(name) for name in metrics]
+    measured = {
+        name: [measure(run, read, name, run.manifest.seed) for run in runs]
+        for name, runs in report.runs.items()
+    }
     costs: dict[str, tuple[float, ...]] = {}
     left_out: dict[str, str] = {}
     partly: list[Lack] = []
     for candidate in report.runs:
-        lacks = [one for item in read if (one := lack(item, candidate, report.runs[candidate])) is not None]
+        lacks = [one for item in read if (one := lack(item, candidate, measured[candidate])) is not None]
         why = _not_judged(report, candidate, read, lacks)
         if why is not None:
             left_out[candidate] = why
             continue
         partly += lacks
-        costs[candidate] = tuple(_mean_cost(report, candidate, one) for one in read)
+        costs[candidate] = tuple(_mean_cost(measured[candidate], one) for one in read)
     found = Frontier(
         name
         for name, cost in costs.items()
@@ -103,9 +108,9 @@ def _not_judged(
     return ", ".join(f"no value of {one.label}{f' ({one.why})' if one.why else ''}" for one in whole) or None
 
 
-def _mean_cost(report: Report, candidate: str, one: Metric) -> float:
+def _mean_cost(measured: Sequence[Measured], one: Metric) -> float:
     """Over the seeds that have it; the lower, the better."""
-    values = [value for run in report.runs[candidate] if (value := one.read(run.summary)) is not None]
+    values = [value for found in measured if (value := found.values.get(one.key)) is not None]
     return sum(values) / len(values) * (1.0 if one.better == "lower" else -1.0)
 
 

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from experiments.plots import PALETTE, WIDTH, legend_above, new_figure, svg_text
 from experiments.serving import Stage, stages_of
 from fleet import Run
-from fleet.telemetry.breakdown import models_of
+from fleet.telemetry.groups import models_of
 from fleet.text import one_line
 
 if TYPE_CHECKING:

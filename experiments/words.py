@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from experiments.findings import LEVEL, LITTLE, Findings, Row
 from experiments.lacks import in_words
+from experiments.measured import Measured
+from experiments.paired import Difference
 from experiments.text import decimals, plain_number, signed_number
 
 WORTH_SAYING = 0.9
@@ -12,24 +14,53 @@ WORTH_SAYING = 0.9
 
 def title(found: Findings) -> str:
     """What was compared, in a line."""
-    first = found.runs[found.baseline][0].manifest
+    first = found.manifests.get(found.baseline) or next(iter(found.manifests.values()))
     source = first.trace["header"]["source"]
     what = f"trace {source} ({first.trace['requests']:,} requests, {first.trace['sha256'][:8]})"
     if found.resampled:
         what = f"{len(found.seeds)} traces like {source} (one a seed)"
     seeds = f"{len(found.seeds)} seed{'s' if len(found.seeds) != 1 else ''}"
-    return f"{len(found.runs)} candidates on {what}, {seeds}, {first.runtime}; baseline: {found.baseline}"
+    return f"{len(found.measured)} candidates on {what}, {seeds}, {first.runtime}; baseline: {found.baseline}"
+
+
+def verdict_in_short(found: Findings) -> list[str]:
+    """A sentence for each candidate with the verdict on the primary metric; none where no metric is primary."""
+    return [
+        _primary_sentence(row) for row in found.rows if row.family == "primary" and row.verdict is not None
+    ]
+
+
+def _primary_sentence(row: Row) -> str:
+    _, delta, interval, times, judged = cells(row)
+    size = f" by {delta.lstrip('+-')}" if delta not in ("", "0") else ""
+    where = f", 95 % interval {interval}" if interval else ""
+    ratio = f" (×{times}{where})" if times else where
+    verdicts = {"better": "is better", "worse": "is worse", "no difference shown": "shows no difference"}
+    said = verdicts.get(row.verdict or "", judged)
+    return f"{row.candidate} {said} in {row.label}{size if said.startswith('is') else ''}{ratio}."
+
+
+def failed(found: Findings) -> list[str]:
+    """A sentence for each candidate that has runs which failed, with what the first of them raised."""
+    of_one: dict[str, list[Measured]] = {}
+    for one in found.errors:
+        of_one.setdefault(one.candidate, []).append(one)
+    return [
+        f"{name} failed in {len(errors)} of {len(found.seeds)} runs (seed"
+        f"{'s' if len(errors) > 1 else ''} {', '.join(str(one.seed) for one in errors)}): {errors[0].error}"
+        for name, errors in of_one.items()
+    ]
 
 
 def left_undone(found: Findings) -> list[str]:
     """A sentence for each candidate that left much undone: whatever else is said of it is said of the rest."""
     said = []
-    for name, runs in found.runs.items():
+    for name, measured in found.measured.items():
         share = found.completed_share(name)
         if share is None or share >= WORTH_SAYING:
             continue
         done, submitted = (
-            sum(getattr(run.summary, field) for run in runs) for field in ("completed", "submitted")
+            sum(getattr(one, field) for one in measured) for field in ("completed", "submitted")
         )
         what = "nothing" if not done else f"{done:,}"
         rest = "its latencies and its price are of the few that did and are not judged"
@@ -43,7 +74,9 @@ def left_undone(found: Findings) -> list[str]:
 
 def in_short(found: Findings) -> list[str]:
     """For each candidate but the baseline: what it is better at and what it is worse at, in a sentence."""
-    return [_sentence(found, name) for name in found.runs if name != found.baseline and len(found.seeds) > 1]
+    return [
+        _sentence(found, name) for name in found.measured if name != found.baseline and len(found.seeds) > 1
+    ]
 
 
 def _sentence(found: Findings, candidate: str) -> str:
@@ -52,13 +85,14 @@ def _sentence(found: Findings, candidate: str) -> str:
         return f"{candidate} against {found.baseline}: no figure has a value in both."
     ways: dict[str, list[str]] = {"better": [], "worse": []}
     for row in found.rows:
-        if row.candidate != candidate or row.difference is None or not row.difference.mean:
+        difference = row.difference
+        if row.candidate != candidate or difference is None or difference.mean == difference.nothing:
             continue
         if row.ratio is not None and f"{row.ratio:.3f}" == "1.000":
             continue  # as good as equal, whatever the test says; the table has it
         judged = row.verdict
         if judged == "exact" and row.better != "neither":
-            judged = "better" if (row.difference.mean < 0) == (row.better == "lower") else "worse"
+            judged = "better" if difference.favours(row.better) else "worse"
         if judged in ways:
             name = row.label.partition(" (")[0]
             ways[judged].append(f"{name} (×{row.ratio:.3f})" if row.ratio is not None else name)
@@ -86,32 +120,44 @@ def notes_of(found: Findings) -> list[str]:
     if len(found.seeds) == 1:
         notes.append("One seed: differences without intervals, and no verdicts. Give more seeds.")
     if any(row.p_adjusted is not None for row in found.rows):
-        if len(found.runs[found.baseline]) > 1 and not found.resampled:
+        if len(found.seeds) > 1 and not found.resampled:
             notes.append(
                 "One trace for all seeds: the intervals are about chance within this trace, not about other traffic. "
                 "Pass a function seed -> Trace to resample the arrivals."
             )
         method = "Student's t" if found.interval == "t" else "BCa bootstrap"
+        over = "all verdicts here"
+        if found.primary is not None:
+            over = "the primary verdicts, and over the secondary ones apart from them"
+        on, zero = ("ratios", "1") if found.scale == "ratio" else ("differences", "zero")
         notes.append(
-            f"Intervals: {method} over paired differences, a run being one observation. Verdicts: the interval "
-            f"excludes zero and the test holds at {LEVEL:g} after Holm's correction over all verdicts here."
+            f"Intervals: {method} over paired {on}, a run being one observation. Verdicts: the interval excludes "
+            f"{zero} and the test holds at {LEVEL:g} after Holm's correction over {over}."
         )
+        plain = [] if found.scale == "difference" else [row for row in found.rows if _on_differences(row)]
+        if plain:
+            labels = dict.fromkeys(row.label.partition(" (")[0] for row in plain)
+            notes.append(
+                f"On the scale of differences, because some value is 0 or less: {', '.join(labels)}."
+            )
         unsure = [
             row
             for row in found.rows
             if row.verdict == "no difference shown"
             and row.difference is not None
-            and row.difference.excludes_zero
+            and row.difference.excludes_nothing
         ]
         if unsure:
             named = ", ".join(f"{row.label} of {row.candidate}" for row in unsure)
-            notes.append(f"Zero is outside the interval, but not after the correction: {named}.")
+            notes.append(
+                f"{zero.capitalize()} is outside the interval, but not after the correction: {named}."
+            )
     return notes
 
 
 def _can_jitter(found: Findings) -> bool:
     """Whether any engine of the report has a parameter that makes it noisy; not all have one."""
-    specs = [runs[0].manifest.spec for runs in found.runs.values()]
+    specs = [manifest.spec for manifest in found.manifests.values()]
     pools = [pool for spec in specs for pool in (spec, *spec.get("pools", {}).values())]
     return any(_names_jitter(pool.get("engine")) for pool in pools)
 
@@ -128,6 +174,8 @@ def cells(row: Row) -> tuple[str, str, str, str, str]:
     difference = row.difference
     if difference is None:
         return mean, "", "", "", "baseline" if row.verdict is None else "baseline has none"
+    if difference.scale == "ratio":
+        return mean, "", *_ratio_cells(difference), _judged(row, difference)
     shown = difference.mean * row.scale
     # Three digits of the difference, but none far beyond those of the mean: they would be noise.
     places = min(decimals(shown, 3), decimals(row.mean * row.scale, 4) + 1)
@@ -135,12 +183,34 @@ def cells(row: Row) -> tuple[str, str, str, str, str]:
     if difference.low is not None and difference.high is not None:
         low, high = difference.low * row.scale, difference.high * row.scale
         interval = f"[{signed_number(low, places=places)}, {signed_number(high, places=places)}]"
+    delta = signed_number(shown, places=places if interval else None)
+    return (
+        mean,
+        delta,
+        interval,
+        f"{row.ratio:.3f}" if row.ratio is not None else "",
+        _judged(row, difference),
+    )
+
+
+def _ratio_cells(difference: Difference) -> tuple[str, str]:
+    """Interval and mean of ratios."""
+    if difference.low is None or difference.high is None:
+        return "", f"{difference.mean:.3f}"
+    return f"×[{difference.low:.3f}, {difference.high:.3f}]", f"{difference.mean:.3f}"
+
+
+def _on_differences(row: Row) -> bool:
+    return row.difference is not None and row.difference.scale == "difference"
+
+
+def _judged(row: Row, difference: Difference) -> str:
+    """The verdict in words."""
     judged: str = row.verdict or "–"
     if row.verdict == "exact":
         judged = "exact (deterministic)" if difference.deterministic else "same in every run"
-        if not difference.deterministic and difference.mean:
+        if not difference.deterministic and difference.mean != difference.nothing:
             judged = "always by that much"
     elif row.verdict == "not judged":
         judged = f"n={difference.pairs}, no interval" if difference.low is None else "–"
-    delta = signed_number(shown, places=places if interval else None)
-    return mean, delta, interval, f"{row.ratio:.3f}" if row.ratio is not None else "", judged
+    return judged

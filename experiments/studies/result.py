@@ -146,8 +146,7 @@ def figures_of(reports: Mapping[float, Report], metrics: Sequence[Metric]) -> tu
     figures = []
     for at, report in reports.items():
         for row in report.rows:
-            read = next(metric.read for metric in metrics if metric.name == row.metric)
-            by_seed = tuple(read(run.summary) for run in report.runs[row.candidate])
+            by_seed = tuple(one.values.get(row.metric) for one in report.measured[row.candidate])
             figures.append(
                 Figure(at=at, candidate=row.candidate, measure=row.metric, mean=row.mean, by_seed=by_seed,
                        difference=row.difference)

@@ -299,7 +299,8 @@ def _replicas(run: Run) -> str:
     s = run.summary
     low, high = s.replicas.min, s.replicas.max
     busy = "" if s.utilization is None else f", {s.utilization:.1%} busy while ready"
-    return f"{low if low == high else f'{low} to {high}'} ready{busy}, {s.gpu_seconds:,.1f} device seconds"
+    held = "" if s.gpu_seconds is None else f", {s.gpu_seconds:,.1f} device seconds"
+    return f"{low if low == high else f'{low} to {high}'} ready{busy}{held}"
 
 
 def faults_in(runs: Sequence[Run]) -> str:

@@ -16,6 +16,8 @@ from traces import Trace
 
 KEPT = ("session", "turn", "tenant", "user", "model", "kind", "priority", "prompt_tokens", "output_tokens")
 """Columns of the trace that go into the records."""
+BESIDES = ("adapter", "extra")
+"""And these, to group by: the digest is not of them, for it has the trace's hash."""
 SERVING = ("pool", "version", "variant")
 """Columns of what served a request, or was to serve it when it ended."""
 
@@ -98,7 +100,7 @@ def _of_every_run(
         "preemptions": tokens["preemptions"],
         "detail": ended["detail"],
     }
-    for name in KEPT:
+    for name in (*KEPT, *BESIDES):
         if name in source.column_names:
             columns[name] = source[name]
     return pa.table(columns).combine_chunks(), ended["row"].combine_chunks()

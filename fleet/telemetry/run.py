@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import platform
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -22,11 +23,12 @@ from fleet.telemetry.attempts import attempt_figures, every_attempt, several_att
 from fleet.telemetry.breakdown import breakdown
 from fleet.telemetry.costs import POOLS, pools_table, request_costs, total_cost, unattributed_cost
 from fleet.telemetry.documents import encoded
+from fleet.telemetry.groups import Group, groups_of
 from fleet.telemetry.occupancy import changes_of, held_by_pool_s
 from fleet.telemetry.provenance import ComponentSource, portable_spec, rebuilt, sources_of
-from fleet.telemetry.records import records_of
+from fleet.telemetry.records import BESIDES, records_of
 from fleet.telemetry.sink import ATTEMPTS, Telemetry
-from fleet.telemetry.summary import Summary, summarise
+from fleet.telemetry.summary import Summary, summarise, summary_of_part
 from traces import FaultTrace, Trace
 from traces.columns import digest as table_digest
 
@@ -93,14 +95,32 @@ class Run:
         is to say of them, and the digest is what it was before they were recorded. Of the manifest `files` is left
         out: no path of a machine is in it.
         """
-        parts = {name: table_digest(getattr(self, name), name) for name in self._digested}
-        manifest = msgspec.structs.replace(self.manifest, files={})
-        document = encoded([parts, self.summary, manifest])
+        return self._digest_with(self.manifest.seed)
+
+    @property
+    def fingerprint(self) -> str:
+        """The digest with the seed's number left out: equal for runs that chance did not touch."""
+        return self._digest_with(0)
+
+    def _digest_with(self, seed: int) -> str:
+        manifest = msgspec.structs.replace(self.manifest, files={}, seed=seed)
+        document = encoded([self._table_digests, self.summary, manifest])
         return hashlib.sha256(document).hexdigest()
+
+    @cached_property
+    def _table_digests(self) -> dict[str, str]:
+        """Tables do not change."""
+        return {name: table_digest(self._judged(name), name) for name in self._digested}
 
     @property
     def _digested(self) -> tuple[str, ...]:
         return TABLES if self.summary.wasted_s is None else (*TABLES, *OF_ATTEMPTS)
+
+    def _judged(self, name: str) -> pa.Table:
+        """A table without the columns that the digest is not of."""
+        table: pa.Table = getattr(self, name)
+        there = [column for column in BESIDES if column in table.column_names]
+        return table.drop_columns(there) if there and name == "records" else table
 
     def every_attempt(self) -> pa.Table:
         """`attempts`, and the only attempts of the requests that completed with one, as far as their records tell.
@@ -116,6 +136,22 @@ class Run:
         else what was asked for. Raises `ValueError` that says what there is to group by.
         """
         return breakdown(self.records, self.pools, columns)
+
+    def parts(self, *columns: str) -> dict[Group, Run]:
+        """The run of each group of requests that are alike in `columns`, which are those of `by` and fields of `extra`.
+
+        In the order of the values, requests without one last. See `part`.
+        """
+        rows_of = groups_of(columns, self.records, self.pools)
+        return {group: self.part(rows) for group, rows in rows_of.items()}
+
+    def part(self, rows: pa.Array) -> Run:
+        """As if these rows of `records` were all there was to ask about: their records, attempts and figures.
+
+        The fleet that served them is the whole one: series, dispatches, replicas, pools and decisions are. Figures of
+        it have no value in the summary, rates are over the whole run's time, and the digest is of the whole run.
+        """
+        return Part(self, rows)
 
     @property
     def unattributed_cost(self) -> float | None:
@@ -140,6 +176,8 @@ class Run:
         for name, table in tables.items():
             pq.write_table(table, target / f"{name}.parquet", compression="zstd")
         besides = {name: table_digest(tables[name], name) for name in tables if name not in self._digested}
+        if any(name in self.records.column_names for name in BESIDES):
+            besides["records"] = table_digest(self.records, "records")
         document = {
             "digest": self.digest, "besides": besides, "summary": self.summary, "manifest": self.manifest,
         }  # fmt: skip
@@ -150,6 +188,26 @@ class Run:
         s = self.summary
         p99 = f", p99 {s.e2e_s.p99 * 1000:.1f} ms" if s.e2e_s.p99 is not None else ""
         return f"<Run {self.manifest.runtime} seed={self.manifest.seed}: {s.completed}/{s.submitted} completed{p99}>"
+
+
+class Part(Run):
+    """Some requests of a run."""
+
+    def __init__(self, whole: Run, rows: pa.Array) -> None:
+        records = whole.records.take(rows)
+        mine = pc.is_in(whole.attempts["request"], records["id"].combine_chunks())
+        attempts = whole.attempts.filter(mine) if len(whole.attempts) else whole.attempts
+        tables = {**whole.tables, "records": records, "attempts": attempts}
+        self.whole = whole
+        """What it is a part of."""
+        super().__init__(tables, summary_of_part(whole.summary, records, attempts), whole.manifest)
+
+    @property
+    def digest(self) -> str:
+        return self.whole.digest
+
+    def save(self, directory: str | Path) -> Path:
+        raise ValueError("a part of a run is not saved: save the run, and take the part again")
 
 
 def load_run(directory: str | Path) -> Run:

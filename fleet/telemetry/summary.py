@@ -11,7 +11,7 @@ from msgspec import Struct
 from msgspec.structs import asdict
 
 from fleet.messages import OUTCOMES
-from fleet.telemetry.attempts import AttemptFigures
+from fleet.telemetry.attempts import AttemptFigures, attempt_figures
 from fleet.telemetry.occupancy import OCCUPYING, Changes, ReplicaRange, ready_range, transitions
 
 DESCRIBED = ["batch_size", "queue_s", "ttft_s", "tpot_s", "itl_max_s", "e2e_s"]
@@ -53,8 +53,8 @@ class Summary(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Of the submitted requests that have an objective, whatever became of them, the fraction that met it."""
     utilization: float | None
     """Engine seconds over seconds in which replicas were ready, or finished what they had; unfinished work counts."""
-    gpu_seconds: float
-    """Seconds in which replicas held a device, in any state."""
+    gpu_seconds: float | None
+    """Seconds in which replicas held a device, in any state; None of a part of a run."""
     replicas: ReplicaRange
     batch_size_mean: float | None
     """Of the batches that completed requests were in, a request being one observation."""
@@ -108,6 +108,42 @@ def summarise(
     attempts: AttemptFigures | None = None,
 ) -> Summary:
     """The figures of a run from its tables; `changes` are of its replicas' states."""
+    spent = transitions(changes, duration_s)
+    serving_s = spent.get("ready", 0.0) + spent.get("draining", 0.0)
+    return Summary(
+        **_of_requests(records, duration_s, cost),
+        duration_s=duration_s,
+        utilization=min(1.0, busy_s / serving_s) if serving_s > 0.0 else None,
+        gpu_seconds=sum(spent.get(state, 0.0) for state in OCCUPYING),
+        replicas=ready_range(changes, initial_replicas),
+        **_of_attempts(attempts),
+    )
+
+
+def summary_of_part(whole: Summary, records: pa.Table, attempts: pa.Table) -> Summary:
+    """The figures of some requests of a run, `records` and `attempts` being theirs; rates are over the run's time."""
+    counted = whole.wasted_s is not None
+    return Summary(
+        **_of_requests(records, whole.duration_s, cost_of(records)),
+        duration_s=whole.duration_s,
+        utilization=None,
+        gpu_seconds=None,
+        replicas=whole.replicas,
+        **_of_attempts(attempt_figures(attempts, records) if counted else None),
+    )
+
+
+def cost_of(records: pa.Table) -> float | None:
+    """What these requests cost together; None where that is not known of all."""
+    if "cost" not in records.column_names or records["cost"].null_count:
+        return None
+    cost: float = pc.sum(records["cost"]).as_py() or 0.0
+    return cost
+
+
+def _of_requests(
+    records: pa.Table, duration_s: float, cost: float | None
+) -> dict[str, Any]:  # Any: fields of several types
     counts: dict[str, int] = dict.fromkeys(OUTCOMES, 0)
     for item in pc.value_counts(records["outcome"]).to_pylist():
         if item["values"] is not None:
@@ -119,38 +155,27 @@ def summarise(
         pc.and_(pc.equal(records["outcome"], "completed"), pc.invert(pc.fill_null(records["slo_met"], True)))
     ).as_py()
     per_s = 1.0 / duration_s if duration_s > 0.0 else 0.0
-    spent = transitions(changes, duration_s)
-    serving_s = spent.get("ready", 0.0) + spent.get("draining", 0.0)
     done = records.select(DESCRIBED).filter(pc.equal(records["outcome"], "completed"))
     tried = records["attempts"].drop_null()
     generated, cached_fraction, preemptions = _token_totals(records)
-    return Summary(
-        submitted=len(records),
+    return {
         **counts,
-        in_flight=records["outcome"].null_count,
-        duration_s=duration_s,
-        throughput_per_s=completed * per_s,
-        goodput_per_s=(completed - (missed_though_completed or 0)) * per_s,
-        slo_attainment=met / len(judged) if len(judged) else None,
-        utilization=min(1.0, busy_s / serving_s) if serving_s > 0.0 else None,
-        gpu_seconds=sum(spent.get(state, 0.0) for state in OCCUPYING),
-        replicas=ready_range(changes, initial_replicas),
-        batch_size_mean=pc.mean(done["batch_size"]).as_py(),
-        attempts_mean=pc.mean(tried.filter(pc.greater(tried, 0))).as_py(),
-        output_tokens_per_s=None if generated is None else generated * per_s,
-        cached_fraction=cached_fraction,
-        preemptions=preemptions,
-        queue_s=distribution(done["queue_s"]),
-        ttft_s=distribution(done["ttft_s"]),
-        tpot_s=distribution(done["tpot_s"]),
-        itl_max_s=distribution(done["itl_max_s"]),
-        e2e_s=distribution(done["e2e_s"]),
-        cost=cost,
-        cost_per_request=over(cost, completed),
-        cost_per_1k_tokens=over(cost, (generated or 0) / 1000.0),
-        quality_mean=quality_mean(records),
-        **_of_attempts(attempts),
-    )
+        "submitted": len(records),
+        "in_flight": records["outcome"].null_count,
+        "throughput_per_s": completed * per_s,
+        "goodput_per_s": (completed - (missed_though_completed or 0)) * per_s,
+        "slo_attainment": met / len(judged) if len(judged) else None,
+        "batch_size_mean": pc.mean(done["batch_size"]).as_py(),
+        "attempts_mean": pc.mean(tried.filter(pc.greater(tried, 0))).as_py(),
+        "output_tokens_per_s": None if generated is None else generated * per_s,
+        "cached_fraction": cached_fraction,
+        "preemptions": preemptions,
+        **{name: distribution(done[name]) for name in DESCRIBED if name.endswith("_s")},
+        "cost": cost,
+        "cost_per_request": over(cost, completed),
+        "cost_per_1k_tokens": over(cost, (generated or 0) / 1000.0),
+        "quality_mean": quality_mean(records),
+    }
 
 
 def _of_attempts(figures: AttemptFigures | None) -> dict[str, Any]:  # Any: fields of several types

@@ -127,7 +127,7 @@ MISTAKES = {
     ),
     "an unknown metric": (
         ("compare", "demo-surge", "small.toml", "--vary", "replicas=1,2", "--metrics", "e2e_s.p99,p50"),
-        "compare: --metrics: 'p50' is no figure of a run's summary; there are ttft_s, tpot_s,",
+        "compare: --metrics: 'p50' is no figure of a run; there are ttft_s, tpot_s,",
     ),
     "more stretches than there is trace": (
         (

@@ -86,7 +86,7 @@ def test_where_nothing_completed_that_is_why(base):
 
 
 def test_a_figure_of_ones_own_has_no_reason_given(trace, base):
-    own = Metric(name="luck", read=lambda summary: None, better="higher")
+    own = Metric("luck", "", lambda run: None, better="higher")
 
     assert compared(trace, {"a": base}, own).notes[0] == "No value of luck for a."
 

@@ -34,7 +34,7 @@ def test_it_is_said_before_the_table(report) -> None:
 
 def test_it_is_said_whatever_was_measured(trace: Trace, base: FleetSpec) -> None:
     broken = base.replace(deadline_s=1e-3)
-    own = Metric(name="price", read=lambda summary: summary.gpu_seconds, better="lower")
+    own = Metric("price", "", lambda run: run.summary.gpu_seconds, better="lower")
 
     report = compare(trace, {"works": base, "late": broken}, seeds=range(2), metrics=[own], progress=False)
 

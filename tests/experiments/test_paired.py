@@ -32,7 +32,7 @@ def test_pairing_takes_out_what_both_have_of_a_seed() -> None:
     common = rng.normal(scale=100.0, size=10)
     one, other = common + rng.normal(size=10) - 3.0, common + rng.normal(size=10)
     found = paired_difference(one - other, distinct=10)
-    assert found.excludes_zero
+    assert found.excludes_nothing
     assert found.mean == pytest.approx(-3.0, abs=1.5)
     assert stats.ttest_ind(one, other).pvalue > 0.5
 
@@ -69,7 +69,7 @@ def test_one_pair_gives_a_difference_and_nothing_more() -> None:
     st.sampled_from(["lower", "higher", "neither"]),
     st.floats(0, 1),
 )
-def test_a_verdict_needs_an_interval_that_excludes_zero_and_a_direction(
+def test_a_verdict_needs_an_interval_that_excludes_nothing_and_a_direction(
     values: list[float], better: str, p_adjusted: float
 ) -> None:
     found = paired_difference(values, distinct=len(values))

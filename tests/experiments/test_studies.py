@@ -98,12 +98,12 @@ def test_every_figure_has_a_value_of_each_seed_and_its_mean(name, result):
 
 
 @pytest.mark.parametrize("name", STUDIES)
-def test_a_verdict_is_given_only_where_the_interval_excludes_zero(name, result):
+def test_a_verdict_is_given_only_where_the_interval_excludes_nothing(name, result):
     for figure in result(name).figures:
         if figure.candidate == result(name).baseline:
             assert figure.difference is None
         if figure.verdict in ("better", "worse"):
-            assert figure.difference.excludes_zero
+            assert figure.difference.excludes_nothing
             assert figure.p_adjusted <= 0.05
 
 

@@ -1,0 +1,157 @@
+"""What one run came to: its figures, and what identifies it, without the run, so that thousands fit in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TypeAlias
+
+import pyarrow.compute as pc
+from msgspec import Struct
+
+from experiments.metrics import Applies, Metric, serves_tokens
+from experiments.reasons import NoValue
+from experiments.spread import ACROSS
+from fleet import Run
+from fleet.pools import DEFAULT
+from fleet.telemetry.groups import OF_RUNS, group_label, grouping_columns
+from fleet.text import one_line
+from traces import Trace
+
+MOST_GROUPS = 200
+"""That get a figure each: more are no table, and figures `across` them say more."""
+
+
+class Measured(Struct, frozen=True, kw_only=True):
+    """One run's figures. Of one that failed, `error` alone says something."""
+
+    candidate: str
+    seed: int
+    submitted: int = 0
+    completed: int = 0
+    values: dict[str, float | None] = {}
+    """By `Metric.key`; of a grouped metric one for each group that the run has."""
+    why: dict[str, str] = {}
+    """Why a value is None, where that is known; by the grouped metric's own key where it has no groups."""
+    groups: dict[str, tuple[str, ...]] = {}
+    """The labels of the groups that the run has, by what is grouped by (``tenant``, ``tenant+model``)."""
+    digest: str = ""
+    fingerprint: str = ""
+    """The digest with the seed's number left out: equal for runs that chance did not touch."""
+    trace_sha256: str = ""
+    error: str | None = None
+    """Why there is no run: what was raised, in a line."""
+
+
+def measure(run: Run, metrics: Sequence[Metric], candidate: str, seed: int) -> Measured:
+    """The figures of a run. A metric that raises has no value, and says what it raised."""
+    values: dict[str, float | None] = {}
+    why: dict[str, str] = {}
+    parts: Parts = {}
+    for item in metrics:
+        try:
+            read = _by_group(item, run, parts) if item.by else {item.key: _read(item, run)}
+        except NoValue as reason:
+            read = {item.key: (None, str(reason))}
+        for key, (value, reason_of_one) in read.items():
+            values[key] = value
+            if reason_of_one:
+                why[key] = reason_of_one
+    return Measured(
+        candidate=candidate,
+        seed=seed,
+        submitted=run.summary.submitted,
+        completed=run.summary.completed,
+        values=values,
+        why=why,
+        groups={"+".join(by): tuple(of_one) for by, of_one in parts.items() if len(of_one) <= MOST_GROUPS},
+        digest=run.digest,
+        fingerprint=run.fingerprint,
+        trace_sha256=run.manifest.trace["sha256"],
+    )
+
+
+def check_columns(metrics: Iterable[Metric], traces: Iterable[Trace]) -> None:
+    """Raise `ValueError` for a metric grouped by a column that neither any of these traces nor any run has."""
+    by = dict.fromkeys(column for item in metrics for column in item.by if column not in OF_RUNS)
+    if not by:
+        return
+    tables = [trace.table for trace in {trace.sha256: trace for trace in traces}.values()]
+    there = dict.fromkeys(name for table in tables for name in grouping_columns(table))
+    if unknown := [column for column in by if column not in there]:
+        known = ", ".join([*there, *OF_RUNS])
+        raise ValueError(f"{unknown[0]!r} is nothing to group requests by; there are {known}")
+
+
+def value_of(item: Metric, run: Run) -> float | None:
+    """One figure of a run, all its requests together; None where it has none."""
+    return _read(item, run)[0]
+
+
+Read: TypeAlias = tuple[float | None, str | None]
+"""A value, or why there is none if that is known."""
+Parts: TypeAlias = dict[tuple[str, ...], dict[str, Run]]
+"""The parts of a run by what is grouped by, and by the groups' labels."""
+
+
+def _by_group(item: Metric, run: Run, parts: Parts) -> dict[str, Read]:
+    if item.by not in parts:
+        parts[item.by] = _parts(run, item.by)
+    groups = parts[item.by]
+    if item.across is None and len(groups) > MOST_GROUPS:
+        raise NoValue(f"{len(groups):,} groups are more than the {MOST_GROUPS} that are told apart")
+    read = {label: _read(item, part) for label, part in groups.items()}
+    if item.across is None:
+        return {item.of_group(label).key: one for label, one in read.items()}
+    if (without := next((label for label, (value, _) in read.items() if value is None), None)) is not None:
+        raise NoValue(f"{without} has no value of it")
+    found = [value for value, _ in read.values() if value is not None]
+    if not found:
+        raise NoValue("there are no requests")
+    return {item.key: (ACROSS[item.across].of(found), None)}
+
+
+def _parts(run: Run, columns: tuple[str, ...]) -> dict[str, Run]:
+    try:
+        return {group_label(columns, group): part for group, part in run.parts(*columns).items()}
+    except ValueError as error:  # there is no such column
+        raise NoValue(str(error)) from None
+
+
+def _read(item: Metric, run: Run) -> Read:
+    try:
+        value = item.read(run)
+    except NoValue as reason:
+        return None, str(reason)
+    except Exception as error:  # whatever a metric of others does
+        return None, f"it raised {type(error).__name__}: {one_line(str(error))}"
+    if value is None:
+        return None, _why(item, run)
+    return float(value), None
+
+
+_WITHOUT: dict[Applies, str] = {
+    "prices": "no output tokens",
+    "objectives": "no request has an objective",
+    "quality": "no answer has a quality",
+    "attempts": "it has one pool, in which a request has one attempt at a time",
+}
+
+
+def _why(item: Metric, run: Run) -> str | None:
+    """Why this run has no value; None: that is not known."""
+    if item.applies == "prices" and (unpriced := _unpriced(run)):
+        return unpriced
+    if not item.of_all and not run.summary.completed:
+        return "nothing completed"
+    if item.applies == "tokens" and not serves_tokens(run.summary):
+        return "it is not served token by token"
+    return _WITHOUT.get(item.applies)
+
+
+def _unpriced(run: Run) -> str | None:
+    """Whose price is not known; None: every pool has one."""
+    if run.summary.cost is not None:
+        return None
+    without = run.pools.filter(pc.is_null(run.pools["cost"]))["pool"].to_pylist()
+    pools = [name for name in dict.fromkeys(without) if name != DEFAULT]
+    return f"no `cost_per_hour`{' of ' if pools else ''}{', '.join(pools)}"

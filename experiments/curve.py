@@ -40,7 +40,7 @@ def load_curve(
     seeds: Iterable[int] = range(5),
     metrics: Sequence[Metric | str] = METRICS,
     objective: Objective | str | None = None,
-    tolerance: float = 0.01,
+    tolerance: float = 0.02,
     workers: int = 1,
     progress: bool = True,
 ) -> LoadCurve:
@@ -73,7 +73,8 @@ def load_curve(
     points = study.points(at)
     capacities = () if bound is None else study.capacities(bound, at, points, tolerance)
     return LoadCurve(
-        source=_source(traces), trace=_facts(traces), specs={name: spec.to_dict() for name, spec in candidates.items()},
+        source=_source(traces), trace=_facts(traces),
+        candidates=tuple(candidates), specs={name: spec.to_dict() for name, spec in candidates.items()},
         rates_per_s=at, seeds=tuple(chosen), axes=_axes(measured, points, bound), points=tuple(points),
         objective=None if bound is None else bound.label, capacities=capacities, sustained_per_s=sustained,
     )  # fmt: skip
@@ -183,7 +184,7 @@ def _measured(metrics: Sequence[Metric | str], objective: Objective | None) -> t
     """What is measured: the metrics, each once, and the objective's figure."""
     named = metrics_of(metrics)
     wanted = named if objective is None else (*named, objective.metric)
-    return tuple({metric.key: metric for metric in reversed(wanted)}.values())[::-1]
+    return tuple({metric.key: metric for metric in wanted}.values())
 
 
 def _rate(rate: float | str) -> tuple[float, str]:

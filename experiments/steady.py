@@ -22,9 +22,9 @@ from fleet import Run
 from fleet.telemetry.summary import Summary
 
 Floats: TypeAlias = np.ndarray[tuple[int], np.dtype[np.float64]]
-State = Literal["steady", "growing", "falling", "too short"]
-"""`growing`: the fleet falls behind what comes. `falling`: it still works off what came before. `too short`: neither
-can be told, nor that it is steady."""
+State = Literal["steady", "growing", "falling", "unclear"]
+"""`growing`: the fleet falls behind what comes. `falling`: it still works off what came before. `unclear`: the run
+is too short, or its arrivals too uneven, to tell."""
 
 MSER_BATCH = 5
 BATCHES = 20
@@ -123,16 +123,18 @@ def _state(low: float, high: float, *, settles: bool) -> State:
         return "growing"
     if high < -MATERIAL:
         return "falling"
-    return "steady" if settles and low >= -MATERIAL and high <= MATERIAL else "too short"
+    return "steady" if settles and low >= -MATERIAL and high <= MATERIAL else "unclear"
 
 
 def window(run: Run, kept: Kept) -> Run:
-    """The run of the kept requests; rates are over the time in which they came."""
-    order = np.argsort(run.records["arrived_s"].to_numpy(), kind="stable")
-    arrived_s, _ = _times(run)
+    """The run of the kept requests. Rates are over the time in which so many come on average over the whole run.
+
+    So a goodput is the share of good requests of the load that was offered, wherever in the trace they are.
+    """
+    arrived_s = run.records["arrived_s"].to_numpy()
+    order = np.argsort(arrived_s, kind="stable")
     part = run.part(pa.array(np.sort(order[kept.first : kept.stop])))
-    after = arrived_s[kept.stop] if kept.stop < len(arrived_s) else arrived_s[-1]
-    part.summary = _over(part.summary, float(after - arrived_s[kept.first]))
+    part.summary = _over(part.summary, float(np.ptp(arrived_s)) * len(part.records) / len(arrived_s))
     return part
 
 

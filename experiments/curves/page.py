@@ -1,4 +1,4 @@
-"""A load curve as files: a page that needs no network, its rows as CSV, all of it as JSON, the figure as SVG and PDF."""
+"""A load curve as files: a page that needs no network, its rows as CSV, all as JSON, the figure as SVG and PDF."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from pathlib import Path
 
 from experiments import html
 from experiments.curves.result import LoadCurve
-from experiments.curves.words import failed, notes_of, rows_of, verdict_of
+from experiments.curves.words import failed, headings_of, notes_of, rows_of, title_of, verdict_of
 
 CAPTION = (
-    "Against offered load: mean over the seeds and its 95 % interval. Hollow: no steady state, so what is shown depends on "
-    "the length of the run. Cross: of the few requests that completed. Diamond: the knee, where throughput over latency "
-    "is highest."
+    "Against offered load: the mean over the seeds, a bar for its 95 % interval, shaded what the seeds span. Hollow: "
+    "no steady state, so the figure depends on the length of the run. Cross: of the few requests that completed. "
+    "Diamond: the knee, where throughput over latency is highest."
 )
-METHOD = """The same requests come at each rate, at their recorded times made shorter or longer, whatever became of those
-before them. Of each run the first requests are left out as long as the number in flight settles (MSER-5), and the last
-ones that met a fleet with nothing more to come; what is left is the same for all candidates of a rate and a seed. A
-state is steady where the number in flight neither grows nor falls by more than 1 % of what comes, beyond doubt at 95 %.
-A rate is within an objective where the fleet does not fall behind, 99 % of the requests complete and the figure is on
-the right side of its bound."""
+METHOD = """The same requests come at each rate, at their recorded times stretched or shortened, whatever became of
+those before them. Of each run the first requests are left out, until the number in flight has settled (MSER-5), and the
+last ones, which met a fleet with nothing more to come; what is left is the same for all candidates of a rate and a
+seed. A state is steady where the number in flight neither grows nor falls by more than 1 % of what comes, at 95 %
+confidence. A rate is within an objective where the fleet does not fall behind, 99 % of the requests complete, and the
+figure is on the right side of its bound."""
 HEADINGS = (
     "candidate", "rate_per_s", "metric", "mean", "low", "high", "least", "most", "runs", "state", "unsteady_runs",
     "completed_share",
@@ -80,14 +80,13 @@ def page_of(curve: LoadCurve, svg: str) -> str:
 def _parts(curve: LoadCurve, svg: str) -> Iterator[str]:
     for line in failed(curve):
         yield f'<p class="warning">{escape(line)}</p>'
-    yield f"<p>{len(curve.candidates)} candidates on {escape(curve.source)}.</p>"
+    yield f"<p>{escape(title_of(curve))}.</p>"
     yield html.figure(svg, CAPTION) if svg else html.NO_PLOTS
     yield "".join(f'<p class="note">{escape(note)}</p>' for note in notes_of(curve))
     yield "<h2>Figures</h2>"
     for name in curve.candidates:
         yield f"<h3>{escape(name)}</h3>"
-        headings = ("requests/s", *(axis.label for axis in curve.axes), "state")
-        yield html.table(headings, rows_of(curve, name))
+        yield html.table(headings_of(curve), rows_of(curve, name), numbers_from=0)
     yield "<h2>What the candidates differ in</h2>"
     yield html.differences(curve.specs)
     yield f"<h2>Method</h2><p>{METHOD}</p>"

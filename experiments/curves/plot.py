@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from experiments.bands import Band
 from experiments.curves.result import Axis, LoadCurve, Row
 from experiments.curves.words import hidden
 from experiments.plots import WIDTH, legend_above, legend_label, line_style, log_ticks, new_figure
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-MOST_BANDS = 6
-"""Candidates whose intervals are shaded; of more they are bars, which hide less."""
+MOST_SPANS = 6
+"""Candidates of which what the seeds span is shaded; of more it would hide the lines."""
 FAR_APART = 20.0
 """Between the first rate and the last: then the axis of rates is logarithmic too."""
 
@@ -38,25 +39,14 @@ def figure_of(curve: LoadCurve) -> Figure:
 
 
 def _panel(axes: Axes, curve: LoadCurve, axis: Axis) -> None:
-    log = _is_latency(axis)
     for index, name in enumerate(curve.candidates):
-        rows = [row for row in curve.curve(name, axis.name) if row.band is not None]
-        _line(axes, rows, axis, index, name, bands=len(curve.candidates) <= MOST_BANDS)
-        if log:
-            _knee(axes, curve, name, [row for row in rows if not hidden(row, axis)], axis, index)
+        line = _Line(axes, axis, curve.curve(name, axis.name), line_style(index))
+        line.draw(name, span=len(curve.candidates) <= MOST_SPANS)
+        if _is_latency(axis):
+            line.mark(curve.knee(name))
     if axis.bound is not None:
-        axes.axhline(axis.bound * axis.scale, color="#444444", linewidth=1.0, linestyle=(0, (4, 2)))
-        axes.annotate(
-            "objective", (0.01, axis.bound * axis.scale), xycoords=("axes fraction", "data"), fontsize=8,
-            color="#444444", va="bottom",
-        )  # fmt: skip
-    if log:
-        log_ticks(axes, "y")
-        axes.yaxis.set_tick_params(which="minor", left=False)
-    else:
-        axes.set_ylim(bottom=0.0)
-    if curve.rates_per_s[-1] >= FAR_APART * curve.rates_per_s[0]:
-        log_ticks(axes)
+        _objective(axes, axis.bound * axis.scale)
+    _scales(axes, curve, axis)
     axes.set_ylabel(axis.label)
     axes.set_xlabel("offered load (requests/s)")
     axes.xaxis.set_tick_params(labelbottom=True)
@@ -66,63 +56,72 @@ def _is_latency(axis: Axis) -> bool:
     return "_s." in axis.name and axis.better == "lower"
 
 
-def _line(axes: Axes, rows: Sequence[Row], axis: Axis, index: int, name: str, *, bands: bool) -> None:
-    style = line_style(index)
-    shown = [row for row in rows if not hidden(row, axis)]
-    rates, means, low, high = _columns(shown, axis)
-    if bands:
-        axes.fill_between(rates, low, high, color=style["color"], alpha=0.15, linewidth=0.0)
+def _objective(axes: Axes, bound: float) -> None:
+    colour = "#444444"
+    axes.axhline(bound, color=colour, linewidth=1.0, linestyle=(0, (4, 2)))
+    place = {"xycoords": ("axes fraction", "data"), "va": "bottom", "ha": "right"}
+    axes.annotate("objective", (0.99, bound), fontsize=8, color=colour, **place)
+
+
+def _scales(axes: Axes, curve: LoadCurve, axis: Axis) -> None:
+    if _is_latency(axis):
+        log_ticks(axes, "y")
+        axes.yaxis.set_tick_params(which="minor", left=False)
     else:
-        axes.vlines(rates, low, high, color=style["color"], linewidth=0.8)
-    axes.plot(rates, means, **style, label=legend_label(name))
-    for steady in (True, False):
-        _markers(
-            axes, [row for row in shown if (row.state == "steady") == steady], axis, style, steady=steady
+        most = max((row.band.most for row in curve.rows if row.metric == axis.name and row.band), default=0.0)
+        axes.set_ylim(0.0, 1.05 * most * axis.scale or 1.0)
+    if curve.rates_per_s[-1] >= FAR_APART * curve.rates_per_s[0]:
+        log_ticks(axes)
+    else:
+        axes.set_xlim(left=0.0)
+
+
+class _Line:
+    """One candidate in one panel."""
+
+    def __init__(
+        self, axes: Axes, axis: Axis, rows: Sequence[Row], style: dict[str, Any]
+    ) -> None:  # Any: see `line_style`
+        self._axes, self._style, self._scale = axes, style, axis.scale
+        self._bands = [(row, row.band) for row in rows if row.band is not None]
+        self._shown = [(row, of) for row, of in self._bands if not hidden(row, axis)]
+        self._crosses = [(row, of) for row, of in self._bands if hidden(row, axis)]
+
+    def draw(self, name: str, *, span: bool) -> None:
+        """The line with its markers, an interval at each rate, and what the seeds span."""
+        axes, colour = self._axes, self._style["color"]
+        rates = [row.rate_per_s for row, _ in self._shown]
+        if span:
+            least, most = (
+                [getattr(of, end) * self._scale for _, of in self._shown] for end in ("least", "most")
+            )
+            axes.fill_between(rates, least, most, color=colour, alpha=0.12, linewidth=0.0)
+        axes.plot(rates, self._means(self._shown), **self._style, label=legend_label(name))
+        for row, of in self._shown:
+            if of.low is not None and of.high is not None:
+                # Student's interval of a few runs may reach below what there can be, such as no time at all.
+                low = max(of.low, of.least / 2.0)
+                axes.vlines(
+                    row.rate_per_s, low * self._scale, of.high * self._scale, color=colour, linewidth=0.9
+                )
+        self._markers([item for item in self._shown if item[0].state == "steady"], "o", face=colour)
+        self._markers([item for item in self._shown if item[0].state != "steady"], "o", face="white")
+        self._markers(self._crosses, "x", face=colour)
+
+    def mark(self, knee: Band | None) -> None:
+        """The knee, as a diamond on the line."""
+        if knee is None or not self._shown:
+            return
+        rates = [row.rate_per_s for row, _ in self._shown]
+        at = float(np.exp(np.interp(knee.mean, rates, np.log(self._means(self._shown)))))
+        colour = self._style["color"]
+        self._axes.plot([knee.mean], [at], "D", color=colour, markeredgecolor="black", markersize=7, zorder=4)
+
+    def _means(self, items: Sequence[tuple[Row, Band]]) -> list[float]:
+        return [of.mean * self._scale for _, of in items]
+
+    def _markers(self, items: Sequence[tuple[Row, Band]], marker: str, *, face: str) -> None:
+        rates, colour = [row.rate_per_s for row, _ in items], self._style["color"]
+        self._axes.plot(
+            rates, self._means(items), marker, color=colour, markerfacecolor=face, markersize=4.5, zorder=3
         )
-    crosses = [row for row in rows if hidden(row, axis)]
-    crossed, values, _, _ = _columns(crosses, axis)
-    axes.plot(crossed, values, "x", color=style["color"], markersize=6)
-
-
-def _markers(
-    axes: Axes, rows: Sequence[Row], axis: Axis, style: dict[str, Any], *, steady: bool
-) -> None:  # Any: see `line_style`
-    rates, means, _, _ = _columns(rows, axis)
-    face = style["color"] if steady else "white"
-    axes.plot(
-        rates,
-        means,
-        "o",
-        color=style["color"],
-        markerfacecolor=face,
-        markersize=4.0 if steady else 5.0,
-        zorder=3,
-    )
-
-
-Numbers = list[float]
-
-
-def _columns(rows: Sequence[Row], axis: Axis) -> tuple[Numbers, Numbers, Numbers, Numbers]:
-    """Rates, means, and the ends of the intervals as they are drawn: those of a latency stay above zero."""
-    rates, means, low, high = [], [], [], []
-    for row in rows:
-        if row.band is None:
-            continue
-        rates.append(row.rate_per_s)
-        means.append(row.band.mean * axis.scale)
-        least = row.band.mean if row.band.low is None else row.band.low
-        low.append(max(least, row.band.least if _is_latency(axis) else 0.0) * axis.scale)
-        high.append((row.band.mean if row.band.high is None else row.band.high) * axis.scale)
-    return rates, means, low, high
-
-
-def _knee(axes: Axes, curve: LoadCurve, name: str, rows: Sequence[Row], axis: Axis, index: int) -> None:
-    """A diamond on the line."""
-    knee = curve.knee(name)
-    if knee is None or not rows:
-        return
-    rates, means, _, _ = _columns(rows, axis)
-    at = float(np.exp(np.interp(knee.mean, rates, np.log(means))))
-    colour = line_style(index)["color"]
-    axes.plot([knee.mean], [at], "D", color=colour, markeredgecolor="black", markersize=7, zorder=4)

@@ -1,4 +1,4 @@
-"""`LoadCurve`: latency, goodput and attainment against load, as a table to read, rows to compute with, files to keep."""
+"""`LoadCurve`: figures against load, as a table to read, rows to compute with, and files to keep."""
 
 from __future__ import annotations
 
@@ -67,6 +67,7 @@ class LoadCurve(Struct, frozen=True, kw_only=True):
     source: str
     """The trace, in a line."""
     trace: dict[str, Any]  # Any: JSON values
+    candidates: tuple[str, ...]
     specs: dict[str, Any]
     rates_per_s: tuple[float, ...]
     seeds: tuple[int, ...]
@@ -78,11 +79,6 @@ class LoadCurve(Struct, frozen=True, kw_only=True):
     capacities: tuple[Capacity, ...] = ()
     sustained_per_s: dict[str, float] = {}
     """The highest rate at which each candidate does not fall behind under the first seed, where it was looked for."""
-
-    @property
-    def candidates(self) -> list[str]:
-        """Their names."""
-        return list(self.specs)
 
     def of(self, candidate: str, rate_per_s: float) -> list[Point]:
         """The runs of a candidate at a rate that did not fail, in the order of the seeds."""
@@ -105,7 +101,7 @@ class LoadCurve(Struct, frozen=True, kw_only=True):
 
     def curve(self, candidate: str, metric: str) -> list[Row]:
         """One figure of one candidate, by ascending rate. Raises `KeyError` for one that there is not."""
-        if candidate not in self.specs or metric not in {axis.name for axis in self.axes}:
+        if candidate not in self.candidates or metric not in {axis.name for axis in self.axes}:
             raise KeyError(
                 f"no {metric!r} of {candidate!r}; there are {', '.join(axis.name for axis in self.axes)}"
             )
@@ -157,7 +153,7 @@ def _of_most(states: Sequence[State]) -> State:
     """Steady if more than half are; else what most of the others are, the worse of two that are as many."""
     if 2 * states.count("steady") > len(states):
         return "steady"
-    worst: tuple[State, ...] = ("growing", "too short", "falling")
+    worst: tuple[State, ...] = ("growing", "unclear", "falling")
     counts = Counter(states)
     return max(worst, key=lambda state: counts[state])
 

@@ -17,10 +17,10 @@ LITTLE = 0.5
 """A candidate that completed less at a rate has no latency to show there."""
 WORTH_SAYING = 0.99
 """Where less was completed, it is said."""
-IN_WORDS: dict[State, str] = {
+STATES: dict[State, str] = {
     "growing": "falls behind",
     "falling": "still works off what came before",
-    "too short": "is not known to be steady: the run is too short",
+    "unclear": "too short, or too uneven, to tell",
 }
 
 
@@ -65,8 +65,8 @@ def notes_of(curve: LoadCurve) -> list[str]:
         notes.append(f"Most power (the knee), in requests/s: {_knees(curve)}.")
         if len(curve.capacities) > 1:
             notes.append(
-                f"More and less are than {curve.capacities[0].candidate}, seed by seed: zero is outside the interval of "
-                "the difference, and the test holds at 0.05 after Holm's correction over the candidates."
+                f"More and less are than {curve.capacities[0].candidate}, seed by seed: zero is outside the interval "
+                "of the difference, and the test holds at 0.05 after Holm's correction over the candidates."
             )
     if curve.sustained_per_s:
         rates = ", ".join(
@@ -94,11 +94,10 @@ def _unsteady(curve: LoadCurve) -> list[str]:
     for row in _one_axis(curve):
         if row.state != "steady":
             found.setdefault((row.candidate, row.state), []).append(_rate(row.rate_per_s))
-    return [
-        f"No steady state: {name} {IN_WORDS[state]} at {', '.join(rates)} requests/s; what is shown there depends on "
-        "the length of the run."
-        for (name, state), rates in found.items()
-    ]
+    said = "; ".join(
+        f"{name} at {', '.join(rates)} requests/s ({STATES[state]})" for (name, state), rates in found.items()
+    )
+    return [f"No steady state, so that figures depend on the length of the run: {said}."] if said else []
 
 
 def _one_axis(curve: LoadCurve) -> list[Row]:
@@ -139,18 +138,28 @@ def _table(curve: LoadCurve) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    title = Text(f"{len(curve.candidates)} candidates on {curve.source}", style="table.title")
+    title = Text(title_of(curve), style="table.title")
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
-    table.add_column("requests/s", justify="right")
-    for axis in curve.axes:
-        table.add_column(Text(axis.label), justify="right", no_wrap=True)
+    table.add_column("candidate", no_wrap=True)
+    for heading in headings_of(curve)[:-1]:
+        table.add_column(Text(heading), justify="right", no_wrap=True)
     table.add_column("state", no_wrap=True)
     for name in curve.candidates:
-        table.add_row(Text(name, style="bold"))
-        for cells in rows_of(curve, name):
-            table.add_row(*cells)
+        for number, cells in enumerate(rows_of(curve, name)):
+            table.add_row(Text("" if number else name), *cells)
         table.add_section()
     return table
+
+
+def title_of(curve: LoadCurve) -> str:
+    """What was run, in a line."""
+    count = len(curve.candidates)
+    return f"{count} candidate{'s' if count != 1 else ''} on {curve.source}"
+
+
+def headings_of(curve: LoadCurve) -> tuple[str, ...]:
+    """Those of `rows_of`."""
+    return ("requests/s", *(axis.label for axis in curve.axes), "state")
 
 
 def rows_of(curve: LoadCurve, candidate: str) -> list[list[str]]:
@@ -174,7 +183,8 @@ def cell(row: Row, axis: Axis) -> str:
     if row.band.low is None:
         return mean
     half = (row.band.mean - row.band.low) * axis.scale
-    return f"{mean} ± {half:,.{min(decimals(half, 2), decimals(row.band.mean * axis.scale, 4))}f}"
+    shown = f"{half:,.{min(decimals(half, 2), decimals(row.band.mean * axis.scale, 4))}f}"
+    return f"{mean} ± {shown}" if float(shown.replace(",", "")) else mean
 
 
 def hidden(row: Row, axis: Axis) -> bool:
@@ -187,7 +197,7 @@ def state_of(row: Row, seeds: int) -> str:
     done = "" if row.completed_share >= WORTH_SAYING else f", {row.completed_share:.0%} completed"
     if row.state == "steady":
         return f"steady{done}"
-    return f"{row.state} ({row.unsteady} of {seeds}){done}"
+    return f"{row.state} {row.unsteady}/{seeds}{done}"
 
 
 def with_interval(band: Band) -> str:

@@ -10,7 +10,9 @@ from experiments.calibrate import CalibrationReport, calibrate
 from experiments.compare import compare
 from experiments.findings import Row
 from experiments.metrics import DEFAULT_METRICS, TOKEN_METRICS, Metric, metric
-from experiments.report import Report
+from experiments.power import power
+from experiments.reasons import NoValue
+from experiments.report import Report, load_report
 from experiments.sweep import frontier, grid, sweep
 
 __all__ = [
@@ -18,12 +20,15 @@ __all__ = [
     "TOKEN_METRICS",
     "CalibrationReport",
     "Metric",
+    "NoValue",
     "Report",
     "Row",
     "calibrate",
     "compare",
     "frontier",
     "grid",
+    "load_report",
     "metric",
+    "power",
     "sweep",
 ]

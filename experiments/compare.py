@@ -20,6 +20,7 @@ from fleet import FleetSpec, Run, simulate
 from fleet.spec import components_of
 from fleet.text import one_line
 from traces import FaultTrace, Trace
+from traces.values import BadValue
 
 TraceSource = Trace | Callable[[int], Trace]
 FaultSource = FaultTrace | Callable[[int], FaultTrace] | None
@@ -77,17 +78,17 @@ def compare(
     chosen = list(seeds)
     first = baseline if baseline is not None else next(iter(candidates), None)
     if first is None or not chosen:
-        raise ValueError("compare needs at least one candidate and one seed")
+        raise BadValue("", "compare needs at least one candidate and one seed")
     if first not in candidates:
-        raise ValueError(f"baseline={first!r} is not a candidate; expected one of {', '.join(candidates)}")
+        raise BadValue("", f"baseline={first!r} is not a candidate; expected one of {', '.join(candidates)}")
     if len(set(chosen)) != len(chosen):
-        raise ValueError(f"a seed is given twice: {chosen}; a run counted twice is no replication")
+        raise BadValue("", f"a seed is given twice: {chosen}; a run counted twice is no replication")
     measured = None if metrics is None else metrics_of(metrics)  # a wrong name fails before the work
     columns = [by] if isinstance(by, str) else list(by)
     decides = None if primary is None else metrics_of([primary])[0]
     if decides is not None and decides.better == "neither":
-        raise ValueError(
-            f"{decides.key} cannot be primary: it has no better way (a metric of your own: better=)"
+        raise BadValue(
+            "", f"{decides.key} cannot be primary: it has no better way (a metric of your own: better=)"
         )
     traces = {seed: trace if isinstance(trace, Trace) else trace(seed) for seed in chosen}
     planned = {seed: faults(seed) if callable(faults) else faults for seed in chosen}

@@ -86,10 +86,13 @@ class Findings:
         self.seeds = list(seeds)
         self.baseline = baseline
         self.primary = primary
+        self.named = named
         self.interval: Interval = interval
         self.scale: Scale = scale
-        asked = metrics if primary is None else [primary, *(one for one in metrics if one.key != primary.key)]
-        self.metrics: list[Metric] = [one for metric in asked for one in self._expanded(metric)]
+        self.asked: list[Metric] = list(metrics)
+        if primary is not None:
+            self.asked = [primary, *(one for one in metrics if one.key != primary.key)]
+        self.metrics: list[Metric] = [one for metric in self.asked for one in self._expanded(metric)]
         """Each group's of a grouped one; the primary ones first."""
         first = set() if primary is None else {one.key for one in self._expanded(primary)}
         rest: Family = "all" if primary is None else "secondary"

@@ -16,6 +16,7 @@ from fleet.pools import DEFAULT
 from fleet.telemetry.groups import OF_RUNS, group_label, grouping_columns
 from fleet.text import one_line
 from traces import Trace
+from traces.values import BadValue
 
 MOST_GROUPS = 200
 """That get a figure each: more are no table, and figures `across` them say more."""
@@ -79,7 +80,7 @@ def check_columns(metrics: Iterable[Metric], traces: Iterable[Trace]) -> None:
     there = dict.fromkeys(name for table in tables for name in grouping_columns(table))
     if unknown := [column for column in by if column not in there]:
         known = ", ".join([*there, *OF_RUNS])
-        raise ValueError(f"{unknown[0]!r} is nothing to group requests by; there are {known}")
+        raise BadValue("", f"{unknown[0]!r} is nothing to group requests by; there are {known}")
 
 
 def value_of(item: Metric, run: Run) -> float | None:

@@ -18,6 +18,7 @@ from fleet import Run
 from fleet.telemetry.attempts import AttemptFigures, attempt_figures
 from fleet.telemetry.occupancy import ReplicaRange
 from fleet.telemetry.summary import Distribution, Summary
+from traces.values import BadValue
 
 Better = Literal["lower", "higher", "neither"]
 Applies = Literal["any", "tokens", "objectives", "prices", "quality", "attempts"]
@@ -82,8 +83,8 @@ class Metric(_Named, frozen=True, kw_only=True):
         Raises `ValueError` for a figure of the fleet.
         """
         if self.of == "fleet":
-            raise ValueError(
-                f"{self.name} is of the whole fleet, and cannot be told apart by {'+'.join(columns)}"
+            raise BadValue(
+                "", f"{self.name} is of the whole fleet, and cannot be told apart by {'+'.join(columns)}"
             )
         if across is None:
             return replace(self, by=columns)
@@ -197,11 +198,11 @@ def metric(name: str) -> Metric:
         return chosen
     columns, colon, across = grouping.partition(":")
     if colon and across not in ACROSS:
-        raise ValueError(f"{name!r}: there is no {across!r} over groups; there are {', '.join(ACROSS)}")
+        raise BadValue("", f"{name!r}: there is no {across!r} over groups; there are {', '.join(ACROSS)}")
     named = tuple(columns.split("+"))
     if not all(named):
-        raise ValueError(
-            f"{name!r} names no column after @; ttft_s.p99@tenant and e2e_s.mean@tenant+model do"
+        raise BadValue(
+            "", f"{name!r} names no column after @; ttft_s.p99@tenant and e2e_s.mean@tenant+model do"
         )
     return chosen.grouped(*named, across=across if across in ACROSS else None)
 
@@ -212,7 +213,7 @@ def _plain(name: str) -> Metric:
         name = _with_unit(name) or name
         figure = _BY_NAME.get(name)
     if figure is None:
-        raise ValueError(f"{name!r} is no figure of a run; there are {known_names()}")
+        raise BadValue("", f"{name!r} is no figure of a run; there are {known_names()}")
     return Metric(
         name, figure.unit, figure.read or _Field(name), better=figure.better, scale=figure.scale,
         applies=figure.applies, of_all=figure.of_all, of=figure.of,

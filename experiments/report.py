@@ -2,27 +2,72 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
+from msgspec import Struct
 
 from experiments.findings import LEVEL, Findings
 from experiments.measured import Measured, measure
-from experiments.metrics import Metric, default_metrics, grouped_too
+from experiments.metrics import Better, Metric, default_metrics, grouped_too
 from experiments.page import page_of
 from experiments.paired import Interval, Scale
+from experiments.reasons import NoValue
+from experiments.spread import Across
 from experiments.text import as_text
 from experiments.words import cells, failed, in_short, left_undone, notes_of, title, verdict_in_short
-from fleet import Run
+from fleet import Run, load_run
 from fleet.telemetry.documents import encoded
+from traces.values import BadValue
 
 if TYPE_CHECKING:
     from rich.console import Group
     from rich.table import Table
+
+
+class SavedMetric(Struct, kw_only=True):
+    """A metric without what reads it."""
+
+    name: str
+    unit: str
+    better: Better
+    scale: float
+    of_all: bool
+    of: Literal["requests", "fleet"]
+    by: tuple[str, ...]
+    across: Across | None
+
+
+class SavedCandidate(Struct, kw_only=True):
+    """One candidate's figures, and the folders of its runs, within the report's."""
+
+    name: str
+    folders: list[str]
+    measured: list[Measured]
+
+
+class Saved(Struct, kw_only=True):
+    """What a saved report is loaded from, beside its runs: candidates and metrics in their order."""
+
+    metrics: list[SavedMetric]
+    named: bool
+    candidates: list[SavedCandidate]
+
+
+class SavedManifest(Struct, kw_only=True):
+    """What `load_report` reads of manifest.json."""
+
+    baseline: str
+    seeds: list[int]
+    interval: Interval
+    scale: Scale
+    primary: str | None
+    report: Saved
 
 
 class Report(Findings):
@@ -44,34 +89,32 @@ class Report(Findings):
         interval: Interval = "t",
         scale: Scale = "difference",
         errors: Mapping[tuple[str, int], str] | None = None,
+        measured: Mapping[str, Sequence[Measured]] | None = None,
+        named: bool | None = None,
     ) -> None:
-        """`errors` are of runs that failed, by candidate and seed: `runs` has the others of each candidate."""
+        """`errors` are of runs that failed, by candidate and seed: `runs` has the others of each candidate.
+
+        `measured`: the figures of these runs, where they have been read before; then `metrics` are as they were read.
+        """
         self.runs = {name: list(of_one) for name, of_one in runs.items() if of_one}
         chosen = metrics
         if chosen is None:
             chosen = default_metrics(run.summary for of_one in self.runs.values() for run in of_one)
-        chosen = grouped_too(chosen, by)
-        asked = chosen if primary is None else (*chosen, primary)
-        lost = errors or {}
-        measured = {}
-        for name, of_one in runs.items():
-            there = iter(of_one)
-            measured[name] = [
-                Measured(candidate=name, seed=seed, error=lost[name, seed])
-                if (name, seed) in lost
-                else measure(next(there), asked, name, seed)
-                for seed in seeds
-            ]
+        if primary is not None:
+            chosen = (primary, *(one for one in chosen if one.key != primary.key))
+        asked = grouped_too(chosen, by)
+        if measured is None:
+            measured = _measured(runs, asked, seeds, errors or {})
         super().__init__(
             measured,
-            chosen,
+            asked,
             manifests={name: of_one[0].manifest for name, of_one in self.runs.items()},
             seeds=seeds,
             baseline=baseline,
             primary=primary,
             interval=interval,
             scale=scale,
-            named=metrics is not None,
+            named=metrics is not None if named is None else named,
         )
 
     @property
@@ -137,14 +180,31 @@ class Report(Findings):
     # --- to keep -------------------------------------------------------------------------------------------
 
     def save(self, directory: str | Path) -> Path:
-        """Write report.html, records.parquet (all runs) and manifest.json; answers the directory."""
+        """Write all of it, for `load_report`, and for whoever wants to look; answers the directory.
+
+        report.html; records.parquet, the requests of all runs in one table; each run as `Run.save` writes it under
+        runs/; and last manifest.json.
+        """
         target = Path(directory)
         target.mkdir(parents=True, exist_ok=True)
+        saved = Saved(
+            metrics=[_described(one) for one in self.asked],
+            named=self.named,
+            candidates=[self._save_runs(target, number, name) for number, name in enumerate(self.measured)],
+        )
         pq.write_table(self.records(), target / "records.parquet", compression="zstd")
-        manifest = msgspec.json.format(encoded(self.manifest()))
-        (target / "manifest.json").write_bytes(manifest + b"\n")
-        (target / "report.html").write_text(page_of(self, self.runs, self.manifest()), encoding="utf-8")
+        manifest = self.manifest()
+        (target / "report.html").write_text(page_of(self, self.runs, manifest), encoding="utf-8")
+        text = msgspec.json.format(encoded({**manifest, "report": saved}))
+        (target / "manifest.json").write_bytes(text + b"\n")
         return target
+
+    def _save_runs(self, target: Path, number: int, name: str) -> SavedCandidate:
+        folder = f"runs/{number:03d}-{_slug(name)}"
+        folders = [f"{folder}/seed-{run.manifest.seed}" for run in self.runs.get(name, ())]
+        for place, run in zip(folders, self.runs.get(name, ()), strict=True):
+            run.save(target / place)
+        return SavedCandidate(name=name, folders=folders, measured=self.measured[name])
 
     def records(self) -> pa.Table:
         """The records of all runs, with the columns `candidate` and `seed` before theirs."""
@@ -190,3 +250,68 @@ def _unique(values: Sequence[Any]) -> list[Any]:  # Any: JSON values
     for value in values:
         seen.setdefault(msgspec.json.encode(value, order="sorted"), value)
     return list(seen.values())
+
+
+def load_report(directory: str | Path) -> Report:
+    """Read back what `Report.save` wrote: runs, with all their tables, and what was found in them.
+
+    Raises `ValueError` for a folder that is no report's, or whose files are not what they were.
+    """
+    source = Path(directory)
+    try:
+        found = msgspec.json.decode((source / "manifest.json").read_bytes(), type=SavedManifest)
+    except msgspec.MsgspecError as error:
+        raise BadValue("", f"{source / 'manifest.json'} is not of a saved report: {error}") from None
+    candidates = found.report.candidates
+    metrics = {one.key: one for one in map(_read_before, found.report.metrics)}
+    return Report(
+        {one.name: [load_run(source / folder) for folder in one.folders] for one in candidates},
+        seeds=found.seeds,
+        baseline=found.baseline,
+        metrics=list(metrics.values()),
+        primary=None if found.primary is None else metrics[found.primary],
+        interval=found.interval,
+        scale=found.scale,
+        measured={one.name: one.measured for one in candidates},
+        named=found.report.named,
+    )
+
+
+def _described(metric: Metric) -> SavedMetric:
+    return SavedMetric(**{name: getattr(metric, name) for name in SavedMetric.__struct_fields__})
+
+
+def _read_before(saved: SavedMetric) -> Metric:
+    """A metric whose values are known."""
+    fields = {
+        name: getattr(saved, name) for name in SavedMetric.__struct_fields__ if name not in ("name", "unit")
+    }
+    return Metric(saved.name, saved.unit, _not_again, **fields)
+
+
+def _not_again(run: Run) -> float | None:
+    raise NoValue("of a saved report the figures are known, and not what read them")
+
+
+def _measured(
+    runs: Mapping[str, Sequence[Run]],
+    metrics: Sequence[Metric],
+    seeds: Sequence[int],
+    errors: Mapping[tuple[str, int], str],
+) -> dict[str, list[Measured]]:
+    """The figures of all runs, and those that failed in their places."""
+    measured: dict[str, list[Measured]] = {}
+    for name, of_one in runs.items():
+        there = iter(of_one)
+        measured[name] = [
+            Measured(candidate=name, seed=seed, error=errors[name, seed])
+            if (name, seed) in errors
+            else measure(next(there), metrics, name, seed)
+            for seed in seeds
+        ]
+    return measured
+
+
+def _slug(name: str) -> str:
+    """A name that any file system takes, for the eye: folders are told apart by their numbers."""
+    return re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-.")[:40] or "candidate"

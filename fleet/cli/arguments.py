@@ -224,7 +224,27 @@ def _add_runs(commands: Any) -> None:
     _stretches(compare)
     compare.add_argument(
         "--metrics", metavar="NAME,NAME,...",
-        help="figures to compare, as in --metrics ttft_s.p99,goodput_per_s (default: those that the runs have)",
+        help="figures to compare, as in --metrics ttft_s.p99@tenant,goodput (default: those that the runs have)",
+    )  # fmt: skip
+    compare.add_argument(
+        "--primary", metavar="NAME",
+        help="the figure that decides, named beforehand: its verdicts are corrected among themselves, and come first",
+    )  # fmt: skip
+    compare.add_argument(
+        "--by", action="append", default=[], metavar="COLUMN",
+        help="each figure by this column too: tenant, priority, model, turn, replica, one of yours, or tenant+model",
+    )  # fmt: skip
+    compare.add_argument(
+        "--scale", choices=("difference", "ratio"), default="difference",
+        help="what is judged: differences, or ratios (for figures whose noise grows with their size)",
+    )  # fmt: skip
+    compare.add_argument(
+        "--interval", choices=("t", "bca"), default="t",
+        help="Student's t, or the bootstrap with a permutation test (for many seeds that are far from normal)",
+    )  # fmt: skip
+    compare.add_argument(
+        "--effect", type=positive, metavar="X",
+        help="say how many seeds would show a difference of X, as in 0.05 of the baseline's mean",
     )  # fmt: skip
     compare.add_argument("--baseline", metavar="NAME", help="the candidate that the others are held against")
     compare.add_argument(

@@ -22,12 +22,14 @@ if TYPE_CHECKING:
 def compare(arguments: Namespace) -> int:
     """Simulate every candidate with every seed; print what can be said about the differences."""
     from experiments import compare as compare_them
+    from experiments import power
 
     candidates = candidates_of(arguments.specs, arguments.changes, arguments.vary)
     if arguments.baseline is not None and arguments.baseline not in candidates:
         hint = meant(arguments.baseline, list(candidates)) or f"; there are {', '.join(candidates)}"
         raise UsageError(f"compare: --baseline {arguments.baseline} is no candidate{hint}")
     metrics = metrics_of(arguments.metrics)
+    primary = metrics_of(arguments.primary, "--primary")
     inputs.say_odd(*candidates.values(), names=list(candidates))
     trace, out = inputs.trace_of(arguments), inputs.writable(arguments.out)
     ends_s = arguments.stretch_s or trace.duration_s
@@ -35,21 +37,24 @@ def compare(arguments: Namespace) -> int:
     faults = inputs.faults_of(arguments, ends_s=ends_s, replicas=replicas)
     report = compare_them(
         stretches_of(trace, arguments.stretch_s, arguments.seeds), candidates, seeds=range(arguments.seeds),
-        faults=faults, baseline=arguments.baseline, metrics=metrics, workers=arguments.workers,
-        sessions=arguments.sessions is not None,
+        faults=faults, baseline=arguments.baseline, metrics=metrics, primary=primary[0] if primary else None,
+        by=arguments.by, workers=arguments.workers, sessions=arguments.sessions is not None,
+        interval=arguments.interval, scale=arguments.scale,
     )  # fmt: skip
     output.stdout().print(report)
+    if arguments.effect is not None:
+        output.stdout().print(power(report, arguments.effect).table())
     if faults is not None:
         for name, runs in report.runs.items():
             output.note(f"{name}: {output.faults_in(runs)}")
     if out is not None:
         report.save(out)
         output.note(f"saved in {out}")
-    return 0
+    return 1 if report.errors else 0
 
 
-def metrics_of(names: str | None) -> list[Metric] | None:
-    """The figures that were named, in that order; None leaves the choice to `compare`."""
+def metrics_of(names: str | None, flag: str = "--metrics") -> list[Metric] | None:
+    """The figures that were named by `flag`, in that order; None leaves the choice to `compare`."""
     from experiments import metric
 
     if names is None:
@@ -57,7 +62,7 @@ def metrics_of(names: str | None) -> list[Metric] | None:
     try:
         return [metric(name) for name in dict.fromkeys(inputs.alternatives(names))]
     except ValueError as error:
-        raise UsageError(f"compare: --metrics: {error}") from None
+        raise UsageError(f"compare: {flag}: {error}") from None
 
 
 def stretches_of(

@@ -71,7 +71,7 @@ def load_curve(
     sustained = study.sustained() if asked is None or any(unit == "%" for _, unit in asked) else {}
     at = _rates(asked, sustained)
     points = study.points(at)
-    capacities = () if bound is None else study.capacities(bound, at, points, tolerance)
+    capacities = () if bound is None else study.capacities(bound, points, tolerance)
     return LoadCurve(
         source=_source(traces), trace=_facts(traces),
         candidates=tuple(candidates), specs={name: spec.to_dict() for name, spec in candidates.items()},
@@ -98,11 +98,16 @@ class _Study:
         """The highest rate at which each candidate does not fall behind, roughly, under the first seed."""
         seed = next(iter(self.traces))
         start = self.traces[seed].rate_per_s or 1.0
-        found = self._searches(
-            "capacities", None, {(name, seed): start for name in self.candidates}, ROUGHLY, ANYWHERE
-        )
+        jobs = {
+            name: Search(
+                trace=self.traces[seed], spec=spec, seed=seed, objective=None, start=start, far=ANYWHERE,
+                tolerance=ROUGHLY,
+            )
+            for name, spec in self.candidates.items()
+        }  # fmt: skip
+        found = self._done("capacities", jobs)
         failures = [one for one in found.values() if isinstance(one, Failure)]
-        rates = {name: one for (name, _), one in found.items() if not isinstance(one, Failure)}
+        rates = {name: one for name, one in found.items() if not isinstance(one, Failure)}
         if failures and not any(rates.values()):
             failures[0].reraise()
         return rates
@@ -110,30 +115,28 @@ class _Study:
     def points(self, rates: Sequence[float]) -> list[Point]:
         """Every candidate at every rate under every seed."""
         jobs = {
-            (rate, seed): AtRate(
-                trace=trace, candidates=self.candidates, rate_per_s=rate, seed=seed, metrics=self.metrics
+            rate: AtRate(
+                traces=self.traces, candidates=self.candidates, rate_per_s=rate, metrics=self.metrics
             )
             for rate in rates
-            for seed, trace in self.traces.items()
         }
         found = self._done("rates", jobs)
         points: list[Point] = []
-        for key, job in jobs.items():
-            one = found[key]
-            points += (
-                [job.failure(name, one.error) for name in job.candidates] if isinstance(one, Failure) else one
-            )
+        for rate, job in jobs.items():
+            one = found[rate]
+            points += job.failed(one.error) if isinstance(one, Failure) else one
         return points
 
     def capacities(
-        self, objective: Objective, rates: Sequence[float], points: Sequence[Point], tolerance: float
+        self, objective: Objective, points: Sequence[Point], tolerance: float
     ) -> tuple[Capacity, ...]:
         """The highest rate within the objective of each candidate that does not fail while it is looked for."""
-        starts = {(name, seed): rates[0] for name in self.candidates for seed in self.traces}
-        for point in points:
-            if point.meets(objective):
-                starts[point.measured.candidate, point.measured.seed] = point.rate_per_s
-        found = self._searches("bisections", objective, starts, tolerance, FAR)
+        jobs = {
+            (name, seed): self._search(name, seed, objective, points, tolerance)
+            for name in self.candidates
+            for seed in self.traces
+        }
+        found = self._done("bisections", jobs)
         by_seed: dict[str, list[float]] = {}
         for name in self.candidates:
             of_one = [found[name, seed] for seed in self.traces]
@@ -142,22 +145,16 @@ class _Study:
                 by_seed[name] = done
         return capacities_of(by_seed)
 
-    def _searches(
-        self,
-        what: str,
-        objective: Objective | None,
-        starts: Mapping[tuple[str, int], float],
-        tolerance: float,
-        far: float,
-    ) -> dict[tuple[str, int], float | Failure]:
-        jobs = {
-            (name, seed): Search(
-                trace=self.traces[seed], spec=self.candidates[name], seed=seed, objective=objective, start=start,
-                far=far, tolerance=tolerance,
-            )
-            for (name, seed), start in starts.items()
-        }  # fmt: skip
-        return self._done(what, jobs)
+    def _search(
+        self, name: str, seed: int, objective: Objective, points: Sequence[Point], tolerance: float
+    ) -> Search:
+        """From the highest rate that was seen to be within the objective, with the warm-up that it has there."""
+        mine = [one for one in points if (one.measured.candidate, one.measured.seed) == (name, seed)]
+        start = next((one for one in reversed(mine) if one.meets(objective)), mine[0])
+        return Search(
+            trace=self.traces[seed], spec=self.candidates[name], seed=seed, objective=objective,
+            start=start.rate_per_s, far=FAR, tolerance=tolerance, cut=start.cut,
+        )  # fmt: skip
 
     def _done(self, what: str, jobs: Mapping[K, _Job[R_co]]) -> dict[K, R_co | Failure]:
         """What came of each job."""

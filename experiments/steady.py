@@ -3,9 +3,10 @@
 The one thing to know: all of it is read off one series, how many requests are in flight as each one comes. It is there
 whatever becomes of the requests, and its slope over them is the share of the load that the fleet does not get done.
 
-Sources: White, "An Effective Truncation Heuristic for Bias Reduction in Simulation Output", Simulation 69, 1997 (MSER;
-in batches of five: White, Cobb and Spratt, Winter Simulation Conference 2000); Law, "Simulation Modeling and Analysis",
-section 9.5 (batch means, for values that depend on one another).
+Sources: White, "An Effective Truncation Heuristic for Bias Reduction in Simulation Output", Simulation 69, 1997 (MSER),
+in batches of five: White, Cobb and Spratt, Winter Simulation Conference 2000. Over the average of several runs: Hoad,
+Robinson and Davies, "Automating Warm-up Length Estimation", J. Operational Research Society 61, 2010. Batch means, for
+values that depend on one another: Law, "Simulation Modeling and Analysis", section 9.5.
 """
 
 from __future__ import annotations
@@ -29,51 +30,48 @@ is too short, or its arrivals too uneven, to tell."""
 MSER_BATCH = 5
 BATCHES = 20
 """Whose means are looked at for a trend."""
+LEAST = 10 * BATCHES
+"""Requests; of fewer no trend is told."""
 MATERIAL = 0.01
 """Of what comes: a backlog that grows by less is no overload, though a long run may show it beyond doubt."""
 CONFIDENCE = 0.95
 
 
-class Kept(Struct, frozen=True):
-    """The requests that are looked at: from `first` up to, not including, `stop`, in the order of arrival."""
+class Cut(Struct, frozen=True, kw_only=True):
+    """How many requests are left out at either end of a run, in the order of arrival."""
 
-    first: int
-    stop: int
+    warm_up: int
+    cool_down: int
 
 
 class Steadiness(Struct, frozen=True, kw_only=True):
-    """What the kept requests say of the fleet's state."""
+    """What the kept requests of a run say of the fleet's state."""
 
     state: State
-    drift: float
-    """By how many more requests are in flight for each one that comes: the share of the load that is not got done."""
-    low: float
+    drift: float | None
+    """By how many more requests are in flight for each one that comes: the share of the load that is not got done.
+    None where there are too few to tell."""
+    low: float | None
     """Ends of its 95 % interval."""
-    high: float
-    kept: Kept
-    requests: int
-    """Of the whole run."""
+    high: float | None
 
 
 def in_flight_found(run: Run) -> Floats:
     """How many requests were in flight as each one came, in the order of arrival."""
     arrived_s, ended_s = _times(run)
-    return np.arange(len(arrived_s)) - np.searchsorted(np.sort(ended_s), arrived_s, side="left").astype(float)
+    before: Floats = np.arange(len(arrived_s), dtype=float)
+    return before - np.searchsorted(np.sort(ended_s), arrived_s, side="left")
 
 
-def kept_of(run: Run) -> Kept | None:
-    """The requests between warm-up and cool-down; None where the run does not settle in its first half.
+def warm_up_of(runs: Sequence[Run]) -> int | None:
+    """The warm-up of one candidate's runs at one load; None where they do not settle in their first half.
 
-    Those of the cool-down come later than the last arrival less the time in which 99 % of the others ended: they met
-    a fleet that had only to drain. It is at most the last quarter of the requests.
+    It is told from the average of the runs: of a single one, the rule also cuts off chance crowds at the beginning, and
+    so finds too little in flight.
     """
-    first = warm_up(in_flight_found(run))
-    if first is None:
-        return None
-    arrived_s, ended_s = _times(run)
-    lasts_s = np.quantile(ended_s[first:] - arrived_s[first:], 0.99, method="lower")
-    before_draining = int(np.searchsorted(arrived_s, arrived_s[-1] - lasts_s, side="right"))
-    return Kept(first, max(before_draining, 3 * len(arrived_s) // 4))
+    series = [in_flight_found(run) for run in runs]
+    shortest = min(map(len, series), default=0)
+    return warm_up(np.mean([one[:shortest] for one in series], axis=0)) if shortest else None
 
 
 def warm_up(series: Floats) -> int | None:
@@ -93,29 +91,43 @@ def warm_up(series: Floats) -> int | None:
     return cut * MSER_BATCH if cut <= batches // 2 else None
 
 
-def common(runs: Sequence[Run]) -> Kept:
-    """The same requests for runs of one trace: from the latest warm-up to the earliest cool-down of those that settle.
+def cool_down(run: Run, warm_up: int) -> int:
+    """How many of the last requests met a fleet that had only to drain.
 
-    Where none does, the third quarter.
+    Those that come later than the last arrival less the time in which 99 % of the others ended; at most the last
+    quarter of the requests.
     """
-    settled = [kept for kept in map(kept_of, runs) if kept is not None]
+    arrived_s, ended_s = _times(run)
+    lasts_s = np.quantile(ended_s[warm_up:] - arrived_s[warm_up:], 0.99, method="lower")
+    late = len(arrived_s) - int(np.searchsorted(arrived_s, arrived_s[-1] - lasts_s, side="right"))
+    return min(late, len(arrived_s) // 4)
+
+
+def common(candidates: Sequence[Sequence[Run]]) -> Cut:
+    """What to leave out of every run of several candidates at one load, so that all are judged by the same requests.
+
+    The latest warm-up and the longest cool-down of those that settle. Where none does, the first half and the last
+    quarter of the shortest run.
+    """
+    settled = [(first, runs) for runs in candidates if (first := warm_up_of(runs)) is not None]
     if not settled:
-        requests = len(runs[0].records) if runs else 0
-        return Kept(requests // 2, 3 * requests // 4)
-    return Kept(max(kept.first for kept in settled), min(kept.stop for kept in settled))
+        shortest = min((len(run.records) for runs in candidates for run in runs), default=0)
+        return Cut(warm_up=shortest // 2, cool_down=shortest // 4)
+    first = max(first for first, _ in settled)
+    return Cut(warm_up=first, cool_down=max(cool_down(run, first) for _, runs in settled for run in runs))
 
 
-def steadiness(run: Run, kept: Kept) -> Steadiness:
-    """Whether the number in flight has a trend over the kept requests.
+def steadiness(run: Run, cut: Cut, *, settles: bool) -> Steadiness:
+    """Whether the number in flight has a trend over the kept requests; `settles`, whether its warm-up has an end.
 
     A line through the means of 20 batches, with Student's interval of its slope. It grows, or falls, where the whole
     interval is beyond 1 % of the load; it is steady where the whole of it is within, and the run settles.
     """
-    drift, low, high = _slope(in_flight_found(run)[kept.first : kept.stop])
-    return Steadiness(
-        state=_state(low, high, settles=kept_of(run) is not None), drift=drift, low=low, high=high, kept=kept,
-        requests=len(run.records),
-    )  # fmt: skip
+    found = in_flight_found(run)[cut.warm_up : len(run.records) - cut.cool_down]
+    if len(found) < LEAST:
+        return Steadiness(state="unclear", drift=None, low=None, high=None)
+    drift, low, high = _slope(found)
+    return Steadiness(state=_state(low, high, settles=settles), drift=drift, low=low, high=high)
 
 
 def _state(low: float, high: float, *, settles: bool) -> State:
@@ -126,14 +138,14 @@ def _state(low: float, high: float, *, settles: bool) -> State:
     return "steady" if settles and low >= -MATERIAL and high <= MATERIAL else "unclear"
 
 
-def window(run: Run, kept: Kept) -> Run:
+def window(run: Run, cut: Cut) -> Run:
     """The run of the kept requests. Rates are over the time in which so many come on average over the whole run.
 
     So a goodput is the share of good requests of the load that was offered, wherever in the trace they are.
     """
     arrived_s = run.records["arrived_s"].to_numpy()
     order = np.argsort(arrived_s, kind="stable")
-    part = run.part(pa.array(np.sort(order[kept.first : kept.stop])))
+    part = run.part(pa.array(np.sort(order[cut.warm_up : len(order) - cut.cool_down])))
     part.summary = _over(part.summary, float(np.ptp(arrived_s)) * len(part.records) / len(arrived_s))
     return part
 
@@ -159,15 +171,12 @@ def _times(run: Run) -> tuple[Floats, Floats]:
 
 
 def _slope(values: Floats) -> tuple[float, float, float]:
-    """Of a line through the means of batches, a request, and the ends of its interval."""
+    """Of a line through the means of batches, for each request, and the ends of its interval."""
     from scipy import stats
 
-    batches = np.array_split(values, BATCHES)
-    if len(values) < 2 * BATCHES:
-        return 0.0, -np.inf, np.inf
-    fit = stats.linregress(
-        [(len(values) / BATCHES) * (number + 0.5) for number in range(BATCHES)],
-        [one.mean() for one in batches],
-    )
-    half = float(stats.t.ppf(0.5 + CONFIDENCE / 2, BATCHES - 2)) * float(fit.stderr)
-    return float(fit.slope), float(fit.slope) - half, float(fit.slope) + half
+    means = np.array([batch.mean() for batch in np.array_split(values, BATCHES)])
+    at = (np.arange(BATCHES) - (BATCHES - 1) / 2.0) * len(values) / BATCHES
+    slope = float(at @ means / (at @ at))
+    error = np.sqrt(np.sum((means - means.mean() - slope * at) ** 2) / (BATCHES - 2) / (at @ at))
+    half = float(stats.t.ppf(0.5 + CONFIDENCE / 2, BATCHES - 2) * error)
+    return slope, slope - half, slope + half

@@ -73,7 +73,7 @@ class LoadCurve(Struct, frozen=True, kw_only=True):
     seeds: tuple[int, ...]
     axes: tuple[Axis, ...]
     points: tuple[Point, ...]
-    """Every run, in the order of rates, seeds and candidates."""
+    """Every run, in the order of rates, candidates and seeds."""
     objective: str | None = None
     """In words."""
     capacities: tuple[Capacity, ...] = ()

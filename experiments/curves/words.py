@@ -110,8 +110,11 @@ def _one_axis(curve: LoadCurve) -> list[Row]:
 
 
 def _method(curve: LoadCurve) -> str:
-    kept = [one.steadiness for one in curve.points if one.steadiness is not None]
-    shares = sorted((one.kept.stop - one.kept.first) / max(1, one.requests) for one in kept)
+    shares = sorted(
+        one.measured.submitted / (one.measured.submitted + one.cut.warm_up + one.cut.cool_down)
+        for one in curve.points
+        if one.cut is not None
+    )
     of = f"{shares[0]:.0%} to {shares[-1]:.0%}" if shares else "none"
     seeds = f"{len(curve.seeds)} seeds" if len(curve.seeds) > 1 else "one seed, so no intervals"
     return (

@@ -8,7 +8,16 @@ import pytest
 from rich.console import Console
 
 import tests.bench
-from tests.bench import bench_simulation, live_echo, live_fleet, overload, ratios, simulation, token_steps
+from tests.bench import (
+    bench_simulation,
+    exports,
+    live_echo,
+    live_fleet,
+    overload,
+    ratios,
+    simulation,
+    token_steps,
+)
 from tests.bench.table import show
 
 TINY: dict[Callable[..., Any], dict[str, Any]] = {
@@ -17,6 +26,7 @@ TINY: dict[Callable[..., Any], dict[str, Any]] = {
     simulation.pool_rows: {"requests": 400, "replicas": 50, "rounds": 1},
     overload.rows: {"requests": 200, "llm_requests": 50, "rounds": 1},
     token_steps.simulated_rows: {"most": 10},
+    exports.rows: {"requests": 200, "rounds": 1},
     live_fleet.rows: {"requests": 200, "duration_s": 0.1, "unloaded": 10},
     token_steps.live_rows: {"steps": 20, "short_steps": 10},
 }
@@ -32,6 +42,7 @@ PARTS = {
     "simulation",
     "token_steps",
     "bench_simulation",
+    "exports",
     "torch_engine",
 }
 """What is run here."""

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     )
     from traces.trace import Trace
     from traces.transforms import merge
-    from traces.writers import save_trace
+    from traces.writers import WriteReport, save_trace
 
 _HOMES = {
     "traces.errors": ("ReadReport", "TraceError"),
@@ -57,7 +57,7 @@ _HOMES = {
     ),
     "traces.trace": ("Trace",),
     "traces.transforms": ("merge",),
-    "traces.writers": ("save_trace",),
+    "traces.writers": ("WriteReport", "save_trace"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
@@ -78,6 +78,7 @@ __all__ = [
     "TraceEntry",
     "TraceError",
     "Transform",
+    "WriteReport",
     "bernoulli_surge",
     "choice",
     "describe",

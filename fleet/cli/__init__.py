@@ -80,13 +80,17 @@ def _judged(error: Exception) -> tuple[str, int]:
         notes = one_line("; ".join(getattr(error, "__notes__", ())))
         whole = f"{message} ({notes})" if notes else message
         return whole, EXIT_FAILED if isinstance(error, (InvariantViolation, DeadlockError)) else EXIT_USAGE
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return f"cannot write{_named(error)}: no space is left on the device", EXIT_FAILED
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}", EXIT_USAGE
     if isinstance(error, MemoryError):
         return f"not enough memory: {message or 'ask for less'}", EXIT_USAGE
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return "cannot write: no space is left on the device", EXIT_FAILED
     return f"{type(error).__name__}: {message} (--debug shows where)", EXIT_FAILED
+
+
+def _named(error: OSError) -> str:
+    return "" if error.filename is None else f" {error.filename}"
 
 
 def _report(message: str, status: int) -> int:

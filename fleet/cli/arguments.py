@@ -364,11 +364,36 @@ def _add_across_hosts(commands: Any) -> None:
     keys.add_argument("file", metavar="FILE", type=Path, help="a new file; only its owner can read it")
 
 
+def _add_export(commands: Any) -> None:
+    export = command(
+        commands, "export", "exporting:export", "write a saved run in a format that other tools read"
+    )
+    export.add_argument("run_directory", metavar="DIR", type=Path, help="a run, as --out saved it")
+    export.add_argument(
+        "target", metavar="FILE", type=Path, help="packed if it ends in .gz; csv: a folder takes all tables"
+    )
+    export.add_argument(
+        "--to", required=True, choices=("vllm-bench", "aiperf", "csv", "perfetto"),
+        help="perfetto: a timeline for ui.perfetto.dev",
+    )  # fmt: skip
+    export.add_argument(
+        "--from-s",
+        type=positive,
+        default=0.0,
+        metavar="S",
+        help="perfetto: leave out what is over before S seconds",
+    )
+    export.add_argument(
+        "--first-s", type=positive, metavar="S", help="perfetto: only what begins in the first S seconds"
+    )
+
+
 def _add_tools(commands: Any) -> None:
     show = command(commands, "show", "showing:show", "print what a fleet's file comes to, and run nothing")
     _spec(show)
     show.add_argument("--json", action="store_true", help="print it as JSON")
 
+    _add_export(commands)
     _add_profile(commands)
 
     policies = command(
@@ -391,10 +416,20 @@ def _add_tools(commands: Any) -> None:
     _on_bad(stats)
     stats.add_argument("--json", action="store_true", help="print the statistics as JSON")
     convert = command(
-        verbs, "convert", "tracing:convert", "write a trace in a format of our own, cut and scaled if asked"
+        verbs,
+        "convert",
+        "tracing:convert",
+        "write a trace in a format of our own or of others, cut and scaled if asked",
     )
     _trace(convert)
-    convert.add_argument("target", metavar="FILE", type=Path, help=".jsonl, .jsonl.gz or .parquet")
+    convert.add_argument(
+        "target", metavar="FILE", type=Path, help=".jsonl, .jsonl.gz or .parquet; with --to any name"
+    )
+    convert.add_argument(
+        "--to",
+        choices=("mooncake", "azure", "vidur", "csv"),
+        help="the layout to write it in (csv: all columns)",
+    )
     convert.add_argument(
         "--from-s", type=positive, default=0.0, metavar="S", help="leave out what comes before S seconds"
     )

@@ -12,7 +12,7 @@ from fleet.cli import output
 from fleet.cli.values import UsageError
 
 if TYPE_CHECKING:
-    from fleet import FleetSpec
+    from fleet import FleetSpec, Run
     from traces import FaultTrace, OperationsTrace, Trace
 
 Table = dict[str, Any]  # Any: whatever TOML holds
@@ -270,6 +270,16 @@ def alternatives(text: str) -> list[str]:
             continue
         parts[-1] += character
     return [part.strip() for part in parts]
+
+
+def run_of(folder: Path) -> Run:
+    """The run that was saved in `folder`. Errors name the file that is missing or damaged."""
+    from fleet import load_run
+
+    try:
+        return load_run(folder)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
 
 
 def writable(path: Path | None) -> Path | None:

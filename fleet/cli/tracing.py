@@ -11,7 +11,7 @@ from fleet.cli.laws import LAWS
 from fleet.cli.values import UsageError
 
 if TYPE_CHECKING:
-    from traces import Lengths, ReadReport, Trace
+    from traces import Lengths, ReadReport, Trace, WriteReport
     from traces.statistics import Quantiles
 
 
@@ -124,10 +124,12 @@ def _lengths(name: str, quantiles: Quantiles | None) -> list[tuple[str, str]]:
 
 
 def convert(arguments: Namespace) -> int:
-    """Read, transform, write."""
+    """Read, transform, write, and say what was lost on the way in and on the way out."""
     from traces import save_trace
 
-    _known_suffix(arguments.target)
+    if arguments.to is None:
+        _demand_suffix(arguments.target, "; --to names a layout of others")
+    _demand_folder(arguments.target)
     trace = inputs.trace_of(arguments)
     if arguments.from_s:
         trace = trace.slice(arguments.from_s, max(arguments.from_s, trace.duration_s + 1.0))
@@ -140,7 +142,7 @@ def convert(arguments: Namespace) -> int:
                 f"{MOST_REQUESTS:,} are the most"
             )
         trace = trace.upsample(arguments.upsample, seed=arguments.trace_seed)
-    save_trace(inputs.plausible(trace, arguments.trace), arguments.target)
+    written = save_trace(inputs.plausible(trace, arguments.trace), arguments.target, format=arguments.to)
     report = trace.report
     for reason, count in report.dropped.items():
         output.note(f"dropped {count:,} rows: {reason}")
@@ -148,15 +150,27 @@ def convert(arguments: Namespace) -> int:
         output.note(f"odd, and kept: {what}, which {count:,} rows have")
     for field, count in report.not_kept.items():
         output.note(f"not kept: {field}, which {count:,} rows have")
+    _say_lost(written, arguments.target)
     print(f"{arguments.target}: {len(trace):,} requests in {trace.duration_s:,.1f} s, sha256 {trace.sha256}")
     return 0
+
+
+def _say_lost(written: WriteReport, target: Path) -> None:
+    """What the file does not have of the trace, by name."""
+    for column, rows in written.not_kept.items():
+        output.note(f"{target}: {written.format} has no place for {column}, which {rows:,} rows have")
+    for what, rows in written.changed.items():
+        output.note(f"{target}: {what}, in {rows:,} rows")
+    if not written.header_kept:
+        output.note(f"{target}: {written.format} says nothing of source, licence, citation and transforms")
 
 
 def synthesize(arguments: Namespace) -> int:
     """A law, its parameters and a seed."""
     import traces
 
-    _known_suffix(arguments.target)
+    _demand_suffix(arguments.target)
+    _demand_folder(arguments.target)
     parameters = {
         name: getattr(arguments, name) for name in LAWS[arguments.law][1] if hasattr(arguments, name)
     }
@@ -192,9 +206,13 @@ def lengths_of(text: str | None, name: str) -> Lengths | int | None:
     raise UsageError(f"{flag} takes 128, uniform:LOW,HIGH or lognormal:MEAN,CV; got {text!r}")
 
 
-def _known_suffix(path: Path) -> None:
+def _demand_suffix(path: Path, otherwise: str = "") -> None:
     """Refuse a name that says no format before any work is done."""
     if not path.name.endswith((".jsonl", ".jsonl.gz", ".parquet")):
-        raise UsageError(f"{path}: the suffix names the format: .jsonl, .jsonl.gz or .parquet")
+        raise UsageError(f"{path}: the suffix names the format: .jsonl, .jsonl.gz or .parquet{otherwise}")
+
+
+def _demand_folder(path: Path) -> None:
+    """Refuse a place that is not there before any work is done."""
     if not path.absolute().parent.is_dir():
         raise UsageError(f"{path}: there is no folder {path.parent}")

@@ -22,6 +22,7 @@ from traces.readers import (
     measured_run,
     mooncake,
     own,
+    own_csv,
     recorded_faults,
     splitwise,
     vidur,
@@ -59,6 +60,7 @@ class Format(Protocol):
 FORMATS: tuple[Format, ...] = (
     own.Jsonl(),
     own.Parquet(),
+    own_csv,
     azure,
     azure_functions,
     burstgpt,

@@ -121,7 +121,7 @@ class Parquet:
         rows = Rows(source.path, np.arange(1, table.num_rows + 1))
         for name in table.column_names:
             values = _cast(source, name, table[name].combine_chunks())
-            rows.put(name, _tidy(rows, values) if name == "extra" else values)
+            rows.put(name, tidy(rows, values) if name == "extra" else values)
         mark = (table.schema.metadata or {}).get(MARK.encode())
         if mark:
             return rows, _heading(source, mark).header
@@ -145,7 +145,7 @@ def _cast(source: Source, name: str, values: pa.Array) -> pa.Array:
         raise TraceError(f"holds {values.type}", remedy=remedy, file=source.path, column=name) from None
 
 
-def _tidy(rows: Rows, texts: pa.Array) -> pa.Array:
+def tidy(rows: Rows, texts: pa.Array) -> pa.Array:
     """JSON objects in the one form that hashes alike: keys sorted, no spaces."""
     tidy: list[str | None] = []
     bad = np.zeros(len(texts), dtype=bool)

@@ -56,7 +56,7 @@ def load_curve(
     within `tolerance` (relative).
 
     A candidate that fails at a rate loses that point; `LoadCurve.failures` says why. Raises `ValueError` for no
-    candidates, no seeds, and for rates, a metric or an objective that are none.
+    candidates, no seeds, and for rates, a metric or an objective that are none; `RuntimeError` where every run fails.
     """
     chosen = list(seeds)
     if not candidates or not chosen:
@@ -125,6 +125,8 @@ class _Study:
         for rate, job in jobs.items():
             one = found[rate]
             points += job.failed(one.error) if isinstance(one, Failure) else one
+        if all(point.measured.error is not None for point in points):
+            raise RuntimeError(f"every run failed; the first: {points[0].measured.error}")
         return points
 
     def capacities(
@@ -160,7 +162,7 @@ class _Study:
         """What came of each job."""
         with (
             progress_bar(what, len(jobs), shown=self._progress) as advance,
-            Executor(min(self._workers, len(jobs))) as executor,
+            Executor(max(1, min(self._workers, len(jobs)))) as executor,
         ):
             done: dict[K, R_co | Failure] = {}
             for (key, _), result in executor.run(_run, jobs.items()):

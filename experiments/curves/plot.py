@@ -59,8 +59,15 @@ def _is_latency(axis: Axis) -> bool:
 def _objective(axes: Axes, bound: float) -> None:
     colour = "#444444"
     axes.axhline(bound, color=colour, linewidth=1.0, linestyle=(0, (4, 2)))
-    place = {"xycoords": ("axes fraction", "data"), "va": "bottom", "ha": "right"}
-    axes.annotate("objective", (0.99, bound), fontsize=8, color=colour, **place)
+    axes.annotate(
+        "objective",
+        (0.99, bound),
+        xycoords=("axes fraction", "data"),
+        fontsize=8,
+        color=colour,
+        va="bottom",
+        ha="right",
+    )
 
 
 def _scales(axes: Axes, curve: LoadCurve, axis: Axis) -> None:

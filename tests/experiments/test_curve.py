@@ -214,6 +214,11 @@ def test_a_candidate_that_fails_loses_its_points_and_no_other_does():
     assert "too fast" in str(found)
 
 
+def test_where_every_run_fails_there_is_no_curve():
+    with pytest.raises(RuntimeError, match="every run failed; the first: .*too fast"):
+        run({"fails": fleet(routing=Fails(), **QUIET)}, rates=[2.0], seeds=[0])
+
+
 def test_a_metric_of_ones_own_reads_the_kept_requests():
     from experiments import Metric
 

@@ -3,33 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterable, Mapping, Sequence
-from typing import Any, Protocol, TypeVar
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import msgspec
 
 from experiments.compare import TraceSource
-from experiments.curves.points import AtRate, Point, Search
-from experiments.curves.result import Axis, Capacity, LoadCurve, capacities_of
-from experiments.executor import Executor, Failure
-from experiments.load import FAR, open_loop
+from experiments.curves.points import Point
+from experiments.curves.result import Axis, LoadCurve
+from experiments.curves.study import Study
+from experiments.load import open_loop
 from experiments.metrics import Metric, metrics_of
 from experiments.objectives import Objective
 from experiments.objectives import objective as objective_of
-from experiments.progress import progress_bar
 from fleet import FleetSpec
 from traces import Trace
 
 METRICS = ("e2e_s.p50", "e2e_s.p99", "slo_attainment", "goodput_per_s")
 SHARES = (0.1, 0.2, 0.35, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.05)
 """Of the highest rate that any candidate sustains: the rates that are run when none are given."""
-ROUGHLY = 0.1
-"""How closely that rate is looked for."""
-ANYWHERE = 2.0**20
-"""How far from a trace's own rate."""
-
-K = TypeVar("K", bound=Hashable)
-R_co = TypeVar("R_co", covariant=True)
 
 
 def load_curve(
@@ -67,7 +59,7 @@ def load_curve(
     measured = _measured(metrics, bound)
     asked = None if rates is None else [_rate(rate) for rate in rates]
     traces = {seed: open_loop(trace if isinstance(trace, Trace) else trace(seed)) for seed in chosen}
-    study = _Study(traces, candidates, measured, workers, progress)
+    study = Study(traces, candidates, measured, workers, progress)
     sustained = study.sustained() if asked is None or any(unit == "%" for _, unit in asked) else {}
     at = _rates(asked, sustained)
     points = study.points(at)
@@ -78,105 +70,6 @@ def load_curve(
         rates_per_s=at, seeds=tuple(chosen), axes=_axes(measured, points, bound), points=tuple(points),
         objective=None if bound is None else bound.label, capacities=capacities, sustained_per_s=sustained,
     )  # fmt: skip
-
-
-class _Study:
-    """The runs of a load curve."""
-
-    def __init__(
-        self,
-        traces: Mapping[int, Trace],
-        candidates: Mapping[str, FleetSpec],
-        metrics: Sequence[Metric],
-        workers: int,
-        progress: bool,
-    ) -> None:
-        self.traces, self.candidates, self.metrics = traces, candidates, metrics
-        self._workers, self._progress = workers, progress
-
-    def sustained(self) -> dict[str, float]:
-        """The highest rate at which each candidate does not fall behind, roughly, under the first seed."""
-        seed = next(iter(self.traces))
-        start = self.traces[seed].rate_per_s or 1.0
-        jobs = {
-            name: Search(
-                trace=self.traces[seed], spec=spec, seed=seed, objective=None, start=start, far=ANYWHERE,
-                tolerance=ROUGHLY,
-            )
-            for name, spec in self.candidates.items()
-        }  # fmt: skip
-        found = self._done("capacities", jobs)
-        failures = [one for one in found.values() if isinstance(one, Failure)]
-        rates = {name: one for name, one in found.items() if not isinstance(one, Failure)}
-        if failures and not any(rates.values()):
-            failures[0].reraise()
-        return rates
-
-    def points(self, rates: Sequence[float]) -> list[Point]:
-        """Every candidate at every rate under every seed."""
-        jobs = {
-            rate: AtRate(
-                traces=self.traces, candidates=self.candidates, rate_per_s=rate, metrics=self.metrics
-            )
-            for rate in rates
-        }
-        found = self._done("rates", jobs)
-        points: list[Point] = []
-        for rate, job in jobs.items():
-            one = found[rate]
-            points += job.failed(one.error) if isinstance(one, Failure) else one
-        if all(point.measured.error is not None for point in points):
-            raise RuntimeError(f"every run failed; the first: {points[0].measured.error}")
-        return points
-
-    def capacities(
-        self, objective: Objective, points: Sequence[Point], tolerance: float
-    ) -> tuple[Capacity, ...]:
-        """The highest rate within the objective of each candidate that does not fail while it is looked for."""
-        jobs = {
-            (name, seed): self._search(name, seed, objective, points, tolerance)
-            for name in self.candidates
-            for seed in self.traces
-        }
-        found = self._done("bisections", jobs)
-        by_seed: dict[str, list[float]] = {}
-        for name in self.candidates:
-            of_one = [found[name, seed] for seed in self.traces]
-            done = [one for one in of_one if not isinstance(one, Failure)]
-            if len(done) == len(of_one):
-                by_seed[name] = done
-        return capacities_of(by_seed)
-
-    def _search(
-        self, name: str, seed: int, objective: Objective, points: Sequence[Point], tolerance: float
-    ) -> Search:
-        """From the highest rate that was seen to be within the objective, with the warm-up that it has there."""
-        mine = [one for one in points if (one.measured.candidate, one.measured.seed) == (name, seed)]
-        start = next((one for one in reversed(mine) if one.meets(objective)), mine[0])
-        return Search(
-            trace=self.traces[seed], spec=self.candidates[name], seed=seed, objective=objective,
-            start=start.rate_per_s, far=FAR, tolerance=tolerance, cut=start.cut,
-        )  # fmt: skip
-
-    def _done(self, what: str, jobs: Mapping[K, _Job[R_co]]) -> dict[K, R_co | Failure]:
-        """What came of each job."""
-        with (
-            progress_bar(what, len(jobs), shown=self._progress) as advance,
-            Executor(max(1, min(self._workers, len(jobs)))) as executor,
-        ):
-            done: dict[K, R_co | Failure] = {}
-            for (key, _), result in executor.run(_run, jobs.items()):
-                done[key] = result
-                advance()
-            return done
-
-
-class _Job(Protocol[R_co]):
-    def run(self) -> R_co: ...
-
-
-def _run(item: tuple[object, _Job[R_co]]) -> R_co:
-    return item[1].run()
 
 
 def _measured(metrics: Sequence[Metric | str], objective: Objective | None) -> tuple[Metric, ...]:

@@ -40,9 +40,10 @@ def write(curve: LoadCurve, target: Path) -> Path:
         from experiments.curves.plot import figure_of
         from experiments.plots import svg_text
 
-        svg = svg_text(figure_of(curve), "curve")
+        figure = figure_of(curve)
+        svg = svg_text(figure, "curve")
         (target / "curve.svg").write_text(svg, encoding="utf-8")
-        figure_of(curve).savefig(target / "curve.pdf", metadata={"CreationDate": None, "Creator": None})
+        figure.savefig(target / "curve.pdf", metadata={"CreationDate": None, "Creator": None})
     (target / "curve.html").write_text(page_of(curve, svg), encoding="utf-8")
     return target
 

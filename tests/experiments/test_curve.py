@@ -215,7 +215,7 @@ def test_a_candidate_that_fails_loses_its_points_and_no_other_does():
 
 
 def test_where_every_run_fails_there_is_no_curve():
-    with pytest.raises(RuntimeError, match="every run failed; the first: .*too fast"):
+    with pytest.raises(RuntimeError, match=r"every run failed; the first: .*too fast"):
         run({"fails": fleet(routing=Fails(), **QUIET)}, rates=[2.0], seeds=[0])
 
 

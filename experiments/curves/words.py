@@ -28,10 +28,11 @@ def verdict_of(curve: LoadCurve) -> str:
     """What the curve comes to, in a sentence: what each candidate bears, or where each has its knee."""
     if curve.objective is None:
         return f"Most power, which is throughput over latency, in requests/s: {_knees(curve)}."
-    if not curve.capacities:
-        return f"At most, within {curve.objective}: not known of any candidate."
     ranked = sorted(curve.capacities, key=lambda one: -one.band.mean)
-    return f"At most, in requests/s within {curve.objective}: {', '.join(map(_capacity, ranked))}."
+    known = {one.candidate for one in ranked}
+    failing = [f"{name} not known, as it failed" for name in curve.candidates if name not in known]
+    said = ", ".join([*map(_capacity, ranked), *failing])
+    return f"At most, in requests/s within {curve.objective}: {said}."
 
 
 def _capacity(one: Capacity) -> str:
@@ -42,11 +43,15 @@ def _capacity(one: Capacity) -> str:
 
 
 def _knees(curve: LoadCurve) -> str:
-    found = {name: curve.knee(name) for name in curve.candidates}
-    return ", ".join(
-        f"{name} {'not between the rates that were run' if one is None else with_interval(one)}"
-        for name, one in found.items()
-    )
+    return ", ".join(f"{name} {_knee(curve, name)}" for name in curve.candidates)
+
+
+def _knee(curve: LoadCurve, candidate: str) -> str:
+    found = curve.knee(candidate)
+    if found is None:
+        return "not between the rates that were run"
+    others = "" if found.runs == len(curve.seeds) else f" (in {found.runs} of {len(curve.seeds)} seeds)"
+    return f"{with_interval(found)}{others}"
 
 
 def failed(curve: LoadCurve) -> list[str]:

@@ -212,6 +212,7 @@ def test_a_candidate_that_fails_loses_its_points_and_no_other_does():
     assert len(found.curve("fails", "e2e_s.p50")) == 1
     assert str(found).startswith("fails failed in 2 of 4 runs: ")
     assert "too fast" in str(found)
+    assert verdict_of(found).endswith("fails not known, as it failed.")
 
 
 def test_where_every_run_fails_there_is_no_curve():

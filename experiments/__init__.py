@@ -14,6 +14,7 @@ from experiments.findings import Row
 from experiments.metrics import DEFAULT_METRICS, TOKEN_METRICS, Metric, metric
 from experiments.power import power
 from experiments.reasons import NoValue
+from experiments.regret import regret
 from experiments.report import Report, load_report
 from experiments.sweep import frontier, grid, sweep
 
@@ -34,5 +35,6 @@ __all__ = [
     "load_report",
     "metric",
     "power",
+    "regret",
     "sweep",
 ]

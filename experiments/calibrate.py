@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from html import escape
 from itertools import combinations
 from pathlib import Path
@@ -23,7 +24,9 @@ from experiments.measured import value_of
 from experiments.metrics import Metric, metrics_of, serves_tokens
 from experiments.progress import progress_bar
 from experiments.text import as_text, plain_number
+from experiments.timings import FEWEST, EngineTimes, OwnTimes, own_times
 from fleet import FleetSpec, Run, simulate
+from fleet.pools import DEFAULT
 from traces import FaultTrace, Trace
 
 if TYPE_CHECKING:
@@ -39,7 +42,12 @@ TOLERANCES = {"e2e_s.mean": 0.05, "e2e_s.p50": 0.05, "e2e_s.p99": 0.10, "through
 """Relative errors that a replay on an emulated engine is meant to keep."""
 
 
-HEADINGS = ("simulated", "live", "error", "live noise", "sim spread", "aim")
+HEADINGS = ("simulated", "own times", "live", "drift", "error", "live noise", "sim spread", "aim")
+"""Of the columns with figures; one that has none in any row is left out."""
+OWN_TIMES = (
+    "Own times: simulated with a latency model of the live runs' own engine times. Drift: what that changes, which is "
+    "the machine's doing; error: what is left of it, which is the simulator's."
+)
 FEW_FOR_P99 = 2000
 """Completed requests below which a p99 is said to rest on few."""
 
@@ -61,8 +69,12 @@ class CalibrationRow(Struct, frozen=True, kw_only=True):
     candidate: str
     simulated: float
     live: float
+    own: float | None
+    """Simulated with the latency of the batches and steps of the live runs themselves; None where none were timed."""
+    drift: float | None
+    """(own − simulated) / simulated: what became of the figure because engines took other times than were expected."""
     error: float | None
-    """(simulated − live) / live."""
+    """(own − live) / live, or (simulated − live) / live where there is no `own`: what is the simulator's."""
     noise: float | None
     """The largest relative gap between two live runs of one seed: what no simulator can be better than. Of a candidate
     that was run once, that of those run more often."""
@@ -101,7 +113,10 @@ class CalibrationReport:
         live: Mapping[str, Sequence[Run]],
         metrics: Sequence[Metric | str] | None = None,
         tolerances: Mapping[str, float] = TOLERANCES,
+        own: Mapping[str, Sequence[OwnTimes]] | None = None,
     ) -> None:
+        """`own`: by candidate, what the engines of each live run took."""
+        self.own = {name: list(times) for name, times in (own or {}).items()}
         self.simulated = {name: list(runs) for name, runs in simulated.items()}
         self.live = {name: list(runs) for name, runs in live.items()}
         if metrics is None:
@@ -110,14 +125,44 @@ class CalibrationReport:
         chosen = metrics_of(metrics)
         self.rows: list[CalibrationRow] = []
         for item in chosen:
-            rows = [
-                _row(item, name, self.simulated[name], self.live[name], tolerances.get(item.name))
-                for name in self.live
-            ]
+            rows = [self._row(item, name, tolerances.get(item.name)) for name in self.live]
             self.rows += _with_noise([row for row in rows if row is not None])
         distinct = {id(run) for runs in self.live.values() for run in runs}
         ordered = len(self.live) > 1 and len(distinct) > 1
         self.fidelity: list[Fidelity] = [_fidelity(item, self.rows) for item in chosen] if ordered else []
+
+    def own_runs(self, name: str) -> list[Run]:
+        """The live runs of a candidate, simulated with their own times, as far as these are known."""
+        return [times.run for times in self.own.get(name, ()) if times.run is not None]
+
+    def _row(self, item: Metric, name: str, tolerance: float | None) -> CalibrationRow | None:
+        virtual = _values(item, self.simulated[name])
+        mean, live_mean = _mean(virtual), _mean(_values(item, self.live[name]))
+        own_mean = _mean(_values(item, self.own_runs(name)))
+        if mean is None or live_mean is None:
+            return None
+        return CalibrationRow(
+            metric=item.name,
+            label=item.label,
+            scale=item.scale,
+            candidate=name,
+            simulated=mean,
+            live=live_mean,
+            own=own_mean,
+            drift=None if own_mean is None else _relative(own_mean, mean),
+            error=_relative(mean if own_mean is None else own_mean, live_mean),
+            noise=_noise(item, self.live[name]),
+            spread=_gap(virtual),
+            tolerance=tolerance,
+        )
+
+    @property
+    def headings(self) -> tuple[str, ...]:
+        """Of the columns that have a figure in some row."""
+        said = [cells(row, HEADINGS) for row in self.rows]
+        return tuple(
+            name for name, column in zip(HEADINGS, zip(*said, strict=True), strict=False) if any(column)
+        )
 
     def table(self) -> Table:
         """The rich table."""
@@ -125,9 +170,9 @@ class CalibrationReport:
         from rich.table import Table
         from rich.text import Text
 
-        table = Table(title=title(self), title_justify="left", box=SIMPLE_HEAD)
+        table = Table(box=SIMPLE_HEAD)
         table.add_column("metric")
-        for heading in HEADINGS:
+        for heading in self.headings:
             table.add_column(heading, justify="right", no_wrap=True)
         last = None
         for row in self.rows:
@@ -135,14 +180,20 @@ class CalibrationReport:
                 if last is not None:
                     table.add_section()
                 table.add_row(Text(row.label, style="bold"))
-            table.add_row(Text(f"  {row.candidate}"), *cells(row))
+            table.add_row(Text(f"  {row.candidate}"), *cells(row, self.headings))
             last = row.metric
         return table
 
     @property
     def notes(self) -> list[str]:
         """Rank fidelity, and what the columns mean."""
-        notes = []
+        notes = [OWN_TIMES] if any(row.own is not None for row in self.rows) else []
+        for name, of_all in self.own.items():
+            pools = [pool for times in of_all for pool in times.pools]
+            notes += [
+                _engines(name, [pool for pool in pools if pool.pool == one])
+                for one in dict.fromkeys(pool.pool for pool in pools)
+            ]
         for item in self.fidelity:
             tau = "" if item.tau is None else f" (Kendall tau {item.tau:+.2f})"
             close = f"; {item.close} closer than live noise" if item.close else ""
@@ -164,7 +215,7 @@ class CalibrationReport:
         from rich.console import Group
         from rich.text import Text
 
-        return Group(self.table(), *(Text(f"· {note}") for note in self.notes))
+        return Group(Text(title(self)), self.table(), *(Text(f"· {note}") for note in self.notes))
 
     def __str__(self) -> str:
         return as_text(self.__rich__())
@@ -174,7 +225,8 @@ class CalibrationReport:
         target = Path(directory)
         target.mkdir(parents=True, exist_ok=True)
         tables = []
-        for runtime, of_all in (("simulated", self.simulated), ("live", self.live)):
+        own = {name: runs for name in self.live if (runs := self.own_runs(name))}
+        for runtime, of_all in (("simulated", self.simulated), ("own times", own), ("live", self.live)):
             for name, runs in of_all.items():
                 for number, run in enumerate(runs):
                     tables.append(_marked(run, {"runtime": runtime, "candidate": name, "run": number}))
@@ -183,6 +235,7 @@ class CalibrationReport:
             "rows": self.rows,
             "fidelity": self.fidelity,
             "simulated": {name: [run.manifest for run in runs] for name, runs in self.simulated.items()},
+            "own_times": {name: [run.manifest for run in runs] for name, runs in own.items()},
             "live": {name: [run.manifest for run in runs] for name, runs in self.live.items()},
         }
         text = msgspec.json.format(msgspec.json.encode(document, order="sorted"))
@@ -211,6 +264,9 @@ def calibrate(
     all are held against. `tolerances` are relative errors that are aimed at, by metric; `metrics` follow from what was
     served, whole requests or tokens, unless given.
 
+    Where engines did real work live, they said how long it took them: each live run is simulated once more with those
+    times (`own_times`), so that what the machine did and what the simulator gets wrong stand apart.
+
     `speed` makes arrivals come that much faster, in both. `simulated` answers the spec to simulate in place of a
     live one: an engine that does real work needs one that emulates it. `play` replays (`fleet.replay` unless
     given). A live run takes the trace's own time over `speed`.
@@ -234,29 +290,21 @@ def calibrate(
                     if turn < times[name]:
                         live[name].append(play(trace, spec, speed=speed, seed=seed, faults=faults))
                         advance()
-    return CalibrationReport(virtual, live, metrics, tolerances)
+
+    def again(name: str, run: Run) -> OwnTimes:
+        play = partial(simulate, in_virtual_time, seed=run.manifest.seed, faults=faults)
+        return own_times(candidates[name], simulated(candidates[name]), run, play)
+
+    own = {name: [again(name, run) for run in runs] for name, runs in live.items()}
+    return CalibrationReport(virtual, live, metrics, tolerances, own)
 
 
-def _row(
-    item: Metric, name: str, simulated: Sequence[Run], live: Sequence[Run], tolerance: float | None
-) -> CalibrationRow | None:
-    virtual = _values(item, simulated)
-    measured = _values(item, live)
-    if not virtual or not measured:
-        return None
-    mean, live_mean = sum(virtual) / len(virtual), sum(measured) / len(measured)
-    return CalibrationRow(
-        metric=item.name,
-        label=item.label,
-        scale=item.scale,
-        candidate=name,
-        simulated=mean,
-        live=live_mean,
-        error=(mean - live_mean) / live_mean if live_mean else None,
-        noise=_noise(item, live),
-        spread=_gap(virtual),
-        tolerance=tolerance,
-    )
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None
+
+
+def _relative(value: float, to: float) -> float | None:
+    return (value - to) / to if to else None
 
 
 def _with_noise(rows: Sequence[CalibrationRow]) -> list[CalibrationRow]:
@@ -317,16 +365,32 @@ def title(report: CalibrationReport) -> str:
     return f"Simulated against live: {source} ({requests:,} requests), {runs} each"
 
 
-def cells(row: CalibrationRow) -> tuple[str, ...]:
-    """Simulated, live, error, noise, spread and tolerance of a row as text."""
-    return (
-        plain_number(row.simulated * row.scale),
-        plain_number(row.live * row.scale),
-        "" if row.error is None else f"{row.error:+.1%}",
-        "" if row.noise is None else f"{row.noise:.1%}",
-        "" if row.spread is None else f"{row.spread:.1%}",
-        "" if row.tolerance is None else f"± {row.tolerance:.0%}",
-    )
+def cells(row: CalibrationRow, headings: Sequence[str]) -> list[str]:
+    """What stands in these columns of a row, as text."""
+    said = {
+        "simulated": plain_number(row.simulated * row.scale),
+        "own times": "" if row.own is None else plain_number(row.own * row.scale),
+        "live": plain_number(row.live * row.scale),
+        "drift": "" if row.drift is None else f"{row.drift:+.1%}",
+        "error": "" if row.error is None else f"{row.error:+.1%}",
+        "live noise": "" if row.noise is None else f"{row.noise:.1%}",
+        "sim spread": "" if row.spread is None else f"{row.spread:.1%}",
+        "aim": "" if row.tolerance is None else f"± {row.tolerance:.0%}",
+    }
+    return [said[heading] for heading in headings]
+
+
+def _engines(name: str, times: Sequence[EngineTimes]) -> str:
+    """How far the engines of one pool were, in the live runs of a candidate, from what was expected of them."""
+    count, took_s = sum(one.count for one in times), sum(one.took_s for one in times)
+    expected_s = sum(one.expected_s for one in times)
+    whose = name if times[0].pool == DEFAULT else f"{name}, pool {times[0].pool}"
+    said = f"{whose}: {count:,} {times[0].what} took {took_s:.3g} s"
+    if expected_s:
+        said += f", {took_s / expected_s:.2f} times what their latency model says"
+    if any(one.latency is None for one in times):
+        said += f". They are too few (below {FEWEST} in a run) to simulate with: its drift is in its error"
+    return f"{said}."
 
 
 def _page(report: CalibrationReport) -> str:
@@ -334,11 +398,13 @@ def _page(report: CalibrationReport) -> str:
     runs = {}
     for name in report.live:
         runs[f"{name}, simulated"] = report.simulated[name]
+        if own := report.own_runs(name):
+            runs[f"{name}, own times"] = own
         runs[f"{name}, live"] = report.live[name]
-    rows = [(row.label, row.candidate, *cells(row)) for row in report.rows]
+    rows = [(row.label, row.candidate, *cells(row, report.headings)) for row in report.rows]
     parts = [
         f"<h1>{heading}</h1>",
-        html.table(("metric", "candidate", *HEADINGS), rows, numbers_from=2),
+        html.table(("metric", "candidate", *report.headings), rows, numbers_from=2),
         *(f'<p class="note">{escape(note)}</p>' for note in report.notes),
         "<h2>Latency</h2>",
         *html.latency_plots(runs),

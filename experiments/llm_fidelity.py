@@ -3,7 +3,8 @@
 SmolLM2 is measured step by step on this machine, in as many processes at once as there will be replicas. Three ways to
 plan steps with three ways to route are then played on chat requests whose prompts share prefixes: on real processes
 with the real model, and in virtual time with what was measured. One of them is played live several times: that is the
-noise, and no simulator can be better than it.
+noise, and no simulator can be better than it. Each live run is simulated once more with the steps that it timed itself,
+so that an error is the simulator's, and not that of a machine which has become slower since it was measured.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import argparse
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import mean, median
+from statistics import mean
 from typing import TYPE_CHECKING
 
 from msgspec import Struct, structs
@@ -108,10 +109,6 @@ SIZES = {
 }  # fmt: skip
 
 
-AGAIN = StepGrid(chunks=(8, 32), contexts=(0,), decodes=(1, 4), mixed_chunks=())
-"""Steps of every grid, measured again after the live runs."""
-
-
 def candidates(
     engine: StepEngine, plans: Sequence[str] = tuple(PLANS), routes: Sequence[str] = tuple(ROUTES)
 ) -> dict[str, FleetSpec]:
@@ -169,22 +166,6 @@ def _mean_point(points: Sequence[StepPoint]) -> StepPoint:
     return structs.replace(points[0], seconds=mean([point.seconds for point in points]))
 
 
-def drift(before: StepProfile, after: StepProfile) -> float:
-    """By how much longer the same steps took later on: the median over those that were measured both times."""
-    ratios = []
-    for point in after.points:
-        alike = [one for one in before.points if _kind(one) == _kind(point)]
-        if alike:
-            context = point.decode_context_tokens
-            nearest = min(alike, key=lambda one: abs(one.decode_context_tokens - context))
-            ratios.append(point.seconds / nearest.seconds)
-    return median(ratios) - 1.0
-
-
-def _kind(point: StepPoint) -> tuple[int, int, int]:
-    return point.prefill_tokens, point.prefill_context_tokens, point.decodes
-
-
 def emulated(profile: Path) -> EmulatedLlmEngine:
     """What stands in for the engine in virtual time."""
     kv = KvSpec(blocks=BLOCKS, block_tokens=BLOCK_TOKENS, watermark=WATERMARK)
@@ -238,7 +219,7 @@ def verdicts(report: CalibrationReport) -> list[str]:
 
 def describe(profile: StepProfile) -> str:
     """How long a few steps take, and how well the formula fits all of them."""
-    errors = sorted(abs(error) for error in fit_steps(profile).errors)
+    errors = sorted(abs(error) for error in fit_steps(profile.points).errors)
     alone = [point for point in profile.points if not point.prefill_tokens]
     decodes = ", ".join(
         f"{point.decodes} decode{'s' if point.decodes > 1 else ''} {1000 * point.seconds:.0f} ms"
@@ -260,15 +241,9 @@ def run(folder: Path | None, size: Size, screen: Console) -> CalibrationReport:
         profile.save(path)
         screen.print(describe(profile))
         report = held_against_live(path, size)
-    with screen.status("measuring some of the steps again"):
-        drifted = drift(profile, measured_together(ENGINE, AGAIN, size.profile_repeats))
     screen.print(report)
     for line in verdicts(report):
         screen.print(f"- {line}")
-    screen.print(
-        f"- the same steps took {1 + drifted:.2f} times as long after the live runs as before them; "
-        "so much of the errors is the machine's own"
-    )
     if folder is not None:
         report.save(folder)
         screen.print(f"saved in {folder}")

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     )
     from fleet.network import NetworkModel
     from fleet.pools import ModelPolicies, PoolSpec
+    from fleet.runs.again import again
     from fleet.runs.client import FleetClient
     from fleet.runs.operate import FleetOperator, operate
     from fleet.runs.replay import replay
@@ -56,6 +57,7 @@ _HOMES = {
     ),
     "fleet.network": ("NetworkModel",),
     "fleet.pools": ("ModelPolicies", "PoolSpec"),
+    "fleet.runs.again": ("again",),
     "fleet.runs.client": ("FleetClient",),
     "fleet.runs.operate": ("FleetOperator", "operate"),
     "fleet.runs.replay": ("replay",),
@@ -90,6 +92,7 @@ __all__ = [
     "Run",
     "Summary",
     "TorchEngine",
+    "again",
     "drive",
     "join",
     "load_run",

@@ -76,6 +76,28 @@ class Usage(Struct, frozen=True, array_like=True, gc=False):
     """From coming to the replica to its first step."""
 
 
+class Timing(Struct, frozen=True, array_like=True, gc=False):
+    """How long an engine took, by its own clock, for one batch or for one step, and how large that was.
+
+    A batch has `batch_size` and `tokens`, as a profile of batches counts them; a step has the others, as one of steps.
+    """
+
+    ago_s: float
+    """Since it ended, when this was sent."""
+    service_s: float
+    batch_size: int | None = None
+    """Requests in it."""
+    tokens: int | None = None
+    """Of its longest prompt; 0: without tokens."""
+    prefills: int | None = None
+    """Sequences that prefill in this step; the next two are sums over them."""
+    prefill_tokens: int | None = None
+    prefill_context_tokens: int | None = None
+    decodes: int | None = None
+    """Sequences that compute one token each; the next is the sum of their contexts."""
+    decode_context_tokens: int | None = None
+
+
 class Tokens(Struct, frozen=True, array_like=True, gc=False):
     """Output tokens of one attempt, from number `start` (from 0) of its answer on."""
 
@@ -206,6 +228,8 @@ class BatchFinished(Message, frozen=True, gc=False):
     usage: list[Usage] | None = None
     quality: list[float | None] | None = None
     """One for each attempt, or None where nobody can say how good an answer is."""
+    timings: list[Timing] | None = None
+    """Of what the engine ran since the answer before; None where nobody asks (`ReplicaSettings.timed`)."""
 
 
 class BatchesMissing(Message, frozen=True, gc=False):

@@ -16,6 +16,11 @@ def seed_for(seed: int, address: str) -> int:
     return int.from_bytes(digest, "big")
 
 
+def stream_of(base: int, what: str) -> random.Random:
+    """One of several streams of an actor, which drew `base` for all of them: of one pool's policy in a slot."""
+    return random.Random(f"{base}/{what}")
+
+
 def rng_for(seed: int, address: str) -> random.Random:
     """The random stream of the actor at `address`."""
     return random.Random(seed_for(seed, address))

@@ -24,6 +24,7 @@ TINY: dict[Callable[..., Any], dict[str, Any]] = {
     simulation.speed_rows: {"requests": 200, "rounds": 1},
     simulation.growth_rows: {"sizes": ((200, 2), (400, 4))},
     simulation.pool_rows: {"requests": 400, "replicas": 50, "rounds": 1},
+    simulation.log_rows: {"requests": 200, "replicas": (2,), "rounds": 1},
     overload.rows: {"requests": 200, "llm_requests": 50, "rounds": 1},
     token_steps.simulated_rows: {"most": 10},
     exports.rows: {"requests": 200, "rounds": 1},

@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from traces.errors import TraceError
 from traces.laws import Law, is_whole, law_of
+from traces.recipe import recorded
 from traces.schema import Scalar
 from traces.transforms import AnyTrace, derived, groups, with_column
 
@@ -25,6 +26,7 @@ PER_SESSION = ("model", "adapter", "tenant", "user")
 Per = Literal["request", "session", "user"]
 
 
+@recorded("Trace.assign")
 def assign(
     trace: AnyTrace,
     *,

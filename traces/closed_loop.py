@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from traces.errors import TraceError
+from traces.recipe import recorded
 from traces.transforms import AnyTrace, Rows, arrivals, derived, with_column
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 Ints = npt.NDArray[np.int64]
 
 
+@recorded("Trace.sessions")
 def sessions(trace: AnyTrace, *, infer: bool = False) -> AnyTrace:
     """Every request that shares a `session` with an earlier one gets a `parent`, a `turn` and `think_s`.
 

@@ -202,17 +202,23 @@ def digest(table: pa.Table, kind: str = "trace") -> str:
     return hashed.hexdigest()
 
 
-def _value_bytes(values: pa.Array) -> list[bytes]:
+def _value_bytes(values: pa.Array) -> list[memoryview]:
     if pa.types.is_string(values.type):
         lengths = pc.binary_length(values)
-        return [
-            *_value_bytes(lengths.cast(pa.int64())),
-            "".join(pc.fill_null(values, "").to_pylist()).encode(),
-        ]
+        return [*_value_bytes(lengths.cast(pa.int64())), _text_bytes(pc.fill_null(values, ""))]
     if pa.types.is_list(values.type):
         lengths = pc.list_value_length(values)
         return [*_value_bytes(lengths.cast(pa.int64())), *_value_bytes(values.flatten())]
     if pa.types.is_boolean(values.type):
-        return [_mask(values).astype("u1").tobytes()]
+        return [_mask(values).astype("u1").data]
     numbers = pc.fill_null(values, 0).to_numpy()
-    return [(numbers + 0).astype(f"<{numbers.dtype.kind}8").tobytes()]
+    return [(numbers + 0).astype(f"<{numbers.dtype.kind}8", copy=False).data]
+
+
+def _text_bytes(texts: pa.Array) -> memoryview:
+    """All texts, one after the other, as Arrow holds them: offsets of 32 bits, then UTF-8."""
+    _, offsets, data = texts.buffers()
+    if data is None or not len(texts):
+        return memoryview(b"")
+    ends = np.frombuffer(offsets, dtype="<i4")
+    return memoryview(data)[ends[texts.offset] : ends[texts.offset + len(texts)]]

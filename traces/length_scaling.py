@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from traces.errors import TraceError
+from traces.recipe import recorded
 from traces.transforms import AnyTrace, derived, positive, with_column
 
 Ints = npt.NDArray[np.int64]
@@ -22,6 +23,7 @@ LARGEST = 2.0**53
 """The most tokens that a scaled count may come to: beyond it a float is not exact."""
 
 
+@recorded("Trace.scale_lengths")
 def scale_lengths(
     trace: AnyTrace,
     factor: float = 1.0,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import tarfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from traces.errors import TraceError
+from traces.recipe import Recipe, recorded
 from traces.source import Source
 
 Array = npt.NDArray[np.float64]
@@ -27,6 +28,8 @@ class RateSeries:
     per_s: Array
     step_s: float = 1.0
     source: str = "in memory"
+    recipe: Recipe | None = None
+    """How it came to be; None where that is not on record."""
 
     def __len__(self) -> int:
         return len(self.per_s)
@@ -47,16 +50,23 @@ class RateSeries:
         recorded = self.per_s[~np.isnan(self.per_s)]
         return float(recorded.mean()) if len(recorded) else 0.0
 
+    @recorded("RateSeries.slice")
     def slice(self, start_s: float, end_s: float) -> RateSeries:
         """The steps from `start_s` until before `end_s`, both rounded down to whole steps."""
         low, high = (max(0, int(at_s / self.step_s)) for at_s in (start_s, end_s))
         return RateSeries(self.per_s[low:high], self.step_s, self.source)
 
+    @recorded("RateSeries.without_gaps")
     def without_gaps(self) -> RateSeries:
         """The recorded steps, moved together."""
         return RateSeries(self.per_s[~np.isnan(self.per_s)], self.step_s, self.source)
 
+    def made_by(self, recipe: Recipe | None) -> RateSeries:
+        """The same with this recipe."""
+        return replace(self, recipe=recipe)
 
+
+@recorded("load_rates")
 def load_rates(
     path: str | Path, *, step_s: float = 1.0, gaps: Literal["mask", "keep"] = "mask"
 ) -> RateSeries:

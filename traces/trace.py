@@ -14,6 +14,7 @@ from traces.columns import absent, canonical, digest
 from traces.entries import entries_of, table_of
 from traces.errors import ReadReport
 from traces.laws import Law
+from traces.recipe import Recipe
 from traces.schema import Header, TraceEntry, Transform
 
 
@@ -28,19 +29,23 @@ class Trace:
             row number. Sorted by arrival here, rows of one instant in the order given.
         header: Source, licence, citation, provenance, transforms.
         report: What became of the rows of the file that the trace was read from.
+        recipe: How it came to be, call by call; whoever makes a trace of a table need not know.
 
     Raises:
         TraceError: A value out of its bounds, an unknown column, two requests with one id.
     """
 
-    __slots__ = ("_header", "_report", "_sha256", "_table")
+    __slots__ = ("_header", "_recipe", "_report", "_sha256", "_table")
 
-    def __init__(self, table: pa.Table, header: Header, report: ReadReport | None = None) -> None:
+    def __init__(
+        self, table: pa.Table, header: Header, report: ReadReport | None = None, recipe: Recipe | None = None
+    ) -> None:
         self._table, reordered = canonical(table)
         self._header = header
         rows = self._table.num_rows
         self._report = report or ReadReport(rows_in=rows, rows_kept=rows, reordered=reordered)
         self._sha256: str | None = None
+        self._recipe = recipe
 
     @classmethod
     def from_entries(cls, entries: Iterable[TraceEntry], header: Header | None = None) -> Trace:
@@ -61,6 +66,11 @@ class Trace:
     def report(self) -> ReadReport:
         """How the file was read that this trace, or the trace it was derived from, came out of."""
         return self._report
+
+    @property
+    def recipe(self) -> Recipe | None:
+        """How it came to be, call by call: from a file, or a law and a seed. None where that is not on record."""
+        return self._recipe
 
     @property
     def sha256(self) -> str:
@@ -113,7 +123,22 @@ class Trace:
         return f"<Trace {self._header.source!r}: {len(self):,} requests in {self.duration_s:,.1f} s>"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (Trace, (self._table, self._header, self._report))
+        return (Trace, (self._table, self._header, self._report, self._recipe))
+
+    def made_by(self, recipe: Recipe | None) -> Trace:
+        """The same requests and header with this recipe."""
+        return self._but(_recipe=recipe)
+
+    def headed(self, header: Header) -> Trace:
+        """The same requests, and the same recipe, under this header."""
+        return self._but(_header=header)
+
+    def _but(self, **changed: Header | Recipe | None) -> Trace:
+        """A copy in which these are other ones; the table has been checked."""
+        copy = object.__new__(Trace)
+        for name in self.__slots__:
+            setattr(copy, name, changed.get(name, getattr(self, name)))
+        return copy
 
     def derived(self, table: pa.Table, step: Transform, *, moved_s: float = 0.0) -> Trace:
         """A trace of other rows: this one's header and one step more, time 0 `moved_s` later in the recording."""

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 
 from traces.columns import COLUMNS, SCHEMA
 from traces.errors import TraceError
+from traces.recipe import recorded
 from traces.schema import Header, Provenance, Scalar, TraceEntry, Transform
 
 
@@ -43,6 +44,7 @@ class Rows(Protocol):
 AnyTrace = TypeVar("AnyTrace", bound=Rows)
 
 
+@recorded("Trace.first")
 def first(trace: AnyTrace, *, seconds: float | None = None, requests: int | None = None) -> AnyTrace:
     """The requests that arrive before `seconds`, at most `requests` of them; at least one must be given."""
     if seconds is None and requests is None:
@@ -58,6 +60,7 @@ def first(trace: AnyTrace, *, seconds: float | None = None, requests: int | None
     return derived(trace, trace.table.slice(0, rows), "first", seconds=seconds, requests=requests)
 
 
+@recorded("Trace.slice")
 def slice(trace: AnyTrace, start_s: float, end_s: float, *, rebase: bool = True) -> AnyTrace:
     """The requests with ``start_s <= arrived_s < end_s``; `rebase` moves `start_s` to time 0.
 
@@ -90,6 +93,7 @@ def _slowed(header: Header) -> float:
     return factor
 
 
+@recorded("Trace.scale_rate")
 def scale_rate(trace: AnyTrace, factor: float) -> AnyTrace:
     """`factor` times as many arrivals a second.
 
@@ -116,6 +120,7 @@ def _session_start(trace: Rows) -> np.ndarray:
     return np.where(group >= 0, starts[group], arrived) if len(starts) else arrived
 
 
+@recorded("Trace.scale_time")
 def scale_time(trace: AnyTrace, factor: float) -> AnyTrace:
     """The users' clock `factor` times as slow: arrivals and think times are multiplied by it."""
     positive("scale_time", factor)
@@ -125,6 +130,7 @@ def scale_time(trace: AnyTrace, factor: float) -> AnyTrace:
     return derived(trace, table, "scale_time", factor=factor)
 
 
+@recorded("Trace.filter")
 def filter(trace: AnyTrace, where: pc.Expression) -> AnyTrace:
     """The rows for which a pyarrow expression over `traces.columns.COLUMNS` holds (null counts as no)."""
     table = trace.table
@@ -139,6 +145,7 @@ def filter(trace: AnyTrace, where: pc.Expression) -> AnyTrace:
     return derived(trace, kept, "filter", where=str(where))
 
 
+@recorded("Trace.with_slo")
 def with_slo(
     trace: AnyTrace, *, e2e_s: float | None = None, ttft_s: float | None = None, tpot_s: float | None = None
 ) -> AnyTrace:
@@ -149,12 +156,14 @@ def with_slo(
     return derived(trace, table, "with_slo", e2e_s=e2e_s, ttft_s=ttft_s, tpot_s=tpot_s)
 
 
+@recorded("Trace.with_deadline")
 def with_deadline(trace: AnyTrace, seconds: float) -> AnyTrace:
     """Every request with a deadline `seconds` after its arrival."""
     table = with_column(trace.table, "deadline_s", np.full(len(trace), float(seconds)))
     return derived(trace, table, "with_deadline", seconds=seconds)
 
 
+@recorded("Trace.with_work")
 def with_work(trace: AnyTrace, ordinary_s: float) -> AnyTrace:
     """Every request with the work that its recorded time says: `observed.e2e_s` over `ordinary_s`, 1 being ordinary.
 
@@ -173,6 +182,7 @@ def with_work(trace: AnyTrace, ordinary_s: float) -> AnyTrace:
     return derived(trace, with_column(trace.table, "work", work), "with_work", ordinary_s=float(ordinary_s))
 
 
+@recorded("Trace.dequantise")
 def dequantise(trace: AnyTrace, *, tick_s: float, seed: int) -> AnyTrace:
     """Requests of one instant spread uniformly over the `tick_s` seconds that follow it, in their order.
 
@@ -190,6 +200,7 @@ def dequantise(trace: AnyTrace, *, tick_s: float, seed: int) -> AnyTrace:
     )
 
 
+@recorded("Trace.upsample")
 def upsample(trace: AnyTrace, factor: float, *, seed: int) -> AnyTrace:
     """`factor` times the requests in the same time and the same shape; below 1, a random part of them.
 
@@ -228,6 +239,7 @@ def groups(table: pa.Table, name: str) -> np.ndarray:
     return np.where(group >= 0, group, len(codes.dictionary) + rows)
 
 
+@recorded("Trace.merge")
 def merge(*traces: AnyTrace, share_blocks: bool | None = None) -> AnyTrace:
     """Several traces on one time axis; at one instant, those of the earlier argument come first.
 

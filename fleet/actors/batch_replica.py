@@ -94,6 +94,8 @@ class BatchReplica(Replica):
 
     def _answer(self, running: RunBatch, finished: RunFinished, service_s: float) -> None:
         error, results = finished.error, finished.results
+        if self._timings is not None and error is None:
+            self._timings.batch_ended(self.ctx.now, running.work, finished.service_s)
         if results is not None and len(results) != len(running.work):
             error = f"{self._engine.name()} gave {len(results)} results for a batch of {len(running.work)}"
         if self.answered_probe(running.batch, error):
@@ -113,6 +115,7 @@ class BatchReplica(Replica):
                 None if error else results,
                 busy_s=self.busy_s,
                 quality=quality,
+                timings=self.timings(),
             ),
         )
 

@@ -277,6 +277,8 @@ class Batcher(Actor):
     # --- batches come back -------------------------------------------------------------------------------------
 
     def on_batch_finished(self, message: BatchFinished) -> None:
+        if message.timings is not None:
+            self._telemetry.timed(self.ctx.now, message.replica, message.timings)
         held = self._batches.get(message.replica)
         if held is None:  # it has ended, and what it had is lost
             self._telemetry.counters["late_batches"] += 1

@@ -31,6 +31,7 @@ from fleet.actors.serving import Desk, Variant
 from fleet.blame import reset, tell
 from fleet.messages import Message, ReplicaExited, ReplicaReported, ReportPool, StartFailed, TrustChanged
 from fleet.pools import ModelPolicies, Pool, pool_of
+from fleet.seeding import stream_of
 from fleet.serving_checks import no_pool_serves
 from fleet.telemetry.sink import Telemetry
 from policies.base import AdmissionPolicy, PolicyError, RetryPolicy
@@ -121,7 +122,7 @@ class Front(Actor):
         desk = Desk(pool, batcher=batcher, autoscaler=autoscaler, slo=self._slo)
         variant = catalogue.find(pool)
         if variant is None:
-            variant = Variant(pool, Roster(follow=self._signals.show_in))
+            variant = Variant(self._telemetry.watched(pool), Roster(follow=self._signals.show_in))
             for policy in (pool.routing, pool.hedge, pool.breaker):
                 reset(policy, self._rng(f"{policy.slot}/{pool.name}"))
         model = catalogue.models.get(pool.model)
@@ -139,7 +140,7 @@ class Front(Actor):
             return self.ctx.rng
         if not hasattr(self, "_base"):
             self._base = self.ctx.rng.getrandbits(64)
-        return random.Random(f"{self._base}/{what}")
+        return stream_of(self._base, what)
 
     def _hook_up(self, desk: Desk, variant: Variant, model: Model) -> None:
         """Who hears of a pool's requests."""

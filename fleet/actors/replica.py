@@ -20,6 +20,7 @@ from msgspec.structs import replace
 
 from fleet.actor import Actor, Context, FleetError
 from fleet.actors.quality import Quality
+from fleet.actors.timing import Timings
 from fleet.engines.base import Engine
 from fleet.messages import (
     Activate,
@@ -38,6 +39,7 @@ from fleet.messages import (
     ReplicaReported,
     RunBatch,
     Tick,
+    Timing,
     Undeliverable,
     Work,
 )
@@ -76,6 +78,8 @@ class ReplicaSettings(Struct, frozen=True, kw_only=True):
     """Simulation: it was there before the run began, so nobody hears that it loads."""
     fail_load: bool = False
     """Fault: report that the engine failed to load."""
+    timed: bool = False
+    """Say with each answer how long the engine took, and for what: for live runs, where nothing else knows."""
     iteration: IterationPolicy | None = None
     """For engines that serve token by token."""
     eviction: EvictionPolicy | None = None
@@ -108,6 +112,7 @@ class Replica(Actor):
         drawn = settings.quality if self._engine.emulates else None
         self._quality = None if drawn is None else Quality(drawn, settings.seed)
         self._judges = type(self._engine).judge is not Engine.judge
+        self._timings = Timings() if settings.timed else None
         self._running_since_s: float | None = None
         """When the engine began what it runs."""
         self._ran_s = 0.0
@@ -250,6 +255,10 @@ class Replica(Actor):
     def holds(self) -> tuple[int, ...]:
         """The batches it has, deep probes left out."""
         return tuple(batch for batch in self.batches() if batch > 0)
+
+    def timings(self) -> list[Timing] | None:
+        """What the next answer takes along, where somebody asks."""
+        return None if self._timings is None else self._timings.take(self.ctx.now)
 
     def on_confirm_batches(self, message: ConfirmBatches) -> None:
         holds = set(self.holds())

@@ -219,6 +219,8 @@ class TokenReplica(Replica):
         if self._running_since_s is None:
             self.engine_started()
         self._step_s = now
+        if self._timings is not None:
+            self._timings.step_begins(work)
         for sequence, _ in work.prefills:
             if sequence.started_s is None:
                 sequence.started_s = now
@@ -269,16 +271,15 @@ class TokenReplica(Replica):
             why = scheduler.why_not(message.steps, generated.keys(), message.ended)
             if why is not None:
                 error = f"{self._engine.name()} answered for step {message.number}, but {why}"
-        asked, self._asked = self._asked, []
-        for probe in asked:
-            status: ProbeStatus = "ok" if error is None else "failed"
-            self.ctx.send(probe.reply_to, ProbeAnswered(self.ctx.address, probe.probe, status, error))
+        self._prove(error)
         now = self.ctx.now
         if error is not None:
             for sequence in scheduler.failed(now):
                 self._observe(sequence, "engine-error")
                 self._answer(sequence, error=error)
         else:
+            if self._timings is not None:
+                self._timings.step_ended(now, message.first_step_s)
             if self._ahead and not scheduler.looked_ahead:
                 scheduler.plan_ahead(message.steps, self._step_s + message.service_s - message.last_step_s)
                 self._stale = False
@@ -292,6 +293,13 @@ class TokenReplica(Replica):
         else:
             self._start(scheduler.work)
         self._stop_if_empty()
+
+    def _prove(self, error: str | None) -> None:
+        """A step ended: that answers the deep probes that came during it."""
+        asked, self._asked = self._asked, []
+        status: ProbeStatus = "ok" if error is None else "failed"
+        for probe in asked:
+            self.ctx.send(probe.reply_to, ProbeAnswered(self.ctx.address, probe.probe, status, error))
 
     def _misanswered(self, number: int) -> None:
         """The engine answers for what it was not given: what it was given fails at once, since it may never be told."""
@@ -439,7 +447,7 @@ class TokenReplica(Replica):
             BatchFinished(
                 self.ctx.address, sequence.batch, now - started_s, self.first_answer(), error, results,
                 (work.ticket,) if held.several else (), refused, self.busy_s, [usage],
-                quality,
+                quality, self.timings(),
             ),
         )  # fmt: skip
 

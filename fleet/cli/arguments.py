@@ -8,14 +8,24 @@ from __future__ import annotations
 import argparse
 import importlib
 from argparse import SUPPRESS, Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from fleet.cli.laws import LAWS, REQUIRED
 from fleet.cli.operating_arguments import add_operations
-from fleet.cli.parser import Parser, command, group, head_argument, key_flags, set_flag
+from fleet.cli.parser import Parser, command, group, head_argument, help_by_groups, key_flags, set_flag
 from fleet.cli.values import count, endpoint, meant, nonnegative, positive, several, whole
+
+GROUPS = {
+    "run": ("simulate", "replay", "again"),
+    "compare": ("compare", "curve", "regret"),
+    "live": ("serve", "join", "drive", "keys"),
+    "operate": ("deploy", "retire", "scale", "rollout", "status"),
+    "traces": ("traces", "export"),
+    "tools": ("show", "profile", "policies"),
+}
+"""Where each command stands in `fleet --help`; one that is in none of them is not shown, and a test fails."""
 
 
 def parse(argv: Sequence[str]) -> Namespace:
@@ -137,6 +147,14 @@ def _stream(parser: Parser) -> None:
     parser.add_argument("--stream", action="store_true", help="have every output token sent as it comes")
 
 
+def _log_views(parser: Parser) -> None:
+    parser.add_argument(
+        "--log-views",
+        action="store_true",
+        help="keep what routing policies were shown and told, for fleet regret",
+    )
+
+
 def _sessions(parser: Parser, text: str) -> None:
     parser.add_argument("--sessions", action="store_const", const="recorded", help=text)
     parser.add_argument(
@@ -150,23 +168,54 @@ def _results(parser: Parser, what: str) -> None:
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
 
 
+def _kept_run(parser: Parser) -> None:
+    _results(parser, "the run (Parquet tables and manifest.json)")
+    parser.add_argument(
+        "--with-trace", action="store_true", help="keep the trace there too, so that anybody can run it again"
+    )
+
+
+def _rebuilding(parser: Parser) -> None:
+    """Where a saved run is built again."""
+    parser.add_argument(
+        "--trace", type=Path, metavar="FILE",
+        help="where its trace is now (a folder, if it was read from several files: each by its name)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--allow-changed", action="store_true", help="run the code there is, even if it is not what it was"
+    )
+
+
 # --- the commands ------------------------------------------------------------------------------------------
 
 
+class _Fleet(Parser):
+    """The whole command."""
+
+    commands: Mapping[str, Parser]
+
+    def format_help(self) -> str:
+        """A line for each command: all of it fits a screen."""
+        return "\n".join([
+            "usage: fleet [--version] [--debug] COMMAND ...\n",
+            "Research policies for model-serving fleets, in exact virtual time and live.\n",
+            *help_by_groups(GROUPS, self.commands),
+            "\nfleet COMMAND --help says more of one. --debug shows an error's traceback.\n",
+        ])  # fmt: skip
+
+
 def _parser() -> Parser:
-    parser = Parser(
-        prog="fleet",
-        description="Research policies for model-serving fleets, in exact virtual time and on real processes.",
-        epilog="fleet COMMAND --help says more of one command.",
-    )
+    parser = _Fleet(prog="fleet")
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error, and log more")
-    commands = parser.add_subparsers(metavar="COMMAND", required=True, dest="command")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True, dest="command", parser_class=Parser)
     _add_runs(commands)
     _add_curve(commands)
+    _add_regret(commands)
     _add_across_hosts(commands)
     add_operations(commands)
     _add_tools(commands)
+    parser.commands = commands.choices
     return parser
 
 
@@ -189,7 +238,16 @@ def _add_runs(commands: Any) -> None:
     _stream(simulate)
     simulate.add_argument("--until-s", type=positive, metavar="S", help="stop at S virtual seconds")
     simulate.add_argument("--no-check", action="store_true", help="leave out the invariant checker")
-    _results(simulate, "the run (Parquet tables and manifest.json)")
+    _log_views(simulate)
+    _kept_run(simulate)
+
+    again = command(
+        commands, "again", "reproducing:again", "run a saved simulation anew, and say whether it agrees"
+    )
+    again.add_argument("run_folder", metavar="DIR", type=Path, help="where --out saved the run")
+    _rebuilding(again)
+    again.add_argument("--no-check", action="store_true", help="leave out the invariant checker")
+    again.add_argument("--out", type=Path, metavar="DIR", help="save the new run there")
 
     replay = command(
         commands, "replay", "runs:replay", "play a trace in real time, through real processes here"
@@ -202,7 +260,8 @@ def _add_runs(commands: Any) -> None:
     replay.add_argument(
         "--speed", type=positive, default=1.0, metavar="X", help="arrivals come X times faster"
     )
-    _results(replay, "the run (Parquet tables and manifest.json)")
+    _log_views(replay)
+    _kept_run(replay)
 
     compare = command(
         commands, "compare", "comparing:compare", "simulate several fleets on one trace, paired by seed"
@@ -303,6 +362,36 @@ def _stretches(parser: Parser) -> None:
         "--stretch-s", type=positive, metavar="S",
         help="another S seconds of the trace for each seed: the first S for seed 0, the next for seed 1, ...",
     )  # fmt: skip
+
+
+def _add_regret(commands: Any) -> None:
+    regret = command(
+        commands, "regret", "regretting:regret", "ask another routing policy what a saved run's own was asked"
+    )
+    regret.add_argument(
+        "run_folder", metavar="DIR", type=Path, help="where --out saved a run with --log-views"
+    )
+    regret.add_argument(
+        "--policy", required=True, metavar="POLICY",
+        help='its name, module:Class, or a table such as {policy="power-of-two-choices",choices=3}',
+    )  # fmt: skip
+    regret.add_argument(
+        "--metric",
+        default="e2e_s",
+        metavar="NAME",
+        help="what decisions cost: e2e_s (default), queue_s or ttft_s",
+    )
+    regret.add_argument(
+        "--exact", type=whole, default=0, metavar="N", help="try N decisions, drawn at random, in simulations"
+    )
+    regret.add_argument(
+        "--seed", type=whole, default=0, metavar="N", help="of which decisions are tried (default 0)"
+    )
+    _rebuilding(regret)
+    regret.add_argument(
+        "--out", type=Path, metavar="FILE", help="write the decisions that differ to a .parquet"
+    )
+    regret.add_argument("--json", action="store_true", help="print the figures as JSON")
 
 
 def _add_across_hosts(commands: Any) -> None:
@@ -449,7 +538,7 @@ def _add_tools(commands: Any) -> None:
 def _add_profile(commands: Any) -> None:
     profile = command(
         commands, "profile", "profiling:profile",
-        "measure how long an engine takes: its batches, or its steps where it serves token by token",
+        "measure how long an engine takes, by batches or by steps",
     )  # fmt: skip
     profile.add_argument(
         "engine", metavar="SPEC|ENGINE", help="a fleet's file, or an engine's name with --set engine.…=…"

@@ -282,6 +282,13 @@ def run_of(folder: Path) -> Run:
         raise UsageError(str(error)) from None
 
 
+def folder_for_run(arguments: Namespace) -> Path | None:
+    """Where the run is to be saved, if it is: `--out`, made now."""
+    if arguments.with_trace and arguments.out is None:
+        raise UsageError("--with-trace goes with --out DIR")
+    return writable(arguments.out)
+
+
 def writable(path: Path | None) -> Path | None:
     """`path`, made as a folder now: better to fail before a long run than after it."""
     if path is not None:

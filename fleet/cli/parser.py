@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import re
 from argparse import SUPPRESS
+from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -13,6 +15,9 @@ from fleet.cli.values import UsageError, endpoint, meant
 
 class Parser(argparse.ArgumentParser):
     """Says what is wrong in one line, with what was probably meant."""
+
+    summary = ""
+    """What it does, in a line of its parent's help."""
 
     def __init__(self, **kwargs: Any) -> None:  # Any: handed on as they are
         super().__init__(**{**kwargs, "allow_abbrev": False})
@@ -28,13 +33,25 @@ def command(commands: Any, name: str, run: str, text: str) -> Parser:  # Any: ar
     parser: Parser = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
     parser.add_argument("--debug", action="store_true", default=SUPPRESS, help=SUPPRESS)
     parser.set_defaults(run=run, parser=parser)
+    parser.summary = text
     return parser
 
 
 def group(commands: Any, name: str, text: str) -> Parser:
     """A command that has commands of its own."""
     parser: Parser = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+    parser.summary = text
     return parser
+
+
+def help_by_groups(groups: Mapping[str, Sequence[str]], commands: Mapping[str, Parser]) -> list[str]:
+    """A line for each of `commands`, in the order of `groups`, the first of a group with the group's name."""
+    wide, long = max(map(len, groups)), max(map(len, commands))
+    lines = []
+    for name, members in groups.items():
+        for heading, member in zip_longest((name,), members, fillvalue=""):
+            lines.append(f"  {heading:{wide}}  {member:{long}}  {commands[member].summary}")
+    return lines
 
 
 def set_flag(

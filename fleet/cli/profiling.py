@@ -134,7 +134,7 @@ def _step_table(measured: StepProfile) -> Table:
     table = output.table(
         "prefill", "after", "decodes", "contexts", "median (ms)", "fitted (ms)", "error", left=0
     )
-    for point, error in zip(measured.points, fit_steps(measured).errors, strict=True):
+    for point, error in zip(measured.points, fit_steps(measured.points).errors, strict=True):
         counts = [
             point.prefill_tokens, point.prefill_context_tokens, point.decodes, point.decode_context_tokens,
         ]  # fmt: skip

@@ -16,16 +16,16 @@ def simulate(arguments: Namespace) -> int:
     inputs.say_odd(spec)
     faults = inputs.faults_of(arguments, ends_s=trace.duration_s, replicas=spec.all_replicas)
     operations = inputs.operations_of(arguments, ends_s=trace.duration_s)
-    out = inputs.writable(arguments.out)
+    out = inputs.folder_for_run(arguments)
     with output.progress("simulating", len(trace)) as advance:
         run = run_it(
             trace, spec, seed=arguments.seed, faults=faults, operations=operations,
             sessions=arguments.sessions is not None, stream=arguments.stream, check=not arguments.no_check,
-            until_s=arguments.until_s, on_progress=advance,
+            until_s=arguments.until_s, log_views=arguments.log_views, on_progress=advance,
         )  # fmt: skip
     output.print_run(run, _title(arguments, "simulated"), as_json=arguments.json)
     if out is not None:
-        output.note(f"saved in {run.save(out)}")
+        output.note(f"saved in {run.save(out, with_trace=arguments.with_trace)}")
     return output.status_of(run)
 
 
@@ -39,16 +39,17 @@ def replay(arguments: Namespace) -> int:
     ends_s = trace.duration_s / arguments.speed
     faults = inputs.faults_of(arguments, ends_s=ends_s, replicas=spec.all_replicas)
     operations = inputs.operations_of(arguments, ends_s=ends_s)
-    out = inputs.writable(arguments.out)
+    out = inputs.folder_for_run(arguments)
     label = f"replaying {ends_s:,.0f} s on {spec.all_replicas} processes"
     with output.progress(label, len(trace)) as advance:
         run = run_it(
             trace, spec, speed=arguments.speed, seed=arguments.seed, faults=faults, operations=operations,
-            sessions=arguments.sessions is not None, stream=arguments.stream, on_progress=advance,
+            sessions=arguments.sessions is not None, stream=arguments.stream, log_views=arguments.log_views,
+            on_progress=advance,
         )  # fmt: skip
     output.print_run(run, _title(arguments, "live"), as_json=arguments.json)
     if out is not None:
-        output.note(f"saved in {run.save(out)}")
+        output.note(f"saved in {run.save(out, with_trace=arguments.with_trace)}")
     return output.status_of(run)
 
 

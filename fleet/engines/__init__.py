@@ -14,10 +14,12 @@ from fleet.engines.latency.steps.affine import AffineSteps
 from fleet.engines.latency.steps.base import StepLatency, StepShape
 from fleet.engines.latency.steps.profiled import ProfiledSteps
 from fleet.engines.latency.steps.roofline import RooflineSteps
+from fleet.engines.latency.steps.timed import TimedSteps
 from fleet.engines.latency.tables.batch_profile import Profile, ProfilePoint
 from fleet.engines.latency.tables.step_profile import StepPoint, StepProfile
 from fleet.engines.profiling.batches import profile_engine
 from fleet.engines.profiling.steps import StepGrid, profile_step_engine
+from fleet.engines.profiling.timed import timed_latency
 from fleet.engines.torch.engine import Collates, TorchEngine
 from fleet.engines.transformers.engine import TransformersEngine
 
@@ -48,8 +50,10 @@ __all__ = [
     "StepPoint",
     "StepProfile",
     "StepShape",
+    "TimedSteps",
     "TorchEngine",
     "TransformersEngine",
     "profile_engine",
     "profile_step_engine",
+    "timed_latency",
 ]

@@ -58,11 +58,15 @@ class Head:
         *,
         seed: int,
         stamp_arrivals: bool = False,
+        timed: bool = False,
         say: Callable[[str], None] | None = None,
     ) -> None:
-        """`say` gets a line for whoever watches a live fleet; what it says is in the decisions too."""
+        """`timed`: replicas say how long their engines took for what.
+
+        `say` gets a line for whoever watches a live fleet; what it says is in the decisions too.
+        """
         self.spec, self.telemetry, self.seed = spec, telemetry, seed
-        self._say = say
+        self._say, self._timed = say, timed
         self.reveal: Callable[[str], int | None] | None = None
         """Simulation: true output lengths, for policies that declare themselves oracles."""
         self.signals = signals = Signals()
@@ -186,10 +190,14 @@ class Head:
 
     def settings(self, address: str) -> ReplicaSettings:
         """What the replica under `address` is told."""
-        return settings_of(self.pools[pool_of(address)].pool, self.spec, address, self.seed)
+        return settings_of(
+            self.pools[pool_of(address)].pool, self.spec, address, self.seed, timed=self._timed
+        )
 
 
-def settings_of(pool: Pool, spec: FleetSpec, address: str, seed: int) -> ReplicaSettings:
+def settings_of(
+    pool: Pool, spec: FleetSpec, address: str, seed: int, *, timed: bool = False
+) -> ReplicaSettings:
     """What the replica of `pool` under `address` is told."""
     number, steps = replica_number(address), isinstance(pool.engine, StepEngine)
     return ReplicaSettings(
@@ -202,6 +210,7 @@ def settings_of(pool: Pool, spec: FleetSpec, address: str, seed: int) -> Replica
         quality=pool.quality,
         iteration=pool.iteration if steps else None,
         eviction=pool.eviction if steps else None,
+        timed=timed,
     )
 
 

@@ -22,7 +22,7 @@ from fleet.runtime.peers import Peer
 from fleet.runtime.security import Security
 from fleet.runtime.transport import Node, NodeOptions
 from fleet.spec import FleetSpec
-from fleet.telemetry.sink import Telemetry
+from fleet.telemetry.sink import Telemetry, Watcher
 
 log = logging.getLogger("fleet.head")
 
@@ -42,6 +42,7 @@ class LiveHead:
         seed: int,
         stamp_arrivals: bool = False,
         keep_rows: int | None = None,
+        watcher: Watcher | None = None,
         security: Security | None = None,
         insecure: bool = False,
         allow_modules: Sequence[str] = (),
@@ -52,8 +53,9 @@ class LiveHead:
         self.seed = seed
         self.modules = sorted({*modules_in(spec.to_dict()), *allow_modules})
         """What may be imported because somebody else says so, beside installed distributions."""
-        self.telemetry = Telemetry(keep_rows=keep_rows, pooled=bool(spec.pools))
-        self.head = Head(spec, self.telemetry, seed=seed, stamp_arrivals=stamp_arrivals, say=log.error)
+        self.telemetry = Telemetry(keep_rows=keep_rows, pooled=bool(spec.pools), watcher=watcher)
+        self.head = Head(spec, self.telemetry, seed=seed, stamp_arrivals=stamp_arrivals, timed=True,
+                         say=log.error)  # fmt: skip
         options = NodeOptions(membership=MembershipOptions(lease_s=spec.lease_s))
         self.node = Node("head", options=options, security=security, insecure=insecure)
         self.runtime = LiveRuntime(

@@ -30,7 +30,9 @@ from fleet.runs.operator import OPERATOR, Operator
 from fleet.runtime.live import run
 from fleet.seeding import rng_for
 from fleet.spec import FleetSpec
+from fleet.telemetry.calls import CallLog
 from fleet.telemetry.run import Run, finish_run
+from fleet.telemetry.sink import Watcher
 from traces import FaultTrace, OperationsTrace, Trace
 from traces.answers import answer_blocks
 from traces.schema import Request
@@ -51,6 +53,7 @@ def replay(
     payload: Callable[[Request], Payload | None] | None = None,
     start_timeout_s: float = 180.0,
     stall_timeout_s: float = 120.0,
+    log_views: bool = False,
     on_progress: Callable[[int], None] | None = None,
 ) -> Run:
     """Play `trace` in real time: this process is the head, and each replica has a process of its own.
@@ -58,9 +61,10 @@ def replay(
     `speed` makes arrivals come that many times faster; engines take the time they take, so the simulation to hold it
     against is that of ``trace.scale_rate(speed)``. `payload` makes what a request carries; without it an engine
     makes an input of the request's size. Requests end as failed (`stalled`) when no replica runs or loads anything for
-    `stall_timeout_s`, however short or long the answers. Raises `FleetError` when the replicas do not come up in
-    `start_timeout_s` (or the fleet's own, where that is shorter), and what a policy raised as `PolicyError`; no process
-    outlives the call.
+    `stall_timeout_s`, however short or long the answers. `log_views` is that of `simulate`.
+
+    Raises `FleetError` when the replicas do not come up in `start_timeout_s` (or the fleet's own, where that is
+    shorter), and what a policy raised as `PolicyError`; no process outlives the call.
     """
     demand_seed(seed)
     demand_seconds(start_timeout_s=start_timeout_s, stall_timeout_s=stall_timeout_s)
@@ -70,8 +74,8 @@ def replay(
     live = LiveRun(trace if speed == 1.0 else trace.scale_rate(speed), spec, seed=seed, faults=faults,
                    operations=operations,
                    sessions=sessions, stream=stream, payload=payload, start_timeout_s=start_timeout_s,
-                   stall_timeout_s=stall_timeout_s, on_progress=on_progress,
-                   options=options)  # fmt: skip
+                   stall_timeout_s=stall_timeout_s, watcher=CallLog() if log_views else None,
+                   on_progress=on_progress, options=options)  # fmt: skip
     _demand_no_loop()
     result: Run = run(live.main)
     return result
@@ -105,12 +109,13 @@ class LiveRun(LiveHead):
         payload: Callable[[Request], Payload | None] | None,
         start_timeout_s: float,
         stall_timeout_s: float,
+        watcher: Watcher | None,
         on_progress: Callable[[int], None] | None,
         options: dict[str, Any],  # Any: JSON values for the manifest
     ) -> None:
         # What its own caller names, its own processes may import.
         named = [] if operations is None else modules_in({"operations": msgspec.to_builtins(operations)})
-        super().__init__(spec, seed=seed, allow_modules=named)
+        super().__init__(spec, seed=seed, watcher=watcher, allow_modules=named)
         self.trace, self.faults, self.operations, self.options = trace, faults, operations, options
         self.start_timeout_s = min(start_timeout_s, spec.start_timeout_s)
         self.client = LoadGenerator(

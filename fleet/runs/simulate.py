@@ -21,8 +21,9 @@ from fleet.runs.invariants import InvariantChecker, audit
 from fleet.runs.operator import OPERATOR, Operator
 from fleet.runtime.simulated import SimulatedRuntime
 from fleet.spec import FleetSpec
+from fleet.telemetry.calls import CallLog
 from fleet.telemetry.run import Run, finish_run
-from fleet.telemetry.sink import Telemetry
+from fleet.telemetry.sink import Telemetry, Watcher
 from traces import FaultTrace, OperationsTrace, Trace
 from traces.answers import answer_blocks
 
@@ -40,6 +41,7 @@ def simulate(
     stream: bool = False,
     check: bool = True,
     until_s: float | None = None,
+    log_views: bool = False,
     on_progress: Callable[[int], None] | None = None,
 ) -> Run:
     """Play `trace` against the fleet of `spec` in virtual time.
@@ -48,15 +50,16 @@ def simulate(
     The run ends when every request has ended, or at `until_s` (virtual seconds): what is then in flight is
     reported as such. `sessions` plays requests with a parent closed-loop, after their parent's reply. `stream` has
     every output token sent as it comes, which makes each step an event, and lets a failed attempt be resumed where
-    its client is; otherwise it begins anew. `check` runs the invariant checker. `on_progress` gets the number of
-    replies, now and then.
+    its client is; otherwise it begins anew. `check` runs the invariant checker. `log_views` keeps what the routing
+    policies were asked, shown and told (`Run.calls`, `Run.views`), for `experiments.regret`. `on_progress` gets the
+    number of replies, now and then.
 
     The same arguments give the same `Run.digest`, in every process. Raises `PolicyError` when a policy breaks
     its contract, `FleetError` when the fleet cannot go on (the message ends with how to see it again): a
     `DeadlockError` says who waits for what when requests wait and nothing is left that could end them.
     """
     simulation = Simulation(trace, spec, seed=seed, faults=faults, operations=operations, sessions=sessions,
-                            stream=stream, check=check,
+                            stream=stream, check=check, watcher=CallLog() if log_views else None,
                             on_progress=on_progress)  # fmt: skip
     return simulation.run(until_s)
 
@@ -75,15 +78,17 @@ class Simulation:
         sessions: bool = False,
         stream: bool = False,
         check: bool = True,
+        watcher: Watcher | None = None,
         on_progress: Callable[[int], None] | None = None,
     ) -> None:
+        """`watcher` stands between the router and its routing policies."""
         demand_seed(seed)
         spec = spec.replace()  # fresh policies: a spec can be run any number of times
         self.trace, self.spec, self.seed, self.faults = trace, spec, seed, faults
         self.options: dict[str, Any] = {"sessions": sessions, "stream": stream}
         if operations is not None:
             self.options["operations"] = msgspec.to_builtins(operations)
-        self.telemetry = Telemetry(pooled=bool(spec.pools))
+        self.telemetry = Telemetry(pooled=bool(spec.pools), watcher=watcher)
         self.runtime = SimulatedRuntime(seed=seed, network=spec.network)
         self.head = Head(spec, self.telemetry, seed=seed)
         lengths = self._true_lengths()

@@ -151,6 +151,13 @@ _BY_FIELD: dict[str, _Bounds] = {
     "ReplicaReported.weight": {"gt": 0.0, "le": 1e9},
     "ReplicaReported.max_inflight_batches": {"ge": 1, "le": 1_000_000},
     "BatchFinished.quality": {"ge": 0.0, "le": 1.0},
+    "Timing.batch_size": {"ge": 0, "le": 1_000_000},
+    "Timing.prefills": {"ge": 0, "le": 1_000_000},
+    "Timing.decodes": {"ge": 0, "le": 1_000_000},
+    "Timing.tokens": {"ge": 0, "le": MOST_TOKENS},
+    "Timing.prefill_tokens": {"ge": 0, "le": 2**60},  # of all sequences of a step together, and the next two
+    "Timing.prefill_context_tokens": {"ge": 0, "le": 2**60},
+    "Timing.decode_context_tokens": {"ge": 0, "le": 2**60},
     "Reply.quality": {"ge": 0.0, "le": 1.0},
     "InjectSlowness.factor": {"ge": 0.0, "le": 1e6},
     "Operate.operation": {"max_length": MOST_SAID},

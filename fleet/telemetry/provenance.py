@@ -26,6 +26,8 @@ from traces.values import fields_of
 
 Keys = tuple[str | int, ...]
 
+_ALLOW = "allow_changed=True (--allow-changed) builds it of what there is now"
+
 
 class ComponentSource(Struct, frozen=True):
     """One component of a spec, and the code that it is."""
@@ -79,6 +81,8 @@ def rebuilt(
     """The spec of a manifest. Raises `PolicyError` for code that is not to be had, or not what it was."""
     if not plain:
         raise PolicyError("the run does not say what was served: it was driven without a spec")
+    if not allow_changed:
+        _demand_sources(components)
     values = _with_files(plain, files)
     _name_wholly(values, components)
     spec = from_mapping(values)
@@ -92,14 +96,22 @@ def rebuilt(
     return spec
 
 
+def _demand_sources(components: Sequence[ComponentSource]) -> None:
+    for item in components:
+        if item.source == "unknown":
+            raise PolicyError(
+                f"{item.path}: {item.component} was typed at a prompt, or compiled without a file: no source of it is "
+                f"on record, so the run cannot be built again; {_ALLOW}"
+            )
+
+
 def _changed(then: ComponentSource, now: ComponentSource | None) -> str:
-    allow = "allow_changed=True builds it of what there is now"
     if now is None or now.component != then.component:
         found = "is not there" if now is None else f"is {now.component}"
-        return f"{then.path}: was {then.component} when the run was made, and {found} now; {allow}"
+        return f"{then.path}: was {then.component} when the run was made, and {found} now; {_ALLOW}"
     return (
         f"{then.path}: the source of {then.component} has changed since the run: its SHA-256 was "
-        f"{then.sha256 or 'unknown'}, and is {now.sha256 or 'unknown'} now; {allow}"
+        f"{then.sha256 or 'unknown'}, and is {now.sha256 or 'unknown'} now; {_ALLOW}"
     )
 
 

@@ -15,20 +15,25 @@ from typing import Any, Literal
 import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from msgspec import Struct
 
 from fleet.spec import FleetSpec
 from fleet.telemetry.attempts import attempt_figures, every_attempt, several_attempts
 from fleet.telemetry.breakdown import breakdown
+from fleet.telemetry.calls import LOG
 from fleet.telemetry.costs import POOLS, pools_table, request_costs, total_cost, unattributed_cost
 from fleet.telemetry.documents import encoded
+from fleet.telemetry.folder import TRACE, read_manifest, read_origin, read_table, write_folder
 from fleet.telemetry.groups import Group, groups_of
 from fleet.telemetry.occupancy import changes_of, held_by_pool_s
+from fleet.telemetry.origin import Origin, origin_of
 from fleet.telemetry.provenance import ComponentSource, portable_spec, rebuilt, sources_of
+from fleet.telemetry.rebuilt import Rebuilt, trace_again, with_places
+from fleet.telemetry.rebuilt import rebuilt as inputs_again
 from fleet.telemetry.records import BESIDES, records_of
-from fleet.telemetry.sink import ATTEMPTS, Telemetry
+from fleet.telemetry.sink import ATTEMPTS, TIMINGS, Telemetry
 from fleet.telemetry.summary import Summary, summarise, summary_of_part
+from policies.base import PolicyError
 from traces import FaultTrace, Trace
 from traces.columns import digest as table_digest
 
@@ -36,6 +41,9 @@ TABLES = ("records", "series", "decisions", "dispatches", "replicas")
 """The tables that every digest is of."""
 OF_ATTEMPTS = {"attempts": ATTEMPTS, "pools": POOLS}
 """Those that it is of only where the summary says what attempts came to, and their schemas."""
+WATCHED = {**LOG, "timings": TIMINGS}
+"""What was watched of a run: calls of its policies, where they were logged, and the times of its engines, where it is
+live. The digest is not of them."""
 
 
 class Manifest(Struct, frozen=True, kw_only=True):
@@ -57,10 +65,27 @@ class Manifest(Struct, frozen=True, kw_only=True):
     """Where the files named in the spec were, by path within it. Not part of the digest: what was read of them is."""
 
 
+class _Saved(Struct, frozen=True):
+    """What `manifest.json` holds."""
+
+    digest: str
+    summary: Summary
+    manifest: Manifest
+    besides: dict[str, str] = {}
+    """Digests of the tables that `digest` is not of."""
+
+
 class Run:
     """One finished run: its tables, which are pyarrow's, a summary of them, and what it was a run of."""
 
-    def __init__(self, tables: dict[str, pa.Table], summary: Summary, manifest: Manifest) -> None:
+    def __init__(
+        self,
+        tables: dict[str, pa.Table],
+        summary: Summary,
+        manifest: Manifest,
+        origin: Origin | None = None,
+        trace: Trace | Path | None = None,
+    ) -> None:
         """Of a run that was made before there were attempts and pools in it, those tables are empty."""
         self.records: pa.Table = tables["records"]
         """One row a request, in the order of the trace."""
@@ -78,13 +103,29 @@ class Run:
         """One row a change of a replica's state."""
         self.pools: pa.Table = tables.get("pools", POOLS.empty_table())
         """One row a pool: what it serves, for how long its replicas held devices, and what that cost."""
+        self.calls: pa.Table = tables.get("calls", LOG["calls"].empty_table())
+        """What its routing policies were asked and told, in order, where `log_views` had it logged: `calls.CALLS`."""
+        self.views: pa.Table = tables.get("views", LOG["views"].empty_table())
+        """What they were shown of replicas, each view where it had changed: `calls.VIEWS`."""
+        self.timings: pa.Table = tables.get("timings", TIMINGS.empty_table())
+        """Live runs: how long engines took by their own clocks, one row a batch or a step, and how large it was. Empty
+        where it is simulated: there a latency model says it."""
         self.summary = summary
         self.manifest = manifest
+        self.origin = origin
+        """Where it was made, by what command, and how its trace came to be. Not part of the digest."""
+        self.kept_trace = trace
+        """What it was a run of, or the file that holds it, if either is at hand."""
+
+    def __getstate__(self) -> dict[str, Any]:  # Any: each attribute's own type
+        """For another process without the trace, which is large, and which whoever asked for the run has."""
+        return {**vars(self), "kept_trace": None}
 
     @property
     def tables(self) -> dict[str, pa.Table]:
-        """All of them by name."""
-        return {name: getattr(self, name) for name in (*TABLES, *OF_ATTEMPTS)}
+        """All of them by name; those of what was watched where there is any of it."""
+        watched = [name for name in WATCHED if len(getattr(self, name))]
+        return {name: getattr(self, name) for name in (*TABLES, *OF_ATTEMPTS, *watched)}
 
     @property
     def digest(self) -> str:
@@ -93,7 +134,7 @@ class Run:
         Attempts and pools are part of it where the summary has `wasted_s`: of fleets that name their pools, and where
         a request may have several attempts at a time (`several_attempts`). Elsewhere records and spec say what there
         is to say of them, and the digest is what it was before they were recorded. Of the manifest `files` is left
-        out: no path of a machine is in it.
+        out: no path of a machine is in it. What was logged of calls is no part of it: watching changes nothing.
         """
         return self._digest_with(self.manifest.seed)
 
@@ -164,24 +205,45 @@ class Run:
         Raises `PolicyError` that names the component whose module is not to be had, or whose source is not what it
         was, unless `allow_changed`.
         """
-        return rebuilt(
-            self.manifest.spec, self.manifest.components, self.manifest.files, allow_changed=allow_changed
-        )
+        said = self.manifest
+        try:
+            return rebuilt(said.spec, said.components, said.files, allow_changed=allow_changed)
+        except PolicyError as error:
+            raise with_places(error, self.origin) from None
 
-    def save(self, directory: str | Path) -> Path:
-        """Write one Parquet file for each table, and `manifest.json`; answers the directory."""
-        target = Path(directory)
-        target.mkdir(parents=True, exist_ok=True)
-        tables = self.tables
-        for name, table in tables.items():
-            pq.write_table(table, target / f"{name}.parquet", compression="zstd")
+    def rebuild(self, *, trace: Trace | str | Path | None = None, allow_changed: bool = False) -> Rebuilt:
+        """All that it takes to make this run anew: ``simulate(**run.rebuild().arguments)``.
+
+        Args:
+            trace: The run's trace; or where the file is now that it was read from (a folder, where it was read from
+                several: each by its name). By default as the manifest says.
+            allow_changed: Build the fleet of the sources that there are, whatever they were.
+
+        Raises:
+            PolicyError: As `fleet`.
+            TraceError: The trace is not to be had, or is not what it was: names the file, or the step, that differs.
+        """
+        said = self.manifest
+        spec = self.fleet(allow_changed=allow_changed)
+        return inputs_again(self.find_trace(trace), spec, said.seed, said.faults, said.options)
+
+    def find_trace(self, given: Trace | str | Path | None = None) -> Trace:
+        """The trace that it is a run of. `given` is that of `rebuild`, and so is what is raised."""
+        return trace_again(self.manifest.trace, self.origin, self.kept_trace, given)
+
+    def save(self, directory: str | Path, *, with_trace: bool = False) -> Path:
+        """Write one Parquet file for each table, `origin.json`, and `manifest.json`; answers the directory.
+
+        `with_trace` keeps the trace there too, for whoever has not the file, or the code, that it came from. Raises
+        `OSError` that names the file that cannot be written: there is then no manifest, and `load_run` says so.
+        """
+        target, tables, said = Path(directory), self.tables, self.manifest
+        trace = self.find_trace() if with_trace else None
         besides = {name: table_digest(tables[name], name) for name in tables if name not in self._digested}
         if any(name in self.records.column_names for name in BESIDES):
             besides["records"] = table_digest(self.records, "records")
-        document = {
-            "digest": self.digest, "besides": besides, "summary": self.summary, "manifest": self.manifest,
-        }  # fmt: skip
-        (target / "manifest.json").write_bytes(msgspec.json.format(encoded(document)) + b"\n")
+        saved = _Saved(self.digest, self.summary, said, besides)
+        write_folder(target, tables, manifest=saved, origin=self.origin, trace=trace)
         return target
 
     def __repr__(self) -> str:
@@ -200,28 +262,37 @@ class Part(Run):
         tables = {**whole.tables, "records": records, "attempts": attempts}
         self.whole = whole
         """What it is a part of."""
-        super().__init__(tables, summary_of_part(whole.summary, records, attempts), whole.manifest)
+        summary = summary_of_part(whole.summary, records, attempts)
+        super().__init__(tables, summary, whole.manifest, whole.origin, whole.kept_trace)
 
     @property
     def digest(self) -> str:
         return self.whole.digest
 
-    def save(self, directory: str | Path) -> Path:
+    def save(self, directory: str | Path, *, with_trace: bool = False) -> Path:
         raise ValueError("a part of a run is not saved: save the run, and take the part again")
 
 
 def load_run(directory: str | Path) -> Run:
-    """Read back what `Run.save` wrote. Raises ValueError when its bytes are not what its digests say."""
+    """Read back what `Run.save` wrote.
+
+    Raises ValueError that names what is missing or damaged, and when the bytes are not what the digests say.
+    """
     source = Path(directory)
-    document = msgspec.json.decode((source / "manifest.json").read_bytes())
+    saved = read_manifest(source, _Saved)
     names = [*TABLES, *(name for name in OF_ATTEMPTS if (source / f"{name}.parquet").exists())]
-    tables = {name: pq.read_table(source / f"{name}.parquet") for name in names}
+    names += [name for name in WATCHED if name in saved.besides]
+    tables = {name: read_table(source, name) for name in names}
+    kept = source / TRACE
     run = Run(
-        tables, msgspec.convert(document["summary"], Summary), msgspec.convert(document["manifest"], Manifest)
+        tables,
+        saved.summary,
+        saved.manifest,
+        origin=read_origin(source),
+        trace=kept if kept.exists() else None,
     )
-    besides: dict[str, str] = document.get("besides", {})  # of tables that the digest is not of
-    found = {name: table_digest(table, name) for name, table in run.tables.items() if name in besides}
-    if found != besides or run.digest != document["digest"]:
+    found = {name: table_digest(table, name) for name, table in run.tables.items() if name in saved.besides}
+    if found != saved.besides or run.digest != saved.digest:
         raise ValueError(
             f"{source}: the files do not match the digest in manifest.json; they were changed after the run"
         )
@@ -265,6 +336,8 @@ def finish_run(
         "dispatches": telemetry.dispatches.take(),
         "replicas": replicas,
         "pools": pools,
+        **({} if telemetry.watcher is None else telemetry.watcher.tables()),
+        "timings": telemetry.timings.take(),
     }
     # A client that drives a fleet knows what was said to it, and not what the fleet did: no pool is described to it.
     counted = spec is not None and bool(telemetry.pools) and several_attempts(spec)
@@ -278,12 +351,13 @@ def finish_run(
         attempts=attempt_figures(attempts, records) if counted else None,
     )
     plain, files = ({}, {}) if spec is None else portable_spec(spec)
+    components = () if spec is None else sources_of(spec)
     manifest = Manifest(
         runtime=runtime,
         seed=seed,
         trace={"sha256": trace.sha256, "requests": len(trace), "header": msgspec.to_builtins(trace.header)},
         spec=plain,
-        components=() if spec is None else sources_of(spec),
+        components=components,
         files=files,
         faults=None if faults is None else msgspec.to_builtins(faults),
         options=options or {},
@@ -291,7 +365,7 @@ def finish_run(
         counters={name: count for name, count in sorted(telemetry.counters.items()) if count},
         machine=machine,
     )
-    return Run(tables, summary, manifest)
+    return Run(tables, summary, manifest, origin=origin_of(components, trace.recipe), trace=trace)
 
 
 def _versions() -> dict[str, str]:

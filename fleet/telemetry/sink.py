@@ -6,15 +6,16 @@ Actors call the methods of `Telemetry`; nothing here looks at a clock or at an a
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple, TypeAlias
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 
 import pyarrow as pa
-from msgspec import Struct
+from msgspec import Struct, structs
 
-from fleet.messages import Reply
+from fleet.messages import Reply, Timing
 from fleet.pools import Pool
 from fleet.telemetry.engine_time import EngineTime
+from policies.base import RoutingPolicy
 from policies.decisions import Route
 from policies.views import PoolView, ReplicaState, Role
 
@@ -122,6 +123,14 @@ DISPATCHES = pa.schema([
     ("reason", pa.string()),
 ])  # fmt: skip
 
+TIMINGS = pa.schema([
+    ("ended_s", pa.float64()), ("replica", pa.string()), ("service_s", pa.float64()),
+    ("batch_size", pa.int32()), ("tokens", pa.int64()),
+    ("prefills", pa.int32()), ("prefill_tokens", pa.int64()), ("prefill_context_tokens", pa.int64()),
+    ("decodes", pa.int32()), ("decode_context_tokens", pa.int64()),
+])  # fmt: skip
+"""`ended_s` on the head's clock, late by a message's way; what follows `service_s` as in `Timing`."""
+
 
 def scores_text(scores: Mapping[str, float] | None) -> str | None:
     """Scores as text for the log, best first."""
@@ -155,14 +164,27 @@ class PoolDescription(Struct, frozen=True):
     replica is of the pool that had the name when the replica was first heard of."""
 
 
+class Watcher(Protocol):
+    """Stands between a router and its routing policies."""
+
+    def watch(self, pool: str, policy: RoutingPolicy) -> RoutingPolicy:
+        """Whom the router asks in place of `policy`, which chooses for the variant that `pool` is the first of."""
+
+    def tables(self) -> dict[str, pa.Table]:
+        """What it has to say of the run when that is over, by name."""
+
+
 class Telemetry:
     """The sink of one run."""
 
-    def __init__(self, *, keep_rows: int | None = None, pooled: bool = False) -> None:
+    def __init__(
+        self, *, keep_rows: int | None = None, pooled: bool = False, watcher: Watcher | None = None
+    ) -> None:
         """`keep_rows` bounds each table, for a head that serves and serves; None keeps all, as a run's result needs.
 
         `pooled`: the fleet names pools, so the series says of which one a row is.
         """
+        self.watcher = watcher
         self._bounded = keep_rows is not None
         self.pooled = pooled
         self.ended = Columns(ENDED, keep_rows)
@@ -179,10 +201,17 @@ class Telemetry:
         self.dispatches = Columns(DISPATCHES, keep_rows)
         self.series = Columns(POOLED_SERIES if pooled else SERIES, keep_rows)
         self.replicas = Columns(REPLICAS, keep_rows)
+        self.timings = Columns(TIMINGS, keep_rows)
         self.counters: Counter[str] = Counter()
         """Things worth knowing that are no outcome: late answers, retries, lost messages, drops."""
         self.engines = EngineTime()
         self._states: dict[str, str] = {}
+
+    def watched(self, pool: Pool) -> Pool:
+        """The pool as the router is to have it, when it is the first of its variant."""
+        if self.watcher is None:
+            return pool
+        return structs.replace(pool, routing=self.watcher.watch(pool.name, pool.routing))
 
     def describe_pool(self, pool: Pool) -> None:
         """A pool is there: from the beginning, or deployed later. Before the first of its replicas is."""
@@ -285,6 +314,12 @@ class Telemetry:
     def dispatched(self, now_s: float, replica: str, size: int, queue_depth: int, reason: str | None) -> None:
         """A batch went to a replica, and left `queue_depth` waiting."""
         self.dispatches.append((now_s, replica, size, queue_depth, reason))
+
+    def timed(self, now_s: float, replica: str, timings: Iterable[Timing]) -> None:
+        """A replica said how long its engine took, and for what."""
+        for item in timings:
+            ago_s, service_s, *shape = structs.astuple(item)
+            self.timings.append((now_s - ago_s, replica, service_s, *shape))
 
     def pool_sampled(self, now_s: float, pool: PoolView) -> None:
         """What the control loop of one pool saw."""

@@ -18,6 +18,7 @@ TABLES: dict[str, Callable[..., Iterator[Row]]] = {
     "Simulation (CPU time)": simulation.speed_rows,
     "Growth of a simulation": simulation.growth_rows,
     "Pools that have nothing in common (CPU time)": simulation.pool_rows,
+    "The log of views (CPU time)": simulation.log_rows,
     "A simulation under overload (CPU time)": overload.rows,
     "Simulation of language models (CPU time)": token_steps.simulated_rows,
     "Runs and traces written for other tools (CPU time)": exports.rows,

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from fleet import AffineLatency, EmulatedEngine, FleetSpec, Run, simulate
@@ -141,6 +142,37 @@ def pool_rows(requests: int = 1_000_000, replicas: int = 200, rounds: int = 3) -
     )
     measured = f"{one['bytes']:.0f} and {many['bytes']:.0f} bytes"
     yield Row("memory a request, one pool and many (with three columns more)", measured)
+
+
+# --- the log of views ----------------------------------------------------------------------------------------
+
+
+def log_rows(requests: int = 40_000, replicas: Sequence[int] = (8, 64), rounds: int = 5) -> Iterator[Row]:
+    """What `log_views` adds to a simulation, in turn with one without; the median ratio, and bytes a decision."""
+    for many in replicas:
+        trace = workload(requests, many)
+        spent: list[tuple[float, float]] = []
+        for _ in range(rounds):
+            began = time.process_time()
+            simulate(trace, spec(many), check=False)
+            between = time.process_time()
+            run = simulate(trace, spec(many), check=False, log_views=True)
+            spent.append((between - began, time.process_time() - between))
+        ratio = statistics.median(logged_s / plain_s for plain_s, logged_s in spent)
+        more_us = statistics.median(logged_s - plain_s for plain_s, logged_s in spent) / len(trace) * 1e6
+        logged = (run.calls, run.views)
+        held = sum(table.nbytes for table in logged) / len(trace)
+        yield Row(f"{many} replicas: time with the log", f"× {ratio:.2f}, {more_us:.1f} µs a decision")
+        yield Row(
+            f"{many} replicas: bytes a decision",
+            f"{held:.0f} in memory, {_saved_bytes(run) / len(trace):.0f} saved",
+        )
+
+
+def _saved_bytes(run: Run) -> int:
+    with TemporaryDirectory() as folder:
+        saved = run.save(folder)
+        return sum((saved / f"{name}.parquet").stat().st_size for name in ("calls", "views"))
 
 
 def _in_fresh_process(requests: int, replicas: int, *pools: int) -> dict[str, Any]:  # Any: JSON

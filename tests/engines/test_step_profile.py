@@ -229,7 +229,7 @@ def measured_s(chunk, context, decodes, total):
 
 
 def test_a_fit_finds_a_formula_of_its_own_form_again():
-    fitted = fit_steps(made_profile(measured_s))
+    fitted = fit_steps(made_profile(measured_s).points)
 
     assert max(map(abs, fitted.errors)) < 1e-6
     assert fitted.step_s(make_shape([(128, 256)], [300] * 3)) == pytest.approx(
@@ -242,7 +242,7 @@ def test_a_fit_finds_what_one_masked_product_over_all_keys_takes():
         tokens = chunk + decodes
         return measured_s(chunk, context, decodes, total) + 3e-7 * tokens * (tokens + context + total)
 
-    fitted = fit_steps(made_profile(masked_s))
+    fitted = fit_steps(made_profile(masked_s).points)
 
     assert max(map(abs, fitted.errors)) < 1e-6
     assert fitted.step_s(make_shape([(128, 256), (20, 10)], [300] * 3)) > fitted.step_s(
@@ -251,7 +251,7 @@ def test_a_fit_finds_what_one_masked_product_over_all_keys_takes():
 
 
 def test_spans_of_a_fit_are_the_sum_of_their_steps():
-    fitted = fit_steps(made_profile(lambda *point: measured_s(*point) + 1e-6 * point[2] * point[3]))
+    fitted = fit_steps(made_profile(lambda *point: measured_s(*point) + 1e-6 * point[2] * point[3]).points)
     shape = make_shape(lengths=[100, 40, 900])
 
     assert fitted.cross_s > 0.0
@@ -261,7 +261,7 @@ def test_spans_of_a_fit_are_the_sum_of_their_steps():
 
 
 def test_a_fit_to_noise_has_no_negative_part_and_never_falls():
-    fitted = fit_steps(made_profile(lambda *point: 0.01 + hash(point) % 97 / 1000))
+    fitted = fit_steps(made_profile(lambda *point: 0.01 + hash(point) % 97 / 1000).points)
     sizes = [fitted.step_s(make_shape([(tokens, 0)])) for tokens in range(1, 400)]
 
     assert sizes == sorted(sizes)
@@ -276,7 +276,7 @@ def test_a_profile_is_read_back_as_it_was_saved_and_makes_steps(tmp_path):
     shape = make_shape(lengths=[100, 40])
 
     assert StepProfile.load(path) == profile
-    assert model.step_s(shape) == fit_steps(profile).step_s(shape)
+    assert model.step_s(shape) == fit_steps(profile.points).step_s(shape)
     assert model.span_s(shape, 50) == pytest.approx(
         sum(model.step_s(shape.after(step)) for step in range(50))
     )

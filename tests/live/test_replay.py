@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from experiments import regret
 from fleet import AffineLatency, EmulatedEngine, FleetError, FleetSpec, Run, TorchEngine, replay, simulate
 from policies import (
     ConsecutiveFailures,
@@ -13,6 +14,7 @@ from policies import (
     Greedy,
     NoRetry,
     PolicyError,
+    PowerOfTwoChoices,
     QueueDepth,
     RoundRobin,
     Route,
@@ -339,8 +341,28 @@ def test_a_live_run_scales_up_under_load_and_down_after_it() -> None:
     assert run.replicas["state"].to_pylist().count("stopped") >= 1
 
 
+def test_the_log_of_a_live_run_has_another_policy_agree_with_itself() -> None:
+    trace = poisson(rate_per_s=100, duration_s=1, seed=3)
+
+    run = replay(trace, TWO.replace(routing=PowerOfTwoChoices()), seed=4, log_views=True)
+
+    found = regret(run, PowerOfTwoChoices())
+    assert (found.asked, found.agreement) == (len(trace), 1.0)
+    assert regret(run, RoundRobin()).decisions
+
+
 def test_a_run_leaves_no_file_descriptor_open() -> None:
     replay(evenly(2, 0.05), TWO)
     before = len(list(Path("/proc/self/fd").iterdir()))
     replay(evenly(2, 0.05), TWO)
     assert len(list(Path("/proc/self/fd").iterdir())) <= before
+
+
+def test_engines_say_how_long_each_batch_took_and_how_large_it_was() -> None:
+    run = replay(evenly(40, 0.02), TWO)
+    assert sum(run.timings["batch_size"].to_pylist()) == 40
+    for timing in run.timings.to_pylist():
+        assert timing["service_s"] == pytest.approx(0.004 + 0.001 * timing["batch_size"])
+    ended_s = run.timings["ended_s"].to_pylist()
+    assert 0.2 <= min(ended_s) <= max(ended_s) <= run.records["ended_s"].to_pylist()[-1] + 0.05
+    assert "timings" in run.tables

@@ -44,7 +44,9 @@ print(run.digest)
 
 
 def files_of(folder: Path) -> dict[str, str]:
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
+    """All but the one that says where the run was made."""
+    files = [path for path in sorted(folder.iterdir()) if path.name != "origin.json"]
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 def in_fresh_process(folder: Path, binding: str, *, hash_seed: str) -> str:

@@ -30,6 +30,7 @@ from traces.readers import (
 )
 from traces.readers.options import OnBad, OnFailed, ReadOptions, TimeUnit
 from traces.readers.rows import Rows
+from traces.recipe import recorded
 from traces.schema import Header
 from traces.source import Source
 from traces.trace import Trace
@@ -73,6 +74,7 @@ FORMATS: tuple[Format, ...] = (
 )
 
 
+@recorded("load_trace")
 def load_trace(
     path: str | Path,
     *,

@@ -14,10 +14,12 @@ import pyarrow as pa
 
 from traces.errors import TraceError
 from traces.rates import RateSeries
+from traces.recipe import recorded
 from traces.synthesis.build import Array, Tokens, check, check_finite, stream, synthetic, trace_of
 from traces.trace import Trace
 
 
+@recorded("poisson")
 def poisson(
     rate_per_s: float,
     duration_s: float,
@@ -38,6 +40,7 @@ def poisson(
     )
 
 
+@recorded("gamma")
 def gamma(
     rate_per_s: float,
     cv: float,
@@ -76,6 +79,7 @@ def gamma(
     )
 
 
+@recorded("mmpp")
 def mmpp(
     rates_per_s: Sequence[float],
     mean_sojourn_s: float | Sequence[float],
@@ -131,6 +135,7 @@ def _chain(mean_s: Array, duration_s: float, rng: np.random.Generator) -> tuple[
     return np.concatenate([[0.0], ends[:-1]]), ends, states[:begun]
 
 
+@recorded("diurnal")
 def diurnal(
     mean_per_s: float,
     amplitude: float,
@@ -174,6 +179,7 @@ def diurnal(
     )
 
 
+@recorded("surge")
 def surge(
     base_per_s: float = 40.0,
     peak_per_s: float = 640.0,
@@ -216,6 +222,7 @@ def surge(
     )
 
 
+@recorded("bernoulli_surge")
 def bernoulli_surge(
     base_per_s: float = 40.0,
     peak_per_s: float = 640.0,
@@ -264,6 +271,7 @@ def bernoulli_surge(
     return Trace(pa.table({"arrived_s": np.array(arrived, dtype=float)}), header)
 
 
+@recorded("from_rates")
 def from_rates(
     series: RateSeries,
     seed: int = 0,

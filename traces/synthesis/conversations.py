@@ -9,12 +9,14 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from traces.errors import TraceError
+from traces.recipe import recorded
 from traces.synthesis.build import Tokens, check, described, draw, stream, synthetic
 from traces.trace import Trace
 
 Ints = npt.NDArray[np.int64]
 
 
+@recorded("sessions")
 def sessions(
     sessions_per_s: float,
     duration_s: float,

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from traces.errors import TraceError
+from traces.recipe import Recipe, recorded
 from traces.trace import Trace
 
 Draw = Callable[[np.random.Generator, int], npt.NDArray[np.int64]]
@@ -23,14 +24,22 @@ class Lengths:
     """What the header of a trace records, such as ``lognormal(mean=512, cv=1.2)``."""
     draw: Draw
     """``draw(rng, n)``: n independent counts."""
+    recipe: Recipe | None = None
+    """How it came to be; None for a law that is a function of one's own."""
+
+    def made_by(self, recipe: Recipe | None) -> Lengths:
+        """The same with this recipe."""
+        return replace(self, recipe=recipe)
 
     @staticmethod
+    @recorded("Lengths.constant")
     def constant(tokens: int) -> Lengths:
         """Always `tokens`."""
         _whole("constant", tokens)
         return Lengths(f"constant({tokens})", lambda rng, n: np.full(n, tokens, dtype=np.int64))
 
     @staticmethod
+    @recorded("Lengths.uniform")
     def uniform(low: int, high: int) -> Lengths:
         """Uniform on low, …, high, both included: mean ``(low + high) / 2``."""
         _whole("uniform", low, high)
@@ -39,6 +48,7 @@ class Lengths:
         return Lengths(f"uniform({low}, {high})", lambda rng, n: rng.integers(low, high, n, endpoint=True))
 
     @staticmethod
+    @recorded("Lengths.lognormal")
     def lognormal(mean: float, cv: float) -> Lengths:
         """Lognormal of this mean and coefficient of variation, rounded at random: the mean stays exact.
 
@@ -56,6 +66,7 @@ class Lengths:
         return Lengths(f"lognormal(mean={mean:g}, cv={cv:g})", draw)
 
     @staticmethod
+    @recorded("Lengths.empirical")
     def empirical(trace: Trace, column: str = "prompt_tokens") -> Lengths:
         """Drawn with replacement from a column of a trace, absent values left out."""
         values = trace.column(column).drop_null().to_numpy()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -9,7 +10,7 @@ from msgspec import Struct
 from scipy.optimize import nnls
 
 from fleet.engines.latency.steps.base import StepShape
-from fleet.engines.latency.tables.step_profile import StepPoint, StepProfile
+from fleet.engines.latency.tables.step_profile import StepPoint
 
 _KNOTS = 12
 """At most so many corners of the curve over tokens: more would follow the noise."""
@@ -73,9 +74,8 @@ class FittedSteps(Struct, frozen=True, kw_only=True):
         return values[i - 1] + slope * (tokens - knots[i - 1])
 
 
-def fit_steps(profile: StepProfile) -> FittedSteps:
+def fit_steps(points: Sequence[StepPoint]) -> FittedSteps:
     """The formula's coefficients, none negative, for which the sum of squared relative errors is least."""
-    points = profile.points
     knots = _curve_knots(sorted({point.prefill_tokens + point.decodes for point in points}))
     features = np.array([_features(point, knots) for point in points])
     seconds = np.array([point.seconds for point in points])

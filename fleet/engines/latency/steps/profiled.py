@@ -136,4 +136,4 @@ def _steps(
         return KernelSteps(read_kernel_tables(path), layers, graph_tokens, uneven)
     from fleet.engines.latency.steps.fitted import fit_steps
 
-    return fit_steps(StepProfile.load(path))
+    return fit_steps(StepProfile.load(path).points)

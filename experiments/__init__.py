@@ -16,7 +16,7 @@ from experiments.power import power
 from experiments.reasons import NoValue
 from experiments.regret import regret
 from experiments.report import Report, load_report
-from experiments.sweep import frontier, grid, sweep
+from experiments.sweep import Pareto, Range, Sweep, SweepError, frontier, grid, load_sweep, plot_pareto, sweep
 
 __all__ = [
     "DEFAULT_METRICS",
@@ -25,15 +25,21 @@ __all__ = [
     "LoadCurve",
     "Metric",
     "NoValue",
+    "Pareto",
+    "Range",
     "Report",
     "Row",
+    "Sweep",
+    "SweepError",
     "calibrate",
     "compare",
     "frontier",
     "grid",
     "load_curve",
     "load_report",
+    "load_sweep",
     "metric",
+    "plot_pareto",
     "power",
     "regret",
     "sweep",

@@ -16,9 +16,9 @@ from statistics import mean
 
 from experiments.calibrate import CalibrationReport, calibrate
 from experiments.compare import compare
+from experiments.executor import results
 from experiments.report import Report
 from experiments.text import console
-from experiments.workers import Workers
 from fleet import EmulatedEngine, FleetSpec, ProfiledLatency
 from fleet.engines import Profile, TorchEngine, profile_engine
 from policies import AlwaysTrust, Greedy, LeastOutstanding, NoBatching, RoundRobin, Window
@@ -48,8 +48,7 @@ def measure() -> Profile:
 
 def measured_together(processes: int = REPLICAS) -> Points:
     """(batch size, tokens, seconds) of the engine while `processes` of it run: the mean of their medians."""
-    with Workers(processes) as pool:
-        profiles = [future.result() for future in [pool.submit(measure) for _ in range(processes)]]
+    profiles = results(lambda _: measure(), range(processes), processes)
     return tuple(
         (of_all[0].batch_size, of_all[0].tokens, mean(point.median_s for point in of_all))
         for of_all in zip(*(profile.points for profile in profiles), strict=True)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from msgspec import Struct, structs
 
 from experiments.calibrate import CalibrationReport, Player, calibrate
-from experiments.workers import Workers
+from experiments.executor import results
 from fleet import FleetSpec, NetworkModel, simulate
 from fleet.engines import (
     EmulatedLlmEngine,
@@ -153,11 +153,7 @@ def measured_together(
     engine: StepEngine, grid: StepGrid, repeats: int, processes: int = REPLICAS
 ) -> StepProfile:
     """Of the engine while `processes` of it run, because they share the machine: the mean of their medians."""
-    with Workers(processes) as pool:
-        profiles = [
-            future.result()
-            for future in [pool.submit(measure, engine, grid, repeats) for _ in range(processes)]
-        ]
+    profiles = results(lambda _: measure(engine, grid, repeats), range(processes), processes)
     points = [_mean_point(of_all) for of_all in zip(*[profile.points for profile in profiles], strict=True)]
     return structs.replace(profiles[0], points=tuple(points))
 

@@ -15,7 +15,9 @@ from tests.bench import (
     live_fleet,
     overload,
     ratios,
+    reading,
     simulation,
+    sweeping,
     token_steps,
 )
 from tests.bench.table import show
@@ -27,6 +29,8 @@ TINY: dict[Callable[..., Any], dict[str, Any]] = {
     simulation.log_rows: {"requests": 200, "replicas": (2,), "rounds": 1},
     overload.rows: {"requests": 200, "llm_requests": 50, "rounds": 1},
     token_steps.simulated_rows: {"most": 10},
+    sweeping.rows: {"runs": 20, "rounds": 1},
+    reading.rows: {"azure": (200, 400), "mooncake": (20, 40), "rounds": 1},
     exports.rows: {"requests": 200, "rounds": 1},
     live_fleet.rows: {"requests": 200, "duration_s": 0.1, "unloaded": 10},
     token_steps.live_rows: {"steps": 20, "short_steps": 10},
@@ -39,8 +43,10 @@ TABLES = [
 PARTS = {
     "live_echo",
     "overload",
+    "reading",
     "live_fleet",
     "simulation",
+    "sweeping",
     "token_steps",
     "bench_simulation",
     "exports",

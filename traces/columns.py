@@ -71,6 +71,10 @@ SCHEMA = pa.schema(
 )
 
 KINDS = ("online", "batch")
+CHUNK_ROWS = 1 << 16
+"""Of a chunk that is made here."""
+LARGE_ROWS = 1 << 12
+"""Of a chunk, on average, from which on a table is left in chunks."""
 
 
 def absent(name: str, rows: int) -> pa.Array:
@@ -79,7 +83,7 @@ def absent(name: str, rows: int) -> pa.Array:
 
 
 def violations(name: str, values: pa.ChunkedArray | pa.Array) -> Iterator[tuple[str, np.ndarray]]:
-    """Each rule that `values` of column `name` break, and the rows that do: `(rule, mask)`."""
+    """Each rule that `values` of column `name` break one by one, and the rows that do: `(rule, mask)`."""
     column = COLUMNS[name]
     rules: list[tuple[str, np.ndarray]] = []
     if pa.types.is_floating(column.type):
@@ -92,12 +96,14 @@ def violations(name: str, values: pa.ChunkedArray | pa.Array) -> Iterator[tuple[
     if name == "kind":
         wrong = pc.and_(pc.is_valid(values), pc.invert(pc.is_in(values, pa.array(KINDS))))
         rules.append(("is neither online nor batch", _mask(wrong)))
-    if name == "id":
-        rules.append(("is the id of an earlier row too", _repeats(values)))
     return ((rule, bad) for rule, bad in rules if bad.any())
 
 
-def _repeats(values: pa.ChunkedArray | pa.Array) -> np.ndarray:
+REPEATED = "is the id of an earlier row too"
+
+
+def repeats(values: pa.ChunkedArray | pa.Array) -> np.ndarray:
+    """The rows whose id an earlier row has: the one rule that concerns several rows (`REPEATED`)."""
     repeated = np.zeros(len(values), dtype=bool)
     if len(pc.unique(values)) < len(values):
         array = values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
@@ -116,7 +122,8 @@ def canonical(table: pa.Table) -> tuple[pa.Table, int]:
     """The canonical form of a table whose columns bear the names above, and how many rows had to move.
 
     Adds `id` (the row's number) where absent, casts, checks every value, leaves out columns without any, and
-    sorts by `arrived_s`, rows of one instant in the order given.
+    sorts by `arrived_s`, rows of one instant in the order given. Columns of large chunks stay in them, so that a large
+    table is not copied.
 
     Raises:
         TraceError: An unknown column, a value out of bounds, or two rows with one id; names the row.
@@ -129,9 +136,9 @@ def canonical(table: pa.Table) -> tuple[pa.Table, int]:
     columns = {name: _cast(name, table[name]) for name in COLUMNS if name in table.column_names}
     if "arrived_s" not in columns:
         raise TraceError("is missing", remedy="every row needs its arrival in seconds", column="arrived_s")
-    columns["id"] = _ids(columns.get("id"), table.num_rows)
     for name, values in columns.items():
         _check(name, values)
+    columns["id"] = _ids(columns.get("id"), table.num_rows)
     if "kind" in columns:  # absent and "online" mean the same: one form for both
         columns["kind"] = pc.if_else(
             pc.equal(columns["kind"], "online"), pa.scalar(None, pa.string()), columns["kind"]
@@ -145,7 +152,7 @@ def canonical(table: pa.Table) -> tuple[pa.Table, int]:
     ordered = pa.table(
         [present[name] for name in kept], schema=pa.schema([SCHEMA.field(name) for name in kept])
     )
-    return _sorted(ordered.combine_chunks())
+    return _sorted(_compact(ordered))
 
 
 def _cast(name: str, values: pa.ChunkedArray) -> pa.ChunkedArray:
@@ -156,29 +163,54 @@ def _cast(name: str, values: pa.ChunkedArray) -> pa.ChunkedArray:
         raise TraceError(f"holds {values.type}: {error}", remedy=remedy, column=name) from None
 
 
-def _ids(given: pa.ChunkedArray | None, rows: int) -> pa.ChunkedArray | pa.Array:
-    if given is not None and given.null_count == 0:
-        return given
-    numbers = pa.array(np.arange(rows)).cast(pa.string())
-    return numbers if given is None else pc.coalesce(given, pa.chunked_array([numbers]))
+def _ids(given: pa.ChunkedArray | None, rows: int) -> pa.ChunkedArray:
+    """The ids given, numbers of rows where there is none."""
+    if given is None:
+        starts = range(0, max(1, rows), CHUNK_ROWS)
+        return pa.chunked_array([numbered(start, min(start + CHUNK_ROWS, rows)) for start in starts])
+    if given.null_count:
+        given = pa.chunked_array([pc.coalesce(given.combine_chunks(), numbered(0, rows))])
+    repeated = repeats(given)
+    if repeated.any():
+        row = int(np.argmax(repeated))
+        raise TraceError(f"{given[row].as_py()!r} {REPEATED}", line=row + 1, column="id")
+    return given
 
 
-def _check(name: str, values: pa.ChunkedArray | pa.Array) -> None:
-    for rule, bad in violations(name, values):
-        row = int(np.argmax(bad))
-        raise TraceError(f"{values[row].as_py()!r} {rule}", line=row + 1, column=name)
-    if name == "arrived_s" and values.null_count:
-        row = int(np.argmax(_mask(pc.is_null(values))))
-        raise TraceError(
-            "is absent", remedy="every row needs its arrival in seconds", line=row + 1, column=name
-        )
+def numbered(start: int, stop: int) -> pa.Array:
+    """The ids of these rows where nobody gives them any: their numbers."""
+    return pa.array(np.arange(start, stop)).cast(pa.string())
+
+
+def _check(name: str, values: pa.ChunkedArray) -> None:
+    before = 0
+    for chunk in values.chunks:
+        for rule, bad in violations(name, chunk):
+            row = int(np.argmax(bad))
+            raise TraceError(f"{chunk[row].as_py()!r} {rule}", line=before + row + 1, column=name)
+        if name == "arrived_s" and chunk.null_count:
+            row = int(np.argmax(_mask(pc.is_null(chunk))))
+            remedy = "every row needs its arrival in seconds"
+            raise TraceError("is absent", remedy=remedy, line=before + row + 1, column=name)
+        before += len(chunk)
+
+
+def _compact(table: pa.Table) -> pa.Table:
+    """The table in one chunk, unless it is large and so are its chunks."""
+    chunks = max(column.num_chunks for column in table)
+    return table if table.num_rows >= chunks * LARGE_ROWS else table.combine_chunks()
 
 
 def _sorted(table: pa.Table) -> tuple[pa.Table, int]:
-    arrived = table["arrived_s"].to_numpy()
-    moved = int(np.count_nonzero(arrived < np.maximum.accumulate(arrived))) if len(arrived) else 0
+    moved, latest = 0, -np.inf
+    for chunk in table["arrived_s"].chunks:
+        arrived = chunk.to_numpy()
+        so_far = np.maximum(np.maximum.accumulate(arrived), latest)
+        moved += int(np.count_nonzero(arrived < so_far))
+        latest = so_far[-1] if len(so_far) else latest
     if moved:
-        table = table.take(pa.array(np.argsort(arrived, kind="stable"))).combine_chunks()
+        order = np.argsort(table["arrived_s"].to_numpy(), kind="stable")
+        table = table.combine_chunks().take(pa.array(order)).combine_chunks()
     return table, moved
 
 
@@ -194,7 +226,7 @@ def digest(table: pa.Table, kind: str = "trace") -> str:
     hashed = hashlib.sha256(f"fleetlab {kind} 1\n".encode())
     hashed.update(table.num_rows.to_bytes(8, "little"))
     for name in table.column_names:
-        values = table[name].combine_chunks()
+        values = table[name]
         hashed.update(f"{name} {values.type}\n".encode())
         hashed.update(np.packbits(_mask(pc.is_valid(values)), bitorder="little").tobytes())
         for part in _value_bytes(values):
@@ -202,17 +234,24 @@ def digest(table: pa.Table, kind: str = "trace") -> str:
     return hashed.hexdigest()
 
 
-def _value_bytes(values: pa.Array) -> list[memoryview]:
+def _value_bytes(values: pa.ChunkedArray) -> Iterator[memoryview]:
+    """The values' bytes, a chunk at a time; of texts and lists all lengths, then all that is in them."""
     if pa.types.is_string(values.type):
-        lengths = pc.binary_length(values)
-        return [*_value_bytes(lengths.cast(pa.int64())), _text_bytes(pc.fill_null(values, ""))]
-    if pa.types.is_list(values.type):
-        lengths = pc.list_value_length(values)
-        return [*_value_bytes(lengths.cast(pa.int64())), *_value_bytes(values.flatten())]
-    if pa.types.is_boolean(values.type):
-        return [_mask(values).astype("u1").data]
-    numbers = pc.fill_null(values, 0).to_numpy()
-    return [(numbers + 0).astype(f"<{numbers.dtype.kind}8", copy=False).data]
+        yield from (_number_bytes(pc.binary_length(chunk).cast(pa.int64())) for chunk in values.chunks)
+        yield from (_text_bytes(pc.fill_null(chunk, "")) for chunk in values.chunks)
+    elif pa.types.is_list(values.type):
+        yield from (_number_bytes(pc.list_value_length(chunk).cast(pa.int64())) for chunk in values.chunks)
+        yield from (_number_bytes(chunk.flatten()) for chunk in values.chunks)
+    elif pa.types.is_boolean(values.type):
+        yield from (_mask(chunk).astype("u1").data for chunk in values.chunks)
+    else:
+        yield from (_number_bytes(chunk) for chunk in values.chunks)
+
+
+def _number_bytes(values: pa.Array) -> memoryview:
+    numbers = pc.fill_null(values, 0).to_numpy(zero_copy_only=False)
+    little: np.ndarray = (numbers + 0).astype(f"<{numbers.dtype.kind}8", copy=False)
+    return little.data
 
 
 def _text_bytes(texts: pa.Array) -> memoryview:

@@ -6,6 +6,7 @@ disk or an interrupt leaves what was there before, and nothing half written.
 
 from __future__ import annotations
 
+import errno
 import gzip
 import os
 from collections.abc import Iterator
@@ -53,3 +54,13 @@ def _packed(path: Path, like: Path | None = None) -> Iterator[BinaryIO]:
             return
         with gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0) as packed:
             yield cast(BinaryIO, packed)
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """`data` as the file `path`, in a folder that is made where it is missing."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise NotADirectoryError(errno.ENOTDIR, "is a file, not a folder", str(path.parent)) from None
+    with replacing(path) as file:
+        file.write(data)

@@ -98,7 +98,7 @@ _EXAMPLE = '{"operations": [{"at_s": 20.0, "kind": "retire", "pool": "old"}]}'
 
 def sniff(source: Source) -> bool:
     """Whether a file begins as an operations trace does."""
-    return source.data[:4096].replace(b" ", b"").lstrip().startswith((b'{"operations"', b"[[operations]]"))
+    return source.head[:4096].replace(b" ", b"").lstrip().startswith((b'{"operations"', b"[[operations]]"))
 
 
 def load_operations(path: str | Path) -> OperationsTrace:

@@ -63,10 +63,14 @@ PUBLISHED: dict[str, Header] = {
 """By SHA-256 of the file's bytes, any compression undone."""
 
 
-def header_of(source: Source, maker: str) -> Header:
-    """What is known of a file in the format of `maker`: all of it for a published one, else only its name and hash."""
+def header_of(source: Source, maker: str | None = None) -> Header:
+    """What is known of a file, in the format of `maker` if it is in anybody's.
+
+    All of it for a published one, else only its name and hash.
+    """
     known = PUBLISHED.get(source.sha256)
     if known is not None:
         return known
+    format = "" if maker is None else f" in {maker}'s format"
     name = f"{source.path.name}, SHA-256 {source.sha256[:12]}"
-    return Header(source=f"unknown source in {maker}'s format: {name}")
+    return Header(source=f"unknown source{format}: {name}")

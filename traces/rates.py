@@ -73,7 +73,7 @@ def load_rates(
     """Read numbers separated by white space, one a step.
 
     Args:
-        path: The file: plain, packed with gzip or bzip2, or a tar of which the first file is read.
+        path: The file: plain or packed (`traces.packing`), or a tar of which the first file is read.
         step_s: Seconds that each number stands for.
         gaps: "mask" turns every run of `GAP_STEPS` or more zeros into a gap; "keep" takes zeros as silence.
 
@@ -82,7 +82,7 @@ def load_rates(
     """
     source = Source(Path(path))
     try:
-        per_s = np.array(_text(source).split(), dtype=np.float64)
+        per_s = np.array(_text(source.data).split(), dtype=np.float64)
     except ValueError as error:
         raise TraceError(f"is not a series of rates: {error}", remedy=_REMEDY, file=path) from None
     wrong = ~(np.isfinite(per_s) & (per_s >= 0))
@@ -101,23 +101,23 @@ _REMEDY = "expected numbers separated by spaces, one a second"
 
 def holds_rates(source: Source) -> bool:
     """Whether a file begins as a series of rates does."""
-    start = _text(source)[:400].rsplit(maxsplit=1)[:1]
+    start = _text(source.head, 400).rsplit(maxsplit=1)[:1]
     try:
         return bool(np.array(b" ".join(start).split(), dtype=np.float64).size)
     except ValueError:
         return False
 
 
-def _text(source: Source) -> bytes:
-    """The contents, out of their tar archive if they are in one."""
+def _text(data: bytes, most: int = -1) -> bytes:
+    """The contents, out of their tar archive if they are in one; `most` bytes of them, unless it is below 0."""
     try:
-        with tarfile.open(fileobj=io.BytesIO(source.data), mode="r:") as archive:
+        with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as archive:
             for member in archive:
                 if (file := archive.extractfile(member)) is not None:
-                    return file.read()
+                    return file.read(most)
     except tarfile.TarError:
         pass
-    return source.data
+    return data if most < 0 else data[:most]
 
 
 def _long_zeros(per_s: Array) -> npt.NDArray[np.bool_]:

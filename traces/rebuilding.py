@@ -15,6 +15,7 @@ import msgspec
 
 from traces import rates, readers, synthesis, trace
 from traces.errors import TraceError
+from traces.packing import joined, split
 from traces.readers import load_trace
 from traces.recipe import STEPS, Recipe, Step, file_sha256, is_recipe
 from traces.schema import Header
@@ -22,7 +23,7 @@ from traces.trace import Trace
 
 _MAKERS = (rates, readers, synthesis, trace)
 """Imported for what they record."""
-_OTHER_VERSION = "another version of fleetlab made the run: its manifest says which"
+_OTHER_VERSION = "another version of fleetlab made the run, or its origin.json was changed"
 _HOW = "give where it is now: rebuild(trace=...) (--trace FILE)"
 
 
@@ -87,9 +88,7 @@ class _Following:
     def _call(self, step: Step, before: list[Any]) -> Any:
         function = STEPS.get(step.name)
         if function is None:
-            raise TraceError(
-                f"there is no step {step.name}", remedy="another version of fleetlab made the run"
-            )
+            raise TraceError(f"there is no step {step.name}", remedy=_OTHER_VERSION)
         given = {name: self._value(value) for name, value in step.parameters.items()}
         if step.file_sha256 is not None:
             given |= self._found(step)
@@ -102,7 +101,7 @@ class _Following:
 
     def _found(self, step: Step) -> dict[str, str]:
         """The path of the file that a step reads, by the name of its parameter."""
-        then = Path(step.parameters["path"])
+        then, member = split(Path(step.parameters["path"]))
         path = then if self._file is None else self._file / then.name if self._file.is_dir() else self._file
         if not path.is_file():
             raise TraceError("is not there, and the run's trace was read from it", remedy=_HOW, file=path)
@@ -114,22 +113,20 @@ class _Following:
                 remedy=_HOW,
                 file=path,
             )
-        return {"path": str(path)}
+        return {"path": joined(path, member)}
 
 
 def _called(step: Step, function: Callable[..., Any], before: list[Any], given: dict[str, Any]) -> Any:
-    signature = inspect.signature(function)
     positional = list(before)
-    for name, parameter in signature.parameters.items():
+    for name, parameter in inspect.signature(function).parameters.items():
         if parameter.kind is inspect.Parameter.VAR_POSITIONAL:
             positional += given.pop(name, ())
     try:
-        signature.bind(*positional, **given)
-    except TypeError as error:
-        raise TraceError(
-            f"{step} cannot be called: {error}", remedy="another version of fleetlab made the run"
-        ) from None
-    return function(*positional, **given)
+        return function(*positional, **given)
+    except TraceError:
+        raise
+    except Exception as error:  # a recipe comes in a file, which may say anything
+        raise TraceError(f"{step} cannot be called: {error}", remedy=_OTHER_VERSION) from error
 
 
 def _differs(recipe: Recipe, number: int, now: str | None, then: str) -> TraceError:

@@ -15,13 +15,14 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from pathlib import Path
-from typing import Any, Protocol, Self, TypeVar, cast, runtime_checkable
+from typing import Annotated, Any, Protocol, Self, TypeVar, cast, runtime_checkable
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 from msgspec.structs import replace
 
 from traces.laws import Law
+from traces.packing import joined, split
 from traces.schema import Scalar
 
 F = TypeVar("F", bound=Callable[..., Any])  # Any: whatever a function takes and makes
@@ -50,7 +51,7 @@ class Step(Struct, frozen=True, omit_defaults=True):
 class Recipe(Struct, frozen=True):
     """Calls in their order, each on what the one before it made."""
 
-    steps: tuple[Step, ...]
+    steps: Annotated[tuple[Step, ...], Meta(min_length=1)]
 
     def __str__(self) -> str:
         return ", then ".join(map(str, self.steps))
@@ -199,12 +200,12 @@ STEPS |= {"float": _float, "expression": _expression}
 
 def _read_from(path: str) -> tuple[str, str | None]:
     """Where a file is, wherever it is asked from, and its SHA-256; a name that is no file's stays what it is."""
-    file = Path(path)
+    file, member = split(Path(path))
     if not file.exists():
         return path, None
     if not file.is_file():
         raise Unwritable  # a pipe: nobody can read it twice
-    return str(file.absolute()), file_sha256(file)
+    return joined(file.absolute(), member), file_sha256(file)
 
 
 def file_sha256(path: Path) -> str:

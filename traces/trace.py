@@ -30,6 +30,7 @@ class Trace:
         header: Source, licence, citation, provenance, transforms.
         report: What became of the rows of the file that the trace was read from.
         recipe: How it came to be, call by call; whoever makes a trace of a table need not know.
+        sha256: Of a table that another trace had, that trace's: nothing of it is checked or sorted again.
 
     Raises:
         TraceError: A value out of its bounds, an unknown column, two requests with one id.
@@ -38,13 +39,19 @@ class Trace:
     __slots__ = ("_header", "_recipe", "_report", "_sha256", "_table")
 
     def __init__(
-        self, table: pa.Table, header: Header, report: ReadReport | None = None, recipe: Recipe | None = None
+        self,
+        table: pa.Table,
+        header: Header,
+        report: ReadReport | None = None,
+        recipe: Recipe | None = None,
+        *,
+        sha256: str | None = None,
     ) -> None:
-        self._table, reordered = canonical(table)
+        self._table, reordered = canonical(table) if sha256 is None else (table, 0)
         self._header = header
         rows = self._table.num_rows
         self._report = report or ReadReport(rows_in=rows, rows_kept=rows, reordered=reordered)
-        self._sha256: str | None = None
+        self._sha256 = sha256
         self._recipe = recipe
 
     @classmethod
@@ -133,12 +140,16 @@ class Trace:
         """The same requests, and the same recipe, under this header."""
         return self._but(_header=header)
 
-    def _but(self, **changed: Header | Recipe | None) -> Trace:
+    def _but(self, **changed: Header | ReadReport | Recipe | None) -> Trace:
         """A copy in which these are other ones; the table has been checked."""
         copy = object.__new__(Trace)
         for name in self.__slots__:
             setattr(copy, name, changed.get(name, getattr(self, name)))
         return copy
+
+    def reported(self, report: ReadReport) -> Trace:
+        """The same requests, with this account of how they were read."""
+        return self._but(_report=report)
 
     def derived(self, table: pa.Table, step: Transform, *, moved_s: float = 0.0) -> Trace:
         """A trace of other rows: this one's header and one step more, time 0 `moved_s` later in the recording."""

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from concurrent.futures import Future
 from typing import Protocol, TypeVar
 
+from experiments.executor import results
 from experiments.progress import progress_bar
 from experiments.studies.result import Figure, Measure, judged, paired_figures
 from experiments.studies.study import Options
-from experiments.workers import Workers
 
 K = TypeVar("K", bound=Hashable)
 R_co = TypeVar("R_co", covariant=True)
@@ -24,18 +23,8 @@ class Job(Protocol[R_co]):
 def run_all(what: str, jobs: Mapping[K, Job[R_co]], options: Options) -> dict[K, R_co]:
     """What came of each job, in the order of `jobs`; `what` is what a progress bar calls them."""
     with progress_bar(what, len(jobs), shown=options.progress) as advance:
-        done: dict[K, R_co] = {}
-        if options.workers == 1 or len(jobs) < 2:
-            for key, job in jobs.items():
-                done[key] = job.run()
-                advance()
-            return done
-        with Workers(min(options.workers, len(jobs))) as pool:
-            futures: dict[K, Future[R_co]] = {key: pool.submit(_run, job) for key, job in jobs.items()}
-            for key, future in futures.items():
-                done[key] = future.result()
-                advance()
-        return done
+        done = results(_run, list(jobs.values()), options.workers, advance=advance)
+    return dict(zip(jobs, done, strict=True))
 
 
 def _run(job: Job[R_co]) -> R_co:

@@ -64,6 +64,21 @@ def _reading(parser: Parser) -> None:
         "--block-tokens", type=count, metavar="N", help="tokens that each of its prefix hashes stands for"
     )
     reading.add_argument(
+        "--arrivals", metavar="LAW",
+        help="how requests of a file without times come: poisson:RATE, gamma:RATE:CV, constant:RATE, at-once",
+    )  # fmt: skip
+    reading.add_argument(
+        "--chars-per-token",
+        type=positive,
+        metavar="X",
+        help="characters that make a token, where the file has texts",
+    )
+    reading.add_argument(
+        "--columns", metavar="TARGET=COLUMN[:UNIT],...",
+        help="it is a table of your own (CSV, JSON lines, Parquet): which of its columns is which of a trace, as in "
+        "arrived_s=ts:ms,prompt_tokens=in",
+    )  # fmt: skip
+    reading.add_argument(
         "--failed", choices=("keep", "drop"),
         help="requests that failed when recorded: keep them as recorded (default, and said), or leave them out",
     )  # fmt: skip
@@ -312,6 +327,60 @@ def _add_runs(commands: Any) -> None:
     compare.add_argument(
         "--out", type=Path, metavar="DIR", help="save the report (HTML, tables, manifest) there"
     )
+    _add_sweep(commands)
+
+
+def _add_sweep(commands: Any) -> None:
+    sweep = command(
+        commands,
+        "sweep",
+        "sweeping:sweep",
+        "simulate a fleet at many points, and say which are worth choosing",
+    )
+    _trace(sweep)
+    _spec(sweep)
+    points = sweep.add_argument_group("which points are tried")
+    points.add_argument(
+        "--grid", action="append", default=[], metavar="PATH=A,B,...",
+        help="an axis of listed values, as in --grid batching.max_batch=1,8,64 (repeatable: all combinations)",
+    )  # fmt: skip
+    points.add_argument(
+        "--range", action="append", default=[], metavar="PATH=LOW..HIGH[:log]",
+        help="an axis to draw from, as in --range batching.max_batch=1..64 (repeatable; not for a grid)",
+    )  # fmt: skip
+    several_points = points.add_mutually_exclusive_group()
+    for kind, text in (
+        ("random", "draw N points of the axes at random"),
+        ("sobol", "draw N points that fill the axes evenly"),
+        ("optuna", "look for the best points, N of them"),
+    ):
+        several_points.add_argument(f"--{kind}", type=count, metavar="N", help=text)
+    points.add_argument(
+        "--search-seed", type=whole, default=0, metavar="N", help="of what is drawn (default 0)"
+    )
+    _run(sweep, seed=False)
+    sweep.add_argument("--seeds", type=count, default=5, metavar="N", help="runs of each point (default 5)")
+    sweep.add_argument(
+        "--objectives", metavar="NAME[:max|min],...",
+        help="what is best, as in --objectives throughput_per_s:max,e2e_s.p99:min",
+    )  # fmt: skip
+    sweep.add_argument(
+        "--where", action="append", default=[], metavar="BOUND",
+        help="what a point must keep to be chosen, as in --where 'slo_attainment>=0.99' (repeatable)",
+    )  # fmt: skip
+    sweep.add_argument(
+        "--metrics", metavar="NAME,NAME,...", help="figures to measure beside objectives and bounds"
+    )
+    sweep.add_argument(
+        "--workers", type=count, default=1, metavar="N", help="processes that share the work (default 1)"
+    )
+    sweep.add_argument(
+        "--out", type=Path, metavar="DIR",
+        help="keep each run there as it ends; the same command goes on where one was killed",
+    )  # fmt: skip
+    sweep.add_argument(
+        "--keep-runs", action="store_true", help="keep the whole runs there, not their figures alone"
+    )
 
 
 def _add_curve(commands: Any) -> None:
@@ -529,7 +598,7 @@ def _add_tools(commands: Any) -> None:
     _sessions(convert, "link the turns of a session: parent, think time")
     convert.add_argument(
         "--seed", type=whole, default=0, metavar="N", dest="trace_seed",
-        help="of --dequantise, --assign and --upsample (default 0)",
+        help="of --arrivals, --dequantise, --assign and --upsample (default 0)",
     )  # fmt: skip
     _on_bad(convert)
     _add_synthesize(verbs)

@@ -30,6 +30,10 @@ def trace_of(arguments: Namespace) -> Trace:
         failed=arguments.failed,
         time_unit=arguments.time_unit,
         block_tokens=arguments.block_tokens,
+        arrivals=arguments.arrivals,
+        chars_per_token=arguments.chars_per_token,
+        seed=arguments.trace_seed,
+        columns=arguments.columns,
         format=arguments.format,
     )
     if arguments.failed is None:
@@ -237,11 +241,11 @@ def changed(values: Table, changes: Iterable[str]) -> Table:
     return values
 
 
-def split_change(change: str) -> tuple[str, str]:
+def split_change(change: str, who: str = "--set and --vary take") -> tuple[str, str]:
     """`PATH` and what follows the first `=`."""
     path, equals, value = change.partition("=")
     if not equals or not path.strip(". ") or not value:
-        raise UsageError(f"--set and --vary take PATH=VALUE, such as routing=round-robin; got {change!r}")
+        raise UsageError(f"{who} PATH=VALUE, such as routing=round-robin; got {change!r}")
     return path.strip(), value
 
 

@@ -36,11 +36,11 @@ def again(arguments: Namespace) -> int:
 
 
 def _print_differences(name: object, then: Run, now: Run) -> None:
-    from fleet.telemetry.differences import differences
+    from fleet.telemetry.differences import JUDGED, differences
 
     found = differences(then, now)
     told = {difference.part for difference in found}
-    agree = [part for part in (*then.tables, "summary") if part not in told]
+    agree = [part for part in (*JUDGED, "summary") if part not in told]
     print(f"{name}: run anew, and it differs: digest {then.digest} then, {now.digest} now")
     facts = [(difference.part, difference.what) for difference in found]
     output.print_facts([*facts, ("the same", ", ".join(agree) or "nothing")])

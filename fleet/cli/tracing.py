@@ -11,7 +11,7 @@ from fleet.cli.laws import LAWS
 from fleet.cli.values import UsageError
 
 if TYPE_CHECKING:
-    from traces import Lengths, ReadReport, Trace, WriteReport
+    from traces import Header, Lengths, ReadReport, Trace, WriteReport
     from traces.statistics import Quantiles
 
 
@@ -63,6 +63,7 @@ def stats(arguments: Namespace) -> int:
     facts = [
         ("source", f"{header.source} ({header.provenance}, licence {header.licence or 'not given'})"),
         *_account(trace.report),
+        *_steps(header),
         ("sha256", trace.sha256),
         ("requests", f"{described.requests:,} in {described.duration_s:,.3f} s, {_rate(trace)}"),
         ("busiest", f"{described.peak_per_s:,} in one second"),
@@ -89,6 +90,15 @@ def stats(arguments: Namespace) -> int:
         )
     output.print_facts(facts)
     return 0
+
+
+def _steps(header: Header) -> list[tuple[str, str]]:
+    """What was done to the recording, in order."""
+    steps = []
+    for step in header.transforms:
+        seed = {} if step.seed is None else {"seed": step.seed}
+        steps.append(f"{step.name}({', '.join(f'{k}={v}' for k, v in (step.parameters | seed).items())})")
+    return [("steps", ", ".join(steps))] if steps else []
 
 
 def _rate(trace: Trace) -> str:

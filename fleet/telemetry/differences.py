@@ -9,9 +9,11 @@ import msgspec
 import pyarrow as pa
 
 from fleet.telemetry.documents import encoded
-from fleet.telemetry.run import Manifest, Run
+from fleet.telemetry.run import OF_ATTEMPTS, TABLES, Manifest, Run
 from traces.columns import digest
 
+JUDGED = (*TABLES, *OF_ATTEMPTS)
+"""The tables that are compared: what was watched of a run is no part of what it is."""
 MOST_SHOWN = 6
 """Values of one part that are told one by one."""
 LONGEST = 24
@@ -30,7 +32,7 @@ class Difference(NamedTuple):
 
 
 def differences(then: Run, now: Run) -> list[Difference]:
-    """All of them: none where the digests are equal."""
+    """All of them; none where the same code ran the same inputs."""
     return [*_of_manifests(then, now), *_of_tables(then, now), *_of_summaries(then, now)]
 
 
@@ -55,8 +57,8 @@ def _of_summaries(then: Run, now: Run) -> Iterator[Difference]:
 
 
 def _of_tables(then: Run, now: Run) -> Iterator[Difference]:
-    for name, before in then.tables.items():
-        after = now.tables[name]
+    for name in JUDGED:
+        before, after = getattr(then, name), getattr(now, name)
         if digest(before, name) != digest(after, name):
             yield Difference(name, _told_of_tables(before, after))
 

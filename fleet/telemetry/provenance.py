@@ -48,7 +48,7 @@ def sources_of(spec: FleetSpec) -> tuple[ComponentSource, ...]:
     No hedge and no breaker are left out, as in the spec's plain values: they say nothing.
     """
     return tuple(
-        ComponentSource(_path(keys), qualified(type(component)), *_source(type(component)))
+        ComponentSource(_path(keys), qualified(type(component)), *source_of(type(component)))
         for keys, component in _components(spec)
     )
 
@@ -205,10 +205,16 @@ Source = tuple[Literal["file", "class", "unknown"], str | None]
 _KNOWN: WeakKeyDictionary[type, Source] = WeakKeyDictionary()
 
 
-def _source(cls: type) -> Source:
+def source_of(cls: type) -> Source:
+    """Where the code of a class is, and its hash."""
     if cls not in _KNOWN:
         _KNOWN[cls] = _read(cls)
     return _KNOWN[cls]
+
+
+def know_source(cls: type, source: Source) -> None:
+    """Take another process's word for a class that came from it: the text may be known there alone."""
+    _KNOWN[cls] = source
 
 
 def _read(cls: type) -> Source:

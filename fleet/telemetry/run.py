@@ -361,13 +361,14 @@ def finish_run(
         files=files,
         faults=None if faults is None else msgspec.to_builtins(faults),
         options=options or {},
-        versions=_versions(),
+        versions=versions(),
         counters={name: count for name, count in sorted(telemetry.counters.items()) if count},
         machine=machine,
     )
     return Run(tables, summary, manifest, origin=origin_of(components, trace.recipe), trace=trace)
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """What a simulated run's bytes may depend on beside its inputs."""
     names = ("fleetlab", "msgspec", "numpy", "pyarrow", "pyzmq")
     return {"python": platform.python_version(), **{name: version(name) for name in names}}

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 
 from rich.console import Console
 
-from tests.bench import exports, live_fleet, overload, simulation, token_steps
+from tests.bench import exports, live_fleet, overload, reading, simulation, sweeping, token_steps
 from tests.bench.table import Row, show
 
 TABLES: dict[str, Callable[..., Iterator[Row]]] = {
@@ -21,6 +21,8 @@ TABLES: dict[str, Callable[..., Iterator[Row]]] = {
     "The log of views (CPU time)": simulation.log_rows,
     "A simulation under overload (CPU time)": overload.rows,
     "Simulation of language models (CPU time)": token_steps.simulated_rows,
+    "Sweeps": sweeping.rows,
+    "Reading trace files (CPU time)": reading.rows,
     "Runs and traces written for other tools (CPU time)": exports.rows,
     "Live: client, head and two replicas, a process each": live_fleet.rows,
     "Live: a decode step, streamed": token_steps.live_rows,

@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from experiments import Report, compare, frontier, grid, metric, sweep
+from experiments import Report, compare, frontier, grid, metric
 from fleet import FleetSpec, simulate
 from policies import PolicyError, PowerOfTwoChoices, Random, RoundRobin
 from tests.conftest import ROOT
@@ -276,9 +276,10 @@ def test_a_wrong_path_or_value_is_named(base: FleetSpec, path: str, value: objec
 
 
 def test_the_frontier_leaves_out_what_another_beats_in_all(trace: Trace, base: FleetSpec) -> None:
-    report = sweep(trace, base, {"replicas": [3, 4, 8]}, seeds=[0], progress=False)
-    assert frontier(report, "gpu_seconds", "e2e_s.p99") == ["replicas=3", "replicas=4", "replicas=8"]
-    assert frontier(report, "gpu_seconds") == ["replicas=3"]
+    report = compare(trace, grid(base, {"replicas": [3, 4, 8]}), seeds=[0], progress=False)
+    assert frontier(report, "gpu_seconds", "e2e_s.p99").front == ["replicas=3", "replicas=4", "replicas=8"]
+    assert frontier(report, "gpu_seconds").front == ["replicas=3"]
+    assert frontier(report, "gpu_seconds", where=["e2e_s.p99<0"]).names("infeasible") == list(report.runs)
     with pytest.raises(ValueError, match="no better way"):
         frontier(report, "utilization")
 

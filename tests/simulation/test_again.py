@@ -60,6 +60,7 @@ RUNS: dict[str, Callable[[], Run]] = {
     "sessions": lambda: simulate(TALKS, FLEET, sessions=True),
     "a stream": lambda: simulate(TALKS, LLM, stream=True, sessions=True),
     "a horizon": lambda: simulate(TRACE, FLEET, until_s=3.25),
+    "a log of calls": lambda: simulate(TRACE, FLEET, log_views=True),
     "an upsampled recording": lambda: simulate(
         load_trace("chat-small").first(requests=90).upsample(1.5, seed=2), LLM
     ),

@@ -31,9 +31,12 @@ def test_a_folder_holds_what_it_says_and_nothing_unfinished(run: Run, tmp_path: 
 
 
 def test_a_run_that_is_saved_over_another_takes_its_place_whole(run: Run, tmp_path: Path) -> None:
-    simulate(poisson(10.0, 2.0), FLEET).save(tmp_path, with_trace=True)
+    simulate(poisson(10.0, 2.0), FLEET, log_views=True).save(tmp_path, with_trace=True)
+    assert len(load_run(tmp_path).calls)
     run.save(tmp_path)
-    assert load_run(tmp_path).digest == run.digest
+    back = load_run(tmp_path)
+    assert back.digest == run.digest
+    assert not len(back.calls)
     assert not (tmp_path / "trace.parquet").exists(), "it was another run's"
 
 

@@ -59,7 +59,7 @@ def test_a_size_that_is_told_is_held_against_every_row(reading):
     content = rows((1024, 2), (1024, 16))
 
     with pytest.raises(
-        TraceError, match=r':2: column `hash_ids`: "16 hashes for 1,024 tokens" are not blocks of 512'
+        TraceError, match=r":2: column `hash_ids`: 16 hashes for 1,024 tokens are not blocks of 512"
     ):
         reading(content, block_tokens=512)
     kept = reading(content, block_tokens=512, on_bad="drop")

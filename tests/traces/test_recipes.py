@@ -4,6 +4,7 @@ import hashlib
 import inspect
 import os
 import threading
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -113,7 +114,7 @@ def test_whatever_makes_a_trace_is_recorded() -> None:
         f"Trace.{name}"
         for name, method in inspect.getmembers(Trace, inspect.isfunction)
         if inspect.signature(method).return_annotation == "Trace" and not name.startswith("_")
-    } - {"Trace.derived", "Trace.made_by", "Trace.headed"}
+    } - {"Trace.derived", "Trace.made_by", "Trace.headed", "Trace.reported"}
     makers = {
         name
         for name in traces.__all__
@@ -235,15 +236,48 @@ def test_a_file_that_is_not_what_it_was_is_named(tmp_path: Path) -> None:
         again(trace)
 
 
+def test_a_member_of_an_archive_is_found_again_and_so_is_a_table_of_ones_own(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "two.zip", "w") as archive:
+        archive.writestr("talk.jsonl", MOONCAKE)
+        archive.writestr("mine.csv", "ts,in\n5,1\n7,2\n")
+    talk = load_trace(f"{tmp_path / 'two.zip'}::talk.jsonl")
+    mine = load_trace(
+        f"{tmp_path / 'two.zip'}::mine.csv", columns={"arrived_s": "ts:ms", "prompt_tokens": "in"}
+    )
+    for trace in (talk, mine):
+        assert again(trace).sha256 == trace.sha256
+    with zipfile.ZipFile(tmp_path / "two.zip", "a") as archive:
+        archive.writestr("third", "")
+    with pytest.raises(TraceError, match=r"two\.zip: is not the file that the run's trace was read from"):
+        again(talk)
+
+
 def test_a_recipe_calls_nothing_but_what_is_recorded() -> None:
     for name in ("os.system", "Trace.derived", "save_trace"):
         with pytest.raises(TraceError, match=f"there is no step {name}; another version of fleetlab"):
             rebuilt(Recipe((Step(name),)), "", Header(source=""))
-    unknown = Recipe((Step("poisson", {"rate": 3.0}),))
-    with pytest.raises(
-        TraceError, match=r"poisson\(rate=3\.0\) cannot be called: missing a required argument"
-    ):
-        rebuilt(unknown, "", Header(source=""))
+
+
+@pytest.mark.parametrize(
+    ("steps", "said"),
+    [
+        ([Step("poisson", {"rate": 3.0})], r"^poisson\(rate=3\.0\) cannot be called: "),
+        ([Step("Trace.first", {"requests": 3})], r"^first\(requests=3\) cannot be called: "),
+        ([Step("load_trace", {"path": 3})], r"^load_trace\(path=3\) cannot be called: "),
+        ([Step("expression", {"text": "AAAA"})], r"^expression\(text='AAAA'\) cannot be called: "),
+        (
+            [Step("surge"), Step("poisson", {"duration_s": 2.0})],
+            r"^poisson\(duration_s=2\.0\) cannot be called: ",
+        ),
+        (
+            [Step("Lengths.constant", {"tokens": 2})],
+            r"^Lengths\.constant makes no trace; the recipe was changed$",
+        ),
+    ],
+)
+def test_a_recipe_that_was_spoilt_is_told_by_its_step(steps: list[Step], said: str) -> None:
+    with pytest.raises(TraceError, match=said):
+        rebuilt(Recipe(tuple(steps)), "", Header(source=""))
 
 
 def test_a_recipe_reads_as_what_was_called() -> None:

@@ -13,7 +13,7 @@ from tests.traces.test_trace import of
 from tests.traces.writing import FOREIGN, csv, json_lines, mooncake
 from traces import Header, Observed, Trace, TraceError, describe, load_trace, merge, save_trace
 from traces.published import PUBLISHED
-from traces.readers.rows import SAME
+from traces.readers.further import SAME
 
 every_format = pytest.mark.parametrize("name", FOREIGN)
 
@@ -64,7 +64,8 @@ def test_another_tool_s_fields_in_mooncake_keys_are_kept(reading):
     (first, _) = trace
     assert (first.request.session, first.request.priority, first.request.model) == ("s0", 1, "m0")
     assert first.request.extra == {"delay": 3500}
-    assert (trace.report.in_extra, trace.report.not_kept) == ({"delay": 2}, {})
+    assert (trace.report.in_extra, trace.report.not_kept) == ({"delay": 1}, {})
+    assert column(trace, "think_s") == [None, 3.5]  # of the second turn it is a column
 
 
 def test_vidur_s_further_columns_are_kept(reading):
@@ -372,7 +373,8 @@ def test_a_format_may_be_told(reading):
         FOREIGN["vidur"]([5, 8]), TIMESTAMP="2023-11-16 18:15:46", ContextTokens=7, GeneratedTokens=2
     )
 
-    assert reading(both).report.format == "azure-llm"
+    with pytest.raises(TraceError, match=r"may be azure-llm or vidur; say which with format= \(--format\)"):
+        reading(both)
     told = reading(both, format="vidur")
     assert (told.report.format, column(told, "prompt_tokens")) == ("vidur", [600, 600])
     with pytest.raises(TraceError, match=r"there is no format 'vidor'; known: fleetlab-jsonl, "):

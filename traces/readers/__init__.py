@@ -7,28 +7,41 @@ module and list it in `FORMATS`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
-from traces import operations
 from traces.data import bundled_names, bundled_path
 from traces.errors import TraceError
-from traces.rates import holds_rates
 from traces.readers import (
+    aiperf,
     azure,
     azure_functions,
+    azure_functions_2019,
     bailian,
+    blis,
     burstgpt,
+    dynamo,
+    guidellm,
+    lengths,
+    mapped,
     measured_run,
     mooncake,
+    not_requests,
+    otel_genai,
     own,
     own_csv,
-    recorded_faults,
+    servegen,
+    servegen_offline,
+    sharegpt,
     splitwise,
     vidur,
+    vllm_bench,
+    weka,
     workload,
 )
-from traces.readers.options import OnBad, OnFailed, ReadOptions, TimeUnit
+from traces.readers.gathered import Gathered
+from traces.readers.options import OnBad, OnFailed, ReadOptions, TimeUnit, columns_of
 from traces.readers.rows import Rows
 from traces.recipe import recorded
 from traces.schema import Header
@@ -46,15 +59,15 @@ class Format(Protocol):
 
     @property
     def TAKES(self) -> frozenset[str]:  # noqa: N802  (a constant of a module)
-        """Which of the options `time_unit` and `block_tokens` mean something here."""
+        """Which of the options that a file may leave open (`ReadOptions.only` has them) mean something here."""
         ...
 
     def sniff(self, source: Source) -> bool:
         """Whether the file is in this format."""
         ...
 
-    def read(self, source: Source, options: ReadOptions) -> tuple[Rows, Header]:
-        """The file's rows, bad ones marked, and its header."""
+    def read(self, source: Source, options: ReadOptions) -> tuple[Rows | Gathered, Header]:
+        """The file's rows, bad ones marked, and its header; a format that is read in parts has them gathered."""
         ...
 
 
@@ -71,6 +84,18 @@ FORMATS: tuple[Format, ...] = (
     workload,
     bailian,
     mooncake,
+    azure_functions_2019,
+    blis,
+    servegen,
+    servegen_offline,
+    vllm_bench,
+    aiperf,
+    guidellm,
+    dynamo,
+    weka,
+    otel_genai,
+    sharegpt,
+    lengths,
 )
 
 
@@ -82,45 +107,90 @@ def load_trace(
     failed: OnFailed | None = None,
     time_unit: TimeUnit | None = None,
     block_tokens: int | None = None,
+    arrivals: str | None = None,
+    chars_per_token: float | None = None,
+    seed: int = 0,
+    columns: Mapping[str, str] | str | None = None,
     format: str | None = None,
 ) -> Trace:
-    """Read a trace from a file of any known format, plain or packed with gzip or bzip2.
+    """Read a trace from a file of any known format, plain or packed with gzip, bzip2, xz, zstd or zip.
 
     Rows that are out of order are sorted by arrival, stably, and counted in `Trace.report.reordered`. The first arrival
     becomes time 0, and `Trace.header.offset_s` what it was; only our own formats keep the times that they have. What
     was told here and mattered is the step ``read`` in the header.
 
     Args:
-        path: A file; or, where no such file exists and it has no folder in it, the name of a bundled trace
-            (``surge-reference``, ``chat-small``, ``demo-surge``).
+        path: A file; of a zip archive of several, one of them (``archive.zip::member.csv``). Or, where no such file
+            exists and it has no folder in it, the name of a bundled trace (``surge-reference``, ``chat-small``,
+            ``demo-surge``).
         on_bad: What becomes of a row with a missing, non-numeric, negative or infinite value: "raise" names
             the first in an error, "drop" leaves out and counts them all in `Trace.report.dropped`.
         failed: What becomes of requests that failed when they were recorded (`observed.failed`): "keep" (also where
             None) has them as they are recorded, "drop" leaves them out; both count them in `Trace.report.failed`.
         time_unit: Of the arrivals, where the format does not say it: "s", "ms", "us" or "ns".
         block_tokens: Tokens that each prefix hash stands for, where the file's are not the format's usual blocks.
+        arrivals: The law by which the requests of a file without times come: ``poisson:RATE_PER_S``,
+            ``gamma:RATE_PER_S:CV``, ``constant:RATE_PER_S`` or ``at-once``.
+        chars_per_token: How many characters of a text make a token, where the file has texts and no counts.
+        seed: Of all that is drawn: arrivals, or the times within the minutes of a file that has counts of minutes.
+        columns: Of a table of your own (CSV, JSON lines or Parquet): which of its columns is which of a trace, with the
+            unit of times whose name does not say it, as in ``{"arrived_s": "ts:ms", "prompt_tokens": "in"}``, or as
+            text ``"arrived_s=ts:ms,prompt_tokens=in"``. Those that are not mapped go to `extra`.
         format: The name of the format to read it as; by default it is recognised.
 
     Raises:
-        TraceError: No such file, an unknown format, a bad row, or times or hashes that contradict what the format
-            says of them; says where, what, what would be right, and which format was assumed.
+        TraceError: No such file, an unknown format or one that may be two, a bad row, or times or hashes that
+            contradict what the format says of them; says where, what, what would be right, and which format it was
+            taken for.
     """
-    options = ReadOptions(on_bad=on_bad, failed=failed, time_unit=time_unit, block_tokens=block_tokens)
+    options = ReadOptions(
+        on_bad=on_bad,
+        failed=failed,
+        time_unit=time_unit,
+        block_tokens=block_tokens,
+        arrivals=arrivals,
+        chars_per_token=chars_per_token,
+        seed=seed,
+        columns=columns_of(columns or {}),
+    )
     source = Source(_found(Path(path)))
-    reader = _recognised(source) if format is None else _named(format)
+    reader = _reader(source, options, format)
     options.only(reader.TAKES, reader.NAME)
     try:
         rows, header = reader.read(source, options)
-        return rows.trace(header, reader.NAME, options)
+        return _gathered(rows, options).trace(header, reader.NAME)
     except TraceError as error:
-        raise error.read_as(reader.NAME) from None
+        raise (error if reader is mapped else error.read_as(reader.NAME)) from None
+
+
+def _gathered(rows: Rows | Gathered, options: ReadOptions) -> Gathered:
+    if isinstance(rows, Gathered):
+        return rows
+    gathered = Gathered(rows.file, options)
+    gathered.add(rows)
+    return gathered
+
+
+def _reader(source: Source, options: ReadOptions, format: str | None) -> Format:
+    if not options.columns:
+        return _recognised(source) if format is None else _named(format)
+    if format is not None:
+        raise TraceError(
+            "columns= (--columns) is of a table of your own, and format= (--format) names a known one",
+            remedy="give one of them",
+        )
+    return mapped
 
 
 def _recognised(source: Source) -> Format:
-    for reader in FORMATS:
-        if reader.sniff(source):
-            return reader
-    raise _unknown(source)
+    found = [reader for reader in FORMATS if reader.sniff(source)]
+    if not found:
+        raise _unknown(source)
+    if len(found) > 1:
+        names = " or ".join(reader.NAME for reader in found)
+        remedy = f"say which with format= (--format): {names}"
+        raise TraceError(f"may be {names}", remedy=remedy, file=source.path)
+    return found[0]
 
 
 def _named(format: str) -> Format:
@@ -142,16 +212,10 @@ def _found(path: Path) -> Path:
 
 
 def _unknown(source: Source) -> TraceError:
-    if recorded_faults.sniff(source):
-        return TraceError("holds faults, not requests", remedy="read it with load_faults()", file=source.path)
-    if operations.sniff(source):
-        remedy = "read it with load_operations()"
-        return TraceError("holds operations, not requests", remedy=remedy, file=source.path)
-    if holds_rates(source):
-        remedy = "sample requests from it: from_rates(load_rates(path), seed=0)"
-        return TraceError("holds rates, not requests", remedy=remedy, file=source.path)
+    if (instead := not_requests.found(source)) is not None:
+        holds, remedy = instead
+        return TraceError(f"holds {holds}, not requests", remedy=remedy, file=source.path)
     begins = source.first_line[:60]
     known = ", ".join(reader.NAME for reader in FORMATS)
-    return TraceError(
-        f'begins "{begins}", which is no known format', remedy=f"known: {known}", file=source.path
-    )
+    remedy = f"known: {known}; a table of your own is read with columns= (--columns)"
+    return TraceError(f'begins "{begins}", which is no known format', remedy=remedy, file=source.path)

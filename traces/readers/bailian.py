@@ -54,7 +54,7 @@ def read(source: Source, options: ReadOptions) -> tuple[Rows, Header]:
     rows.put("turn", pa.array(turns, pa.int64()), "turn")
     before = [None if line.parent_chat_id in (None, ROOT) else str(line.parent_chat_id) for line in lines]
     rows.put("parent", pa.array(before, pa.string()), "parent_chat_id")
-    put_blocks(rows, [line.hash_ids for line in lines], lengths, options, usual=BLOCK_TOKENS, partial=False)
+    put_blocks(rows, [line.hash_ids for line in lines], usual=BLOCK_TOKENS, partial=False)
     rows.put_others(other_fields(source, rows, _Line.__struct_fields__))
     return rows, header_of(source, "Bailian")
 

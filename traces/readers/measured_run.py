@@ -7,13 +7,16 @@ from the second alone: so `observed.ttft_s` counts from when the engine queued t
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import msgspec
 import numpy as np
 import pyarrow as pa
 
 from traces.published import header_of
+from traces.readers.gathered import Gathered, gather
 from traces.readers.json_rows import Int64, decode_lines, other_fields
-from traces.readers.options import ReadOptions
+from traces.readers.options import ReadOptions, TimeUnit
 from traces.readers.rows import Rows
 from traces.schema import Header
 from traces.source import Source
@@ -49,21 +52,27 @@ def sniff(source: Source) -> bool:
     return source.has_keys("request_id", "input_toks", "output_toks", "arrival_time")
 
 
-def read(source: Source, options: ReadOptions) -> tuple[Rows, Header]:
+def read(source: Source, options: ReadOptions) -> tuple[Gathered, Header]:
     """All fields; time 0 is the first arrival. A unit that is told is of the arrivals, the stamps are seconds."""
-    lines, rows = decode_lines(source, _Line)
-    arrived = np.array([line.arrival_time for line in lines])
-    rows.put_arrivals(arrived, options.unit("s"), "arrival_time")
-    rows.put("id", pa.array([line.request_id for line in lines], pa.string()), "request_id")
-    rows.put("prompt_tokens", pa.array([line.input_toks for line in lines], pa.int64()), "input_toks")
-    rows.put("output_tokens", pa.array([line.output_toks for line in lines], pa.int64()), "output_toks")
-    observed = {
-        "queue_s": [_between(line.queued_ts, line.scheduled_ts) for line in lines],
-        "ttft_s": [_between(line.queued_ts, line.first_token_ts) for line in lines],
-        "tpot_s": [line.tpot_s() for line in lines],
-        "e2e_s": [_between(line.queued_ts, line.last_token_ts) for line in lines],
-    }
-    for name, values in observed.items():
-        rows.put(f"observed_{name}", pa.array(values, pa.float64()))
-    rows.put_others(other_fields(source, rows, _Line.__struct_fields__))
-    return rows, header_of(source, "LLMServingSim")
+    unit = options.unit("s")
+    return gather(source, options, lambda file: _parts(file, unit)), header_of(source, "LLMServingSim")
+
+
+def _parts(source: Source, unit: TimeUnit) -> Iterator[Rows]:
+    for part in source.parts():
+        lines, rows = decode_lines(part, _Line)
+        arrived = np.array([line.arrival_time for line in lines])
+        rows.put_arrivals(arrived, unit, "arrival_time")
+        rows.put("id", pa.array([line.request_id for line in lines], pa.string()), "request_id")
+        rows.put("prompt_tokens", pa.array([line.input_toks for line in lines], pa.int64()), "input_toks")
+        rows.put("output_tokens", pa.array([line.output_toks for line in lines], pa.int64()), "output_toks")
+        observed = {
+            "queue_s": [_between(line.queued_ts, line.scheduled_ts) for line in lines],
+            "ttft_s": [_between(line.queued_ts, line.first_token_ts) for line in lines],
+            "tpot_s": [line.tpot_s() for line in lines],
+            "e2e_s": [_between(line.queued_ts, line.last_token_ts) for line in lines],
+        }
+        for name, values in observed.items():
+            rows.put(f"observed_{name}", pa.array(values, pa.float64()))
+        rows.put_others(other_fields(part, rows, _Line.__struct_fields__))
+        yield rows

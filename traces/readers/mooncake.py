@@ -1,93 +1,155 @@
-"""Mooncake traces (Kimi): JSON lines with arrival in ms, lengths, and the hashes of 512-token prefix blocks.
+"""The family of Mooncake traces: JSON lines with arrival in ms, lengths, and the hashes of prefix blocks.
 
-Other tools write files with these keys, in other units and with other blocks, and no key says so. So both are checked:
-hashes against lengths in every row, times against what milliseconds can be. What is in doubt is refused.
+Kimi's own files have ``timestamp``, ``input_length``, ``output_length`` and ``hash_ids`` of 512-token blocks. AIPerf
+and Dynamo add ``session_id``, ``delay`` and more, and take other names for the same (`ALIASES`). Other tools write such
+keys in other units and with other blocks, and no key says so. So both are checked: hashes against lengths in every row,
+times against what milliseconds can be. What is in doubt is refused.
 
 The clock of the published files ticks about every 3 s, so many requests share an instant: spread them with
 `Trace.dequantise(tick_s=3.0, seed=...)` where that matters.
+
+Sources: the README of kvcache-ai/Mooncake; "Trace Replay with Mooncake Traces" in NVIDIA's documentation of AIPerf 0.7,
+and its ``MooncakeTrace`` (``delay``: milliseconds to wait before the turn is sent); ``MooncakeRow`` and
+``AgenticMooncakeRow`` in the documentation of the crate dynamo-data-gen 1.3 and 1.4 (the aliases; ``wait_for``:
+requests that must be complete before this one, which then waits ``delay`` plus ``tool_wait_ms``).
 """
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
+from typing import Any
 
 import msgspec
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from traces.errors import TraceError
 from traces.published import PUBLISHED, header_of
 from traces.readers.blocks import put_blocks
+from traces.readers.gathered import Gathered, gather
 from traces.readers.json_rows import Int64, decode_lines, other_fields
+from traces.readers.milliseconds import check_milliseconds
 from traces.readers.options import ReadOptions
 from traces.readers.rows import Rows
-from traces.schema import Header
+from traces.readers.turns import Turns, awaited
+from traces.schema import Header, Scalar
 from traces.source import Source
 
 NAME = "mooncake"
 TAKES = frozenset({"time_unit", "block_tokens"})
 BLOCK_TOKENS = 512
-FASTEST_PER_S = 10.0
-SHORTEST_S = 1.0
-"""Arrival times a second, on average, and seconds in all, beyond which times are not taken for milliseconds unasked.
-Recorded services have fewer and last longer; what is recorded in seconds looks like this if it is taken for ms."""
-UNIX_S = (1.4e9, 2.1e9)
-"""Times within these bounds are dates from 2014 to 2036 if they are seconds, and January 1970 if they are ms."""
+ALIASES = {
+    "timestamp": "created_time",
+    "input_length": "input_tokens",
+    "output_length": "output_tokens",
+    "delay": "delay_ms",
+}
+"""The other name that a file may have for a field."""
+Further = dict[str, Sequence[Scalar]]
+
+_FIELDS: list[tuple[str, Any] | tuple[str, Any, Any]] = [  # Any: types, and their defaults
+    ("input_length", Int64),
+    ("output_length", Int64),
+    ("timestamp", float | None, None),
+    ("hash_ids", list[int] | None, None),
+    ("session_id", str | int | None, None),
+    ("request_id", str | int | None, None),
+    ("wait_for", list[str | int] | str | int | None, None),
+    ("delay", float | int | None, None),
+    ("tool_wait_ms", float | int | None, None),
+]
 
 
-class _Line(msgspec.Struct):
-    timestamp: float
-    input_length: Int64
-    output_length: Int64
-    hash_ids: list[Int64] | None = None
+@lru_cache(maxsize=16)
+def _line(called: tuple[str, ...]) -> Any:  # Any: a struct that is made here
+    """What a line is, in a file that has these names for the fields of `ALIASES`."""
+    return msgspec.defstruct("Line", _FIELDS, rename=dict(zip(ALIASES, called, strict=True)), gc=False)
+
+
+def _called(source: Source) -> dict[str, str]:
+    """What the file calls each field of `ALIASES`: the alias only where the first lines have that alone."""
+    used = {name for line in source.json_lines for name in line}
+    return {name: alias if alias in used and name not in used else name for name, alias in ALIASES.items()}
 
 
 def sniff(source: Source) -> bool:
-    """By the keys of the first line; one with chat ids too is Bailian's."""
-    return source.has_keys("timestamp", "input_length", "output_length") and not source.has_keys("chat_id")
+    """By the keys of the first lines; one with chat ids too is Bailian's."""
+    called = _called(source)
+    named = (called[name] for name in ("timestamp", "input_length", "output_length"))
+    return source.has_keys(*named) and not source.has_keys("chat_id")
 
 
-def read(source: Source, options: ReadOptions) -> tuple[Rows, Header]:
+def read(source: Source, options: ReadOptions) -> tuple[Gathered, Header]:
     """All fields; `blocks` are the file's ``hash_ids``, one for every started block.
+
+    A row with ``wait_for`` follows the last of the requests that it names. One of a session with ``delay``, or without
+    a time of its own, follows the row before it in its session. Both have a `parent`, and the delay as `think_s`; where
+    they have no time of their own it is the earliest possible, as if every answer were instant. Any other delay stays
+    in `extra`.
 
     Raises:
         TraceError: The times may be in another unit than ms, or the hashes stand for blocks of another size, and
             `options` do not say which.
     """
-    lines, rows = decode_lines(source, _Line)
-    recorded = np.array([line.timestamp for line in lines])
+    called = _called(source)
+    unit = options.unit("ms")
+    waits: set[str] = set()
+    rows = gather(source, options, lambda file: _parts(file, called, Turns(unit, waits)))
     if options.time_unit is None and source.sha256 not in PUBLISHED:
-        _check_milliseconds(recorded, source.path)
-    rows.put_arrivals(recorded, options.unit("ms"), "timestamp")
-    lengths = [line.input_length for line in lines]
-    rows.put("prompt_tokens", pa.array(lengths, pa.int64()), "input_length")
-    rows.put("output_tokens", pa.array([line.output_length for line in lines], pa.int64()), "output_length")
-    hashes = [line.hash_ids for line in lines]
-    put_blocks(rows, hashes, lengths, options, usual=BLOCK_TOKENS, partial=True)
-    rows.put_others(other_fields(source, rows, _Line.__struct_fields__))
+        check_milliseconds(rows, called["timestamp"])
     return rows, header_of(source, "Mooncake")
 
 
-def _check_milliseconds(recorded: npt.NDArray[np.float64], file: Path) -> None:
-    """Refuse times that may be seconds. Whole numbers at a plausible rate are what the format says."""
-    times = np.unique(recorded)
-    if len(times) == 0:
-        return
-    span_s = float(times[-1] - times[0]) / 1e3
-    per_s = (len(times) - 1) / span_s if span_s > 0 else 0.0
-    fractions = times[times != np.round(times)]
-    if len(fractions):
-        why = f"{fractions[0]:.15g} is no whole number of milliseconds"
-    elif UNIX_S[0] <= times[0] and times[-1] < UNIX_S[1]:
-        why = f"{times[0]:.15g} would be a date of this century in seconds"
-    elif per_s > FASTEST_PER_S or 0 < span_s < SHORTEST_S:
-        why = f"in milliseconds there would be {per_s:,.3g} different arrival times a second"
-    else:
-        return
-    remedy = (
-        f"say which with time_unit= (--time-unit): from first to last it is {1e3 * span_s:,.6g} s if they are s, "
-        f"{span_s:,.6g} s if they are ms"
-    )
-    problem = f"may be seconds or milliseconds: {why}"
-    raise TraceError(problem, remedy=remedy, file=file, column="timestamp")
+def _parts(source: Source, called: dict[str, str], turns: Turns) -> Iterator[Rows]:
+    known = {called.get(name, name) for name, *_ in _FIELDS}
+    for part in source.parts():
+        lines, rows = decode_lines(part, _line(tuple(called.values())))
+        rows.put("prompt_tokens", _ints(line.input_length for line in lines), called["input_length"])
+        rows.put("output_tokens", _ints(line.output_length for line in lines), called["output_length"])
+        put_blocks(rows, [line.hash_ids for line in lines], usual=BLOCK_TOKENS, partial=True)
+        _put_names(rows, lines)
+        left = _put_turns(rows, lines, turns, called)
+        rows.put_others(left | other_fields(part, rows, known))
+        yield rows
+
+
+def _ints(cells: Iterable[int]) -> pa.Array:
+    return pa.array(list(cells), pa.int64())
+
+
+def _put_names(rows: Rows, lines: list[Any]) -> None:
+    for name, column in (("session_id", "session"), ("request_id", "id")):
+        cells = [getattr(line, name) for line in lines]
+        if cells.count(None) < len(cells):
+            texts = [None if cell is None else str(cell) for cell in cells]
+            rows.put(column, pa.array(texts, pa.string()), name)
+
+
+def _put_turns(rows: Rows, lines: list[Any], turns: Turns, called: dict[str, str]) -> Further:
+    """Put the arrivals and who follows whom; what is said of delays and could not be told so, by field."""
+    if turns.pass_by(lines):
+        recorded = pa.array([line.timestamp for line in lines], pa.float64())
+        rows.put_arrivals(recorded, turns.unit, called["timestamp"])
+        return _left(lines, [None] * len(lines), called)
+    found = turns.of(lines)
+    recorded = pa.array([turn.recorded for turn in found], pa.float64())
+    rows.put_arrivals(recorded, turns.unit, called["timestamp"])
+    unknown = pa.array([turn.unknown for turn in found], pa.string())
+    rows.reject(pc.is_valid(unknown), "wait_for", "is the id of no earlier row", "", unknown)
+    rows.put("parent", pa.array([turn.parent for turn in found], pa.string()))
+    rows.put("think_s", pa.array([turn.think_s for turn in found], pa.float64()), called["delay"])
+    return _left(lines, [turn.parent for turn in found], called)
+
+
+def _left(lines: list[Any], parents: list[str | None], called: dict[str, str]) -> Further:
+    """Delays of rows that follow nobody, and all names where a row waits for several."""
+    left: Further = {}
+    for name in ("delay", "tool_wait_ms"):
+        cells = [getattr(line, name) for line in lines]
+        if cells.count(None) < len(cells):
+            alone = [cell if parent is None else None for cell, parent in zip(cells, parents, strict=True)]
+            left[called.get(name, name)] = alone
+    several = [
+        msgspec.json.encode(names).decode() if len(names := awaited(line)) > 1 else None for line in lines
+    ]
+    return left | {"wait_for": several} if any(several) else left

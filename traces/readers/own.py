@@ -10,18 +10,20 @@ file without it is another maker's: it is read too, if its columns have these na
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import msgspec
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet
 
 from traces.columns import COLUMNS
 from traces.errors import TraceError
 from traces.published import header_of
+from traces.readers.gathered import Gathered, gather
 from traces.readers.json_rows import Int64, decode_lines
 from traces.readers.options import ReadOptions
+from traces.readers.parquet_rows import ParquetRows, is_parquet
 from traces.readers.rows import Rows
 from traces.schema import Header, RequestKind, Scalar
 from traces.source import Source
@@ -71,26 +73,33 @@ class Jsonl:
         return source.first_line.startswith("{") and f'"{MARK}"' in source.first_line[:40]
 
     @staticmethod
-    def read(source: Source, options: ReadOptions) -> tuple[Rows, Header]:
+    def read(source: Source, options: ReadOptions) -> tuple[Gathered, Header]:
         """Every column, times as they are. Blank lines may precede the heading."""
-        blank = len(source.data) - len(source.data.lstrip())
-        skip = source.data[:blank].count(b"\n") + 1
+        blank = len(source.head) - len(source.head.lstrip())
+        skip = source.head[:blank].count(b"\n") + 1
         heading = _heading(source, source.first_line.encode())
-        lines, rows = decode_lines(source, Row, skip=skip)
+        return gather(source, options, lambda file: _lines(file, skip)), heading.header
+
+
+def _lines(source: Source, skip: int) -> Iterator[Rows]:
+    for part in source.parts():
+        lines, rows = decode_lines(part, Row, skip=skip)
         for name in COLUMNS:
             cells = [getattr(line, name) for line in lines]
+            if name not in {"arrived_s", "id"} and cells.count(None) == len(cells):
+                continue
             if name == "extra":
-                cells = [
-                    None if cell is None else msgspec.json.encode(cell, order="sorted").decode()
-                    for cell in cells
-                ]
+                cells = [None if cell is None else _encode(cell).decode() for cell in cells]
             if name == "id":
+                numbers = (str(line - skip - 1) for line in rows.lines)
                 cells = [
-                    str(line - skip - 1) if c is None else c
-                    for c, line in zip(cells, rows.lines, strict=True)
+                    number if cell is None else cell for cell, number in zip(cells, numbers, strict=True)
                 ]
             rows.put(name, pa.array(cells, COLUMNS[name].type))
-        return rows, heading.header
+        yield rows
+
+
+_encode = msgspec.json.Encoder(order="sorted").encode
 
 
 class Parquet:
@@ -102,31 +111,35 @@ class Parquet:
     @staticmethod
     def sniff(source: Source) -> bool:
         """By the magic bytes of any Parquet file."""
-        return source.data.startswith(b"PAR1")
+        return is_parquet(source)
 
     @staticmethod
-    def read(source: Source, options: ReadOptions) -> tuple[Rows, Header]:
+    def read(source: Source, options: ReadOptions) -> tuple[Gathered, Header]:
         """Every column. Lines in errors are row numbers from 1."""
-        try:
-            table = pyarrow.parquet.read_table(pa.BufferReader(source.data), use_threads=False)
-        except (pa.ArrowException, OSError) as error:
-            raise TraceError(
-                f"is damaged: {error}", remedy="write the file again", file=source.path
-            ) from None
-        unknown = [name for name in table.column_names if name not in COLUMNS]
-        if unknown or "arrived_s" not in table.column_names:
+        file = ParquetRows(source)
+        unknown = [name for name in file.names if name not in COLUMNS]
+        if unknown or "arrived_s" not in file.names:
             problem = "is not a column of a trace" if unknown else "is missing"
-            remedy = f"expected arrived_s and any of {', '.join(COLUMNS)}"
+            remedy = (
+                f"expected arrived_s and any of {', '.join(COLUMNS)}; a table of your own is read with columns= "
+                "(--columns)"
+            )
             raise TraceError(problem, remedy=remedy, file=source.path, column=(*unknown, "arrived_s")[0])
-        rows = Rows(source.path, np.arange(1, table.num_rows + 1))
-        for name in table.column_names:
-            values = _cast(source, name, table[name].combine_chunks())
+        mark = file.metadata.get(MARK.encode())
+        heading = _heading(source, mark) if mark else None
+        rows = gather(source, options, lambda file: _batches(file, shifted=heading is None))
+        return rows, header_of(source, "another maker") if heading is None else heading.header
+
+
+def _batches(source: Source, *, shifted: bool) -> Iterator[Rows]:
+    for batch in ParquetRows(source).batches():
+        rows = batch.rows
+        for name in batch.names:
+            values = _cast(source, name, batch.column(name))
             rows.put(name, tidy(rows, values) if name == "extra" else values)
-        mark = (table.schema.metadata or {}).get(MARK.encode())
-        if mark:
-            return rows, _heading(source, mark).header
-        rows.put_arrivals(_cast(source, "arrived_s", table["arrived_s"].combine_chunks()), "s", "arrived_s")
-        return rows, header_of(source, "another maker")
+        if shifted:
+            rows.put_arrivals(rows.columns["arrived_s"], "s", "arrived_s")
+        yield rows
 
 
 def _heading(source: Source, text: bytes) -> Heading:

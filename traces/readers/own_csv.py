@@ -6,6 +6,7 @@ shifted like those of other formats, and where it comes from is not known.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -15,8 +16,9 @@ import pyarrow as pa
 from traces.columns import COLUMNS
 from traces.published import header_of
 from traces.readers.csv_rows import SECONDS, CsvRows
+from traces.readers.gathered import Gathered, gather
 from traces.readers.json_rows import Int64
-from traces.readers.options import ReadOptions
+from traces.readers.options import ReadOptions, TimeUnit
 from traces.readers.own import tidy
 from traces.readers.rows import Rows
 from traces.schema import Header
@@ -31,15 +33,20 @@ def sniff(source: Source) -> bool:
     return source.has_columns("arrived_s") and set(source.csv_columns) <= COLUMNS.keys()
 
 
-def read(source: Source, options: ReadOptions) -> tuple[Rows, Header]:
+def read(source: Source, options: ReadOptions) -> tuple[Gathered, Header]:
     """Every column; arrivals are in seconds unless told otherwise."""
-    table = CsvRows(source)
-    arrived = table.numbers("arrived_s", expected=SECONDS)
-    table.rows.put_arrivals(arrived, options.unit("s"), "arrived_s")
-    for name in table.names:
-        if name != "arrived_s":
-            table.rows.put(name, _values(table, name), shown=table.texts(name))
-    return table.rows, header_of(source, "fleetlab")
+    unit = options.unit("s")
+    return gather(source, options, lambda file: _parts(file, unit)), header_of(source, "fleetlab")
+
+
+def _parts(source: Source, unit: TimeUnit) -> Iterator[Rows]:
+    for part in source.parts():
+        table = CsvRows(part)
+        table.rows.put_arrivals(table.numbers("arrived_s", expected=SECONDS), unit, "arrived_s")
+        for name in table.names:
+            if name != "arrived_s":
+                table.rows.put(name, _values(table, name), shown=table.texts(name))
+        yield table.rows
 
 
 def _values(table: CsvRows, name: str) -> pa.Array:

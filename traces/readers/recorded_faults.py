@@ -40,7 +40,7 @@ class _Event(msgspec.Struct):
 
 def sniff(source: Source) -> bool:
     """Whether a file begins as one of the two recorded formats, or as a fault trace of this project's own."""
-    head = source.data[:4096].replace(b" ", b"").replace(b"\n", b"")
+    head = source.head[:4096].replace(b" ", b"").replace(b"\n", b"")
     log = head.startswith(b"[{") and b'"event_type":"fault_' in head
     return log or head.startswith((b'{"metadata":{"gap_seconds"', b'{"faults"'))
 
@@ -51,7 +51,7 @@ def read(source: Source, *, replicas: int | None) -> FaultTrace | None:
     Raises:
         TraceError: A field of it is missing, of the wrong type or out of bounds; names its path.
     """
-    head = source.data[:4096].lstrip()
+    head = source.head[:4096].lstrip()
     try:
         if head.startswith(b"{") and b'"gap_seconds"' in head:
             spot = msgspec.json.decode(source.data, type=_Spot)

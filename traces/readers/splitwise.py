@@ -5,9 +5,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from traces.published import header_of
 from traces.readers.csv_rows import SECONDS, CsvRows
-from traces.readers.options import ReadOptions
+from traces.readers.gathered import Gathered, gather
+from traces.readers.options import ReadOptions, TimeUnit
 from traces.readers.rows import Rows
 from traces.schema import Header
 from traces.source import Source
@@ -23,16 +26,22 @@ def sniff(source: Source) -> bool:
     return source.has_columns(*_KNOWN)
 
 
-def read(source: Source, options: ReadOptions) -> tuple[Rows, Header]:
+def read(source: Source, options: ReadOptions) -> tuple[Gathered, Header]:
     """All columns; type, application and batch size go to `extra` as numbers, further ones as text."""
-    table = CsvRows(source)
-    rows = table.rows
-    arrived = table.numbers("arrival_timestamp", expected=SECONDS)
-    rows.put_arrivals(arrived, options.unit("s"), "arrival_timestamp")
-    rows.put("id", table.texts("request_id"), "request_id")
-    rows.put("prompt_tokens", table.counts("prompt_size"), "prompt_size")
-    rows.put("output_tokens", table.counts("token_size"), "token_size")
-    present = [name for name in _NUMBERED if name in table.names]
-    numbers = {name: table.counts(name, required=False).to_pylist() for name in present}
-    rows.put_others(numbers | table.others(*_KNOWN, *_NUMBERED))
-    return rows, header_of(source, "Splitwise")
+    unit = options.unit("s")
+    return gather(source, options, lambda file: _parts(file, unit)), header_of(source, "Splitwise")
+
+
+def _parts(source: Source, unit: TimeUnit) -> Iterator[Rows]:
+    for part in source.parts():
+        table = CsvRows(part)
+        rows = table.rows
+        arrived = table.numbers("arrival_timestamp", expected=SECONDS)
+        rows.put_arrivals(arrived, unit, "arrival_timestamp")
+        rows.put("id", table.texts("request_id"), "request_id")
+        rows.put("prompt_tokens", table.counts("prompt_size"), "prompt_size")
+        rows.put("output_tokens", table.counts("token_size"), "token_size")
+        present = [name for name in _NUMBERED if name in table.names]
+        numbers = {name: table.counts(name, required=False).to_pylist() for name in present}
+        rows.put_others(numbers | table.others(*_KNOWN, *_NUMBERED))
+        yield rows

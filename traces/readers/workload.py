@@ -91,9 +91,7 @@ def read(source: Source, options: ReadOptions) -> tuple[Rows, Header]:
     for name in ("input_toks", "output_toks"):
         missing = [getattr(lines[row.line], name) is None and row.turn is None for row in table]
         rows.reject(missing, name, "is missing", "expected a count of tokens such as 128")
-    blocks = [row.blocks for row in table]
-    lengths = [row.prompt_tokens for row in table]
-    put_blocks(rows, blocks, lengths, options, usual=BLOCK_TOKENS, partial=False)
+    put_blocks(rows, [row.blocks for row in table], usual=BLOCK_TOKENS, partial=False)
     for name in _TOKEN_IDS:
         rows.leave_out(name, with_ids[name])
     rows.put_others(columns_of([row.others for row in table]))

@@ -1,0 +1,272 @@
+"""Which of many candidates are worth choosing from: the Pareto front of several objectives, within constraints.
+
+The one thing to know: all is judged on means over a candidate's seeds, and who cannot be judged is left out by name.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from operator import ge, gt, le, lt
+from statistics import fmean
+from typing import TYPE_CHECKING, Literal
+
+from msgspec import Struct
+
+from experiments.findings import LITTLE
+from experiments.lacks import Lack, lack
+from experiments.measured import Measured
+from experiments.metrics import Metric, metric
+from experiments.sweep.space import SweepError
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+Best = Literal["max", "min"]
+Standing = Literal["front", "dominated", "infeasible", "left out"]
+KNEE = "nearest to the best of every objective, each scaled from 0 to 1 over the front (Zeleny, 1973)"
+_BETTER: dict[str, Best] = {"higher": "max", "lower": "min"}
+_SIGNS = {">=": ge, "<=": le, ">": gt, "<": lt}
+_CONSTRAINT = re.compile(r"\s*(\S+?)\s*(>=|<=|>|<)\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*")
+
+
+class Judging(Struct, frozen=True):
+    """A figure that candidates are judged by."""
+
+    metric: Metric
+
+    @property
+    def key(self) -> str:
+        """The metric's."""
+        return self.metric.key
+
+
+class Objective(Judging, frozen=True):
+    """A figure, and which way it is better."""
+
+    best: Best
+
+    def cost(self, value: float) -> float:
+        """The lower, the better."""
+        return value if self.best == "min" else -value
+
+    def __str__(self) -> str:
+        return f"{self.metric.key}:{self.best}"
+
+
+class Constraint(Judging, frozen=True):
+    """A bound of a figure: who does not keep it, on average over its seeds, is infeasible."""
+
+    sign: str
+    bound: float
+
+    def kept(self, value: float) -> bool:
+        """Whether `value` is within the bound."""
+        return bool(_SIGNS[self.sign](value, self.bound))
+
+    def excess(self, value: float) -> float:
+        """By how much `value` is out of bounds; 0 or less where it is within."""
+        return value - self.bound if self.sign in ("<=", "<") else self.bound - value
+
+    def __str__(self) -> str:
+        return f"{self.metric.key}{self.sign}{self.bound:g}"
+
+
+def objectives_of(
+    given: Mapping[str, str | None] | Sequence[str], known: Mapping[str, Metric] = {}
+) -> tuple[Objective, ...]:
+    """``{"throughput_per_s": "max"}`` or ``["throughput_per_s:max"]``; where no way is said, the metric's better one.
+
+    `known` are metrics of one's own, by key.
+    """
+    chosen = given.items() if isinstance(given, Mapping) else map(_way_of, given)
+    return tuple(_objective(name, best, known) for name, best in chosen)
+
+
+def _way_of(text: str) -> tuple[str, str | None]:
+    name, colon, way = text.rpartition(":")
+    return (name, way) if colon and way in ("max", "min") else (text, None)
+
+
+def _objective(name: str, best: str | None, known: Mapping[str, Metric]) -> Objective:
+    one = _figure(name, known)
+    if best is None and one.better == "neither":
+        raise SweepError(
+            f"{name} has no better way, so nothing can be best in it; say {name}:max or {name}:min"
+        )
+    if best not in (None, "max", "min"):
+        raise SweepError(f"objective {name}: {best!r} is no way to be best; it is max or min")
+    return Objective(one, "max" if (best or _BETTER[one.better]) == "max" else "min")
+
+
+def _figure(name: str, known: Mapping[str, Metric]) -> Metric:
+    try:
+        one = known.get(name) or metric(name)
+    except ValueError as error:
+        raise SweepError(str(error)) from None
+    if one.by and one.across is None:
+        raise SweepError(
+            f"{name} has a value for each group; one over all of them decides, as {name}:max_min"
+        )
+    return one
+
+
+def constraints_of(given: Sequence[str], known: Mapping[str, Metric] = {}) -> tuple[Constraint, ...]:
+    """``["slo_attainment>=0.99"]``, in the metric's own unit: seconds, a fraction of 1."""
+    return tuple(_constraint(text, known) for text in given)
+
+
+def _constraint(text: str, known: Mapping[str, Metric]) -> Constraint:
+    parts = _CONSTRAINT.fullmatch(text)
+    if parts is None:
+        raise SweepError(f"{text!r} is no constraint, such as slo_attainment>=0.99 or e2e_s.p99<=0.2")
+    return Constraint(_figure(parts[1], known), parts[2], float(parts[3]))
+
+
+class Candidate(Struct, frozen=True, kw_only=True):
+    """Where one candidate stands."""
+
+    name: str
+    standing: Standing
+    means: dict[str, float]
+    """Of the objectives and the constraints, over the seeds that have a value."""
+    why: str = ""
+    """Which constraint is not kept, or why it is left out."""
+
+
+class Pareto(Struct, frozen=True, kw_only=True):
+    """All candidates by their standing, and the one of the front to begin with."""
+
+    objectives: tuple[Objective, ...]
+    constraints: tuple[Constraint, ...]
+    candidates: tuple[Candidate, ...]
+    knee: str | None
+    """See `KNEE`; None where the front is empty."""
+    lacks: tuple[Lack, ...] = ()
+    """Figures of candidates that were judged which had no value in some of their seeds: those count in no mean."""
+
+    def names(self, standing: Standing) -> list[str]:
+        """The candidates that stand so, those of a front from the best in the first objective on."""
+        return [one.name for one in self.candidates if one.standing == standing]
+
+    @property
+    def front(self) -> list[str]:
+        """Those that keep the constraints and that no other such is at least as good as in all, and better in one."""
+        return self.names("front")
+
+    @property
+    def left_out(self) -> dict[str, str]:
+        """Why each candidate was not judged."""
+        return {one.name: one.why for one in self.candidates if one.standing == "left out"}
+
+    def __rich__(self) -> RenderableType:
+        from experiments.sweep.words import pareto_in_words
+
+        return pareto_in_words(self)
+
+    def __str__(self) -> str:
+        from experiments.text import as_text
+
+        return as_text(self.__rich__())
+
+
+def pareto(
+    measured: Mapping[str, Sequence[Measured]],
+    objectives: Sequence[Objective],
+    constraints: Sequence[Constraint] = (),
+) -> Pareto:
+    """Where each candidate stands by the runs that were measured of it.
+
+    Left out, with the reason, are those that lack one of the figures in every seed, those of which a run failed, and
+    those that completed less than half of what was asked of them where a figure is of completed requests.
+    """
+    if not objectives:
+        raise SweepError("a front needs an objective, such as throughput_per_s:max")
+    all_of_them = [judged(name, runs, objectives, constraints) for name, runs in measured.items()]
+    costs = {
+        one.name: tuple(item.cost(one.means[item.key]) for item in objectives)
+        for one in all_of_them
+        if one.standing == "front"
+    }
+    front = nondominated(costs)
+    order = {name: rank for rank, name in enumerate(sorted(front, key=lambda name: costs[name]))}
+    placed = [
+        Candidate(name=one.name, standing="dominated", means=one.means) if one.name in costs.keys() - order.keys()
+        else one
+        for one in all_of_them
+    ]  # fmt: skip
+    placed.sort(key=lambda one: order.get(one.name, len(order)))
+    knee = knee_of({name: costs[name] for name in order})
+    figures: list[Judging] = [*objectives, *constraints]
+    lacks = [
+        missing
+        for one in placed
+        for figure in figures
+        if one.standing != "left out"
+        and (missing := lack(figure.metric, one.name, measured[one.name])) is not None
+    ]
+    return Pareto(
+        objectives=tuple(objectives), constraints=tuple(constraints), candidates=tuple(placed), knee=knee,
+        lacks=tuple(lacks),
+    )  # fmt: skip
+
+
+def judged(
+    name: str, runs: Sequence[Measured], objectives: Sequence[Objective], constraints: Sequence[Constraint]
+) -> Candidate:
+    """On the front until another one dominates it, unless it cannot be there."""
+    figures: list[Judging] = [*objectives, *constraints]
+    means = means_of(runs, [one.key for one in figures])
+    if why := _not_judged(runs, figures, means):
+        return Candidate(name=name, standing="left out", means=means, why=why)
+    broken = [str(one) for one in constraints if not one.kept(means[one.key])]
+    standing: Standing = "infeasible" if broken else "front"
+    return Candidate(name=name, standing=standing, means=means, why=", ".join(broken))
+
+
+def means_of(runs: Sequence[Measured], keys: Sequence[str]) -> dict[str, float]:
+    """The mean of each figure over the runs that have it; without those that none has."""
+    values = {key: [value for run in runs if (value := run.values.get(key)) is not None] for key in keys}
+    return {key: fmean(found) for key, found in values.items() if found}
+
+
+def _not_judged(runs: Sequence[Measured], figures: Sequence[Judging], means: Mapping[str, float]) -> str:
+    failed = [run for run in runs if run.error is not None]
+    if failed or not runs:
+        return f"{len(failed)} of {len(runs)} runs failed: {failed[0].error}" if failed else "it has no runs"
+    submitted, completed = (sum(getattr(run, name) for run in runs) for name in ("submitted", "completed"))
+    if submitted and completed < LITTLE * submitted and not all(one.metric.of_all for one in figures):
+        return f"it completed {completed / submitted:.1%} of its requests"
+    lacks = [lack(one.metric, runs[0].candidate, runs) for one in figures if one.key not in means]
+    return ", ".join(f"no value of {one.label}{f' ({one.why})' if one.why else ''}" for one in lacks if one)
+
+
+Costs = tuple[float, ...]
+
+
+def nondominated(costs: Mapping[str, Costs]) -> list[str]:
+    """The names that no other dominates, in the order given.
+
+    Sorted by cost, only what comes before a candidate can dominate it, and of that only what is on the front itself.
+    """
+    front: list[Costs] = []
+    for cost in sorted(set(costs.values())):
+        if not any(all(a <= b for a, b in zip(other, cost, strict=True)) for other in front):
+            front.append(cost)
+    best = set(front)
+    return [name for name, cost in costs.items() if cost in best]
+
+
+def knee_of(costs: Mapping[str, Costs]) -> str | None:
+    """The member of a front that `KNEE` says; of several equally near, the first."""
+    if not costs:
+        return None
+    lows, highs = (tuple(map(end, zip(*costs.values(), strict=True))) for end in (min, max))
+
+    def distance(cost: Costs) -> float:
+        scaled = [
+            (c - low) / (high - low) for c, low, high in zip(cost, lows, highs, strict=True) if high > low
+        ]
+        return sum((share * share for share in scaled), 0.0)
+
+    return min(costs, key=lambda name: distance(costs[name]))

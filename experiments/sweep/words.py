@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import pyarrow as pa
+
 from experiments.lacks import in_words
 from experiments.metrics import Metric
 from experiments.sweep.index import is_one_figure
@@ -14,8 +16,7 @@ from experiments.text import plain_number
 if TYPE_CHECKING:
     from rich.console import Group
     from rich.table import Table
-
-    from experiments.sweep.result import Sweep
+    from rich.text import Text
 
 MOST_ROWS = 40
 MOST_LINES = 8
@@ -30,15 +31,12 @@ def pareto_in_words(found: Pareto) -> Group:
     return Group(_front(found), *lines) if found.front else Group(*lines)
 
 
-def sweep_in_words(sweep: Sweep) -> Group:
-    """The front, or where there are no objectives the points; and what failed."""
-    from rich.console import Group
+def failures_in_words(failed: Sequence[str], runs: int) -> list[Text]:
+    """A line for each of the first of the runs that failed, and how many of all runs did."""
     from rich.text import Text
 
-    shown = pareto_in_words(sweep.pareto()) if sweep.plan.objectives else _points(sweep)
-    failed = [f"{one.candidate}, seed {one.seed}: {one.error}" for one in sweep.failures]
-    first = [f"{len(failed):,} of {len(sweep.runs):,} runs failed:"] if failed else []
-    return Group(shown, *(Text(line, style="bold red") for line in first + _some(failed)))
+    first = [f"{len(failed):,} of {runs:,} runs failed:"] if failed else []
+    return [Text(line, style="bold red") for line in first + _some(failed)]
 
 
 def _front(found: Pareto) -> Table:
@@ -81,14 +79,15 @@ def _lines(found: Pareto) -> list[str]:
     return lines + _some([f"· {said}" for said in in_words(found.lacks)])
 
 
-def _points(sweep: Sweep) -> Table:
-    figures = [one for one in sweep.metrics if is_one_figure(one)]
+def points_in_words(points: pa.Table, metrics: Sequence[Metric]) -> Table:
+    """The points of a sweep, each with its means."""
+    figures = [one for one in metrics if is_one_figure(one)]
     table = _table("candidate", *(one.label for one in figures))
-    rows = sweep.points.slice(0, MOST_ROWS).to_pylist()
+    rows = points.slice(0, MOST_ROWS).to_pylist()
     for row in rows:
         table.add_row(row["candidate"], *(_cell(row.get(one.key), one.scale) for one in figures))
-    if len(sweep.points) > len(rows):
-        table.add_row(f"and {len(sweep.points) - len(rows):,} more")
+    if len(points) > len(rows):
+        table.add_row(f"and {len(points) - len(rows):,} more")
     return table
 
 

@@ -19,7 +19,7 @@ from fleet.cli.values import count, endpoint, meant, nonnegative, positive, seve
 
 GROUPS = {
     "run": ("simulate", "replay", "again"),
-    "compare": ("compare", "curve", "regret"),
+    "compare": ("compare", "curve", "sweep", "regret"),
     "live": ("serve", "join", "drive", "keys"),
     "operate": ("deploy", "retire", "scale", "rollout", "status"),
     "traces": ("traces", "export"),

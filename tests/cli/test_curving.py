@@ -37,7 +37,7 @@ def test_one_candidate_is_enough_and_rates_are_chosen(fleet):
             ("--rates", "10,fast"),
             "curve: rates: 'fast' is no rate; give requests a second, or shares such as 80%",
         ),
-        (("--objective", "e2e_s.p99"), "curve: 'e2e_s.p99' is no objective: write FIGURE<=VALUE"),
+        (("--objective", "e2e_s.p99"), "curve: 'e2e_s.p99' is no constraint"),
         (("--objective", "e2e_s.p99>=1"), "write e2e_s.p99<=1"),
         (("--metrics", "speed"), "curve: 'speed' is no figure of a run"),
         (("--stretch-s", "1000"), "curve: 2 stretches of 1000 s are more than"),

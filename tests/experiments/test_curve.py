@@ -158,7 +158,7 @@ def test_the_same_arguments_give_the_same_bytes_and_they_can_be_read_back():
         ({"rates": [0.0]}, "'0.0' is no rate"),
         ({"rates": []}, "give rates in requests a second"),
         ({"metrics": ["e2e"]}, "no figure of a run"),
-        ({"objective": "e2e_s.p99"}, "is no objective"),
+        ({"objective": "e2e_s.p99"}, "is no constraint"),
     ],
 )
 def test_what_cannot_be_run_is_said_before_anything_is(options, says):

@@ -388,7 +388,7 @@ def _add_curve(commands: Any) -> None:
         commands,
         "curve",
         "curving:curve",
-        "simulate fleets at several rates: latency and goodput against load",
+        "simulate fleets at several rates: latency against load",
     )
     _trace(curve)
     curve.add_argument("specs", metavar="SPEC", type=Path, nargs="+", help="fleets, as TOML or JSON")

@@ -9,7 +9,7 @@ say_it_in_a_word()
 from experiments.calibrate import CalibrationReport, calibrate
 from experiments.compare import compare
 from experiments.curve import load_curve
-from experiments.curves.result import LoadCurve
+from experiments.curves.load_curve import LoadCurve
 from experiments.findings import Row
 from experiments.metrics import DEFAULT_METRICS, TOKEN_METRICS, Metric, metric
 from experiments.power import power

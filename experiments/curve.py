@@ -9,8 +9,9 @@ from typing import Any
 import msgspec
 
 from experiments.compare import TraceSource
+from experiments.curves.load_curve import LoadCurve
 from experiments.curves.points import Point
-from experiments.curves.result import Axis, LoadCurve
+from experiments.curves.result import Axis
 from experiments.curves.study import Study
 from experiments.load import open_loop
 from experiments.metrics import Metric, metrics_of

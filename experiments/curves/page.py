@@ -9,8 +9,10 @@ from html import escape
 from importlib.util import find_spec
 from pathlib import Path
 
+import msgspec
+
 from experiments import html
-from experiments.curves.result import LoadCurve
+from experiments.curves.result import Curve
 from experiments.curves.words import failed, headings_of, notes_of, rows_of, title_of, verdict_of
 
 CAPTION = (
@@ -30,10 +32,10 @@ HEADINGS = (
 )  # fmt: skip
 
 
-def write(curve: LoadCurve, target: Path) -> Path:
+def write(curve: Curve, target: Path) -> Path:
     """Write all of them into `target`, which is made if need be."""
     target.mkdir(parents=True, exist_ok=True)
-    (target / "curve.json").write_bytes(curve.to_json())
+    (target / "curve.json").write_bytes(json_of(curve))
     (target / "curve.csv").write_text(csv_of(curve), encoding="utf-8")
     svg = ""
     if find_spec("matplotlib") is not None:
@@ -48,7 +50,12 @@ def write(curve: LoadCurve, target: Path) -> Path:
     return target
 
 
-def csv_of(curve: LoadCurve) -> str:
+def json_of(curve: Curve) -> bytes:
+    """All of it, the same bytes for the same curve."""
+    return msgspec.json.format(msgspec.json.encode(curve, order="sorted")) + b"\n"
+
+
+def csv_of(curve: Curve) -> str:
     """The rows, in the figures' own units."""
     sink = io.StringIO()
     writer = csv.writer(sink, lineterminator="\n")
@@ -72,13 +79,13 @@ def csv_of(curve: LoadCurve) -> str:
     return sink.getvalue()
 
 
-def page_of(curve: LoadCurve, svg: str) -> str:
+def page_of(curve: Curve, svg: str) -> str:
     """The page: the verdict first."""
     heading = escape(verdict_of(curve))
     return html.page(heading, [f"<h1>{heading}</h1>", *_parts(curve, svg)])
 
 
-def _parts(curve: LoadCurve, svg: str) -> Iterator[str]:
+def _parts(curve: Curve, svg: str) -> Iterator[str]:
     for line in failed(curve):
         yield f'<p class="warning">{escape(line)}</p>'
     yield f"<p>{escape(title_of(curve))}.</p>"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from experiments.bands import Band
-from experiments.curves.result import Axis, LoadCurve, Row
+from experiments.curves.result import Axis, Curve, Row
 from experiments.curves.words import hidden
 from experiments.plots import WIDTH, legend_above, legend_label, line_style, log_ticks, new_figure
 
@@ -25,7 +25,7 @@ FAR_APART = 20.0
 """Between the first rate and the last: then the axis of rates is logarithmic too."""
 
 
-def figure_of(curve: LoadCurve) -> Figure:
+def figure_of(curve: Curve) -> Figure:
     """The whole figure."""
     columns = 2 if len(curve.axes) > 1 else 1
     rows = max(1, -(-len(curve.axes) // columns))
@@ -38,7 +38,7 @@ def figure_of(curve: LoadCurve) -> Figure:
     return figure
 
 
-def _panel(axes: Axes, curve: LoadCurve, axis: Axis) -> None:
+def _panel(axes: Axes, curve: Curve, axis: Axis) -> None:
     for index, name in enumerate(curve.candidates):
         line = _Line(axes, axis, curve.curve(name, axis.name), line_style(index))
         line.draw(name, span=len(curve.candidates) <= MOST_SPANS)
@@ -70,7 +70,7 @@ def _objective(axes: Axes, bound: float) -> None:
     )
 
 
-def _scales(axes: Axes, curve: LoadCurve, axis: Axis) -> None:
+def _scales(axes: Axes, curve: Curve, axis: Axis) -> None:
     if _is_latency(axis):
         log_ticks(axes, "y")
         axes.yaxis.set_tick_params(which="minor", left=False)

@@ -1,13 +1,11 @@
-"""`LoadCurve`: figures against load, as a table to read, rows to compute with, and files to keep."""
+"""What a load curve found: every run, and what they come to for each figure, candidate and rate."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import msgspec
 from msgspec import Struct
 
 from experiments.bands import Band, band
@@ -16,9 +14,6 @@ from experiments.knee import knee
 from experiments.metrics import Better
 from experiments.paired import Difference, Verdict, holm, paired_difference, verdict
 from experiments.steady import State
-
-if TYPE_CHECKING:
-    from rich.console import Group
 
 
 class Axis(Struct, frozen=True, kw_only=True):
@@ -61,8 +56,8 @@ class Capacity(Struct, frozen=True, kw_only=True):
     """Corrected over the candidates, by Holm."""
 
 
-class LoadCurve(Struct, frozen=True, kw_only=True):
-    """What candidates do at each of several loads: `print` shows it, `rows` has it, `save` keeps it."""
+class Curve(Struct, frozen=True, kw_only=True):
+    """What candidates do at each of several loads. `LoadCurve` is the one to print and to keep."""
 
     source: str
     """The trace, in a line."""
@@ -117,26 +112,6 @@ class LoadCurve(Struct, frozen=True, kw_only=True):
         }
         rates = self.rates_per_s
         return band([knee(rates, [powers[seed, rate] for rate in rates]) for seed in self.seeds])
-
-    def to_json(self) -> bytes:
-        """All of it, the same bytes for the same curve."""
-        return msgspec.json.format(msgspec.json.encode(self, order="sorted")) + b"\n"
-
-    def __rich__(self) -> Group:
-        from experiments.curves.words import as_renderable
-
-        return as_renderable(self)
-
-    def __str__(self) -> str:
-        from experiments.text import as_text
-
-        return as_text(self.__rich__())
-
-    def save(self, directory: str | Path) -> Path:
-        """Write curve.html, curve.csv, curve.json, and the figure as SVG and PDF; answers the directory."""
-        from experiments.curves.page import write
-
-        return write(self, Path(directory))
 
 
 def _row(candidate: str, rate_per_s: float, points: Sequence[Point], metric: str) -> Row:

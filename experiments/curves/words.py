@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from experiments.bands import Band
-from experiments.curves.result import Axis, Capacity, LoadCurve, Row
+from experiments.curves.result import Axis, Capacity, Curve, Row
 from experiments.steady import State
 from experiments.text import decimals, plain_number
 
@@ -24,7 +24,7 @@ STATES: dict[State, str] = {
 }
 
 
-def verdict_of(curve: LoadCurve) -> str:
+def verdict_of(curve: Curve) -> str:
     """What the curve comes to, in a sentence: what each candidate bears, or where each has its knee."""
     if curve.objective is None:
         return f"Most power, which is throughput over latency, in requests/s: {_knees(curve)}."
@@ -42,11 +42,11 @@ def _capacity(one: Capacity) -> str:
     return f"{one.candidate} {with_interval(one.band)}{judged}"
 
 
-def _knees(curve: LoadCurve) -> str:
+def _knees(curve: Curve) -> str:
     return ", ".join(f"{name} {_knee(curve, name)}" for name in curve.candidates)
 
 
-def _knee(curve: LoadCurve, candidate: str) -> str:
+def _knee(curve: Curve, candidate: str) -> str:
     found = curve.knee(candidate)
     if found is None:
         return "not between the rates that were run"
@@ -54,7 +54,7 @@ def _knee(curve: LoadCurve, candidate: str) -> str:
     return f"{with_interval(found)}{others}"
 
 
-def failed(curve: LoadCurve) -> list[str]:
+def failed(curve: Curve) -> list[str]:
     """A sentence for each candidate that failed somewhere: to be read first."""
     return [
         f"{name} failed in {len(of_one)} of {len(curve.rates_per_s) * len(curve.seeds)} runs: {of_one[0]}"
@@ -63,7 +63,7 @@ def failed(curve: LoadCurve) -> list[str]:
     ]
 
 
-def notes_of(curve: LoadCurve) -> list[str]:
+def notes_of(curve: Curve) -> list[str]:
     """What a reader must know to read the curve rightly."""
     notes = [*_undone(curve), *_unsteady(curve)]
     if curve.objective is not None:
@@ -84,7 +84,7 @@ def notes_of(curve: LoadCurve) -> list[str]:
     return notes
 
 
-def _undone(curve: LoadCurve) -> list[str]:
+def _undone(curve: Curve) -> list[str]:
     found: dict[str, list[str]] = {}
     for row in _one_axis(curve):
         if row.completed_share < WORTH_SAYING:
@@ -94,7 +94,7 @@ def _undone(curve: LoadCurve) -> list[str]:
     return [f"{name} completed only {', '.join(shares)} requests/s." for name, shares in found.items()]
 
 
-def _unsteady(curve: LoadCurve) -> list[str]:
+def _unsteady(curve: Curve) -> list[str]:
     found: dict[tuple[str, State], list[str]] = {}
     for row in _one_axis(curve):
         if row.state != "steady":
@@ -105,7 +105,7 @@ def _unsteady(curve: LoadCurve) -> list[str]:
     return [f"No steady state, so that figures depend on the length of the run: {said}."] if said else []
 
 
-def _one_axis(curve: LoadCurve) -> list[Row]:
+def _one_axis(curve: Curve) -> list[Row]:
     """One row for each candidate and rate."""
     return (
         [row for name in curve.candidates for row in curve.curve(name, curve.axes[0].name)]
@@ -114,7 +114,7 @@ def _one_axis(curve: LoadCurve) -> list[Row]:
     )
 
 
-def _method(curve: LoadCurve) -> str:
+def _method(curve: Curve) -> str:
     shares = sorted(
         one.measured.submitted / (one.measured.submitted + one.cut.warm_up + one.cut.cool_down)
         for one in curve.points
@@ -128,7 +128,7 @@ def _method(curve: LoadCurve) -> str:
     )
 
 
-def as_renderable(curve: LoadCurve) -> Group:
+def as_renderable(curve: Curve) -> Group:
     """For the eye: failures, verdict, table, notes."""
     from rich.console import Group
     from rich.text import Text
@@ -141,7 +141,7 @@ def as_renderable(curve: LoadCurve) -> Group:
     )
 
 
-def _table(curve: LoadCurve) -> Table:
+def _table(curve: Curve) -> Table:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text
@@ -159,18 +159,18 @@ def _table(curve: LoadCurve) -> Table:
     return table
 
 
-def title_of(curve: LoadCurve) -> str:
+def title_of(curve: Curve) -> str:
     """What was run, in a line."""
     count = len(curve.candidates)
     return f"{count} candidate{'s' if count != 1 else ''} on {curve.source}"
 
 
-def headings_of(curve: LoadCurve) -> tuple[str, ...]:
+def headings_of(curve: Curve) -> tuple[str, ...]:
     """Those of `rows_of`."""
     return ("requests/s", *(axis.label for axis in curve.axes), "state")
 
 
-def rows_of(curve: LoadCurve, candidate: str) -> list[list[str]]:
+def rows_of(curve: Curve, candidate: str) -> list[list[str]]:
     """The rows of a candidate as text: rate, a cell for each figure, state."""
     curves = [curve.curve(candidate, axis.name) for axis in curve.axes]
     return [

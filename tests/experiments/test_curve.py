@@ -9,9 +9,8 @@ import pyarrow as pa
 import pytest
 
 from experiments import load_curve
+from experiments.curves.load_curve import LoadCurve
 from experiments.curves.plot import figure_of
-from experiments.curves.result import LoadCurve
-from experiments.curves.words import verdict_of
 from fleet import Run
 from policies import LeastOutstanding, QueueLimit, Random, RoundRobin
 from policies.base import RoutingPolicy
@@ -179,7 +178,7 @@ def test_candidates_are_ranked_by_the_load_they_bear_and_held_against_the_first(
 
     found = run(candidates, 1500, rates=[0.5, 1.0], seeds=range(3), objective="e2e_s.p50<=2")
 
-    said = verdict_of(found)
+    said = found.verdict
     assert said.startswith("At most, in requests/s within e2e p50 ≤ 2,000 ms: two 1.")
     assert "(more), one 0." in said
     assert found.capacities[1].verdict == "better"
@@ -189,7 +188,7 @@ def test_candidates_are_ranked_by_the_load_they_bear_and_held_against_the_first(
 def test_a_candidate_that_bears_no_rate_is_said_to():
     found = run(ONE, rates=[0.5], seeds=[0], objective="e2e_s.p50<=0.001")
 
-    assert verdict_of(found).endswith("one at no rate.")
+    assert found.verdict.endswith("one at no rate.")
 
 
 def test_what_a_candidate_leaves_undone_is_said_and_its_latency_is_not_shown():
@@ -212,7 +211,7 @@ def test_a_candidate_that_fails_loses_its_points_and_no_other_does():
     assert len(found.curve("fails", "e2e_s.p50")) == 1
     assert str(found).startswith("fails failed in 2 of 4 runs: ")
     assert "too fast" in str(found)
-    assert verdict_of(found).endswith("fails not known, as it failed.")
+    assert found.verdict.endswith("fails not known, as it failed.")
 
 
 def test_where_every_run_fails_there_is_no_curve():

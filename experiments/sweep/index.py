@@ -75,7 +75,7 @@ class Index:
             **{path: cell(axis, row.point.values[path]) for path, axis in self.axes.items()},
             **{key: one.values.get(key) for key in self._keys},
             **said,
-            "traceback": row.traceback or None,
+            "traceback": None if one.error is None else row.traceback,
             "by_group": list(grouped.items()),
             "why": list(one.why.items()),
             "groups": list(one.groups.items()),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from fleet.cli import inputs, output
 from fleet.cli.values import UsageError
+from traces.files import write_whole
 
 if TYPE_CHECKING:
     from experiments import Sweep
@@ -46,7 +47,7 @@ def _draw(made: Sweep, folder: Path) -> None:
     from experiments import plot_pareto
 
     if len({*made.plan.objectives, *made.plan.where}) > 1 and find_spec("matplotlib") is not None:
-        (folder / "front.svg").write_text(plot_pareto(made.pareto()), encoding="utf-8")
+        write_whole(folder / "front.svg", plot_pareto(made.pareto()).encode())
 
 
 def axes_of(lists: Sequence[str], ranges: Sequence[str]) -> Mapping[str, Axis]:

@@ -27,7 +27,7 @@ seed. A state is steady where the number in flight neither grows nor falls by mo
 confidence. A rate is within an objective where the fleet does not fall behind, 99 % of the requests complete, and the
 figure is on the right side of its bound."""
 HEADINGS = (
-    "candidate", "rate_per_s", "metric", "mean", "low", "high", "least", "most", "runs", "state", "unsteady_runs",
+    "candidate", "rate_per_s", "metric", "mean", "low", "high", "least", "most", "runs", "state", "runs_in_state",
     "completed_share",
 )  # fmt: skip
 
@@ -72,7 +72,7 @@ def csv_of(curve: Curve) -> str:
                 row.metric,
                 *numbers,
                 row.state,
-                row.unsteady,
+                row.in_state,
                 row.completed_share,
             ]
         )

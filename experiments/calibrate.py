@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from html import escape
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -19,9 +18,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from msgspec import Struct, structs
 
-from experiments import html
 from experiments.measured import value_of
 from experiments.metrics import Metric, metrics_of, serves_tokens
+from experiments.pages import blocks
+from experiments.plots.of_report import latency_plots
 from experiments.progress import progress_bar
 from experiments.text import as_text, plain_number
 from experiments.timings import FEWEST, EngineTimes, OwnTimes, own_times
@@ -394,7 +394,6 @@ def _engines(name: str, times: Sequence[EngineTimes]) -> str:
 
 
 def _page(report: CalibrationReport) -> str:
-    heading = escape(title(report))
     runs = {}
     for name in report.live:
         runs[f"{name}, simulated"] = report.simulated[name]
@@ -402,14 +401,17 @@ def _page(report: CalibrationReport) -> str:
             runs[f"{name}, own times"] = own
         runs[f"{name}, live"] = report.live[name]
     rows = [(row.label, row.candidate, *cells(row, report.headings)) for row in report.rows]
-    parts = [
-        f"<h1>{heading}</h1>",
-        html.table(("metric", "candidate", *report.headings), rows, numbers_from=2),
-        *(f'<p class="note">{escape(note)}</p>' for note in report.notes),
-        "<h2>Latency</h2>",
-        *html.latency_plots(runs),
-    ]
-    return html.page(heading, parts)
+    drawn = (
+        blocks.figures(latency_plots(runs)) if blocks.can_plot() else [blocks.Text(blocks.NO_PLOTS, "note")]
+    )
+    return blocks.page(
+        title(report),
+        [
+            blocks.Table(("metric", "candidate", *report.headings), rows, names=2),
+            *(blocks.Text(note, "note") for note in report.notes),
+            *blocks.section("Latency", drawn),
+        ],
+    )
 
 
 def _marked(run: Run, columns: dict[str, str | int]) -> pa.Table:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -151,6 +151,11 @@ class Findings:
         ]
 
     @property
+    def specs(self) -> dict[str, dict[str, Any]]:  # Any: JSON values
+        """What each candidate was, in their order."""
+        return {name: self.manifests[name].spec for name in self.measured if name in self.manifests}
+
+    @property
     def resampled(self) -> bool:
         """True when seeds brought traces of their own."""
         return len({one.trace_sha256 for one in self.measured[self.baseline] if one.error is None}) > 1
@@ -175,7 +180,7 @@ class Findings:
         by = "+".join(metric.by)
         measured = [one for of_one in self.measured.values() for one in of_one]
         labels = dict.fromkeys(label for one in measured for label in one.groups.get(by, ()))
-        return [metric.of_group(label) for label in sorted(labels, key=_natural)] or [metric]
+        return [metric.of_group(label) for label in sorted(labels, key=natural)] or [metric]
 
     def _rows_of(self, metric: Metric, family: Family) -> list[Row]:
         values = {name: [one.values.get(metric.key) for one in runs] for name, runs in self.measured.items()}
@@ -234,7 +239,7 @@ def _ratio(difference: Difference | None, mean: float, base: Sequence[float | No
     return difference.mean if difference.scale == "ratio" else ratio(mean, sum(present) / len(present))
 
 
-def _natural(label: str) -> tuple[bool, list[tuple[int, float, str]]]:
+def natural(label: str) -> tuple[bool, list[tuple[int, float, str]]]:
     """To sort labels by: numbers as numbers, groups without a value last."""
     parts = re.split(r"(\d+)", label)
     return label.startswith("no "), [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from experiments.measured import Measured
-from experiments.sweep.pareto import Constraint, constraints_of
+from experiments.sweep.judging import Constraint, constraints_of
 from experiments.text import plain_number
 from fleet import Run
 from fleet.telemetry.summary import Summary

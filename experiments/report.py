@@ -15,8 +15,10 @@ from msgspec import Struct
 from experiments.findings import LEVEL, Findings
 from experiments.measured import Measured, measure
 from experiments.metrics import Better, Metric, default_metrics, grouped_too
-from experiments.page import page_of
+from experiments.pages.blocks import NO_PLOTS, can_plot
+from experiments.pages.report import fragment_of, page_of
 from experiments.paired import Interval, Scale
+from experiments.plots.of_report import plots_of
 from experiments.reasons import NoValue
 from experiments.spread import Across
 from experiments.text import as_text
@@ -177,6 +179,9 @@ class Report(Findings):
     def __str__(self) -> str:
         return as_text(self.__rich__())
 
+    def _repr_html_(self) -> str:
+        return fragment_of(self, self.runs)
+
     # --- to keep -------------------------------------------------------------------------------------------
 
     def save(self, directory: str | Path) -> Path:
@@ -205,6 +210,17 @@ class Report(Findings):
         for place, run in zip(folders, self.runs.get(name, ()), strict=True):
             run.save(target / place)
         return SavedCandidate(name=name, folders=folders, measured=self.measured[name])
+
+    def figures(self, directory: str | Path) -> list[Path]:
+        """Write each figure of the page as SVG and as PDF, with what it shows as CSV; answers the paths.
+
+        Raises `ImportError` where there is no matplotlib (``pip install "fleetlab[report]"``).
+        """
+        if not can_plot():
+            raise ImportError(NO_PLOTS)
+        target = Path(directory)
+        target.mkdir(parents=True, exist_ok=True)
+        return [path for plot in plots_of(self, self.runs).every() for path in plot.save(target)]
 
     def records(self) -> pa.Table:
         """The records of all runs, with the columns `candidate` and `seed` before theirs."""

@@ -62,19 +62,19 @@ def load_variation(run: Run) -> float:
     A replica's load is the mean number of requests that it had in service while it was there to serve: service seconds
     of attempts, whatever came of them, over seconds ready or draining. Raises `NoValue` for fewer than two replicas.
     """
-    loads, served_s = _loads(run)
+    loads, served_s = loads_of(run)
     mean = float(np.average(loads, weights=served_s))
     return float(np.sqrt(np.average((loads - mean) ** 2, weights=served_s))) / mean
 
 
 def busiest_over_mean(run: Run) -> float:
     """The largest load of a replica over their mean; `load_variation` says what a load is."""
-    loads, served_s = _loads(run)
+    loads, served_s = loads_of(run)
     return float(loads.max() / np.average(loads, weights=served_s))
 
 
-def _loads(run: Run) -> tuple[Loads, Loads]:
-    """The load of each replica that served, and for how long it did."""
+def loads_of(run: Run) -> tuple[Loads, Loads]:
+    """The load of each replica that served, and for how long it did; see `load_variation`."""
     served_s = _served_s(run)
     if not served_s:
         raise NoValue("which replicas there were is not known")

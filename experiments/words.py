@@ -11,6 +11,9 @@ from experiments.text import decimals, plain_number, signed_number
 WORTH_SAYING = 0.9
 """Of what completed less than this, it is said before anything else."""
 
+MOST_NAMED = 5
+"""Candidates that one sentence names."""
+
 
 def title(found: Findings) -> str:
     """What was compared, in a line."""
@@ -28,6 +31,33 @@ def verdict_in_short(found: Findings) -> list[str]:
     return [
         _primary_sentence(row) for row in found.rows if row.family == "primary" and row.verdict is not None
     ]
+
+
+def verdict_at_once(found: Findings) -> str:
+    """The one sentence to read first: the verdict on the primary metric, or that none was named to decide."""
+    rows = [row for row in found.rows if row.family == "primary" and row.verdict is not None]
+    if found.primary is None:
+        return (
+            "No metric was named beforehand as the one that decides: all verdicts below are one family, and of "
+            "equal weight."
+        )
+    if not rows:
+        return f"{found.primary.label} decides, and no candidate has a value of it to hold against {found.baseline}."
+    if len(rows) == 1:
+        return _primary_sentence(rows[0])
+    counted = "; ".join(_those_with(verdict, rows) for verdict in dict.fromkeys(row.verdict for row in rows))
+    return f"In {found.primary.label}, against {found.baseline}: {counted}."
+
+
+def _those_with(verdict: str | None, rows: list[Row]) -> str:
+    """Which of them have this verdict, the first few by name."""
+    own = [row for row in rows if row.verdict == verdict]
+    names = [
+        f"{row.candidate}{f' (×{row.ratio:.3f})' if row.ratio is not None else ''}"
+        for row in own[:MOST_NAMED]
+    ]
+    more = f" and {len(own) - MOST_NAMED} more" if len(own) > MOST_NAMED else ""
+    return f"{verdict}: {', '.join(names)}{more}"
 
 
 def _primary_sentence(row: Row) -> str:

@@ -14,6 +14,7 @@ from traces.columns import absent, canonical, digest
 from traces.entries import entries_of, table_of
 from traces.errors import ReadReport
 from traces.laws import Law
+from traces.notebook import html_table
 from traces.recipe import Recipe
 from traces.schema import Header, TraceEntry, Transform
 
@@ -128,6 +129,21 @@ class Trace:
 
     def __repr__(self) -> str:
         return f"<Trace {self._header.source!r}: {len(self):,} requests in {self.duration_s:,.1f} s>"
+
+    def _repr_html_(self) -> str:
+        header, rate_per_s = self._header, self.rate_per_s
+        return html_table(
+            f"Trace {header.source}",
+            [
+                ("requests", f"{len(self):,}"),
+                ("seconds", f"{self.duration_s:,.1f}"),
+                ("requests a second", None if rate_per_s is None else f"{rate_per_s:,.3g}"),
+                ("columns", ", ".join(self._table.column_names)),
+                ("provenance", header.provenance),
+                ("licence", header.licence),
+                ("transforms", ", ".join(step.name for step in header.transforms) or None),
+            ],
+        )
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (Trace, (self._table, self._header, self._report, self._recipe))

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Iterator
-from html import escape
-from importlib.util import find_spec
 from pathlib import Path
 
 import msgspec
+import pyarrow as pa
+from pyarrow import csv
 
-from experiments import html
+from experiments.bands import Band
 from experiments.curves.result import Curve
 from experiments.curves.words import failed, headings_of, notes_of, rows_of, title_of, verdict_of
+from experiments.pages.blocks import NO_PLOTS, Block, Heading, Table, Text, can_plot, figures, page, section
+from experiments.pages.specs import differences
+from experiments.plots.plot import Plot
 
 CAPTION = (
     "Against offered load: the mean over the seeds, a bar for its 95 % interval, shaded what the seeds span. Hollow: "
@@ -26,27 +26,22 @@ last ones, which met a fleet with nothing more to come; what is left is the same
 seed. A state is steady where the number in flight neither grows nor falls by more than 1 % of what comes, at 95 %
 confidence. A rate is within an objective where the fleet does not fall behind, 99 % of the requests complete, and the
 figure is on the right side of its bound."""
-HEADINGS = (
-    "candidate", "rate_per_s", "metric", "mean", "low", "high", "least", "most", "runs", "state", "runs_in_state",
-    "completed_share",
-)  # fmt: skip
+SCHEMA = pa.schema([
+    ("candidate", pa.string()), ("rate_per_s", pa.float64()), ("metric", pa.string()), ("mean", pa.float64()),
+    ("low", pa.float64()), ("high", pa.float64()), ("least", pa.float64()), ("most", pa.float64()),
+    ("runs", pa.int64()), ("state", pa.string()), ("runs_in_state", pa.int64()), ("completed_share", pa.float64()),
+])  # fmt: skip
 
 
 def write(curve: Curve, target: Path) -> Path:
     """Write all of them into `target`, which is made if need be."""
     target.mkdir(parents=True, exist_ok=True)
     (target / "curve.json").write_bytes(json_of(curve))
-    (target / "curve.csv").write_text(csv_of(curve), encoding="utf-8")
-    svg = ""
-    if find_spec("matplotlib") is not None:
-        from experiments.curves.plot import figure_of
-        from experiments.plots import svg_text
-
-        figure = figure_of(curve)
-        svg = svg_text(figure, "curve")
-        (target / "curve.svg").write_text(svg, encoding="utf-8")
-        figure.savefig(target / "curve.pdf", metadata={"CreationDate": None, "Creator": None})
-    (target / "curve.html").write_text(page_of(curve, svg), encoding="utf-8")
+    if can_plot():
+        plot_of(curve).save(target)
+    else:
+        csv.write_csv(table_of(curve), target / "curve.csv")
+    (target / "curve.html").write_text(page_of(curve), encoding="utf-8")
     return target
 
 
@@ -55,46 +50,51 @@ def json_of(curve: Curve) -> bytes:
     return msgspec.json.format(msgspec.json.encode(curve, order="sorted")) + b"\n"
 
 
-def csv_of(curve: Curve) -> str:
+def table_of(curve: Curve) -> pa.Table:
     """The rows, in the figures' own units."""
-    sink = io.StringIO()
-    writer = csv.writer(sink, lineterminator="\n")
-    writer.writerow(HEADINGS)
-    for row in curve.rows:
-        band = row.band
-        numbers = (
-            [None] * 6 if band is None else [band.mean, band.low, band.high, band.least, band.most, band.runs]
+    rows = [
+        (
+            row.candidate,
+            row.rate_per_s,
+            row.metric,
+            *_numbers(row.band),
+            row.state,
+            row.in_state,
+            row.completed_share,
         )
-        writer.writerow(
-            [
-                row.candidate,
-                row.rate_per_s,
-                row.metric,
-                *numbers,
-                row.state,
-                row.in_state,
-                row.completed_share,
-            ]
-        )
-    return sink.getvalue()
+        for row in curve.rows
+    ]
+    columns = zip(*rows, strict=True) if rows else [()] * len(SCHEMA)
+    return pa.table([pa.array(one, field.type) for one, field in zip(columns, SCHEMA, strict=True)], SCHEMA)
 
 
-def page_of(curve: Curve, svg: str) -> str:
+def _numbers(band: Band | None) -> tuple[float | None, ...]:
+    """What there is to say of a figure over the seeds: nothing where it has no value."""
+    return (None,) * 6 if band is None else (band.mean, band.low, band.high, band.least, band.most, band.runs)
+
+
+def plot_of(curve: Curve) -> Plot:
+    """The figure, with its rows."""
+    from experiments.curves.plot import figure_of
+
+    return Plot("curve", CAPTION, table_of(curve), lambda _: figure_of(curve))
+
+
+def page_of(curve: Curve) -> str:
     """The page: the verdict first."""
-    heading = escape(verdict_of(curve))
-    return html.page(heading, [f"<h1>{heading}</h1>", *_parts(curve, svg)])
-
-
-def _parts(curve: Curve, svg: str) -> Iterator[str]:
-    for line in failed(curve):
-        yield f'<p class="warning">{escape(line)}</p>'
-    yield f"<p>{escape(title_of(curve))}.</p>"
-    yield html.figure(svg, CAPTION) if svg else html.NO_PLOTS
-    yield "".join(f'<p class="note">{escape(note)}</p>' for note in notes_of(curve))
-    yield "<h2>Figures</h2>"
+    tables: list[Block] = []
     for name in curve.candidates:
-        yield f"<h3>{escape(name)}</h3>"
-        yield html.table(headings_of(curve), rows_of(curve, name), numbers_from=0)
-    yield "<h2>What the candidates differ in</h2>"
-    yield html.differences(curve.specs)
-    yield f"<h2>Method</h2><p>{METHOD}</p>"
+        tables += [Heading(name, 3), Table(headings_of(curve), rows_of(curve, name), names=0)]
+    drawn = figures([plot_of(curve)]) if can_plot() else [Text(NO_PLOTS, "note")]
+    return page(
+        verdict_of(curve),
+        [
+            *(Text(line, "warning") for line in failed(curve)),
+            Text(f"{title_of(curve)}."),
+            *drawn,
+            *(Text(note, "note") for note in notes_of(curve)),
+            *section("Figures", tables),
+            *section("What the candidates differ in", differences(curve.specs)),
+            *section("Method", [Text(METHOD)]),
+        ],
+    )

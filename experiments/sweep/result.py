@@ -21,7 +21,8 @@ from experiments.measured import Measured
 from experiments.metrics import Metric, metric
 from experiments.sweep.design import axes_of
 from experiments.sweep.index import Index, measured_in
-from experiments.sweep.pareto import Pareto, constraints_of, objectives_of, pareto
+from experiments.sweep.judging import constraints_of, objectives_of
+from experiments.sweep.pareto import Pareto, pareto
 from experiments.sweep.plan import Plan, load_plan
 from experiments.sweep.space import SweepError, Values
 from experiments.sweep.words import failures_in_words, points_in_words

@@ -2,33 +2,24 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from experiments.lacks import in_words
+from experiments.lacks import Lack, in_words
 from experiments.metrics import Metric
 from experiments.sweep.index import is_one_figure
-from experiments.sweep.pareto import KNEE, Candidate, Judging, Pareto
+from experiments.sweep.judging import KNEE, STANDINGS, Candidate, Constraint, Judging, Objective
 from experiments.text import plain_number
 
 if TYPE_CHECKING:
-    from rich.console import Group
     from rich.table import Table
     from rich.text import Text
 
 MOST_ROWS = 40
 MOST_LINES = 8
-
-
-def pareto_in_words(found: Pareto) -> Group:
-    """The front as a table, and in lines the others, the knee and the rule that it was found by."""
-    from rich.console import Group
-    from rich.text import Text
-
-    lines = [Text(line) for line in _lines(found)]
-    return Group(_front(found), *lines) if found.front else Group(*lines)
 
 
 def failures_in_words(failed: Sequence[str], runs: int) -> list[Text]:
@@ -39,44 +30,48 @@ def failures_in_words(failed: Sequence[str], runs: int) -> list[Text]:
     return [Text(line, style="bold red") for line in first + _some(failed)]
 
 
-def _front(found: Pareto) -> Table:
-    judging: list[Judging] = [*found.objectives, *found.constraints]
+def front_table(
+    candidates: Sequence[Candidate],
+    objectives: Sequence[Objective],
+    constraints: Sequence[Constraint],
+    knee: str | None,
+) -> Table:
+    """The candidates of a front with the figures that all are judged by."""
+    judging: list[Judging] = [*objectives, *constraints]
     figures = list({one.key: one.metric for one in judging}.values())
-    table = _table("candidate", *(_heading(one, found) for one in figures), "")
-    shown = [one for one in found.candidates if one.standing == "front"]
+    best = {one.key: one.best for one in objectives}
+    headings = [f"{one.label}{f', {best[one.key]}' if one.key in best else ''}" for one in figures]
+    table = _table("candidate", *headings, "")
+    shown = [one for one in candidates if one.standing == "front"]
     for one in shown[:MOST_ROWS]:
-        table.add_row(one.name, *_cells(one, figures), "knee" if one.name == found.knee else "")
+        cells = [_cell(one.means.get(figure.key), figure.scale) for figure in figures]
+        table.add_row(one.name, *cells, "knee" if one.name == knee else "")
     if len(shown) > MOST_ROWS:
         table.add_row(f"and {len(shown) - MOST_ROWS:,} more")
     return table
 
 
-def _heading(one: Metric, found: Pareto) -> str:
-    best = {objective.key: objective.best for objective in found.objectives}
-    return f"{one.label}{f', {best[one.key]}' if one.key in best else ''}"
+def front_lines(
+    candidates: Sequence[Candidate],
+    constraints: Sequence[Constraint],
+    knee: str | None,
+    lacks: Sequence[Lack],
+) -> list[Text]:
+    """How many stand where, the knee and the rule that it was found by, and who is not judged."""
+    from rich.text import Text
 
-
-def _cells(candidate: Candidate, figures: Sequence[Metric]) -> list[str]:
-    return [_cell(candidate.means.get(one.key), one.scale) for one in figures]
-
-
-def _lines(found: Pareto) -> list[str]:
-    where = f" with {', '.join(map(str, found.constraints))}" if found.constraints else ""
-    counts = {
-        standing: len(found.names(standing)) for standing in ("front", "dominated", "infeasible", "left out")
-    }
-    said = ", ".join(
-        f"{count:,} {standing}" for standing, count in counts.items() if count or standing == "front"
-    )
-    lines = [f"{len(found.candidates):,} candidates{where}: {said}."]
-    if not found.front:
-        lines.append(
-            "No candidate keeps all constraints." if counts["infeasible"] else "No candidate can be judged."
-        )
-    if found.knee is not None:
-        lines.append(f"Knee: {found.knee} ({KNEE}).")
-    lines += _some([f"· {name} is not judged: {why}." for name, why in found.left_out.items()])
-    return lines + _some([f"· {said}" for said in in_words(found.lacks)])
+    where = f" with {', '.join(map(str, constraints))}" if constraints else ""
+    counts = Counter(one.standing for one in candidates)
+    said = ", ".join(f"{counts[one]:,} {one}" for one in STANDINGS if counts[one] or one == "front")
+    lines = [f"{len(candidates):,} candidates{where}: {said}."]
+    if not counts["front"]:
+        broken = counts["infeasible"]
+        lines.append("No candidate keeps all constraints." if broken else "No candidate can be judged.")
+    if knee is not None:
+        lines.append(f"Knee: {knee} ({KNEE}).")
+    left_out = [one for one in candidates if one.standing == "left out"]
+    lines += _some([f"· {one.name} is not judged: {one.why}." for one in left_out])
+    return [Text(line) for line in lines + _some([f"· {said}" for said in in_words(lacks)])]
 
 
 def points_in_words(points: pa.Table, metrics: Sequence[Metric]) -> Table:

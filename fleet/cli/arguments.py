@@ -335,7 +335,7 @@ def _add_sweep(commands: Any) -> None:
         commands,
         "sweep",
         "sweeping:sweep",
-        "simulate a fleet at many points, and say which are worth choosing",
+        "simulate a fleet at many points, and say which to choose",
     )
     _trace(sweep)
     _spec(sweep)
@@ -388,7 +388,7 @@ def _add_curve(commands: Any) -> None:
         commands,
         "curve",
         "curving:curve",
-        "simulate fleets at several rates: latency and goodput against load",
+        "simulate fleets at several rates: latency against load",
     )
     _trace(curve)
     curve.add_argument("specs", metavar="SPEC", type=Path, nargs="+", help="fleets, as TOML or JSON")

@@ -31,6 +31,7 @@ from fleet.telemetry.provenance import ComponentSource, portable_spec, rebuilt, 
 from fleet.telemetry.rebuilt import Rebuilt, trace_again, with_places
 from fleet.telemetry.rebuilt import rebuilt as inputs_again
 from fleet.telemetry.records import BESIDES, records_of
+from fleet.telemetry.shown import summary_as_html
 from fleet.telemetry.sink import ATTEMPTS, TIMINGS, Telemetry
 from fleet.telemetry.summary import Summary, summarise, summary_of_part
 from policies.base import PolicyError
@@ -245,6 +246,10 @@ class Run:
         saved = _Saved(self.digest, self.summary, said, besides)
         write_folder(target, tables, manifest=saved, origin=self.origin, trace=trace)
         return target
+
+    def _repr_html_(self) -> str:
+        source, manifest = self.manifest.trace["header"]["source"], self.manifest
+        return summary_as_html(self.summary, f"Run of {source}, {manifest.runtime}, seed {manifest.seed}")
 
     def __repr__(self) -> str:
         s = self.summary

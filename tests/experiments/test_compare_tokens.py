@@ -96,7 +96,7 @@ def test_a_figure_that_the_baseline_lacks_is_shown_and_not_compared(
 def test_the_page_draws_ttft_tpot_and_the_cache(report: Report, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     page = (report.save(tmp_path) / "report.html").read_text()
-    assert page.count("<svg") == 4  # end to end, TTFT, TPOT, over time
+    assert page.count("<svg") == 6, "differences, end to end, TTFT, TPOT, over time, replicas"
     for words in (
         "end-to-end latency (ms",
         "time to first token (ms",

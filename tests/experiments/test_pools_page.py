@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from experiments import Report, compare
-from experiments.serving import attempts_in_short, attempts_of, pools_of, stages_of
+from experiments.plots.versions import MOST_LEVELS, _levels, versions, versions_of
+from experiments.serving import Stage, attempts_in_short, attempts_of, pools_of, stages_of
 from experiments.totals import fleet_series
-from experiments.traffic import MOST_LEVELS, Stage, _levels, versions_of, versions_over_time
 from fleet import FleetSpec, Run
 from fleet.spec import from_mapping
 from policies.views import PoolView
@@ -73,6 +73,10 @@ def test_attempts_in_short_say_shares_and_what_was_for_nothing() -> None:
     )
 
 
+def svg_of(run: Run) -> str:
+    return versions(run, "chat", "versions").svg()
+
+
 # --- traffic ---------------------------------------------------------------------------------------------------
 
 
@@ -91,7 +95,7 @@ def test_versions_are_plotted_of_models_that_have_several() -> None:
 
 def test_the_plot_has_every_version_every_stage_and_what_had_no_version() -> None:
     pytest.importorskip("matplotlib")
-    svg = versions_over_time(rollout().request("rejected", None, arrived_s=50.0).run(100.0), "chat")
+    svg = svg_of(rollout().request("rejected", None, arrived_s=50.0).run(100.0))
 
     for words in (
         "version 1",
@@ -101,7 +105,7 @@ def test_the_plot_has_every_version_every_stage_and_what_had_no_version() -> Non
         "3: rolled back: p99 above the gate",
     ):
         assert words in svg
-    assert "no version" not in versions_over_time(rollout().run(100.0), "chat")
+    assert "no version" not in svg_of(rollout().run(100.0))
 
 
 @pytest.mark.parametrize("name", [r"v$\frac$", "$0.03_x^<$0.02", "$1_", "_x^2_"])
@@ -112,7 +116,7 @@ def test_versions_and_stages_are_plotted_as_they_are_called(name: str) -> None:
     told.telemetry.decided(0.0, "rollout", "chat", name)
     told.request(version="1").request(replica=NEW, version=name)
 
-    svg = versions_over_time(told.run(), "chat")
+    svg = svg_of(told.run())
 
     assert f">version {escape(name)}</text>" in svg
     assert f">1: {escape(name)}</text>" in svg
@@ -123,7 +127,7 @@ def test_a_stage_of_several_lines_is_plotted_in_one() -> None:
     told = rollout()
     told.telemetry.decided(90.0, "rollout", "chat", "held:\n\x1b[31merrors", reason="two\nlines")
 
-    assert r">4: held: \x1b[31merrors</text>" in versions_over_time(told.run(100.0), "chat")
+    assert r">4: held: \x1b[31merrors</text>" in svg_of(told.run(100.0))
 
 
 def test_a_plot_of_nothing_is_no_mistake() -> None:
@@ -131,7 +135,7 @@ def test_a_plot_of_nothing_is_no_mistake() -> None:
     run = both_ready(Told()).request("rejected", None).run()
     run.records = run.records.slice(0, 0)
 
-    assert "<svg" in versions_over_time(run, "chat")
+    assert "<svg" in svg_of(run)
 
 
 def test_no_text_of_a_stage_covers_another_or_its_line() -> None:
@@ -194,8 +198,9 @@ def test_the_page_has_pools_versions_stages_and_attempts(tmp_path: Path) -> None
 
     for section in ("Pools", "Traffic by version", "Attempts"):
         assert f"<h2>{section}</h2>" in page
-    assert page.count("<svg") == 3
-    assert "Of the runs with seed 7" in page
+    for part in ("version 1", "old", "hedge"):
+        assert part in page
+    assert "first run (seed 0)" in page
     assert "at 80 &lt;s&gt;" in page
     assert "<canary>" not in page
     assert re.search(r"<td>hedge</td><td>withdrawn</td><td class=\"number\">1</td>", page)

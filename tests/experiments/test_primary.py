@@ -118,8 +118,8 @@ def test_a_report_is_saved_and_loaded_whole(report: Report, tmp_path) -> None:
             assert one.digest == other.digest
             assert all(table.equals(other.tables[of]) for of, table in one.tables.items())
     loaded.save(tmp_path / "two")
-    same = filecmp.cmp(tmp_path / "one" / "manifest.json", tmp_path / "two" / "manifest.json", shallow=False)
-    assert same
+    for name in ("manifest.json", "report.html"):
+        assert filecmp.cmp(tmp_path / "one" / name, tmp_path / "two" / name, shallow=False), name
 
 
 def test_what_is_no_report_is_refused(tmp_path) -> None:

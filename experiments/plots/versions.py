@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from experiments.plots import PALETTE, WIDTH, legend_above, new_figure, svg_text
+from experiments.plots.plot import Plot
+from experiments.plots.style import PALETTE, WIDTH, legend_above, new_figure, short
 from experiments.serving import Stage, stages_of
 from fleet import Run
 from fleet.telemetry.groups import models_of
@@ -16,6 +18,7 @@ from fleet.text import one_line
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 MOST_BINS = 80
 LEAST_IN_BIN = 20
@@ -42,18 +45,15 @@ def versions_of(run: Run) -> dict[str, list[str]]:
     return {model: of_one for model, of_one in several.items() if len(of_one) > 1}
 
 
-def versions_over_time(run: Run, model: str) -> str:
+def versions(run: Run, model: str, name: str) -> Plot:
     """Shares of the model's requests by version, by their intended arrivals, with the rollout's stages marked."""
     requests, stages = _requests(run, model), stages_of(run, model)
     ends_s = max([pc.max(requests["arrived_s"]).as_py() or 0.0, *(stage.time_s for stage in stages), 1e-9])
-    levels = _levels(stages, ends_s)
-    lines = 1 + max((level for level in levels if level is not None), default=-1)
-    figure, axes = new_figure(WIDTH, 2.9 + lines * LINE_PT / 72.0)
-    _shares(axes, requests, versions_of(run)[model], ends_s)
-    _mark(axes, stages, levels, ends_s)
-    axes.set(xlim=(0.0, ends_s), ylim=(0.0, 1.0), xlabel="intended arrival (s)", ylabel="share of requests")
-    legend_above(figure, axes)
-    return svg_text(figure, f"versions-{model}")
+    caption = "Requests by the version that served them."
+    if stages:
+        caption += " Numbered: what the rollout decided, as the table below has it."
+    data = _shares(requests, versions_of(run)[model], ends_s)
+    return Plot(name, caption, data, partial(_draw, stages=stages, ends_s=ends_s))
 
 
 def _requests(run: Run, model: str) -> pa.Table:
@@ -63,24 +63,47 @@ def _requests(run: Run, model: str) -> pa.Table:
     return run.records.filter(pc.fill_null(pc.equal(models_of(run.records, run.pools), model), False))
 
 
-def _shares(axes: Axes, requests: pa.Table, versions: list[str], ends_s: float) -> None:
-    """Stacked shares; a time in which nothing arrived is left white."""
+def _shares(requests: pa.Table, versions: list[str], ends_s: float) -> pa.Table:
+    """The share of each version in each bin: NaN where nothing arrived."""
     bins = int(np.clip(len(requests) // LEAST_IN_BIN, 1, MOST_BINS))
     edges_s = np.linspace(0.0, ends_s, bins + 1)
     arrived_s = requests["arrived_s"].to_numpy()
     total, _ = np.histogram(arrived_s, edges_s)
-    below = np.where(total > 0, 0.0, np.nan)
     named = pc.fill_null(requests["version"], UNKNOWN).to_numpy(zero_copy_only=False)
-    colours = {version: PALETTE[place % len(PALETTE)] for place, version in enumerate(versions)}
-    for version, colour in {**colours, UNKNOWN: UNKNOWN_COLOUR}.items():
+    tables = []
+    for version in (*versions, UNKNOWN):
         count, _ = np.histogram(arrived_s[named == version], edges_s)
         if version == UNKNOWN and not count.any():
             continue
-        top = below + count / np.maximum(total, 1)
-        label = version if version == UNKNOWN else f"version {version}"
+        share = np.divide(count, total, out=np.full(bins, np.nan), where=total > 0)
+        of_one = {"version": [version] * bins, "from_s": edges_s[:-1], "to_s": edges_s[1:], "share": share}
+        tables.append(pa.table(of_one))
+    return pa.concat_tables(tables)
+
+
+def _draw(data: pa.Table, stages: list[Stage], ends_s: float) -> Figure:
+    levels = _levels(stages, ends_s)
+    lines = 1 + max((level for level in levels if level is not None), default=-1)
+    figure, axes = new_figure(WIDTH, 2.9 + lines * LINE_PT / 72.0)
+    _stack(axes, data)
+    _mark(axes, stages, levels, ends_s)
+    axes.set(xlim=(0.0, ends_s), ylim=(0.0, 1.0), xlabel="intended arrival (s)", ylabel="share of requests")
+    legend_above(figure, axes)
+    return figure
+
+
+def _stack(axes: Axes, data: pa.Table) -> None:
+    """Shares on one another; a time in which nothing arrived is left white."""
+    below = 0.0
+    for place, version in enumerate(data["version"].unique().to_pylist()):
+        own = data.filter(pc.equal(data["version"], version))
+        edges_s = [*own["from_s"].to_pylist(), own["to_s"][-1].as_py()]
+        top = below + own["share"].to_numpy()
+        unknown = version == UNKNOWN
         axes.stairs(
-            top, edges_s, baseline=below, fill=True, color=colour, label=label, linewidth=0.0, alpha=0.85
-        )
+            top, edges_s, baseline=below, fill=True, color=UNKNOWN_COLOUR if unknown else PALETTE[place % len(PALETTE)],
+            label=version if unknown else f"version {short(version)}", linewidth=0.0, alpha=0.85,
+        )  # fmt: skip
         below = top
 
 

@@ -8,6 +8,8 @@ say_it_in_a_word()
 
 from experiments.calibrate import CalibrationReport, calibrate
 from experiments.compare import compare
+from experiments.curve import load_curve
+from experiments.curves.load_curve import LoadCurve
 from experiments.findings import Row
 from experiments.metrics import DEFAULT_METRICS, TOKEN_METRICS, Metric, metric
 from experiments.power import power
@@ -20,6 +22,7 @@ __all__ = [
     "DEFAULT_METRICS",
     "TOKEN_METRICS",
     "CalibrationReport",
+    "LoadCurve",
     "Metric",
     "NoValue",
     "Pareto",
@@ -32,6 +35,7 @@ __all__ = [
     "compare",
     "frontier",
     "grid",
+    "load_curve",
     "load_report",
     "load_sweep",
     "metric",

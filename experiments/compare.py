@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import pickle
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import as_completed
-from concurrent.futures.process import BrokenProcessPool
 from itertools import product
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
+from experiments.executor import Executor, Failure
 from experiments.measured import check_columns
 from experiments.metrics import DEFAULT_METRICS, Metric, grouped_too, metrics_of
 from experiments.paired import Interval, Scale
 from experiments.progress import progress_bar
 from experiments.report import Report
-from experiments.workers import Workers
 from fleet import FleetSpec, Run, simulate
-from fleet.spec import components_of
-from fleet.text import one_line
 from traces import FaultTrace, Trace
+from traces.sharing import SharedTrace, share
 from traces.values import BadValue
 
 TraceSource = Trace | Callable[[int], Trace]
@@ -31,10 +28,15 @@ class Job(NamedTuple):
 
     candidate: str
     seed: int
-    trace: Trace
+    trace: Trace | SharedTrace
     spec: FleetSpec
     faults: FaultTrace | None
     sessions: bool
+
+    def run(self) -> Run:
+        """Make it."""
+        trace = self.trace.open() if isinstance(self.trace, SharedTrace) else self.trace
+        return simulate(trace, self.spec, seed=self.seed, faults=self.faults, sessions=self.sessions)
 
 
 def compare(
@@ -68,9 +70,8 @@ def compare(
 
     A run that fails is in the report's `errors`, and the others are kept.
 
-    `workers` processes share the work, one by default. They are spawned and import your script again: guard it
-    with ``if __name__ == "__main__":``, and define policies in a module of their own. What cannot be sent to
-    another process runs in this one.
+    `workers` processes share the work, one by default. They are fresh ones; policies may be defined in your script or
+    notebook. What cannot be sent to another process runs in this one.
 
     Raises `ValueError` for an unknown baseline, metric or column, no candidates or no seeds, and where every run fails
     what the first raised.
@@ -92,74 +93,46 @@ def compare(
         )
     traces = {seed: trace if isinstance(trace, Trace) else trace(seed) for seed in chosen}
     planned = {seed: faults(seed) if callable(faults) else faults for seed in chosen}
-    jobs = [
-        Job(name, seed, traces[seed], candidates[name], planned[seed], sessions)
-        for seed, name in product(chosen, candidates)
-    ]
     check_columns(
         [*grouped_too(measured or DEFAULT_METRICS, columns), *filter(None, [decides])], traces.values()
     )
-    with progress_bar("runs", len(jobs), shown=progress) as advance:
-        done = _run_all(jobs, workers or 1, advance)
-    errors = {key: one for key, one in done.items() if isinstance(one, Exception)}
+    done = _run_all(traces, candidates, planned, sessions, workers or 1, progress=progress)
+    errors = {key: one for key, one in done.items() if isinstance(one, Failure)}
     if len(errors) == len(done):
-        raise next(iter(errors.values()))
+        next(iter(errors.values())).reraise()
     runs = {name: [one for seed in chosen if isinstance(one := done[name, seed], Run)] for name in candidates}
     return Report(
         runs, seeds=chosen, baseline=first, metrics=measured, primary=decides, by=columns, interval=interval,
-        scale=scale, errors={key: said(error) for key, error in errors.items()},
+        scale=scale, errors={key: failure.error for key, failure in errors.items()},
     )  # fmt: skip
 
 
-def said(error: Exception) -> str:
-    """What was raised, in a line."""
-    return f"{type(error).__name__}: {one_line(str(error))}"
-
-
 def _run_all(
-    jobs: list[Job], workers: int, advance: Callable[[], None]
-) -> dict[tuple[str, int], Run | Exception]:
-    done: dict[tuple[str, int], Run | Exception] = {}
-    if workers > 1 and (obstacle := _obstacle(jobs)) is not None:
-        print(f"compare: running in this process, because {obstacle}", file=sys.stderr)
-        workers = 1
-    if workers > 1:
-        try:
-            with Workers(min(workers, len(jobs))) as pool:
-                futures = {pool.submit(_run, job): job for job in jobs}
-                for future in as_completed(futures):
-                    job = futures[future]
-                    done[job.candidate, job.seed] = future.result()
-                    advance()
-        except BrokenProcessPool:
-            print(
-                "compare: the worker processes ended early; running in this process "
-                '(is the script guarded by `if __name__ == "__main__":`?)',
-                file=sys.stderr,
-            )
-    for job in jobs:
-        if (job.candidate, job.seed) not in done:
-            done[job.candidate, job.seed] = _run(job)
+    traces: Mapping[int, Trace],
+    candidates: Mapping[str, FleetSpec],
+    faults: Mapping[int, FaultTrace | None],
+    sessions: bool,
+    workers: int,
+    *,
+    progress: bool,
+) -> dict[tuple[str, int], Run | Failure]:
+    """What came of each candidate with each seed. Several processes read a trace from one file."""
+    done: dict[tuple[str, int], Run | Failure] = {}
+    number = len(traces) * len(candidates)
+    with (
+        TemporaryDirectory(prefix="fleet-compare-") as scratch,
+        progress_bar("runs", number, shown=progress) as advance,
+        Executor(min(workers, number)) as executor,
+    ):
+        here = min(workers, number) == 1
+        given = {seed: trace if here else share(trace, Path(scratch)) for seed, trace in traces.items()}
+        jobs = (
+            Job(name, seed, given[seed], candidates[name], faults[seed], sessions)
+            for seed, name in product(traces, candidates)
+        )
+        for job, result in executor.run(Job.run, jobs):
+            if isinstance(result, Run):
+                result.kept_trace = traces[job.seed]  # it is large, and stayed here
+            done[job.candidate, job.seed] = result
             advance()
-    return done
-
-
-def _run(job: Job) -> Run | Exception:
-    """The run, or what it raised: the others go on."""
-    try:
-        return simulate(job.trace, job.spec, seed=job.seed, faults=job.faults, sessions=job.sessions)
-    except Exception as error:
-        return error
-
-
-def _obstacle(jobs: Sequence[Job]) -> str | None:
-    """Why the work cannot go to other processes."""
-    for spec in {id(job.spec): job.spec for job in jobs}.values():
-        for _, component in components_of(spec):
-            if type(component).__module__ == "__main__":
-                return f"{type(component).__name__} is defined in the script itself, which a worker does not have"
-        try:
-            pickle.dumps(spec)
-        except (pickle.PicklingError, AttributeError, TypeError) as error:
-            return f"a spec cannot be sent to another process ({error})"
-    return None
+    return {(name, seed): done[name, seed] for seed, name in product(traces, candidates)}

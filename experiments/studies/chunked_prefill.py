@@ -13,12 +13,13 @@ from __future__ import annotations
 from msgspec import Struct
 
 from experiments.compare import compare
+from experiments.load import at_rate
 from experiments.plots import PALETTE, WIDTH, legend_above, log_ticks, new_figure
 from experiments.report import Report
 from experiments.studies.charts import compact_svg
 from experiments.studies.result import StudyResult, measured, result_of
 from experiments.studies.study import Options, Study
-from experiments.studies.workloads import at_rate, documents, engine, recorded
+from experiments.studies.workloads import documents, engine, recorded
 from fleet import FleetSpec
 from policies import Sarathi, VllmPrefillFirst
 from traces import Trace

@@ -16,11 +16,12 @@ from collections.abc import Mapping
 from msgspec import Struct
 
 from experiments.compare import compare
+from experiments.load import at_rate
 from experiments.report import Report
 from experiments.studies.charts import Panel, lines
 from experiments.studies.result import StudyResult, measured, result_of
 from experiments.studies.study import Options, Study
-from experiments.studies.workloads import at_rate, chat, engine, recorded
+from experiments.studies.workloads import chat, engine, recorded
 from fleet import FleetSpec
 from policies import IterationPolicy, Orca, Sarathi, StaticBatch, VllmPrefillFirst, VllmTokenBudget
 from traces import Slo, Trace

@@ -11,15 +11,16 @@ al., "Sarathi-Serve", OSDI 2024, section 5.1 (capacity under objectives).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from msgspec import Struct
 
+from experiments.load import at_rate, highest_rate
 from experiments.studies.charts import Panel, lines
 from experiments.studies.jobs import run_all
 from experiments.studies.result import Figure, Measure, StudyResult, judged, paired_figures
 from experiments.studies.study import Options, Study
-from experiments.studies.workloads import at_rate, conversations, engine, recorded
+from experiments.studies.workloads import conversations, engine, recorded
 from fleet import FleetSpec, simulate
 from policies import (
     IterationPolicy,
@@ -60,8 +61,6 @@ _ROUTING: Mapping[str, RoutingPolicy] = {
 BY_ITERATION = {f"{name}, least tokens": name for name in _ITERATION}
 BY_ROUTING = {f"vllm token budget, {name}": name for name in _ROUTING}
 """What their panels call them."""
-_LEAST = 1.0 / 64.0
-"""Of the rate to start from: neither far less nor far more than it is looked for."""
 CANDIDATES = tuple(dict.fromkeys((*BY_ITERATION, *BY_ROUTING)))
 FEW = tuple(
     name for name in CANDIDATES if name not in ("orca, least tokens", "vllm token budget, least outstanding")
@@ -89,29 +88,6 @@ def spec_of(candidate: str, replicas: int) -> FleetSpec:
         routing=_ROUTING[routing],
         slo=SLO,
     )
-
-
-def highest_rate(attains: Callable[[float], bool], start: float, tolerance: float) -> float:
-    """A rate that attains, such that one at most `tolerance` (relative) above it does not; 0.0 if hardly any does.
-
-    By bisection between two rates a factor of two apart, found from `start`. It takes for granted that what a rate
-    attains a lower one does too.
-    """
-    low = start
-    while not attains(low):
-        low /= 2.0
-        if low < start * _LEAST:
-            return 0.0
-    high = 2.0 * low
-    while low >= start and high <= start / _LEAST and attains(high):
-        low, high = high, 2.0 * high
-    while high > (1.0 + tolerance) * low:
-        middle = (low * high) ** 0.5
-        if attains(middle):
-            low = middle
-        else:
-            high = middle
-    return low
 
 
 class Job(Struct, frozen=True, kw_only=True):

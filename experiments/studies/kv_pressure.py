@@ -15,11 +15,12 @@ from collections.abc import Mapping
 from msgspec import Struct
 
 from experiments.compare import compare
+from experiments.load import at_rate
 from experiments.report import Report
 from experiments.studies.charts import Panel, lines
 from experiments.studies.result import StudyResult, measured, result_of
 from experiments.studies.study import Options, Study
-from experiments.studies.workloads import at_rate, conversations, engine, recorded
+from experiments.studies.workloads import conversations, engine, recorded
 from fleet import FleetSpec
 from policies import EvictionPolicy, Gdsf, Lfu, Lru, OldestFirst, VllmPrefillFirst
 from traces import Slo, Trace

@@ -17,11 +17,12 @@ from pathlib import Path
 from msgspec import Struct
 
 from experiments.compare import compare
+from experiments.load import at_rate
 from experiments.report import Report
 from experiments.studies.charts import Panel, lines
 from experiments.studies.result import StudyResult, measured, result_of
 from experiments.studies.study import Options, Study
-from experiments.studies.workloads import BLOCK_TOKENS, at_rate, device_blocks, engine, recorded
+from experiments.studies.workloads import BLOCK_TOKENS, device_blocks, engine, recorded
 from fleet import FleetSpec
 from policies import KvCost, LeastTokens, PrefixAffinity, Random, RoutingPolicy, SessionAffinity
 from traces import Trace

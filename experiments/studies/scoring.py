@@ -14,11 +14,12 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from experiments.compare import compare
+from experiments.load import at_rate
 from experiments.metrics import Metric
 from experiments.report import Report
 from experiments.studies.result import Figure, Measure, StudyResult, judged, paired_figures, result_of
 from experiments.studies.study import Options
-from experiments.studies.workloads import STEPS, at_rate, recorded
+from experiments.studies.workloads import STEPS, recorded
 from fleet import EmulatedEngine, FleetSpec, Run
 from fleet.engines import RooflineLatency
 from fleet.engines.devices.specs import model_spec

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 from functools import cache
 
+from experiments.load import at_rate, open_loop
 from fleet.engines import EmulatedLlmEngine, KvSpec, RooflineSteps
-from traces import Lengths, Trace, TraceError, Transform, describe, load_trace, poisson, sessions
+from traces import Lengths, Trace, Transform, describe, load_trace, poisson, sessions
 
 MODEL, DEVICE = "llama-3.1-8b", "a100"
 STEPS = RooflineSteps(
@@ -88,19 +89,6 @@ def arrivals(rate_per_s: float, duration_s: float, seed: int, name: str | None =
     if len(part) < wanted:
         raise ValueError(f"trace {name!r} has {len(part):,} requests; this study takes {wanted:,} of it")
     return at_rate(part.derived(part.table.select(["id", "arrived_s"]), Transform("times")), rate_per_s)
-
-
-def open_loop(trace: Trace) -> Trace:
-    """The same requests at their recorded times, whatever became of those before them."""
-    columns = [name for name in ("parent", "think_s") if name in trace.table.column_names]
-    return trace.derived(trace.table.drop_columns(columns), Transform("open_loop"))
-
-
-def at_rate(trace: Trace, rate_per_s: float) -> Trace:
-    """The same requests in the same order, on average so many a second."""
-    if trace.rate_per_s is None:
-        raise TraceError("has no rate to scale", remedy="give requests of more than one instant")
-    return trace.scale_rate(rate_per_s / trace.rate_per_s)
 
 
 def recorded(name: str, requests: int, seed: int) -> Trace:

@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 
 from msgspec import Struct
 
-from experiments.sweep.pareto import Candidate, Constraint, Objective
+from experiments.sweep.judging import Candidate, Constraint, Objective
 from experiments.sweep.search import Search
 from experiments.sweep.space import (
     Axes,

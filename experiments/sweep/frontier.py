@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from experiments.measured import measure
 from experiments.report import Report
-from experiments.sweep.pareto import Judging, Pareto, constraints_of, objectives_of, pareto
+from experiments.sweep.judging import Judging, constraints_of, objectives_of
+from experiments.sweep.pareto import Pareto, pareto
 
 
 def frontier(report: Report, *objectives: str, where: Sequence[str] = ()) -> Pareto:

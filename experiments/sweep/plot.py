@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from experiments.metrics import Metric
 from experiments.plots import PALETTE, WIDTH, legend_above, log_ticks, new_figure, svg_text
-from experiments.sweep.pareto import Candidate, Judging, Pareto, Standing
+from experiments.sweep.judging import Candidate, Judging, Standing
+from experiments.sweep.pareto import Pareto
 from experiments.sweep.space import SweepError
 
 if TYPE_CHECKING:

@@ -21,9 +21,12 @@ from experiments.measured import Measured
 from experiments.metrics import Metric, metric
 from experiments.sweep.design import axes_of
 from experiments.sweep.index import Index, measured_in
-from experiments.sweep.pareto import Pareto, constraints_of, objectives_of, pareto
+from experiments.sweep.judging import constraints_of, objectives_of
+from experiments.sweep.pareto import Pareto, pareto
 from experiments.sweep.plan import Plan, load_plan
 from experiments.sweep.space import SweepError, Values
+from experiments.sweep.words import failures_in_words, points_in_words
+from experiments.text import as_text
 from experiments.toml import toml_text
 from fleet import FleetSpec
 from fleet.telemetry.provenance import ComponentSource, rebuilt
@@ -153,13 +156,13 @@ class Sweep:
         return Sweep(None, self.plan, self.runs)
 
     def __rich__(self) -> RenderableType:
-        from experiments.sweep.words import sweep_in_words
+        from rich.console import Group
 
-        return sweep_in_words(self)
+        shown = points_in_words(self.points, self.metrics) if not self.plan.objectives else self.pareto()
+        failed = [f"{one.candidate}, seed {one.seed}: {one.error}" for one in self.failures]
+        return Group(shown, *failures_in_words(failed, len(self.runs)))
 
     def __str__(self) -> str:
-        from experiments.text import as_text
-
         return as_text(self.__rich__())
 
 

@@ -20,7 +20,8 @@ from experiments.metrics import Metric, metrics_of
 from experiments.progress import progress_bar
 from experiments.sweep.design import Design, method_of
 from experiments.sweep.index import Index, Row
-from experiments.sweep.pareto import Candidate, Judging, constraints_of, judged, objectives_of
+from experiments.sweep.judging import Candidate, Judging, constraints_of, objectives_of
+from experiments.sweep.pareto import judged
 from experiments.sweep.plan import Plan, alone_in, settle, sweep_up
 from experiments.sweep.result import Sweep, described, load_sweep
 from experiments.sweep.space import Axes, Point, SweepError

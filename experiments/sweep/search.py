@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from experiments.sweep.pareto import Candidate, Constraint, Objective
+from experiments.sweep.judging import Candidate, Constraint, Objective
 from experiments.sweep.space import Axes, Axis, Point, Range, SweepError, Values, namer, rounded
 from traces.files import write_whole
 

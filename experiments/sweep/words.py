@@ -2,93 +2,87 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from experiments.lacks import in_words
+import pyarrow as pa
+
+from experiments.lacks import Lack, in_words
 from experiments.metrics import Metric
 from experiments.sweep.index import is_one_figure
-from experiments.sweep.pareto import KNEE, Candidate, Judging, Pareto
+from experiments.sweep.judging import KNEE, STANDINGS, Candidate, Constraint, Judging, Objective
 from experiments.text import plain_number
 
 if TYPE_CHECKING:
-    from rich.console import Group
     from rich.table import Table
-
-    from experiments.sweep.result import Sweep
+    from rich.text import Text
 
 MOST_ROWS = 40
 MOST_LINES = 8
 
 
-def pareto_in_words(found: Pareto) -> Group:
-    """The front as a table, and in lines the others, the knee and the rule that it was found by."""
-    from rich.console import Group
+def failures_in_words(failed: Sequence[str], runs: int) -> list[Text]:
+    """A line for each of the first of the runs that failed, and how many of all runs did."""
     from rich.text import Text
 
-    lines = [Text(line) for line in _lines(found)]
-    return Group(_front(found), *lines) if found.front else Group(*lines)
+    first = [f"{len(failed):,} of {runs:,} runs failed:"] if failed else []
+    return [Text(line, style="bold red") for line in first + _some(failed)]
 
 
-def sweep_in_words(sweep: Sweep) -> Group:
-    """The front, or where there are no objectives the points; and what failed."""
-    from rich.console import Group
-    from rich.text import Text
-
-    shown = pareto_in_words(sweep.pareto()) if sweep.plan.objectives else _points(sweep)
-    failed = [f"{one.candidate}, seed {one.seed}: {one.error}" for one in sweep.failures]
-    first = [f"{len(failed):,} of {len(sweep.runs):,} runs failed:"] if failed else []
-    return Group(shown, *(Text(line, style="bold red") for line in first + _some(failed)))
-
-
-def _front(found: Pareto) -> Table:
-    judging: list[Judging] = [*found.objectives, *found.constraints]
+def front_table(
+    candidates: Sequence[Candidate],
+    objectives: Sequence[Objective],
+    constraints: Sequence[Constraint],
+    knee: str | None,
+) -> Table:
+    """The candidates of a front with the figures that all are judged by."""
+    judging: list[Judging] = [*objectives, *constraints]
     figures = list({one.key: one.metric for one in judging}.values())
-    table = _table("candidate", *(_heading(one, found) for one in figures), "")
-    shown = [one for one in found.candidates if one.standing == "front"]
+    best = {one.key: one.best for one in objectives}
+    headings = [f"{one.label}{f', {best[one.key]}' if one.key in best else ''}" for one in figures]
+    table = _table("candidate", *headings, "")
+    shown = [one for one in candidates if one.standing == "front"]
     for one in shown[:MOST_ROWS]:
-        table.add_row(one.name, *_cells(one, figures), "knee" if one.name == found.knee else "")
+        cells = [_cell(one.means.get(figure.key), figure.scale) for figure in figures]
+        table.add_row(one.name, *cells, "knee" if one.name == knee else "")
     if len(shown) > MOST_ROWS:
         table.add_row(f"and {len(shown) - MOST_ROWS:,} more")
     return table
 
 
-def _heading(one: Metric, found: Pareto) -> str:
-    best = {objective.key: objective.best for objective in found.objectives}
-    return f"{one.label}{f', {best[one.key]}' if one.key in best else ''}"
+def front_lines(
+    candidates: Sequence[Candidate],
+    constraints: Sequence[Constraint],
+    knee: str | None,
+    lacks: Sequence[Lack],
+) -> list[Text]:
+    """How many stand where, the knee and the rule that it was found by, and who is not judged."""
+    from rich.text import Text
+
+    where = f" with {', '.join(map(str, constraints))}" if constraints else ""
+    counts = Counter(one.standing for one in candidates)
+    said = ", ".join(f"{counts[one]:,} {one}" for one in STANDINGS if counts[one] or one == "front")
+    lines = [f"{len(candidates):,} candidates{where}: {said}."]
+    if not counts["front"]:
+        broken = counts["infeasible"]
+        lines.append("No candidate keeps all constraints." if broken else "No candidate can be judged.")
+    if knee is not None:
+        lines.append(f"Knee: {knee} ({KNEE}).")
+    left_out = [one for one in candidates if one.standing == "left out"]
+    lines += _some([f"· {one.name} is not judged: {one.why}." for one in left_out])
+    return [Text(line) for line in lines + _some([f"· {said}" for said in in_words(lacks)])]
 
 
-def _cells(candidate: Candidate, figures: Sequence[Metric]) -> list[str]:
-    return [_cell(candidate.means.get(one.key), one.scale) for one in figures]
-
-
-def _lines(found: Pareto) -> list[str]:
-    where = f" with {', '.join(map(str, found.constraints))}" if found.constraints else ""
-    counts = {
-        standing: len(found.names(standing)) for standing in ("front", "dominated", "infeasible", "left out")
-    }
-    said = ", ".join(
-        f"{count:,} {standing}" for standing, count in counts.items() if count or standing == "front"
-    )
-    lines = [f"{len(found.candidates):,} candidates{where}: {said}."]
-    if not found.front:
-        lines.append(
-            "No candidate keeps all constraints." if counts["infeasible"] else "No candidate can be judged."
-        )
-    if found.knee is not None:
-        lines.append(f"Knee: {found.knee} ({KNEE}).")
-    lines += _some([f"· {name} is not judged: {why}." for name, why in found.left_out.items()])
-    return lines + _some([f"· {said}" for said in in_words(found.lacks)])
-
-
-def _points(sweep: Sweep) -> Table:
-    figures = [one for one in sweep.metrics if is_one_figure(one)]
+def points_in_words(points: pa.Table, metrics: Sequence[Metric]) -> Table:
+    """The points of a sweep, each with its means."""
+    figures = [one for one in metrics if is_one_figure(one)]
     table = _table("candidate", *(one.label for one in figures))
-    rows = sweep.points.slice(0, MOST_ROWS).to_pylist()
+    rows = points.slice(0, MOST_ROWS).to_pylist()
     for row in rows:
         table.add_row(row["candidate"], *(_cell(row.get(one.key), one.scale) for one in figures))
-    if len(sweep.points) > len(rows):
-        table.add_row(f"and {len(sweep.points) - len(rows):,} more")
+    if len(points) > len(rows):
+        table.add_row(f"and {len(points) - len(rows):,} more")
     return table
 
 

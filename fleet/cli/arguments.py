@@ -19,7 +19,7 @@ from fleet.cli.values import count, endpoint, meant, nonnegative, positive, seve
 
 GROUPS = {
     "run": ("simulate", "replay", "again"),
-    "compare": ("compare", "regret"),
+    "compare": ("compare", "curve", "sweep", "regret"),
     "live": ("serve", "join", "drive", "keys"),
     "operate": ("deploy", "retire", "scale", "rollout", "status"),
     "traces": ("traces", "export"),
@@ -225,6 +225,7 @@ def _parser() -> Parser:
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error, and log more")
     commands = parser.add_subparsers(metavar="COMMAND", required=True, dest="command", parser_class=Parser)
     _add_runs(commands)
+    _add_curve(commands)
     _add_regret(commands)
     _add_across_hosts(commands)
     add_operations(commands)
@@ -289,18 +290,12 @@ def _add_runs(commands: Any) -> None:
         help="fleets, as TOML or JSON; the first is the baseline",
     )
     set_flag(compare)
-    compare.add_argument(
-        "--vary", action="append", default=[], metavar="PATH=A,B,...",
-        help="a candidate for each value, as in --vary routing=random,round-robin (repeatable: all combinations)",
-    )  # fmt: skip
+    _vary(compare)
     _run(compare, seed=False)
     compare.add_argument(
         "--seeds", type=count, default=10, metavar="N", help="runs of each candidate (default 10)"
     )
-    compare.add_argument(
-        "--stretch-s", type=positive, metavar="S",
-        help="another S seconds of the trace for each seed: the first S for seed 0, the next for seed 1, ...",
-    )  # fmt: skip
+    _stretches(compare)
     compare.add_argument(
         "--metrics", metavar="NAME,NAME,...",
         help="figures to compare, as in --metrics ttft_s.p99@tenant,goodput (default: those that the runs have)",
@@ -340,7 +335,7 @@ def _add_sweep(commands: Any) -> None:
         commands,
         "sweep",
         "sweeping:sweep",
-        "simulate a fleet at many points, and say which are worth choosing",
+        "simulate a fleet at many points, and say which to choose",
     )
     _trace(sweep)
     _spec(sweep)
@@ -386,6 +381,56 @@ def _add_sweep(commands: Any) -> None:
     sweep.add_argument(
         "--keep-runs", action="store_true", help="keep the whole runs there, not their figures alone"
     )
+
+
+def _add_curve(commands: Any) -> None:
+    curve = command(
+        commands,
+        "curve",
+        "curving:curve",
+        "simulate fleets at several rates: latency against load",
+    )
+    _trace(curve)
+    curve.add_argument("specs", metavar="SPEC", type=Path, nargs="+", help="fleets, as TOML or JSON")
+    set_flag(curve)
+    _vary(curve)
+    curve.add_argument(
+        "--rates", metavar="R,R,...", default="auto",
+        help="requests a second, or shares of what the first candidate sustains (50%%,80%%); default auto: ten rates, "
+        "up to past what the best sustains",
+    )  # fmt: skip
+    curve.add_argument(
+        "--objective", metavar="NAME<=X",
+        help="find the highest rate within it, as in --objective 'e2e_s.p99<=0.2' (seconds; shares from 0 to 1)",
+    )  # fmt: skip
+    curve.add_argument(
+        "--metrics", metavar="NAME,NAME,...",
+        help="figures to draw (default: e2e_s.p50,e2e_s.p99,slo_attainment,goodput_per_s)",
+    )  # fmt: skip
+    curve.add_argument(
+        "--seeds", type=count, default=5, metavar="N", help="runs of each candidate at each rate (default 5)"
+    )
+    _stretches(curve)
+    curve.add_argument(
+        "--workers", type=count, default=1, metavar="N", help="processes that share the work (default 1)"
+    )
+    curve.add_argument(
+        "--out", type=Path, metavar="DIR", help="save the curve (HTML, CSV, JSON, SVG, PDF) there"
+    )
+
+
+def _vary(parser: Parser) -> None:
+    parser.add_argument(
+        "--vary", action="append", default=[], metavar="PATH=A,B,...",
+        help="a candidate for each value, as in --vary routing=random,round-robin (repeatable: all combinations)",
+    )  # fmt: skip
+
+
+def _stretches(parser: Parser) -> None:
+    parser.add_argument(
+        "--stretch-s", type=positive, metavar="S",
+        help="another S seconds of the trace for each seed: the first S for seed 0, the next for seed 1, ...",
+    )  # fmt: skip
 
 
 def _add_regret(commands: Any) -> None:

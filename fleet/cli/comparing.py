@@ -65,23 +65,32 @@ def metrics_of(names: str | None, flag: str = "--metrics") -> list[Metric] | Non
         raise UsageError(f"compare: {flag}: {error}") from None
 
 
-def stretches_of(trace: Trace, stretch_s: float | None, seeds: int) -> TraceSource:
+def stretches_of(
+    trace: Trace, stretch_s: float | None, seeds: int, *, command: str = "compare"
+) -> TraceSource:
     """The trace for every seed, or `stretch_s` seconds of it for each, one after another."""
     if stretch_s is None:
         return trace
     if (seeds - 1) * stretch_s >= trace.duration_s:
         raise UsageError(
-            f"compare: {seeds} stretches of {stretch_s:g} s are more than the {trace.duration_s:,.0f} s of the trace; "
-            "give fewer --seeds or a shorter --stretch-s"
+            f"{command}: {seeds} stretches of {stretch_s:g} s are more than the {trace.duration_s:,.0f} s of the "
+            "trace; give fewer --seeds or a shorter --stretch-s"
         )
     stretches = [trace.slice(seed * stretch_s, (seed + 1) * stretch_s) for seed in range(seeds)]
     for seed, stretch in enumerate(stretches):
-        inputs.plausible(stretch, f"compare: --stretch-s {stretch_s:g}, seed {seed}")
+        inputs.plausible(stretch, f"{command}: --stretch-s {stretch_s:g}, seed {seed}")
     return stretches.__getitem__
 
 
-def candidates_of(paths: Sequence[Path], changes: Sequence[str], vary: Sequence[str]) -> dict[str, FleetSpec]:
-    """Fleets by name: of each file, all combinations of the varied values."""
+def candidates_of(
+    paths: Sequence[Path],
+    changes: Sequence[str],
+    vary: Sequence[str],
+    *,
+    command: str = "compare",
+    least: int = 2,
+) -> dict[str, FleetSpec]:
+    """Fleets by name: of each file, all combinations of the varied values; there are to be at `least` so many."""
     axes = [(path, inputs.alternatives(values)) for path, values in map(inputs.split_change, vary)]
     candidates: dict[str, FleetSpec] = {}
     for file, stem in zip(paths, _stems(paths), strict=True):
@@ -90,10 +99,10 @@ def candidates_of(paths: Sequence[Path], changes: Sequence[str], vary: Sequence[
             label = values[0] if len(axes) == 1 else ", ".join(map(_short, varied))
             name = " ".join(part for part in (stem if len(paths) > 1 or not axes else "", label) if part)
             if name in candidates:
-                raise UsageError(f"compare: two candidates are called {name}")
+                raise UsageError(f"{command}: two candidates are called {name}")
             candidates[name] = inputs.spec_of(file, [*changes, *varied])
-    if len(candidates) < 2:
-        raise UsageError("compare: needs two candidates: give two files, or --vary PATH=A,B")
+    if len(candidates) < least:
+        raise UsageError(f"{command}: needs two candidates: give two files, or --vary PATH=A,B")
     return candidates
 
 

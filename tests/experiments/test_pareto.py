@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 
 from experiments import SweepError, plot_pareto
 from experiments.measured import Measured
-from experiments.sweep.pareto import constraints_of, knee_of, nondominated, objectives_of, pareto
+from experiments.sweep.judging import constraints_of, objectives_of
+from experiments.sweep.pareto import knee_of, nondominated, pareto
 
 COSTS = st.dictionaries(
     st.text("abcdefgh", min_size=1, max_size=2), st.tuples(st.integers(0, 5), st.integers(0, 5)), max_size=12

@@ -5,8 +5,6 @@ from collections.abc import Callable
 
 import pyarrow.compute as pc
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from experiments.studies import (
@@ -22,12 +20,11 @@ from experiments.studies import (
     tail_at_scale,
 )
 from experiments.studies.failing import FailingEngine
-from experiments.studies.goodput_frontier import highest_rate
 from experiments.studies.jobs import run_all
 from experiments.studies.result import StudyResult
 from experiments.studies.scoring import engine, most_per_s, texts, work_cost
 from experiments.studies.study import Options, Study, publish_all
-from experiments.studies.workloads import arrivals, at_rate, chat, conversations, open_loop, recorded
+from experiments.studies.workloads import arrivals, open_loop, recorded
 from fleet import AffineLatency, FleetSpec, simulate
 from policies import FixedVariant, NoBatching, NoRetry
 from tests.simulation.building import arrivals as requests_at
@@ -309,34 +306,6 @@ def test_a_canary_is_looked_at_by_the_size_of_a_look_and_decided_where_there_was
 
 
 # --- what they are made of ---------------------------------------------------------------------------------
-
-
-@given(limit=st.floats(0.2, 400.0), tolerance=st.floats(0.01, 0.5))
-def test_bisection_finds_the_highest_rate_that_attains(limit, tolerance):
-    asked = []
-
-    def attains(rate: float) -> bool:
-        asked.append(rate)
-        return rate <= limit
-
-    found = highest_rate(attains, 8.0, tolerance)
-    assert found in asked
-    assert found <= limit < found * (1.0 + tolerance) * (1.0 + 1e-9)
-
-
-def test_bisection_gives_up_on_what_no_rate_attains_and_on_what_every_rate_does():
-    assert highest_rate(lambda rate: False, 8.0, 0.1) == 0.0
-    assert 8.0 < highest_rate(lambda rate: True, 8.0, 0.1) < 2000.0
-
-
-@pytest.mark.parametrize("make", [chat, conversations])
-def test_a_rate_changes_the_clock_and_nothing_else(make):
-    trace = make(50, 3)
-    assert len(trace) == 50
-    faster = at_rate(trace, 7.0)
-    assert faster.rate_per_s == pytest.approx(7.0)
-    for column in ("id", "prompt_tokens", "output_tokens", "blocks"):
-        assert faster.column(column).to_pylist() == trace.column(column).to_pylist()
 
 
 def test_parts_of_a_recorded_trace_follow_one_another_and_start_at_zero():

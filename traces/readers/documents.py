@@ -16,7 +16,7 @@ import numpy as np
 from traces.errors import TraceError
 from traces.readers.json_rows import explained
 from traces.readers.rows import Rows
-from traces.source import PEEK_BYTES, PEEK_LINES, Source
+from traces.source import PEEK_LINES, Source
 
 T = TypeVar("T")
 Fields = dict[str, msgspec.Raw]
@@ -44,8 +44,10 @@ def has_keys(source: Source, *names: str) -> bool:
         return True
     if not source.first_line.startswith("{") or fields(source.first_line.encode()):
         return False  # the first line is an object, so that each line is one: the whole file need not be looked at
-    head = source.data[:PEEK_BYTES]
-    return all(f'"{name}"'.encode() in head for name in names) and set(names) <= fields(source.data).keys()
+    return (
+        all(f'"{name}"'.encode() in source.head for name in names)
+        and set(names) <= fields(source.data).keys()
+    )
 
 
 def first_keys(source: Source) -> set[str]:

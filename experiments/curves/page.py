@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator
-from html import escape
-from importlib.util import find_spec
 from pathlib import Path
 
 import msgspec
 
-from experiments import html
+from experiments.curves.plot import figure_of
 from experiments.curves.result import Curve
 from experiments.curves.words import failed, headings_of, notes_of, rows_of, title_of, verdict_of
+from experiments.pages.blocks import NO_PLOTS, Block, Figure, Heading, Table, Text, can_plot, page, section
+from experiments.pages.specs import differences
+from experiments.plots.plot import pdf_bytes, svg_text
 
 CAPTION = (
     "Against offered load: the mean over the seeds, a bar for its 95 % interval, shaded what the seeds span. Hollow: "
@@ -38,14 +38,11 @@ def write(curve: Curve, target: Path) -> Path:
     (target / "curve.json").write_bytes(json_of(curve))
     (target / "curve.csv").write_text(csv_of(curve), encoding="utf-8")
     svg = ""
-    if find_spec("matplotlib") is not None:
-        from experiments.curves.plot import figure_of
-        from experiments.plots import svg_text
-
+    if can_plot():
         figure = figure_of(curve)
         svg = svg_text(figure, "curve")
         (target / "curve.svg").write_text(svg, encoding="utf-8")
-        figure.savefig(target / "curve.pdf", metadata={"CreationDate": None, "Creator": None})
+        (target / "curve.pdf").write_bytes(pdf_bytes(figure))
     (target / "curve.html").write_text(page_of(curve, svg), encoding="utf-8")
     return target
 
@@ -81,20 +78,18 @@ def csv_of(curve: Curve) -> str:
 
 def page_of(curve: Curve, svg: str) -> str:
     """The page: the verdict first."""
-    heading = escape(verdict_of(curve))
-    return html.page(heading, [f"<h1>{heading}</h1>", *_parts(curve, svg)])
-
-
-def _parts(curve: Curve, svg: str) -> Iterator[str]:
-    for line in failed(curve):
-        yield f'<p class="warning">{escape(line)}</p>'
-    yield f"<p>{escape(title_of(curve))}.</p>"
-    yield html.figure(svg, CAPTION) if svg else html.NO_PLOTS
-    yield "".join(f'<p class="note">{escape(note)}</p>' for note in notes_of(curve))
-    yield "<h2>Figures</h2>"
-    for name in curve.candidates:
-        yield f"<h3>{escape(name)}</h3>"
-        yield html.table(headings_of(curve), rows_of(curve, name), numbers_from=0)
-    yield "<h2>What the candidates differ in</h2>"
-    yield html.differences(curve.specs)
-    yield f"<h2>Method</h2><p>{METHOD}</p>"
+    figures: list[Block] = [
+        block
+        for name in curve.candidates
+        for block in (Heading(name, 3), Table(headings_of(curve), rows_of(curve, name), names=0))
+    ]
+    blocks: list[Block] = [
+        *(Text(line, "warning") for line in failed(curve)),
+        Text(f"{title_of(curve)}."),
+        Figure(svg, CAPTION) if svg else Text(NO_PLOTS, "note"),
+        *(Text(note, "note") for note in notes_of(curve)),
+        *section("Figures", figures),
+        *section("What the candidates differ in", differences(curve.specs)),
+        *section("Method", [Text(METHOD)]),
+    ]
+    return page(verdict_of(curve), blocks)

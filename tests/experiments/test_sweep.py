@@ -341,6 +341,14 @@ def test_a_space_that_is_exhausted_has_no_more_points():
 
 
 @pytest.mark.parametrize(
+    "axis",
+    [Range(1000, 5000, log=True), Range(0.1234564, 0.2), Range(0.1, 0.12345651), Range(3, 9, log=True)],
+)
+def test_no_value_of_a_range_is_outside_of_it(axis) -> None:
+    assert axis.low <= axis.at(0.0) <= axis.at(1.0) <= axis.high
+
+
+@pytest.mark.parametrize(
     ("low", "high", "log"), [(3, 3, False), (4, 3, False), (0, 3, True), (1, float("inf"), False)]
 )
 def test_a_range_that_is_none_is_named(low, high, log):

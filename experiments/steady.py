@@ -130,6 +130,17 @@ def steadiness(run: Run, cut: Cut, *, settles: bool) -> Steadiness:
     return Steadiness(state=_state(low, high, settles=settles), drift=drift, low=low, high=high)
 
 
+def falls_behind(run: Run, cut: Cut) -> bool:
+    """Whether the number in flight grows over the kept requests; where those are too few to tell, over all of them.
+
+    Without that a run of few requests would keep up with any load. Needs `BATCHES` requests.
+    """
+    found = in_flight_found(run)
+    kept = found[cut.warm_up : len(found) - cut.cool_down]
+    _, low, _ = _slope(kept if len(kept) >= LEAST else found)
+    return low > MATERIAL
+
+
 def _state(low: float, high: float, *, settles: bool) -> State:
     if low > MATERIAL:
         return "growing"

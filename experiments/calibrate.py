@@ -11,14 +11,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from itertools import combinations
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 from msgspec import Struct, structs
 
-from experiments.measured import value_of
+from experiments.measured import Measured, check_columns, measure, told_apart
 from experiments.metrics import Metric, metrics_of, serves_tokens
 from experiments.pages import blocks
 from experiments.plots.of_report import latency_plots
@@ -104,6 +104,15 @@ class Fidelity(Struct, frozen=True, kw_only=True):
     """Pairs whose live runs differ by less than the noise of such runs: their order is chance."""
 
 
+class _Figures(NamedTuple):
+    """What the runs of one candidate came to."""
+
+    simulated: list[Measured]
+    own: list[Measured]
+    """Of the live runs, simulated with their own times, as far as these are known."""
+    live: list[Measured]
+
+
 class CalibrationReport:
     """Runs of both runtimes: `print(report)` is the table, `rows` and `fidelity` its content."""
 
@@ -122,10 +131,16 @@ class CalibrationReport:
         if metrics is None:
             tokens = any(serves_tokens(run.summary) for runs in self.live.values() for run in runs)
             metrics = TOKEN_METRICS if tokens else METRICS
-        chosen = metrics_of(metrics)
+        asked = metrics_of(metrics)
+        figures = {name: self._figures(name, asked) for name in self.live}
+        measured = [one for of_one in figures.values() for one in (*of_one.simulated, *of_one.live)]
+        chosen = [one for item in asked for one in told_apart(item, measured)]
         self.rows: list[CalibrationRow] = []
         for item in chosen:
-            rows = [self._row(item, name, tolerances.get(item.name)) for name in self.live]
+            rows = [
+                _row(item, name, of_one, None if item.by or item.group else tolerances.get(item.name))
+                for name, of_one in figures.items()
+            ]
             self.rows += _with_noise([row for row in rows if row is not None])
         distinct = {id(run) for runs in self.live.values() for run in runs}
         ordered = len(self.live) > 1 and len(distinct) > 1
@@ -135,26 +150,13 @@ class CalibrationReport:
         """The live runs of a candidate, simulated with their own times, as far as these are known."""
         return [times.run for times in self.own.get(name, ()) if times.run is not None]
 
-    def _row(self, item: Metric, name: str, tolerance: float | None) -> CalibrationRow | None:
-        virtual = _values(item, self.simulated[name])
-        mean, live_mean = _mean(virtual), _mean(_values(item, self.live[name]))
-        own_mean = _mean(_values(item, self.own_runs(name)))
-        if mean is None or live_mean is None:
-            return None
-        return CalibrationRow(
-            metric=item.name,
-            label=item.label,
-            scale=item.scale,
-            candidate=name,
-            simulated=mean,
-            live=live_mean,
-            own=own_mean,
-            drift=None if own_mean is None else _relative(own_mean, mean),
-            error=_relative(mean if own_mean is None else own_mean, live_mean),
-            noise=_noise(item, self.live[name]),
-            spread=_gap(virtual),
-            tolerance=tolerance,
+    def _figures(self, name: str, metrics: Sequence[Metric]) -> _Figures:
+        """What the runs of a candidate came to."""
+        simulated, own, live = (
+            [measure(run, metrics, name, run.manifest.seed) for run in runs]
+            for runs in (self.simulated[name], self.own_runs(name), self.live[name])
         )
+        return _Figures(simulated, own, live)
 
     @property
     def headings(self) -> tuple[str, ...]:
@@ -205,7 +207,7 @@ class CalibrationReport:
                 "One live run each, so the noise of live runs is unknown: ask for repeats=2 or more."
             )
         fewest = min(run.summary.completed for runs in self.live.values() for run in runs)
-        if fewest < FEW_FOR_P99 and any(row.metric.endswith("p99") for row in self.rows):
+        if fewest < FEW_FOR_P99 and any(".p99" in row.metric for row in self.rows):
             notes.append(
                 f"With {fewest:,} requests, p99 is decided by the {max(1, fewest // 100)} slowest of them."
             )
@@ -262,7 +264,7 @@ def calibrate(
 
     Where live runs are long, `repeats` may name the candidates that are run more than once: theirs is the noise that
     all are held against. `tolerances` are relative errors that are aimed at, by metric; `metrics` follow from what was
-    served, whole requests or tokens, unless given.
+    served, whole requests or tokens, unless given; a grouped one has a row for each group, and no aim.
 
     Where engines did real work live, they said how long it took them: each live run is simulated once more with those
     times (`own_times`), so that what the machine did and what the simulator gets wrong stand apart.
@@ -275,6 +277,9 @@ def calibrate(
         from fleet import replay
 
         play = replay
+    if metrics is not None:
+        metrics = metrics_of(metrics)
+        check_columns(metrics, [trace])
     chosen = list(seeds)
     in_virtual_time = trace if speed == 1.0 else trace.scale_rate(speed)
     live: dict[str, list[Run]] = {name: [] for name in candidates}
@@ -299,6 +304,28 @@ def calibrate(
     return CalibrationReport(virtual, live, metrics, tolerances, own)
 
 
+def _row(item: Metric, name: str, of: _Figures, tolerance: float | None) -> CalibrationRow | None:
+    """One metric of one candidate; None where either runtime has no value of it."""
+    virtual = _values(item, of.simulated)
+    mean, live_mean, own_mean = _mean(virtual), _mean(_values(item, of.live)), _mean(_values(item, of.own))
+    if mean is None or live_mean is None:
+        return None
+    return CalibrationRow(
+        metric=item.key,
+        label=item.label,
+        scale=item.scale,
+        candidate=name,
+        simulated=mean,
+        live=live_mean,
+        own=own_mean,
+        drift=None if own_mean is None else _relative(own_mean, mean),
+        error=_relative(mean if own_mean is None else own_mean, live_mean),
+        noise=_noise(item, of.live),
+        spread=_gap(virtual),
+        tolerance=tolerance,
+    )
+
+
 def _mean(values: Sequence[float]) -> float | None:
     return sum(values) / len(values) if values else None
 
@@ -313,14 +340,14 @@ def _with_noise(rows: Sequence[CalibrationRow]) -> list[CalibrationRow]:
     return [structs.replace(row, noise=floor) if row.noise is None else row for row in rows]
 
 
-def _values(item: Metric, runs: Sequence[Run]) -> list[float]:
-    return [value for run in runs if (value := value_of(item, run)) is not None]
+def _values(item: Metric, runs: Sequence[Measured]) -> list[float]:
+    return [value for run in runs if (value := run.values.get(item.key)) is not None]
 
 
-def _noise(item: Metric, live: Sequence[Run]) -> float | None:
-    by_seed: dict[int, list[Run]] = {}
+def _noise(item: Metric, live: Sequence[Measured]) -> float | None:
+    by_seed: dict[int, list[Measured]] = {}
     for run in live:
-        by_seed.setdefault(run.manifest.seed, []).append(run)
+        by_seed.setdefault(run.seed, []).append(run)
     gaps = [gap for runs in by_seed.values() if (gap := _gap(_values(item, runs))) is not None]
     return max(gaps, default=None)
 
@@ -334,13 +361,13 @@ def _gap(values: Sequence[float]) -> float | None:
 def _fidelity(item: Metric, rows: Sequence[CalibrationRow]) -> Fidelity:
     from scipy import stats
 
-    of_metric = [row for row in rows if row.metric == item.name]
+    of_metric = [row for row in rows if row.metric == item.key]
     virtual, measured = [row.simulated for row in of_metric], [row.live for row in of_metric]
     tau = float(stats.kendalltau(virtual, measured).statistic) if len(of_metric) > 1 else float("nan")
     pairs = list(combinations(of_metric, 2))
     same = sum(1 for one, other in pairs if (one.simulated - other.simulated) * (one.live - other.live) > 0.0)
     return Fidelity(
-        metric=item.name,
+        metric=item.key,
         label=item.label,
         tau=None if math.isnan(tau) else tau,
         same_order=same,

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from msgspec.structs import replace
 
@@ -57,6 +58,25 @@ def test_an_order_that_is_reversed_is_seen(trace: Trace, base: FleetSpec) -> Non
     report = calibrate(trace, specs, play=backwards, progress=False, metrics=["e2e_s.mean"])
     assert report.fidelity[0].tau == -1.0
     assert "0 of 1 pairs" in str(report)
+
+
+def test_a_grouped_figure_is_of_each_group_in_both_runtimes(
+    trace: Trace, specs: dict[str, FleetSpec]
+) -> None:
+    tenants = pa.array(["a" if number % 3 else "b" for number in range(len(trace))])
+    half = Trace(trace.table.append_column("tenant", tenants), trace.header)
+    figures = ["e2e_s.p99", "e2e_s.p99@tenant", "submitted@tenant"]
+    report = calibrate(half, specs, play=faithful, progress=False, metrics=figures)
+
+    name = next(iter(specs))
+    found = {row.metric: row.live for row in report.rows if row.candidate == name}
+    parts = report.live[name][0].parts("tenant")
+    assert found["submitted@tenant=a"] == len(parts["a",].records)
+    assert found["e2e_s.p99@tenant=b"] == parts["b",].summary.e2e_s.p99 != found["e2e_s.p99"]
+    pairs = len(specs) * (len(specs) - 1) // 2
+    assert {item.pairs for item in report.fidelity} == {pairs}
+    with pytest.raises(ValueError, match="'tenent' is nothing to group requests by"):
+        calibrate(half, specs, play=faithful, progress=False, metrics=["e2e_s.p99@tenent"])
 
 
 def test_noise_is_the_gap_between_live_runs_of_one_seed(trace: Trace, base: FleetSpec) -> None:

@@ -52,12 +52,15 @@ def verdict_at_once(found: Findings) -> str:
 def _those_with(verdict: str | None, rows: list[Row]) -> str:
     """Which of them have this verdict, the first few by name."""
     own = [row for row in rows if row.verdict == verdict]
-    names = [
-        f"{row.candidate}{f' (×{row.ratio:.3f})' if row.ratio is not None else ''}"
-        for row in own[:MOST_NAMED]
-    ]
     more = f" and {len(own) - MOST_NAMED} more" if len(own) > MOST_NAMED else ""
-    return f"{verdict}: {', '.join(names)}{more}"
+    return f"{verdict}: {', '.join(map(_with_ratio, own[:MOST_NAMED]))}{more}"
+
+
+def _with_ratio(row: Row) -> str:
+    """Who, for which group if there are groups, and how it compares."""
+    group = row.metric.partition("@")[2]
+    ratio = f" (×{row.ratio:.3f})" if row.ratio is not None else ""
+    return f"{row.candidate}{f' for {group}' if group else ''}{ratio}"
 
 
 def _primary_sentence(row: Row) -> str:

@@ -75,6 +75,7 @@ def script_of(path: Path, folder: Path) -> str:
     return "\n".join(lines) + "\n"
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("path", list(cases()))
 def test_the_snippets_of_a_document_run(path: Path, tmp_path: Path) -> None:
     shutil.copytree(ROOT / "examples", tmp_path / "examples")
@@ -100,7 +101,7 @@ def test_the_snippets_of_a_document_run(path: Path, tmp_path: Path) -> None:
 
 
 def run(command: list[str], folder: Path) -> None:
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=110, check=False)
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=290, check=False)
     assert done.returncode == 0, f"{shlex.join(command)}\n{done.stdout}\n{done.stderr}"
 
 

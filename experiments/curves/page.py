@@ -29,7 +29,7 @@ figure is on the right side of its bound."""
 SCHEMA = pa.schema([
     ("candidate", pa.string()), ("rate_per_s", pa.float64()), ("metric", pa.string()), ("mean", pa.float64()),
     ("low", pa.float64()), ("high", pa.float64()), ("least", pa.float64()), ("most", pa.float64()),
-    ("runs", pa.int64()), ("state", pa.string()), ("unsteady_runs", pa.int64()), ("completed_share", pa.float64()),
+    ("runs", pa.int64()), ("state", pa.string()), ("runs_in_state", pa.int64()), ("completed_share", pa.float64()),
 ])  # fmt: skip
 
 
@@ -59,7 +59,7 @@ def table_of(curve: Curve) -> pa.Table:
             row.metric,
             *_numbers(row.band),
             row.state,
-            row.unsteady,
+            row.in_state,
             row.completed_share,
         )
         for row in curve.rows

@@ -39,8 +39,8 @@ class Row(Struct, frozen=True, kw_only=True):
     """None where no seed has a value."""
     state: State
     """Of most seeds."""
-    unsteady: int
-    """Seeds that are not in a steady state."""
+    in_state: int
+    """Seeds that are in it."""
     completed_share: float
 
 
@@ -116,10 +116,11 @@ class Curve(Struct, frozen=True, kw_only=True):
 
 def _row(candidate: str, rate_per_s: float, points: Sequence[Point], metric: str) -> Row:
     states = [point.steadiness.state for point in points if point.steadiness is not None]
+    state = _of_most(states)
     return Row(
         candidate=candidate, rate_per_s=rate_per_s, metric=metric,
-        band=band([point.measured.values.get(metric) for point in points]), state=_of_most(states),
-        unsteady=len(states) - states.count("steady"),
+        band=band([point.measured.values.get(metric) for point in points]), state=state,
+        in_state=states.count(state),
         completed_share=sum(point.completed_share for point in points) / len(points),
     )  # fmt: skip
 

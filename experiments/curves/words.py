@@ -31,14 +31,16 @@ def verdict_of(curve: Curve) -> str:
     ranked = sorted(curve.capacities, key=lambda one: -one.band.mean)
     known = {one.candidate for one in ranked}
     failing = [f"{name} not known, as it failed" for name in curve.candidates if name not in known]
-    said = ", ".join([*map(_capacity, ranked), *failing])
+    said = ", ".join([*(_capacity(one, curve.capacities[0]) for one in ranked), *failing])
     return f"At most, in requests/s within {curve.objective}: {said}."
 
 
-def _capacity(one: Capacity) -> str:
+def _capacity(one: Capacity, first: Capacity) -> str:
     if not one.band.most:
         return f"{one.candidate} at no rate"
-    judged = {"better": " (more)", "worse": " (less)"}.get(str(one.verdict), "")
+    judged = {"better": "more", "worse": "less"}.get(str(one.verdict), "")
+    if judged and first.band.mean:
+        judged = f" (×{one.band.mean / first.band.mean:.2f}, {judged})"
     return f"{one.candidate} {with_interval(one.band)}{judged}"
 
 
@@ -201,11 +203,10 @@ def hidden(row: Row, axis: Axis) -> bool:
 
 
 def state_of(row: Row, seeds: int) -> str:
-    """`steady`, or what it is in most seeds, and in how many it is not steady."""
+    """`steady`, or what most seeds are and how many, and what was completed where that is not all."""
     done = "" if row.completed_share >= WORTH_SAYING else f", {row.completed_share:.0%} completed"
-    if row.state == "steady":
-        return f"steady{done}"
-    return f"{row.state} {row.unsteady}/{seeds}{done}"
+    count = "" if row.in_state == seeds else f" {row.in_state}/{seeds}"
+    return f"{row.state}{count}{done}"
 
 
 def with_interval(band: Band) -> str:

@@ -124,14 +124,11 @@ def _sections(found: Findings, plots: Plots) -> list[Block]:
     """The figures, each under its heading; one note where nothing can plot."""
     if not can_plot():
         return section("Latency", [Text(NO_PLOTS, "note")])
-    time = figures(plots.time)
-    if time and len(plots.time) == 1:
-        time.append(Text("The replicas were ready throughout, the same number of them.", "note"))
     return [
         *section("Latency", figures(plots.latency)),
         *section("Latency against load", figures(plots.load)),
         *section("By class", figures(plots.classes)),
-        *section("Over time", time),
+        *section("Over time", figures(plots.time)),
         *section("Load of each replica", figures(plots.replicas)),
     ]
 

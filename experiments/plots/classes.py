@@ -105,7 +105,8 @@ def _plot(of_class: Mapping[str, Sequence[Mapping[str, Quantiles]]], by: str, co
     if len(requests) > MOST:
         caption += f" {LEFT_OUT.format(most=MOST, all=len(requests))}"
     data = pa.Table.from_pylist(list(_rows(of_class, shown)), SCHEMA)
-    draw = partial(_heat if many else _dots, classes=shown, label=label)
+    draw = _heat if many else partial(_dots, names=list(of_class))
+    draw = partial(draw, classes=shown, label=label)
     return Plot(f"classes-{by}", caption[0].upper() + caption[1:], data, draw)
 
 
@@ -133,12 +134,13 @@ def _rows(
             }  # fmt: skip
 
 
-def _dots(data: pa.Table, classes: Sequence[str], label: str) -> Figure:
+def _dots(data: pa.Table, names: Sequence[str], classes: Sequence[str], label: str) -> Figure:
     """A row for each class, in it one for each candidate."""
-    names = data["candidate"].unique().to_pylist()
     figure, axes = new_figure(WIDTH, 0.9 + len(classes) * (0.16 + 0.17 * len(names)))
     for index, name in enumerate(names):
         own = data.filter(pc.equal(data["candidate"], name)).to_pylist()
+        if not own:
+            continue
         offset = 0.75 * ((index + 0.5) / len(names) - 0.5)
         _candidate(axes, own, [classes.index(row["class"]) + offset for row in own], index)
     axes.set_ylim(len(classes) - 0.5, -0.5)

@@ -81,7 +81,7 @@ def forest(found: Findings, which: Which = "primary") -> Plot | None:
     data = pa.Table.from_pylist(list(_cells(rows, drawn)), SCHEMA)
     candidates = [name for name in found.measured if name != found.baseline]
     large = family == "primary"
-    draw = partial(_draw, candidates=candidates, columns=1 if large or len(drawn) == 1 else COLUMNS)
+    draw = partial(_draw, candidates=candidates, columns=1 if large and len(drawn) <= COLUMNS else COLUMNS)
     name = "forest" if which == "primary" else "forest-secondary"
     return Plot(name, caption, data, draw, detail=not large and len(candidates) > FEW)
 

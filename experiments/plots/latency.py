@@ -88,7 +88,8 @@ def latency(runs: Runs, column: str = "e2e_s") -> Plot | None:
         caption += " Dashed and upright: the objective."
     if many:
         caption += f" Grey in each panel: {short(next(iter(runs)))}."
-    draw = partial(_small if many else _together, label=LABELS.get(column, column), bound_s=bound_s)
+    draw = _small if many else partial(_together, names=list(runs))
+    draw = partial(draw, label=LABELS.get(column, column), bound_s=bound_s)
     return Plot(f"latency-{column}", caption.strip(), pa.concat_tables(tables), draw, detail=many)
 
 
@@ -128,10 +129,10 @@ def _values_s(run: Run, column: str) -> Floats:
     return values
 
 
-def _together(data: pa.Table, label: str, bound_s: float | None) -> Figure:
+def _together(data: pa.Table, names: Sequence[str], label: str, bound_s: float | None) -> Figure:
     figure, axes = new_figure(WIDTH, 4.6)
-    for index, (name, shares, values_ms) in enumerate(_lines(data)):
-        axes.plot(values_ms, shares, **line_style(index), label=legend_label(name))
+    for name, shares, values_ms in _lines(data):
+        axes.plot(values_ms, shares, **line_style(names.index(name)), label=legend_label(name))
     _scales(axes, data, bound_s)
     axes.set_xlabel(f"{label} (ms, logarithmic)")
     axes.set_ylabel("completed requests")

@@ -6,7 +6,7 @@ chance. A window inherits what the ones before it left, which a curve of loads t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -78,7 +78,8 @@ def load(runs: Runs, column: str = "e2e_s") -> Plot | None:
     bound_s = objective_s([run for of_one in runs.values() for run in of_one], column)
     many = len(runs) > FEW
     caption = CAPTION.format(window_s=window_s).replace("\n", " ")
-    draw = partial(_small if many else _together, label=LABELS.get(column, column), bound_s=bound_s)
+    draw = _small if many else partial(_together, names=list(runs))
+    draw = partial(draw, label=LABELS.get(column, column), bound_s=bound_s)
     return Plot("latency-load", caption, data, draw, detail=many)
 
 
@@ -148,10 +149,10 @@ def _rows(
         }  # fmt: skip
 
 
-def _together(data: pa.Table, label: str, bound_s: float | None) -> Figure:
+def _together(data: pa.Table, names: Sequence[str], label: str, bound_s: float | None) -> Figure:
     figure, axes = new_figure(WIDTH, 4.0)
-    for index, name in enumerate(data["candidate"].unique().to_pylist()):
-        _curve(axes, data, name, line_style(index)["color"], legend_label(name))
+    for name in data["candidate"].unique().to_pylist():
+        _curve(axes, data, name, line_style(names.index(name))["color"], legend_label(name))
     _mark(axes, bound_s)
     _scales(axes)
     axes.set_xlabel("arrivals a second, at the time")

@@ -14,7 +14,8 @@ from experiments.plots.latency import LABELS, latencies
 from experiments.plots.load import load
 from experiments.plots.plot import Plot, Runs, there
 from experiments.plots.replicas import replicas
-from experiments.plots.timeline import replica_states, timeline
+from experiments.plots.states import replica_states
+from experiments.plots.timeline import timeline
 from experiments.plots.versions import versions, versions_of
 from fleet import Run
 

@@ -40,13 +40,9 @@ class Plot(NamedTuple):
     def figure(self) -> Figure:
         """Drawn, with every text taken as it is: what is between two `$` is no formula."""
         from matplotlib import rc_context
-        from matplotlib.text import Text
 
         with rc_context({"text.parse_math": False}):
-            figure = self.draw(self.data)
-        for text in figure.findobj(Text):
-            text.set_parse_math(False)
-        return figure
+            return literal(self.draw(self.data))
 
     def svg(self) -> str:
         """As SVG to put into a page."""
@@ -77,13 +73,22 @@ def figure_of(plot: Plot | None, lacks: str) -> Figure:
     return plot.figure()
 
 
+def literal(figure: Figure) -> Figure:
+    """The figure, with the texts that it has by now taken as they are."""
+    from matplotlib.text import Text
+
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)
+    return figure
+
+
 def svg_text(figure: Figure, name: str) -> str:
     """The figure as SVG: real text, nothing to fetch, the same bytes each time."""
     sink = io.StringIO()
     # Several SVGs share a page and so one name space of ids: the salt keeps them apart.
     nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
     with _writing({"svg.hashsalt": name, "svg.fonttype": "none"}):
-        figure.savefig(sink, format="svg", metadata=nothing)
+        literal(figure).savefig(sink, format="svg", metadata=nothing)
     svg = sink.getvalue()
     return svg[svg.index("<svg") :]
 
@@ -92,7 +97,9 @@ def pdf_bytes(figure: Figure) -> bytes:
     """The figure as PDF with TrueType fonts, which publishers ask for, the same bytes each time."""
     sink = io.BytesIO()
     with _writing({"pdf.fonttype": 42}):
-        figure.savefig(sink, format="pdf", metadata=dict.fromkeys(("CreationDate", "Creator", "Producer")))
+        literal(figure).savefig(
+            sink, format="pdf", metadata=dict.fromkeys(("CreationDate", "Creator", "Producer"))
+        )
     return sink.getvalue()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
@@ -53,7 +54,12 @@ def replicas(runs: Runs) -> Plot | None:
     several = max(len(of_one) for of_one in runs.values()) > 1
     many = len(tables) > FEW
     caption = f"{CAPTION}{f' {BANDS}' if several and not many else ''}".replace("\n", " ")
-    return Plot("replica-load", caption, pa.concat_tables(tables), _heat if many else _lines)
+    return Plot(
+        "replica-load",
+        caption,
+        pa.concat_tables(tables),
+        _heat if many else partial(_lines, names=list(runs)),
+    )
 
 
 def _ranked(name: str, runs: Sequence[Run]) -> pa.Table | None:
@@ -84,12 +90,12 @@ def _loads(runs: Sequence[Run]) -> Iterator[Floats]:
         yield np.sort(loads)[::-1]
 
 
-def _lines(data: pa.Table) -> Figure:
+def _lines(data: pa.Table, names: Sequence[str]) -> Figure:
     figure, axes = new_figure(WIDTH, 3.2)
-    for index, name in enumerate(data["candidate"].unique().to_pylist()):
+    for name in data["candidate"].unique().to_pylist():
         own = data.filter(pc.equal(data["candidate"], name))
         rank, middle, least, most = (own[part].to_numpy() for part in ("rank", "median", "least", "most"))
-        style = line_style(index)
+        style = line_style(names.index(name))
         if not np.array_equal(least, most):
             axes.fill_between(rank, least, most, color=style["color"], alpha=0.15, linewidth=0.0)
         marker = "o" if len(rank) <= MARKED else None

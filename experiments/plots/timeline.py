@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -10,11 +11,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from experiments.plots.plot import Plot, Runs, figure_of
+from experiments.plots.states import others_than_ready
 from experiments.plots.style import (
     FEW,
     GREY,
     WIDTH,
-    around,
     colour_scale,
     counts,
     heat,
@@ -23,8 +24,6 @@ from experiments.plots.style import (
     line_style,
     named_rows,
     new_figure,
-    short,
-    small_multiples,
 )
 from experiments.totals import fleet_series
 from fleet import Run
@@ -41,8 +40,6 @@ BINS = 100
 """In which arrivals are counted."""
 OFFERED = "all candidates"
 """Whose arrivals they are where all were sent the same."""
-STATES = ("ready", "warm", "starting", "draining")
-STATE_COLOURS = ("#009E73", "#56B4E9", "#E69F00", "#999999")
 
 
 class Measure(NamedTuple):
@@ -67,6 +64,7 @@ SEEN = (
 CAPTION = """What the control loop saw at each of its intervals, and the arrivals, which are the same for all where
 one line is drawn."""
 BANDS = "Lines are medians over the seeds, bands span the least and the most of them."
+STEADY = "The replicas were ready throughout, the same number of them."
 HEAT = "Rows are candidates, colours medians over the seeds."
 
 
@@ -81,9 +79,8 @@ def plot_timeline(runs: Runs) -> Figure:
 def timeline(runs: Runs) -> Plot | None:
     """What the runs were over time, of several pools all together; None where no control loop looked."""
     series = {name: [fleet_series(run.series) for run in of_one] for name, of_one in runs.items()}
-    looks_s = [
-        pc.max(table["time_s"]).as_py() for of_one in series.values() for table in of_one if len(table)
-    ]
+    tables = [table for of_one in series.values() for table in of_one]
+    looks_s = [pc.max(table["time_s"]).as_py() for table in tables if len(table)]
     if not looks_s:
         return None
     arrived_s = [
@@ -94,8 +91,11 @@ def timeline(runs: Runs) -> Plot | None:
     data = pa.concat_tables([*_arrivals(runs, ends_s), *seen])
     many = len(runs) > FEW and bool(seen)
     several = max(len(of_one) for of_one in runs.values()) > 1
-    said = HEAT if many else BANDS if several else ""
-    return Plot("timeline", f"{CAPTION} {said}".replace("\n", " ").strip(), data, _heat if many else _bands)
+    said = [CAPTION.replace("\n", " "), HEAT if many else BANDS if several else ""]
+    if not replicas_change(tables) and not others_than_ready(tables):
+        said.append(STEADY)
+    draw = _heat if many else partial(_bands, names=list(runs))
+    return Plot("timeline", " ".join(filter(None, said)), data, draw)
 
 
 def _seen(series: Mapping[str, Sequence[pa.Table]], ends_s: float) -> Iterator[pa.Table]:
@@ -173,10 +173,9 @@ def _panels(data: pa.Table) -> list[tuple[Measure, pa.Table]]:
     return list(there.items())
 
 
-def _bands(data: pa.Table) -> Figure:
+def _bands(data: pa.Table, names: Sequence[str]) -> Figure:
     """A panel for each measure, a line for each candidate."""
     shown = _panels(data)
-    names = [name for name in data["candidate"].unique().to_pylist() if name != OFFERED]
     styles: dict[str, dict[str, Any]] = {OFFERED: {"color": GREY, "linewidth": 1.5}} | {
         name: line_style(index) for index, name in enumerate(names)
     }
@@ -194,7 +193,7 @@ def _bands(data: pa.Table) -> Figure:
             counts(axes)
     panels[-1].set_xlabel("time (s)")
     figure.align_ylabels(panels)
-    legend_above(figure, panels[-1])
+    legend_above(figure, max(panels, key=lambda axes: len(axes.get_lines())))
     return figure
 
 
@@ -227,45 +226,6 @@ def _heat(data: pa.Table) -> Figure:
     return figure
 
 
-# --- replicas by state -------------------------------------------------------------------------------------
-
-
 def replicas_change(series: Sequence[pa.Table]) -> bool:
     """Whether the number of ready replicas is another at any time, or for any candidate."""
     return len({count for table in series for count in table["ready"].unique().to_pylist()}) > 1
-
-
-def replica_states(runs: Runs) -> Plot | None:
-    """Replicas by state over time in each candidate's first run; None where all are ready throughout."""
-    series = {name: fleet_series(of_one[0].series) for name, of_one in runs.items()}
-    if not any(pc.max(table[state]).as_py() for table in series.values() for state in STATES[1:]):
-        return None
-    seed = next(iter(runs.values()))[0].manifest.seed
-    tables = [
-        table.select(["time_s", *STATES]).add_column(
-            0, "candidate", pa.array([name] * len(table), pa.string())
-        )
-        for name, table in series.items()
-    ]
-    caption = f"Replicas by state in each candidate's first run (seed {seed}); starting is provisioning and loading."
-    return Plot("replicas", caption, pa.concat_tables(tables), _states, detail=len(runs) > FEW)
-
-
-def _states(data: pa.Table) -> Figure:
-    names = data["candidate"].unique().to_pylist()
-    many = len(names) > FEW
-    figure, panels = small_multiples(len(names), columns=3 if many else 1, height=1.2 if many else 1.3)
-    for axes, name in zip(panels, names, strict=True):
-        own = data.filter(pc.equal(data["candidate"], name))
-        time_s = own["time_s"].to_numpy()
-        stacked = np.cumsum([own[state].to_numpy() for state in STATES], axis=0)
-        below = np.zeros(len(time_s))
-        for state, colour, top in zip(STATES, STATE_COLOURS, stacked, strict=True):
-            axes.fill_between(time_s, below, top, step="post", color=colour, label=state, linewidth=0.0)
-            below = top
-        axes.set_title(short(name), loc="left", fontsize=8 if many else 9)
-    counts(panels[0])
-    around(figure, panels, "time (s)", "replicas")
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="upper left", ncols=len(labels), frameon=False, fontsize=9)
-    return figure

@@ -14,6 +14,7 @@ from experiments.studies import (
     model_selection,
     prefix_routing,
     retry_storm,
+    slo_frontier,
     tail_at_scale,
 )
 from experiments.studies.study import Study, publish_all
@@ -29,6 +30,7 @@ STUDIES: tuple[Study[Any], ...] = (  # Any: each has a plan of its own
     tail_at_scale.STUDY,
     retry_storm.STUDY,
     canary_gate.STUDY,
+    slo_frontier.STUDY,
 )
 
 if __name__ == "__main__":

@@ -51,7 +51,18 @@ class Figure(Struct, frozen=True, kw_only=True):
     verdict: Verdict | None = None
 
 
-class StudyResult(Struct, frozen=True, kw_only=True):
+class Spot(Struct, frozen=True, kw_only=True):
+    """What was tried on the way to the candidates: one place in a plane."""
+
+    name: str
+    at: float
+    x: float
+    y: float
+    chosen: bool = False
+    """On the front of what was tried."""
+
+
+class StudyResult(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What a study found. Verdicts are corrected over all figures of the study that are judged."""
 
     study: str
@@ -67,6 +78,7 @@ class StudyResult(Struct, frozen=True, kw_only=True):
     """Of each setting: header and hash of the traces."""
     specs: dict[str, Any]
     """Of each candidate, at the first setting."""
+    spots: tuple[Spot, ...] = ()
 
     @property
     def settings(self) -> list[float]:

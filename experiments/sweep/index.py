@@ -22,6 +22,8 @@ from experiments.sweep.space import Axes, Axis, Point, Range, SweepError, word
 from traces.files import write_whole
 
 RUNS = "runs"
+_LOST = ".lost.parquet"
+"""Ends the names of runs that lost their worker."""
 _POINT = pa.schema([("point", pa.int64())])
 """It is in the folders' names, and not in the files."""
 _FIRST = {"candidate": pa.string(), "seed": pa.int64()}
@@ -60,10 +62,13 @@ class Index:
         table = pa.Table.from_pylist([self._cells(row)], self.schema)
         sink = pa.BufferOutputStream()
         pq.write_table(table, sink, compression="zstd", write_statistics=False, store_schema=False)
-        write_whole(self._file(row.point.number, row.measured.seed), sink.getvalue().to_pybytes())
+        write_whole(
+            self._file(row.point.number, row.measured.seed, lost=row.measured.error == LOST),
+            sink.getvalue().to_pybytes(),
+        )
 
-    def _file(self, point: int, seed: int) -> Path:
-        return self.folder / f"point={point:06}" / f"seed-{seed}.parquet"
+    def _file(self, point: int, seed: int, *, lost: bool) -> Path:
+        return self.folder / f"point={point:06}" / f"seed-{seed}{_LOST if lost else '.parquet'}"
 
     def _cells(self, row: Row) -> dict[str, Any]:  # Any: cells of any column
         one = row.measured
@@ -75,7 +80,7 @@ class Index:
             **{path: cell(axis, row.point.values[path]) for path, axis in self.axes.items()},
             **{key: one.values.get(key) for key in self._keys},
             **said,
-            "traceback": row.traceback or None,
+            "traceback": None if one.error is None else row.traceback,
             "by_group": list(grouped.items()),
             "why": list(one.why.items()),
             "groups": list(one.groups.items()),
@@ -83,7 +88,7 @@ class Index:
 
     def read(self) -> pa.Table:
         """Every run that there is, by point and seed. Raises `SweepError` for a file that is no whole row."""
-        table = self._rows(sorted(self.folder.glob("point=*/seed-*.parquet")))
+        table = self._rows(self._files())
         return table.sort_by([("point", "ascending"), ("seed", "ascending")])
 
     def _rows(self, files: Sequence[Path]) -> pa.Table:
@@ -100,17 +105,28 @@ class Index:
                 f"{self.folder}: a run cannot be read ({error}); remove that file, and go on"
             ) from None
 
-    def done(self) -> dict[tuple[int, int], str]:
-        """The candidates of the runs that need not be made again, by point and seed: not those that lost a worker."""
-        table = self.read().select(["point", "seed", "candidate", "error"])
-        return {
-            (row["point"], row["seed"]): row["candidate"] for row in table.to_pylist() if row["error"] != LOST
-        }
+    def done(self) -> set[tuple[int, int]]:
+        """Point and seed of the runs that need not be made again."""
+        return {_place(file) for file in self._files() if not file.name.endswith(_LOST)}
+
+    def forget_lost(self) -> None:
+        """Remove the runs that lost their worker: they may go well another time."""
+        for file in self._files():
+            if file.name.endswith(_LOST):
+                file.unlink()
+
+    def _files(self) -> list[Path]:
+        return sorted(self.folder.glob("point=*/seed-*.parquet"))
 
     def of_point(self, point: int, seeds: Sequence[int]) -> list[Measured]:
         """What the runs of one point came to, in the order of `seeds`."""
-        table = self._rows([self._file(point, seed) for seed in seeds])
-        return list(measured_in(table, self._keys))
+        files = [self._file(point, seed, lost=lost) for seed in seeds for lost in (False, True)]
+        return list(measured_in(self._rows([file for file in files if file.exists()]), self._keys))
+
+
+def _place(file: Path) -> tuple[int, int]:
+    point, seed = file.parent.name.removeprefix("point="), file.name.removeprefix("seed-").partition(".")[0]
+    return int(point), int(seed)
 
 
 def measured_in(table: pa.Table, keys: Sequence[str]) -> Iterator[Measured]:

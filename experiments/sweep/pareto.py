@@ -5,11 +5,13 @@ The one thing to know: all is judged on means over a candidate's seeds, and who 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
+from itertools import product
 from statistics import fmean
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from experiments.findings import LITTLE
 from experiments.lacks import Lack, lack
@@ -71,33 +73,37 @@ def pareto(
     """
     if not objectives:
         raise SweepError("a front needs an objective, such as throughput_per_s:max")
-    all_of_them = [judged(name, runs, objectives, constraints) for name, runs in measured.items()]
+    found = [judged(name, runs, objectives, constraints) for name, runs in measured.items()]
     costs = {
         one.name: tuple(item.cost(one.means[item.key]) for item in objectives)
-        for one in all_of_them
+        for one in found
         if one.standing == "front"
     }
-    front = nondominated(costs)
-    order = {name: rank for rank, name in enumerate(sorted(front, key=lambda name: costs[name]))}
-    placed = [
-        Candidate(name=one.name, standing="dominated", means=one.means) if one.name in costs.keys() - order.keys()
-        else one
-        for one in all_of_them
-    ]  # fmt: skip
-    placed.sort(key=lambda one: order.get(one.name, len(order)))
-    knee = knee_of({name: costs[name] for name in order})
+    front = sorted(nondominated(costs), key=lambda name: costs[name])
     figures: list[Judging] = [*objectives, *constraints]
-    lacks = [
-        missing
-        for one in placed
-        for figure in figures
-        if one.standing != "left out"
-        and (missing := lack(figure.metric, one.name, measured[one.name])) is not None
-    ]
+    in_question = [one.name for one in found if one.standing != "left out"]
     return Pareto(
-        objectives=tuple(objectives), constraints=tuple(constraints), candidates=tuple(placed), knee=knee,
-        lacks=tuple(lacks),
-    )  # fmt: skip
+        objectives=tuple(objectives),
+        constraints=tuple(constraints),
+        candidates=tuple(_placed(found, front, behind=costs.keys() - set(front))),
+        knee=knee_of({name: costs[name] for name in front}),
+        lacks=tuple(_lacks(in_question, figures, measured)),
+    )
+
+
+def _placed(found: Sequence[Candidate], front: Sequence[str], behind: Set[str]) -> list[Candidate]:
+    """Those on the front first, in its order; the others as they came."""
+    placed = [replace(one, standing="dominated") if one.name in behind else one for one in found]
+    order = {name: rank for rank, name in enumerate(front)}
+    return sorted(placed, key=lambda one: order.get(one.name, len(order)))
+
+
+def _lacks(
+    names: Sequence[str], figures: Sequence[Judging], measured: Mapping[str, Sequence[Measured]]
+) -> Iterator[Lack]:
+    for name, figure in product(names, figures):
+        if (missing := lack(figure.metric, name, measured[name])) is not None:
+            yield missing
 
 
 def judged(

@@ -71,14 +71,10 @@ def _mark_knee(axes: Axes, found: Pareto, across: Metric, up: Metric) -> None:
     for one in found.candidates:
         if one.name == found.knee:
             place = (_at(one, across), _at(one, up))
-            ring: dict[str, Any] = {  # Any: matplotlib's keyword arguments
-                "marker": "o",
-                "s": 130,
-                "facecolors": "none",
-                "edgecolors": PALETTE[6],
-                "zorder": 4,
-            }
-            axes.scatter([place[0]], [place[1]], label=f"knee: {one.name}", **ring)
+            axes.scatter(
+                [place[0]], [place[1]], label=f"knee: {one.name}", marker="o", s=130, facecolors="none",
+                edgecolors=PALETTE[6], zorder=4,
+            )  # fmt: skip
 
 
 def _mark_constraints(axes: Axes, found: Pareto, across: Metric, up: Metric) -> None:

@@ -132,6 +132,7 @@ class _Study(Struct, frozen=True, kw_only=True):
             sweep_up(folder)
             shared = {seed: share(trace, folder / "traces") for seed, trace in self.traces.items()}
             index = Index(folder, self.design.axes, self.metrics)
+            index.forget_lost()
             done = index.done()
             left = self.design.most_points * len(self.seeds) - len(done)
             with progress_bar("runs", left, shown=progress) as advance, Executor(workers) as executor:

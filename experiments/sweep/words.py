@@ -37,6 +37,8 @@ def front_table(
     knee: str | None,
 ) -> Table:
     """The candidates of a front with the figures that all are judged by."""
+    from rich.text import Text
+
     judging: list[Judging] = [*objectives, *constraints]
     figures = list({one.key: one.metric for one in judging}.values())
     best = {one.key: one.best for one in objectives}
@@ -45,7 +47,7 @@ def front_table(
     shown = [one for one in candidates if one.standing == "front"]
     for one in shown[:MOST_ROWS]:
         cells = [_cell(one.means.get(figure.key), figure.scale) for figure in figures]
-        table.add_row(one.name, *cells, "knee" if one.name == knee else "")
+        table.add_row(Text(one.name), *cells, "knee" if one.name == knee else "")
     if len(shown) > MOST_ROWS:
         table.add_row(f"and {len(shown) - MOST_ROWS:,} more")
     return table
@@ -76,11 +78,13 @@ def front_lines(
 
 def points_in_words(points: pa.Table, metrics: Sequence[Metric]) -> Table:
     """The points of a sweep, each with its means."""
+    from rich.text import Text
+
     figures = [one for one in metrics if is_one_figure(one)]
     table = _table("candidate", *(one.label for one in figures))
     rows = points.slice(0, MOST_ROWS).to_pylist()
     for row in rows:
-        table.add_row(row["candidate"], *(_cell(row.get(one.key), one.scale) for one in figures))
+        table.add_row(Text(row["candidate"]), *(_cell(row.get(one.key), one.scale) for one in figures))
     if len(points) > len(rows):
         table.add_row(f"and {len(points) - len(rows):,} more")
     return table

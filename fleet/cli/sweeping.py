@@ -45,8 +45,11 @@ def _draw(made: Sweep, folder: Path) -> None:
     """`front.svg`, where there are two figures to draw it by, and what draws is installed."""
     from experiments import plot_pareto
 
-    if len({*made.plan.objectives, *made.plan.where}) > 1 and find_spec("matplotlib") is not None:
-        (folder / "front.svg").write_text(plot_pareto(made.pareto()), encoding="utf-8")
+    if not made.plan.objectives or find_spec("matplotlib") is None:
+        return
+    found = made.pareto()
+    if len({one.key for one in (*found.objectives, *found.constraints)}) > 1:
+        (folder / "front.svg").write_text(plot_pareto(found), encoding="utf-8")
 
 
 def axes_of(lists: Sequence[str], ranges: Sequence[str]) -> Mapping[str, Axis]:

@@ -41,6 +41,13 @@ def test_the_front_is_printed_and_kept(fleet: Fleet, tmp_path: Path) -> None:
     assert fleet("simulate", "demo-surge", found.toml_of(found.pareto().front[0]), "--first-s", 5).status == 0
 
 
+@pytest.mark.parametrize("judged", [("--objectives", "e2e_s.p99"), ("--where", "e2e_s.p99<=1"), ()])
+def test_what_is_judged_by_one_figure_or_none_has_no_plot(fleet: Fleet, tmp_path: Path, judged) -> None:
+    done = fleet(*SHORT, *AXES, *judged, "--where", "e2e_s.p99<=2", "--out", "swept")
+    assert done.status == 0
+    assert not (tmp_path / "swept" / "front.svg").exists()
+
+
 def test_without_objectives_the_points_are_printed(fleet: Fleet) -> None:
     done = fleet(*SHORT, *AXES, "--metrics", "queue_s.p99,throughput_per_s@outcome")
     assert done.status == 0

@@ -102,7 +102,6 @@ def test_the_page_draws_ttft_tpot_and_the_cache(report: Report, tmp_path: Path) 
         "time to first token (ms",
         "time per output token (ms",
         "used cache blocks",
-        "waiting at the head",
         "output tokens (1/s)",
         "0 in every run: preemptions, not completed.",
     ):

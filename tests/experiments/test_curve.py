@@ -70,7 +70,7 @@ def test_past_its_capacity_m_m_1_falls_behind_by_what_is_too_much(m_m_1):
     row = m_m_1.curve("one", "e2e_s.mean")[-1]
     drifts = [point.steadiness.drift for point in m_m_1.of("one", 1.2)]
 
-    assert (row.state, row.unsteady) == ("growing", 5)
+    assert (row.state, row.in_state) == ("growing", 5)
     assert np.mean(drifts) == pytest.approx(1.0 - 1.0 / 1.2, abs=0.05)
     assert "one at 1.200 requests/s (falls behind)" in str(m_m_1).replace("\n", " ")
 
@@ -199,7 +199,7 @@ def test_candidates_are_ranked_by_the_load_they_bear_and_held_against_the_first(
 
     said = found.verdict
     assert said.startswith("At most, in requests/s within e2e p50 ≤ 2,000 ms: two 1.")
-    assert "(more), one 0." in said
+    assert ", more), one 0." in said
     assert found.capacities[1].verdict == "better"
     assert str(found).startswith(said[:60])
 

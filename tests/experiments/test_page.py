@@ -2,12 +2,14 @@
 
 import re
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
 from experiments import Report, compare, metric
 from experiments.pages.blocks import Block, Bullets, Details, Facts, Figure, Heading, Table, Text, page
 from experiments.pages.specs import differences
+from experiments.words import verdict_at_once
 from fleet import FleetSpec, Run, simulate
 from policies import PowerOfTwoChoices, Random, RoundRobin
 from traces import Trace, load_trace, zipf
@@ -53,6 +55,15 @@ def test_the_verdict_on_the_primary_metric_is_one_sentence_before_all_else(runs,
     assert first[1] == "verdict"
     assert first[2].startswith("In e2e mean (ms), against random: ")
     assert body.index("verdict") < body.index("<svg") < body.index("<table")
+
+
+def test_the_sentence_names_the_groups_of_a_grouped_metric(base: FleetSpec) -> None:
+    sent = load_trace("demo-surge").first(requests=600).assign(tenant=zipf(2, 1.2))
+    fleets = {"one": base.replace(replicas=1), "two": base.replace(replicas=2)}
+    report = compare(sent, fleets, seeds=range(2), primary="e2e_s.p50@tenant", progress=False)
+    said = verdict_at_once(report)
+    assert said.startswith("In e2e p50, by tenant (ms), against one: exact: two for tenant=tenant-0 (×")
+    assert "two for tenant=tenant-1 (×" in said
 
 
 def test_without_a_primary_metric_the_page_says_so(runs, tmp_path: Path) -> None:
@@ -110,7 +121,8 @@ def test_a_name_is_shown_as_it_is_and_breaks_nothing(runs, tmp_path: Path, name:
     assert "<script" not in html
     assert name.replace("<", "&lt;").replace(">", "&gt;") in html
     for path in report.figures(tmp_path / "figures"):
-        assert path.stat().st_size > 0
+        if path.suffix == ".svg":
+            ElementTree.parse(path)
 
 
 def test_blocks_hold_text_whatever_is_in_it() -> None:

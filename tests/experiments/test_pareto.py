@@ -119,6 +119,10 @@ def test_a_mistake_is_named(objectives, where, says):
         of(ran("x", 1.0, 0.2), objectives=objectives, where=where)
 
 
+def test_names_are_literal():
+    assert "[red]a[/]" in str(of(ran("[red]a[/]", 1.0, 0.1)))
+
+
 def test_a_plot_has_everybody_the_knee_and_the_bound():
     found = of(
         ran("<a>", 10.0, 1.0), ran("b", 9.0, 0.2), ran("c", 1.0, 0.01), ran("d", 1.0, 0.9), ran("e", 50.0, 3.0),

@@ -10,12 +10,15 @@ from pyarrow import csv
 
 from experiments import Report, metric
 from experiments.plots import (
+    legend_above,
+    new_figure,
     plot_classes,
     plot_forest,
     plot_latency,
     plot_load,
     plot_replicas,
     plot_timeline,
+    svg_text,
 )
 from experiments.plots.forest import forest, forests
 from experiments.plots.latency import latency, objective_s
@@ -96,6 +99,13 @@ def test_bands_span_the_seeds_and_equal_arrivals_are_drawn_once(runs) -> None:
     assert (least < most).any()
 
 
+def test_what_waits_where_replicas_have_queues_of_their_own_waits_at_the_head(llm: FleetSpec) -> None:
+    run = simulate(load_trace("chat-small").first(seconds=30.0), llm.replace(max_inflight_batches=1), seed=0)
+    labels = [axes.get_ylabel() for axes in plot_timeline({"one at a time": [run]}).axes]
+    assert "waiting at the head" in labels
+    assert "used cache blocks" in labels
+
+
 def test_what_was_0_throughout_is_not_drawn(base: FleetSpec) -> None:
     idle = simulate(poisson(rate_per_s=2.0, duration_s=20.0, seed=0), base.replace(replicas=8), seed=0)
     measures = timeline({"idle": [idle]}).data["measure"].unique().to_pylist()
@@ -140,6 +150,22 @@ def test_classes_are_those_of_a_column_and_one_class_is_none(runs) -> None:
 def test_a_latency_that_records_do_not_have_is_refused(runs) -> None:
     with pytest.raises(ValueError, match="have no 'wait_s'; they have e2e_s"):
         plot_latency(runs, "wait_s")
+
+
+def test_a_candidate_has_its_colour_where_another_is_not_drawn(runs, trace: Trace, base: FleetSpec) -> None:
+    alone = [simulate(trace, base.replace(replicas=1), seed=0)]  # has no replicas to rank
+    own = [
+        plot({"alone": alone, "p2c": runs["p2c"]}).axes[0].get_lines()[-1]
+        for plot in (plot_latency, plot_replicas)
+    ]
+    assert len({line.get_color() for line in own}) == 1
+
+
+def test_a_name_is_literal_in_whatever_is_written(tmp_path: Path) -> None:
+    figure, axes = new_figure(4.0, 3.0)
+    axes.plot([0.0, 1.0], label=r"$\frac$")
+    legend_above(figure, axes)
+    assert r">$\frac$</text>" in svg_text(figure, "any")
 
 
 # --- files ----------------------------------------------------------------------------------------------------

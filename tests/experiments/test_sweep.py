@@ -2,6 +2,7 @@
 
 import errno
 import os
+import signal
 import tomllib
 from pathlib import Path
 
@@ -262,7 +263,10 @@ def test_a_run_that_lost_its_worker_is_made_again_when_the_sweep_goes_on(base, t
     file = tmp_path / "runs" / "point=000001" / "seed-0.parquet"
     lost = pq.read_table(file, partitioning=None)
     at = lost.column_names.index("error")
-    pq.write_table(lost.set_column(at, "error", [[LOST]]), file)
+    file.unlink()
+    lost = lost.set_column(at, "error", [[LOST]]).set_column(at + 1, "traceback", [[""]])
+    pq.write_table(lost, file.with_name("seed-0.lost.parquet"))
+    assert [failed.error for failed in load_sweep(tmp_path).failures] == [LOST]
     assert bytes_of_sweep(base, tmp_path) == whole
 
 
@@ -271,6 +275,22 @@ def test_what_a_kill_left_half_written_is_swept_up(base, tmp_path):
     for left in (tmp_path / "runs" / ".seed-0.parquet.77.part", tmp_path / ".plan.json.77.part"):
         left.write_bytes(b"half")
     assert bytes_of_sweep(base, tmp_path) == whole
+
+
+class TakesItsWorkerAlong(RoutingPolicy):
+    """As one does for which the memory of a machine is not enough."""
+
+    def route(self, request, replicas, now_s):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_point_that_takes_its_workers_with_it_fails_alone(base, tmp_path):
+    axes = {"routing": [LeastOutstanding(), TakesItsWorkerAlong()], "replicas": [2, 3]}
+    found = swept(base, tmp_path, axes, seeds=[0], workers=2)
+    assert [(failed.candidate, failed.error) for failed in found.failures] == [
+        (f"routing=takes-its-worker-along, replicas={number}", LOST) for number in (2, 3)
+    ]
+    assert len(found.runs) == 4
 
 
 def test_a_damaged_file_is_named(base, tmp_path):

@@ -138,6 +138,14 @@ def test_the_highest_rate_is_found_however_far_above_the_curve_it_is():
     assert found.capacities[0].band.mean == pytest.approx(1.0, abs=0.1)
 
 
+def test_rates_of_a_fleet_that_falls_behind_are_said_to_count_late_answers():
+    options = {"rates": [1.5], "seeds": [0], "requests": 1500}
+
+    assert "its rates count answers that came long after" in " ".join(str(run(ONE, **options)).split())
+    assert "count answers" not in str(run(ONE, metrics=["e2e_s.p50"], **options))
+    assert "count answers" not in str(run(ONE, rates=[0.5], seeds=[0], requests=1500))
+
+
 def test_a_rate_is_not_looked_for_with_a_handful_of_requests():
     assert run(ONE, 10, rates=[0.5], seeds=[0]).rows
     with pytest.raises(ValueError, match="a trace of 10 requests does not tell at what rate"):

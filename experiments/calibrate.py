@@ -11,14 +11,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from itertools import combinations
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 from msgspec import Struct, structs
 
-from experiments.measured import Measured, check_columns, measure, told_apart
+from experiments.measured import check_columns, expanded, measure
 from experiments.metrics import Metric, metrics_of, serves_tokens
 from experiments.pages import blocks
 from experiments.plots.of_report import latency_plots
@@ -104,15 +104,6 @@ class Fidelity(Struct, frozen=True, kw_only=True):
     """Pairs whose live runs differ by less than the noise of such runs: their order is chance."""
 
 
-class _Figures(NamedTuple):
-    """What the runs of one candidate came to."""
-
-    simulated: list[Measured]
-    own: list[Measured]
-    """Of the live runs, simulated with their own times, as far as these are known."""
-    live: list[Measured]
-
-
 class CalibrationReport:
     """Runs of both runtimes: `print(report)` is the table, `rows` and `fidelity` its content."""
 
@@ -132,15 +123,15 @@ class CalibrationReport:
             tokens = any(serves_tokens(run.summary) for runs in self.live.values() for run in runs)
             metrics = TOKEN_METRICS if tokens else METRICS
         asked = metrics_of(metrics)
-        figures = {name: self._figures(name, asked) for name in self.live}
-        measured = [one for of_one in figures.values() for one in (*of_one.simulated, *of_one.live)]
-        chosen = [one for item in asked for one in told_apart(item, measured)]
+        self._measured = {
+            id(run): measure(run, asked, name, run.manifest.seed)
+            for name in self.live
+            for run in (*self.simulated[name], *self.live[name], *self.own_runs(name))
+        }
+        chosen = [one for item in asked for one in expanded(item, self._measured.values())]
         self.rows: list[CalibrationRow] = []
         for item in chosen:
-            rows = [
-                _row(item, name, of_one, None if item.by or item.group else tolerances.get(item.name))
-                for name, of_one in figures.items()
-            ]
+            rows = [self._row(item, name, tolerances.get(item.key)) for name in self.live]
             self.rows += _with_noise([row for row in rows if row is not None])
         distinct = {id(run) for runs in self.live.values() for run in runs}
         ordered = len(self.live) > 1 and len(distinct) > 1
@@ -150,13 +141,39 @@ class CalibrationReport:
         """The live runs of a candidate, simulated with their own times, as far as these are known."""
         return [times.run for times in self.own.get(name, ()) if times.run is not None]
 
-    def _figures(self, name: str, metrics: Sequence[Metric]) -> _Figures:
-        """What the runs of a candidate came to."""
-        simulated, own, live = (
-            [measure(run, metrics, name, run.manifest.seed) for run in runs]
-            for runs in (self.simulated[name], self.own_runs(name), self.live[name])
+    def _row(self, item: Metric, name: str, tolerance: float | None) -> CalibrationRow | None:
+        virtual = self._values(item, self.simulated[name])
+        mean, live_mean = _mean(virtual), _mean(self._values(item, self.live[name]))
+        own_mean = _mean(self._values(item, self.own_runs(name)))
+        if mean is None or live_mean is None:
+            return None
+        return CalibrationRow(
+            metric=item.key,
+            label=item.label,
+            scale=item.scale,
+            candidate=name,
+            simulated=mean,
+            live=live_mean,
+            own=own_mean,
+            drift=None if own_mean is None else _relative(own_mean, mean),
+            error=_relative(mean if own_mean is None else own_mean, live_mean),
+            noise=self._noise(item, self.live[name]),
+            spread=_gap(virtual),
+            tolerance=tolerance,
         )
-        return _Figures(simulated, own, live)
+
+    def _values(self, item: Metric, runs: Sequence[Run]) -> list[float]:
+        """Of the runs that have one."""
+        found = (self._measured[id(run)].values.get(item.key) for run in runs)
+        return [value for value in found if value is not None]
+
+    def _noise(self, item: Metric, live: Sequence[Run]) -> float | None:
+        """The largest gap between live runs of one seed."""
+        by_seed: dict[int, list[Run]] = {}
+        for run in live:
+            by_seed.setdefault(run.manifest.seed, []).append(run)
+        gaps = [gap for runs in by_seed.values() if (gap := _gap(self._values(item, runs))) is not None]
+        return max(gaps, default=None)
 
     @property
     def headings(self) -> tuple[str, ...]:
@@ -264,7 +281,7 @@ def calibrate(
 
     Where live runs are long, `repeats` may name the candidates that are run more than once: theirs is the noise that
     all are held against. `tolerances` are relative errors that are aimed at, by metric; `metrics` follow from what was
-    served, whole requests or tokens, unless given; a grouped one has a row for each group, and no aim.
+    served, whole requests or tokens, unless given; a grouped one has a row for each group.
 
     Where engines did real work live, they said how long it took them: each live run is simulated once more with those
     times (`own_times`), so that what the machine did and what the simulator gets wrong stand apart.
@@ -304,28 +321,6 @@ def calibrate(
     return CalibrationReport(virtual, live, metrics, tolerances, own)
 
 
-def _row(item: Metric, name: str, of: _Figures, tolerance: float | None) -> CalibrationRow | None:
-    """One metric of one candidate; None where either runtime has no value of it."""
-    virtual = _values(item, of.simulated)
-    mean, live_mean, own_mean = _mean(virtual), _mean(_values(item, of.live)), _mean(_values(item, of.own))
-    if mean is None or live_mean is None:
-        return None
-    return CalibrationRow(
-        metric=item.key,
-        label=item.label,
-        scale=item.scale,
-        candidate=name,
-        simulated=mean,
-        live=live_mean,
-        own=own_mean,
-        drift=None if own_mean is None else _relative(own_mean, mean),
-        error=_relative(mean if own_mean is None else own_mean, live_mean),
-        noise=_noise(item, of.live),
-        spread=_gap(virtual),
-        tolerance=tolerance,
-    )
-
-
 def _mean(values: Sequence[float]) -> float | None:
     return sum(values) / len(values) if values else None
 
@@ -338,18 +333,6 @@ def _with_noise(rows: Sequence[CalibrationRow]) -> list[CalibrationRow]:
     """Rows of one metric, those of candidates that were run once with the noise of the others."""
     floor = max([row.noise for row in rows if row.noise is not None], default=None)
     return [structs.replace(row, noise=floor) if row.noise is None else row for row in rows]
-
-
-def _values(item: Metric, runs: Sequence[Measured]) -> list[float]:
-    return [value for run in runs if (value := run.values.get(item.key)) is not None]
-
-
-def _noise(item: Metric, live: Sequence[Measured]) -> float | None:
-    by_seed: dict[int, list[Measured]] = {}
-    for run in live:
-        by_seed.setdefault(run.seed, []).append(run)
-    gaps = [gap for runs in by_seed.values() if (gap := _gap(_values(item, runs))) is not None]
-    return max(gaps, default=None)
 
 
 def _gap(values: Sequence[float]) -> float | None:

@@ -13,7 +13,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from experiments.lacks import Lack, lack
-from experiments.measured import Measured, told_apart
+from experiments.measured import Measured, expanded
 from experiments.metrics import Better, Metric
 from experiments.paired import (
     Difference,
@@ -94,9 +94,10 @@ class Findings:
         self.asked: list[Metric] = list(metrics)
         if primary is not None:
             self.asked = [primary, *(one for one in metrics if one.key != primary.key)]
-        self.metrics: list[Metric] = [one for metric in self.asked for one in self._expanded(metric)]
+        ran = [one for of_one in self.measured.values() for one in of_one]
+        self.metrics: list[Metric] = [one for metric in self.asked for one in expanded(metric, ran)]
         """Each group's of a grouped one; the primary ones first."""
-        first = set() if primary is None else {one.key for one in self._expanded(primary)}
+        first = set() if primary is None else {one.key for one in expanded(primary, ran)}
         rest: Family = "all" if primary is None else "secondary"
         rows = [
             row
@@ -174,9 +175,6 @@ class Findings:
 
     def _comparable(self, row: Row) -> bool:
         return self.completed_enough(row.candidate) and self.completed_enough(self.baseline)
-
-    def _expanded(self, metric: Metric) -> list[Metric]:
-        return told_apart(metric, [one for of_one in self.measured.values() for one in of_one])
 
     def _rows_of(self, metric: Metric, family: Family) -> list[Row]:
         values = {name: [one.values.get(metric.key) for one in runs] for name, runs in self.measured.items()}

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from experiments import calibrate
 from fleet import AffineLatency, EmulatedEngine, FleetSpec, NetworkModel, Run, simulate
 from tests.experiments.conftest import CHATS
-from traces import FaultTrace, Trace
+from traces import FaultTrace, Trace, poisson, zipf
 
 
 def faithful(trace: Trace, spec: FleetSpec, *, speed: float, seed: int, faults: FaultTrace | None) -> Run:
@@ -148,3 +148,16 @@ def test_runs_with_tokens_are_held_by_their_tokens_too(llm: FleetSpec, tmp_path:
 def test_whole_requests_are_held_by_latency_and_throughput(trace: Trace, base: FleetSpec) -> None:
     report = calibrate(trace, {"one": base}, play=faithful, progress=False)
     assert [row.metric for row in report.rows] == ["e2e_s.p50", "e2e_s.p99", "throughput_per_s"]
+
+
+def test_figures_of_groups_are_held_group_by_group(base: FleetSpec) -> None:
+    mine = poisson(rate_per_s=60.0, duration_s=2.0, seed=1).assign(tenant=zipf(2, 1.0))
+    report = calibrate(
+        mine, {"one": base}, play=faithful, metrics=["e2e_s.mean@tenant", "e2e_s.p50"], progress=False
+    )
+    assert [row.metric for row in report.rows] == [
+        "e2e_s.mean@tenant=tenant-0", "e2e_s.mean@tenant=tenant-1", "e2e_s.p50"
+    ]  # fmt: skip
+    run = report.live["one"][0]
+    first = run.parts("tenant")["tenant-0",]
+    assert report.rows[0].live == pytest.approx(first.summary.e2e_s.mean)

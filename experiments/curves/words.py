@@ -18,7 +18,7 @@ LITTLE = 0.5
 WORTH_SAYING = 0.99
 """Where less was completed, it is said."""
 LATE = (
-    "Where a candidate falls behind, its rates count answers that came long after, and are above what it does in a "
+    "Where a candidate falls behind, its rates count answers that came long after, and may be above what it does in a "
     "second."
 )
 STATES: dict[State, str] = {

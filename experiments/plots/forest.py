@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import partial
+from textwrap import fill
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 import pyarrow as pa
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 MOST_PANELS = 24
 """Metrics that are drawn; of more the table has the rest."""
 COLUMNS = 3
+TITLE_WIDTH = 44
+"""Characters of a line above a panel, of which several stand side by side."""
 WORDS = {"lower": "lower is better", "higher": "higher is better", "neither": "described, not judged"}
 
 
@@ -116,7 +119,7 @@ def _draw(data: pa.Table, candidates: Sequence[str], columns: int) -> Figure:
     columns = min(columns, len(shown))
     rows = -(-len(shown) // columns)
     step = 0.3 if len(candidates) <= FEW else 0.19
-    figure = Figure(figsize=(WIDTH, 0.5 + (0.85 + step * len(candidates)) * rows), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 0.5 + (1.0 + step * len(candidates)) * rows), layout="constrained")
     panels = list(figure.subplots(rows, columns, sharey=True, squeeze=False).flat)
     for axes, of_one in zip(panels, shown, strict=False):
         _panel(axes, of_one, candidates)
@@ -141,7 +144,7 @@ def _panel(axes: Axes, rows: Sequence[Cells], candidates: Sequence[str]) -> None
     for row in rows:
         _row(axes, row, candidates.index(row["candidate"]))
     first = rows[0]
-    axes.set_title(f"{first['label']}, {WORDS[first['better']]}", loc="left", fontsize=8)
+    axes.set_title(f"{fill(first['label'], TITLE_WIDTH)}\n{WORDS[first['better']]}", loc="left", fontsize=8)
     if ratio:
         ends = [row[end] for row in rows for end in ("difference", "low", "high") if row[end] is not None]
         axes.set(xscale="log", xlim=(min(1.0, *ends) / 1.02, max(1.0, *ends) * 1.02))

@@ -37,6 +37,13 @@ class RaisesLate(RoutingPolicy):
         return Route(replicas[0].id)
 
 
+class TakesItsWorker(RoutingPolicy):
+    """Ends the process that asks it."""
+
+    def route(self, request, replicas, now_s):
+        os._exit(1)
+
+
 def swept(base: FleetSpec, folder: Path | None = None, axes=AXES, **options) -> Sweep:
     return sweep(
         TRACE, base, axes, **{"seeds": range(2), "out": folder, "progress": False, **FRONT, **options}
@@ -256,6 +263,12 @@ def test_a_folder_that_is_read_only_is_named(base, tmp_path):
     tmp_path.chmod(0o500)
     with pytest.raises(OSError, match="Permission denied"):
         swept(base, tmp_path)
+
+
+def test_a_run_that_takes_its_worker_with_it_is_a_failure_like_another(base, tmp_path):
+    found = swept(base, tmp_path, {"routing": [LeastOutstanding(), TakesItsWorker()]}, seeds=[0], workers=2)
+    assert [(one.error, one.traceback) for one in found.failures] == [(LOST, "")]
+    assert len(found.pareto().front) == 1
 
 
 def test_a_run_that_lost_its_worker_is_made_again_when_the_sweep_goes_on(base, tmp_path):

@@ -101,6 +101,19 @@ def test_each_fleet_of_the_front_is_kept_as_toml_and_is_that_fleet(base, tmp_pat
         assert simulate(TRACE, spec, seed=1).digest == found.measured[name][1].digest
 
 
+def test_a_name_too_long_for_a_file_is_cut_and_stays_its_own(base, tmp_path):
+    long = {"policy": "window", "max_batch": 8, "window_s": 0.001}
+    axes = {
+        path: [long | {"window_s": 0.001 * n} for n in (1, 2)]
+        for path in ("batching", "pools.a.batching", "pools.b.batching", "pools.c.batching")
+    }
+    pools = {name: {"model": name} for name in "abc"}
+    found = swept(base.replace(pools=pools), tmp_path, axes, objectives=["submitted:max"], where=[])
+    assert len(found.pareto().front) == 16
+    assert len({found.toml_of(name) for name in found.pareto().front}) == 16
+    assert all(len(file.name) < 250 for file in (tmp_path / "front").iterdir())
+
+
 def test_pools_models_and_odd_names_survive_toml(base, tmp_path):
     pools = {"v1.5": {"model": "a", "version": "1.0"}, "small": {"model": "b", "weights": [1.0, 0.5]}}
     pooled = FleetSpec(engine=base.engine, pools=pools, models={"a": {"rollout": {"policy": "pinned"}}})

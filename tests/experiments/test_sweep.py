@@ -102,16 +102,26 @@ def test_each_fleet_of_the_front_is_kept_as_toml_and_is_that_fleet(base, tmp_pat
 
 
 def test_a_name_too_long_for_a_file_is_cut_and_stays_its_own(base, tmp_path):
-    long = {"policy": "window", "max_batch": 8, "window_s": 0.001}
-    axes = {
-        path: [long | {"window_s": 0.001 * n} for n in (1, 2)]
-        for path in ("batching", "pools.a.batching", "pools.b.batching", "pools.c.batching")
+    backoff = {
+        "policy": "exponential-backoff",
+        "base_s": 0.05,
+        "factor": 2.0,
+        "cap_s": 5.0,
+        "max_attempts": 3,
     }
-    pools = {name: {"model": name} for name in "abc"}
-    found = swept(base.replace(pools=pools), tmp_path, axes, objectives=["submitted:max"], where=[])
-    assert len(found.pareto().front) == 16
-    assert len({found.toml_of(name) for name in found.pareto().front}) == 16
-    assert all(len(file.name) < 250 for file in (tmp_path / "front").iterdir())
+    window = {"policy": "window", "max_batch": 8, "window_s": 0.001}
+    limit = {"policy": "queue-limit", "max_queue_depth": 10_000, "max_in_flight": 10_000}
+    axes = {
+        "retry": [backoff],
+        "batching": [window],
+        "admission": [limit],
+        "routing": [{"policy": "power-of-two-choices", "choices": 2}],
+        "replicas": [2, 3],
+    }
+    found = swept(base, tmp_path, axes, objectives=["submitted:max"], where=[])
+    front = found.pareto().front
+    assert all(len(name) > 255 for name in front)
+    assert {load_spec(found.toml_of(name)).replicas for name in front} == {2, 3}
 
 
 def test_pools_models_and_odd_names_survive_toml(base, tmp_path):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Sequence
-from typing import TypeAlias
+from typing import SupportsFloat, TypeAlias
 
 import pyarrow.compute as pc
 from msgspec import Struct
@@ -139,7 +140,19 @@ def _read(item: Metric, run: Run) -> Read:
         return None, f"it raised {type(error).__name__}: {one_line(str(error))}"
     if value is None:
         return None, _why(item, run)
-    return float(value), None
+    return _number(value)
+
+
+def _number(value: object) -> Read:
+    """What a metric answered, if it is a number: a float, an int, one of numpy's."""
+    if not isinstance(value, SupportsFloat) or getattr(value, "shape", ()) != ():
+        return None, f"it answered {one_line(repr(value))}, which is no number"
+    number = float(value)
+    return (
+        (number, None)
+        if math.isfinite(number)
+        else (None, f"it answered {number}, which is no finite number")
+    )
 
 
 _WITHOUT: dict[Applies, str] = {

@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
+from hashlib import sha256
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 FRONT, POINTS = "front", "points.parquet"
+LONGEST = 200
+"""Bytes of a candidate's name in that of a file; file systems take 255 for all of it."""
 _NOT_IN_A_NAME = re.compile(r"[^\w.=,+-]+")
 
 
@@ -150,7 +153,11 @@ class Sweep:
     def toml_of(self, candidate: str) -> Path:
         """Where `save` puts the fleet of a candidate of the front."""
         folder = Path() if self.folder is None else self.folder
-        return folder / FRONT / f"{_NOT_IN_A_NAME.sub('', candidate)}.toml"
+        name = _NOT_IN_A_NAME.sub("", candidate)
+        if len(name.encode()) > LONGEST:
+            start = name.encode()[:LONGEST].decode(errors="ignore")
+            name = f"{start}-{sha256(candidate.encode()).hexdigest()[:8]}"
+        return folder / FRONT / f"{name}.toml"
 
     def detached(self) -> Sweep:
         """The same without its folder."""

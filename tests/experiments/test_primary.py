@@ -59,6 +59,17 @@ def test_the_verdict_on_the_primary_metric_comes_first_in_a_sentence(report: Rep
     assert [line.partition(" ")[0] for line in report.verdict_in_short] == ["p2c", "three"]
 
 
+def test_a_primary_metric_without_a_verdict_is_told_with_what_there_is_instead(
+    trace: Trace, base: FleetSpec
+) -> None:
+    specs = {"random": base.replace(routing=Random()), "p2c": base.replace(routing=PowerOfTwoChoices())}
+    options = {"metrics": ["e2e_s.p99"], "primary": "completed", "progress": False}
+    [same] = compare(trace, specs, seeds=range(2), **options).verdict_in_short
+    [alone] = compare(trace, specs, seeds=[0], **options).verdict_in_short
+    assert same == "p2c: completed 0 (×1.000): same in every run."
+    assert alone == "p2c: completed 0 (×1.000): n=1, no interval."
+
+
 def test_a_metric_without_a_better_way_decides_nothing(trace: Trace, base: FleetSpec) -> None:
     own = Metric("mine", "", lambda run: 1.0)
     for primary in ("utilization", own):

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from experiments.executor import Executor, Failure
 from experiments.measured import check_columns
 from experiments.metrics import DEFAULT_METRICS, Metric, grouped_too, metrics_of
-from experiments.paired import Interval, Scale
+from experiments.paired import Interval, Scale, check_method
 from experiments.progress import progress_bar
 from experiments.report import Report
 from fleet import FleetSpec, Run, simulate
@@ -84,9 +84,13 @@ def compare(
         raise BadValue("", f"baseline={first!r} is not a candidate; expected one of {', '.join(candidates)}")
     if len(set(chosen)) != len(chosen):
         raise BadValue("", f"a seed is given twice: {chosen}; a run counted twice is no replication")
-    measured = None if metrics is None else metrics_of(metrics)  # a wrong name fails before the work
+    check_method(interval, scale)  # as a wrong name of a metric, it fails before the work
+    measured = None if metrics is None else metrics_of(metrics)
     columns = [by] if isinstance(by, str) else list(by)
-    decides = None if primary is None else metrics_of([primary])[0]
+    if columns and measured and not any(one.of == "requests" for one in measured):
+        names = ", ".join(one.name for one in measured)
+        raise BadValue("", f"by {', '.join(columns)}: {names}: of the whole fleet; no requests to tell apart")
+    decides = None if primary is None else metrics_of([primary, *(measured or ())])[0]
     if decides is not None and decides.better == "neither":
         raise BadValue(
             "", f"{decides.key} cannot be primary: it has no better way (a metric of your own: better=)"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Iterable, Sequence
-from typing import TypeAlias
+from typing import SupportsFloat, TypeAlias
 
 import pyarrow.compute as pc
 from msgspec import Struct
@@ -83,9 +85,20 @@ def check_columns(metrics: Iterable[Metric], traces: Iterable[Trace]) -> None:
         raise BadValue("", f"{unknown[0]!r} is nothing to group requests by; there are {known}")
 
 
-def value_of(item: Metric, run: Run) -> float | None:
-    """One figure of a run, all its requests together; None where it has none."""
-    return _read(item, run)[0]
+def expanded(metric: Metric, measured: Iterable[Measured]) -> list[Metric]:
+    """A grouped metric as one for each group that any of these has, none last; any other as it is."""
+    if not metric.by or metric.across:
+        return [metric]
+    by = "+".join(metric.by)
+    labels = dict.fromkeys(label for one in measured for label in one.groups.get(by, ()))
+    return [metric.of_group(label) for label in sorted(labels, key=natural)] or [metric]
+
+
+def natural(label: str) -> tuple[bool, list[tuple[int, float, str]]]:
+    """To sort labels by: numbers as numbers, groups without a value last."""
+    parts = re.split(r"(\d+)", label)
+    pieces = [(0, float(part), "") if part.isdecimal() else (1, 0.0, part) for part in parts]
+    return label.startswith("no "), pieces
 
 
 Read: TypeAlias = tuple[float | None, str | None]
@@ -127,7 +140,19 @@ def _read(item: Metric, run: Run) -> Read:
         return None, f"it raised {type(error).__name__}: {one_line(str(error))}"
     if value is None:
         return None, _why(item, run)
-    return float(value), None
+    return _number(value)
+
+
+def _number(value: object) -> Read:
+    """What a metric answered, if it is a number: a float, an int, one of numpy's."""
+    if not isinstance(value, SupportsFloat) or getattr(value, "shape", ()) != ():
+        return None, f"it answered {one_line(repr(value))}, which is no number"
+    number = float(value)
+    return (
+        (number, None)
+        if math.isfinite(number)
+        else (None, f"it answered {number}, which is no finite number")
+    )
 
 
 _WITHOUT: dict[Applies, str] = {

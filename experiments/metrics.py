@@ -7,7 +7,7 @@ A metric is named by a string: ``ttft_s.p99`` is of all requests, ``ttft_s.p99@t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -16,6 +16,7 @@ from experiments.reasons import NoValue
 from experiments.spread import ACROSS, Across, busiest_over_mean, load_variation
 from fleet import Run
 from fleet.telemetry.attempts import AttemptFigures, attempt_figures
+from fleet.telemetry.groups import group_label
 from fleet.telemetry.occupancy import ReplicaRange
 from fleet.telemetry.summary import Distribution, Summary
 from traces.values import BadValue
@@ -60,6 +61,12 @@ class Metric(_Named, frozen=True, kw_only=True):
     group: str = ""
     """Of a grouped metric's values one is of this group: `of_group` makes it."""
 
+    def __post_init__(self) -> None:
+        if self.better not in get_args(Better):
+            raise BadValue(
+                "better", f"{self.better!r} is no way; expected one of {', '.join(get_args(Better))}"
+            )
+
     @property
     def key(self) -> str:
         """Its name with what it is grouped by: ``ttft_s.p99@tenant``, ``ttft_s.p99@tenant:jain``, or its group."""
@@ -92,7 +99,21 @@ class Metric(_Named, frozen=True, kw_only=True):
 
     def of_group(self, label: str) -> Metric:
         """The metric of one group's values."""
-        return replace(self, by=(), group=label)
+        return replace(self, by=(), group=label, read=_OfGroup(self.read, self.by, label))
+
+
+class _OfGroup(Struct, frozen=True):
+    """Reads a figure of one group of a run's requests."""
+
+    read: Callable[[Run], float | None]
+    by: tuple[str, ...]
+    label: str
+
+    def __call__(self, run: Run) -> float | None:
+        for group, part in run.parts(*self.by).items():
+            if group_label(self.by, group) == self.label:
+                return self.read(part)
+        raise NoValue(f"it has no request of {self.label}")
 
 
 class Figure(Struct, frozen=True):
@@ -239,8 +260,26 @@ def known_names() -> str:
 
 
 def metrics_of(chosen: Sequence[Metric | str]) -> tuple[Metric, ...]:
-    """Metrics, given as values or by name."""
-    return tuple(metric(item) if isinstance(item, str) else item for item in chosen)
+    """Metrics, given as values or by name, each once.
+
+    Raises `ValueError` for what is neither, and for two different ones of one name: only one would be read.
+    """
+    found: dict[str, Metric] = {}
+    for item in chosen:
+        one = _metric_of(item)
+        if found.setdefault(one.key, one) != one:
+            raise BadValue("", f"two different metrics are called {one.key!r}; give one of them another name")
+    return tuple(found.values())
+
+
+def _metric_of(item: object) -> Metric:
+    if isinstance(item, Metric):
+        return item
+    if isinstance(item, str):
+        return metric(item)
+    name = getattr(item, "__name__", None)
+    hint = f'; Metric("{name}", "s", {name}) makes one of a function' if callable(item) and name else ""
+    raise BadValue("", f"{item!r} is no metric: it is a name, such as 'e2e_s.p99', or a Metric{hint}")
 
 
 class _Field(Struct, frozen=True):

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from msgspec import Struct
 from msgspec.structs import replace
 
 from experiments.metrics import Better
+from traces.values import BadValue
 
 Interval = Literal["t", "bca"]
 Scale = Literal["difference", "ratio"]
@@ -26,6 +27,13 @@ the metric has no better way, or there are too few runs. `too little completed`:
 for a figure that is of completed requests, or what they cost, to say anything."""
 
 RESAMPLES = 9999
+
+
+def check_method(interval: str, scale: str) -> None:
+    """Raise `ValueError` for an interval or a scale that there is not."""
+    for name, given, known in (("interval", interval, Interval), ("scale", scale, Scale)):
+        if given not in get_args(known):
+            raise BadValue("", f"{name}={given!r} is not known; expected one of {', '.join(get_args(known))}")
 
 
 class Difference(Struct, frozen=True, kw_only=True):

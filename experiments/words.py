@@ -65,12 +65,14 @@ def _with_ratio(row: Row) -> str:
 
 def _primary_sentence(row: Row) -> str:
     _, delta, interval, times, judged = cells(row)
-    size = f" by {delta.lstrip('+-')}" if delta not in ("", "0") else ""
     where = f", 95 % interval {interval}" if interval else ""
     ratio = f" (×{times}{where})" if times else where
-    verdicts = {"better": "is better", "worse": "is worse", "no difference shown": "shows no difference"}
-    said = verdicts.get(row.verdict or "", judged)
-    return f"{row.candidate} {said} in {row.label}{size if said.startswith('is') else ''}{ratio}."
+    if row.verdict in ("better", "worse"):
+        size = f" by {delta.lstrip('+-')}" if delta not in ("", "0") else ""
+        return f"{row.candidate} is {row.verdict} in {row.label}{size}{ratio}."
+    if row.verdict == "no difference shown":
+        return f"{row.candidate} shows no difference in {row.label}{ratio}."
+    return f"{row.candidate}: {row.label}{f' {delta}' if delta else ''}{ratio}: {judged}."
 
 
 def failed(found: Findings) -> list[str]:
@@ -156,7 +158,7 @@ def notes_of(found: Findings) -> list[str]:
         if len(found.seeds) > 1 and not found.resampled:
             notes.append(
                 "One trace for all seeds: the intervals are about chance within this trace, not about other traffic. "
-                "Pass a function seed -> Trace to resample the arrivals."
+                "Pass a function seed -> Trace to resample the arrivals (fleet compare: --stretch-s 60)."
             )
         method = "Student's t" if found.interval == "t" else "BCa bootstrap"
         over = "all verdicts here"

@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
+from hashlib import sha256
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,8 @@ from msgspec import Struct
 
 from experiments.findings import LEVEL
 from experiments.measured import Measured
-from experiments.metrics import Metric, metric
+from experiments.metrics import Metric
+from experiments.saved_metrics import restored
 from experiments.sweep.design import axes_of
 from experiments.sweep.index import Index, measured_in
 from experiments.sweep.judging import constraints_of, objectives_of
@@ -36,6 +38,8 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 FRONT, POINTS = "front", "points.parquet"
+LONGEST = 200
+"""Bytes of a candidate's name in that of a file; file systems take 255 for all of it."""
 _NOT_IN_A_NAME = re.compile(r"[^\w.=,+-]+")
 
 
@@ -61,7 +65,7 @@ class Sweep:
     @cached_property
     def metrics(self) -> tuple[Metric, ...]:
         """What was measured."""
-        return tuple(map(_metric_of, self.plan.metrics))
+        return tuple(map(restored, self.plan.metrics))
 
     @cached_property
     def measured(self) -> dict[str, list[Measured]]:
@@ -149,7 +153,11 @@ class Sweep:
     def toml_of(self, candidate: str) -> Path:
         """Where `save` puts the fleet of a candidate of the front."""
         folder = Path() if self.folder is None else self.folder
-        return folder / FRONT / f"{_NOT_IN_A_NAME.sub('', candidate)}.toml"
+        name = _NOT_IN_A_NAME.sub("", candidate)
+        if len(name.encode()) > LONGEST:
+            start = name.encode()[:LONGEST].decode(errors="ignore")
+            name = f"{start}-{sha256(candidate.encode()).hexdigest()[:8]}"
+        return folder / FRONT / f"{name}.toml"
 
     def detached(self) -> Sweep:
         """The same without its folder."""
@@ -170,28 +178,8 @@ def load_sweep(folder: str | Path) -> Sweep:
     """The sweep in a folder, whether it has ended or not. Raises `SweepError` where there is none."""
     source = Path(folder)
     plan = load_plan(source)
-    index = Index(source, axes_of(plan.axes), tuple(map(_metric_of, plan.metrics)))
+    index = Index(source, axes_of(plan.axes), tuple(map(restored, plan.metrics)))
     return Sweep(source, plan, index.read())
-
-
-def described(item: Metric) -> dict[str, Any]:  # Any: JSON values
-    """A metric in a plan: all but what reads it."""
-    return {name: getattr(item, name) for name in ("key", *item.__struct_fields__) if name != "read"}
-
-
-def _metric_of(document: Mapping[str, Any]) -> Metric:
-    """The metric of a plan; one of the user's own can be shown again, and not read anew."""
-    try:
-        return metric(document["key"])
-    except ValueError:
-        fields = {name: document[name] for name in Metric.__struct_fields__ if name != "read"}
-        return Metric(read=_unread, **{**fields, "by": tuple(fields["by"])})
-
-
-def _unread(_: object) -> float | None:
-    raise NotImplementedError(
-        "a sweep that was loaded has the values of its metrics, not the metrics themselves"
-    )
 
 
 def _valued(axis: Mapping[str, Any], shown: Any) -> Any:  # Any: a spec's value

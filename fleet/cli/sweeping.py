@@ -37,7 +37,8 @@ def sweep(arguments: Namespace) -> int:
     output.stdout().print(made)
     if made.folder is not None:
         _draw(made, made.folder)
-        front = f"; the fleets of the front are in {made.folder / 'front'}" if made.plan.objectives else ""
+        there = made.plan.objectives and made.pareto().front
+        front = f"; the fleets of the front are in {made.folder / 'front'}" if there else ""
         output.note(f"saved in {made.folder}{front}")
     return 1 if made.failures else 0
 

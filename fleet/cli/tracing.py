@@ -161,7 +161,9 @@ def convert(arguments: Namespace) -> int:
     for field, count in report.not_kept.items():
         output.note(f"not kept: {field}, which {count:,} rows have")
     _say_lost(written, arguments.target)
-    print(f"{arguments.target}: {len(trace):,} requests in {trace.duration_s:,.1f} s, sha256 {trace.sha256}")
+    whole = not written.not_kept and not written.changed
+    known = f", sha256 {trace.sha256}" if whole else ""  # else what is read back has another
+    print(f"{arguments.target}: {len(trace):,} requests in {trace.duration_s:,.1f} s{known}")
     return 0
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import Fleet
+from traces import load_trace
 
 
 @pytest.fixture
@@ -79,6 +80,12 @@ def test_a_trace_is_converted_and_what_is_lost_is_said(fleet: Fleet, tmp_path: P
     assert len((tmp_path / "x.csv").read_text().splitlines()) == 4
     assert "x.csv: vidur has no place for session, which 3 rows have\n" in ended.err
     assert "says nothing of source, licence" in ended.err
+    assert "sha256" not in ended.out  # of what is read back it is another
+
+
+def test_a_trace_that_is_written_whole_is_named_by_its_hash(fleet: Fleet, tmp_path: Path) -> None:
+    ended = fleet("traces", "convert", "chat-small", "x.csv", "--to", "csv", "--first", 3)
+    assert ended.out.endswith(f"sha256 {load_trace(tmp_path / 'x.csv').sha256}\n")
 
 
 def test_a_trace_that_a_format_cannot_hold_is_refused(fleet: Fleet, tmp_path: Path) -> None:

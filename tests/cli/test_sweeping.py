@@ -41,6 +41,12 @@ def test_the_front_is_printed_and_kept(fleet: Fleet, tmp_path: Path) -> None:
     assert fleet("simulate", "demo-surge", found.toml_of(found.pareto().front[0]), "--first-s", 5).status == 0
 
 
+def test_where_nobody_keeps_the_constraints_no_front_is_promised(fleet: Fleet, tmp_path: Path) -> None:
+    done = fleet(*SHORT, *AXES, *BEST, "--where", "e2e_s.p99<=0.0001", "--out", "swept")
+    assert (done.status, done.err) == (0, "saved in swept\n")
+    assert "No candidate keeps all constraints." in done.out
+
+
 @pytest.mark.parametrize("judged", [("--objectives", "e2e_s.p99"), ("--where", "e2e_s.p99<=1"), ()])
 def test_what_is_judged_by_one_figure_or_none_has_no_plot(fleet: Fleet, tmp_path: Path, judged) -> None:
     done = fleet(*SHORT, *AXES, *judged, "--where", "e2e_s.p99<=2", "--out", "swept")

@@ -9,11 +9,13 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from experiments import Report, compare, frontier, grid, metric
+from experiments import Metric, Report, compare, frontier, grid, metric
 from fleet import FleetSpec, simulate
 from policies import PolicyError, PowerOfTwoChoices, Random, RoundRobin
 from tests.conftest import ROOT
 from traces import Fault, FaultTrace, Trace, poisson
+
+MINE = Metric("mine", "s", min)
 
 
 @pytest.fixture(scope="module")
@@ -135,6 +137,12 @@ def test_a_policy_of_the_users_script_runs_in_other_processes_too(tmp_path: Path
         ({"seeds": [1, 1]}, "a seed is given twice"),
         ({"baseline": "nobody"}, "expected one of random, p2c"),
         ({"metrics": ["e2e_s.p42"]}, "no figure of a run"),
+        ({"metrics": [len]}, r'is no metric: .*Metric\("len", "s", len\) makes one'),
+        ({"metrics": [MINE, Metric("mine", "s", max)]}, "two different metrics are called 'mine'"),
+        ({"metrics": [MINE], "primary": Metric("mine", "s", max, better="lower")}, "two different metrics"),
+        ({"metrics": ["utilization", "gpu_seconds"], "by": "tenant"}, "of the whole fleet"),
+        ({"scale": "log"}, "scale='log' is not known; expected one of difference, ratio"),
+        ({"interval": "bootstrap"}, "interval='bootstrap' is not known; expected one of t, bca"),
     ],
 )
 def test_a_mistake_is_named(
@@ -142,6 +150,16 @@ def test_a_mistake_is_named(
 ) -> None:
     with pytest.raises(ValueError, match=says):
         compare(trace, specs, **{"seeds": [0], "progress": False, **changes})
+
+
+def test_a_metric_says_which_way_is_better_or_none() -> None:
+    with pytest.raises(ValueError, match="better: 'low' is no way; expected one of lower, higher, neither"):
+        Metric("mine", "s", max, better="low")
+
+
+def test_a_metric_named_twice_is_judged_once(trace: Trace, specs: dict[str, FleetSpec]) -> None:
+    report = compare(trace, specs, seeds=[0], metrics=["e2e_s.p99", "e2e.p99", MINE, MINE], progress=False)
+    assert [metric.key for metric in report.metrics] == ["e2e_s.p99", "mine"]
 
 
 # --- what is printed and kept --------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """Figures by group: of each tenant, class, replica or field of one's own, and of how evenly they are shared."""
 
 import json
+import math
 
 import numpy as np
 import pytest
@@ -131,6 +132,30 @@ def test_a_metric_that_raises_has_no_value_and_says_what_it_raised(tenants: Trac
     )
 
 
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        ("12 ms", "it answered '12 ms', which is no number"),
+        ([1.0], "it answered [1.0], which is no number"),
+        (np.array([1.0, 2.0]), "it answered array([1., 2.]), which is no number"),
+        (math.nan, "it answered nan, which is no finite number"),
+        (math.inf, "it answered inf, which is no finite number"),
+    ],
+)
+def test_a_metric_that_answers_no_number_costs_its_own_value_and_nothing_else(
+    tenants: Trace, answer: object, said: str
+) -> None:
+    odd = Metric("odd", "", lambda run: answer)
+    report = compare(tenants, {"one": ONE, "two": TWO}, seeds=[0], metrics=[odd, "e2e_s.max"], progress=False)
+    assert {row.metric for row in report.rows} == {"e2e_s.max"}
+    assert report.notes[0] == f"No value of odd for one, two: {said}."
+
+
+@pytest.mark.parametrize("answer", [1, 1.0, np.float32(1.0), np.int64(1), np.array(1.0)])
+def test_any_one_number_is_an_answer(run: Run, answer: float) -> None:
+    assert measure(run, [Metric("one", "", lambda run: answer)], "it", 0).values == {"one": 1.0}
+
+
 def test_more_groups_than_a_table_holds_are_counted_and_not_listed() -> None:
     many = trace_of(*(asked(float(n), n, user=f"u{n}") for n in range(MOST_GROUPS + 1)))
     found = measure(simulate(many, ONE), [metric("e2e_s.max@user"), metric("completed@user:jain")], "it", 0)
@@ -186,3 +211,10 @@ def test_a_column_that_nothing_has_is_refused_before_any_work(tenants: Trace) ->
 def test_the_unit_of_a_name_may_be_left_out() -> None:
     assert metric("goodput").key == "goodput_per_s"
     assert metric("ttft.p99@tenant").key == "ttft_s.p99@tenant"
+
+
+def test_the_metric_of_a_group_reads_that_group_alone(run: Run) -> None:
+    of_b = metric("e2e_s.max@tenant").of_group("tenant=b")
+    assert of_b.read(run) == pytest.approx(0.015)
+    with pytest.raises(NoValue, match="it has no request of tenant=c"):
+        metric("e2e_s.max@tenant").of_group("tenant=c").read(run)

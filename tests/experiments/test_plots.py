@@ -1,6 +1,7 @@
 """Figures of runs: what their data says, that they are the same bytes each time, and that nothing upsets them."""
 
 import filecmp
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -83,6 +84,17 @@ def test_the_forest_has_what_the_rows_have_in_the_unit_of_the_label(report: Repo
     assert cells["verdict"] == row.verdict
     assert [plot.name for plot in forests(report)] == ["forest", "forest-secondary"]
     assert "e2e_s.p99" not in forest(report, "secondary").data["metric"].to_pylist()
+
+
+def test_the_titles_of_a_forests_panels_do_not_run_into_each_other(runs) -> None:
+    long = [metric(name) for name in ("goodput@tenant", "e2e_s.p99@tenant:max_min", "slo_attainment@tenant")]
+    figure = plot_forest(Report(runs, seeds=range(3), baseline="random", metrics=long), "secondary")
+    figure.draw_without_rendering()
+    titles = [axes._left_title for axes in figure.axes if axes.get_visible()]
+    boxes = [title.get_window_extent() for title in titles]
+    assert len(boxes) == 7
+    assert not any(one.overlaps(other) for one, other in combinations(boxes, 2))
+    assert all(box.x1 <= figure.bbox.x1 for box in boxes)
 
 
 def test_bands_span_the_seeds_and_equal_arrivals_are_drawn_once(runs) -> None:

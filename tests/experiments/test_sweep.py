@@ -109,6 +109,29 @@ def test_each_fleet_of_the_front_is_kept_as_toml_and_is_that_fleet(base, tmp_pat
         assert simulate(TRACE, spec, seed=1).digest == found.measured[name][1].digest
 
 
+def test_a_name_too_long_for_a_file_is_cut_and_stays_its_own(base, tmp_path):
+    backoff = {
+        "policy": "exponential-backoff",
+        "base_s": 0.05,
+        "factor": 2.0,
+        "cap_s": 5.0,
+        "max_attempts": 3,
+    }
+    window = {"policy": "window", "max_batch": 8, "window_s": 0.001}
+    limit = {"policy": "queue-limit", "max_queue_depth": 10_000, "max_in_flight": 10_000}
+    axes = {
+        "retry": [backoff],
+        "batching": [window],
+        "admission": [limit],
+        "routing": [{"policy": "power-of-two-choices", "choices": 2}],
+        "replicas": [2, 3],
+    }
+    found = swept(base, tmp_path, axes, objectives=["submitted:max"], where=[])
+    front = found.pareto().front
+    assert all(len(name) > 255 for name in front)
+    assert {load_spec(found.toml_of(name)).replicas for name in front} == {2, 3}
+
+
 def test_pools_models_and_odd_names_survive_toml(base, tmp_path):
     pools = {"v1.5": {"model": "a", "version": "1.0"}, "small": {"model": "b", "weights": [1.0, 0.5]}}
     pooled = FleetSpec(engine=base.engine, pools=pools, models={"a": {"rollout": {"policy": "pinned"}}})
@@ -389,6 +412,14 @@ def test_a_space_that_is_exhausted_has_no_more_points():
     assert (
         len(list(drawn_points({"replicas": Range(1, 3), "batching.max_batch": [1, 8]}, 50, "sobol", 0))) == 6
     )
+
+
+@pytest.mark.parametrize(
+    "axis",
+    [Range(1000, 5000, log=True), Range(0.1234564, 0.2), Range(0.1, 0.12345651), Range(3, 9, log=True)],
+)
+def test_no_value_of_a_range_is_outside_of_it(axis) -> None:
+    assert axis.low <= axis.at(0.0) <= axis.at(1.0) <= axis.high
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 import pyarrow as pa
-import pyarrow.parquet as pq
 from msgspec import Struct, structs
 
 from experiments.measured import check_columns, expanded, measure
@@ -28,6 +27,7 @@ from experiments.timings import FEWEST, EngineTimes, OwnTimes, own_times
 from fleet import FleetSpec, Run, simulate
 from fleet.pools import DEFAULT
 from traces import FaultTrace, Trace
+from traces.files import write_parquet, write_whole
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -249,7 +249,7 @@ class CalibrationReport:
             for name, runs in of_all.items():
                 for number, run in enumerate(runs):
                     tables.append(_marked(run, {"runtime": runtime, "candidate": name, "run": number}))
-        pq.write_table(pa.concat_tables(tables, promote_options="permissive"), target / "calibration.parquet")
+        write_parquet(target / "calibration.parquet", pa.concat_tables(tables, promote_options="permissive"))
         document = {
             "rows": self.rows,
             "fidelity": self.fidelity,
@@ -258,8 +258,8 @@ class CalibrationReport:
             "live": {name: [run.manifest for run in runs] for name, runs in self.live.items()},
         }
         text = msgspec.json.format(msgspec.json.encode(document, order="sorted"))
-        (target / "calibration.json").write_bytes(text + b"\n")
-        (target / "calibration.html").write_text(_page(self), encoding="utf-8")
+        write_whole(target / "calibration.json", text + b"\n")
+        write_whole(target / "calibration.html", _page(self).encode())
         return target
 
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pyarrow as pa
-import pyarrow.parquet as pq
 from msgspec import Struct
 
 from experiments.findings import LEVEL, Findings
@@ -24,11 +23,15 @@ from experiments.text import as_text
 from experiments.words import cells, failed, in_short, left_undone, notes_of, title, verdict_in_short
 from fleet import Run, load_run
 from fleet.telemetry.documents import encoded
+from traces.files import write_parquet, write_whole
 from traces.values import BadValue
 
 if TYPE_CHECKING:
     from rich.console import Group
     from rich.table import Table
+
+
+MANIFEST = "manifest.json"
 
 
 class SavedCandidate(Struct, kw_only=True):
@@ -55,6 +58,7 @@ class SavedManifest(Struct, kw_only=True):
     interval: Interval
     scale: Scale
     primary: str | None
+    digests: dict[str, list[str]]
     report: Saved
 
 
@@ -174,20 +178,22 @@ class Report(Findings):
         """Write all of it, for `load_report`, and for whoever wants to look; answers the directory.
 
         report.html; records.parquet, the requests of all runs in one table; each run as `Run.save` writes it under
-        runs/; and last manifest.json.
+        runs/; and last manifest.json. Raises `OSError` that names the file that cannot be written: there is then no
+        manifest, and `load_report` says so.
         """
         target = Path(directory)
         target.mkdir(parents=True, exist_ok=True)
+        (target / MANIFEST).unlink(missing_ok=True)
         saved = Saved(
             metrics=[saved_metric(one) for one in self.asked],
             named=self.named,
             candidates=[self._save_runs(target, number, name) for number, name in enumerate(self.measured)],
         )
-        pq.write_table(self.records(), target / "records.parquet", compression="zstd")
+        write_parquet(target / "records.parquet", self.records())
         manifest = self.manifest()
-        (target / "report.html").write_text(page_of(self, self.runs, manifest), encoding="utf-8")
+        write_whole(target / "report.html", page_of(self, self.runs, manifest).encode())
         text = msgspec.json.format(encoded({**manifest, "report": saved}))
-        (target / "manifest.json").write_bytes(text + b"\n")
+        write_whole(target / MANIFEST, text + b"\n")
         return target
 
     def _save_runs(self, target: Path, number: int, name: str) -> SavedCandidate:
@@ -261,13 +267,16 @@ def load_report(directory: str | Path) -> Report:
     """
     source = Path(directory)
     try:
-        found = msgspec.json.decode((source / "manifest.json").read_bytes(), type=SavedManifest)
-    except msgspec.MsgspecError as error:
-        raise BadValue("", f"{source / 'manifest.json'} is not of a saved report: {error}") from None
+        found = msgspec.json.decode((source / MANIFEST).read_bytes(), type=SavedManifest)
+    except (FileNotFoundError, NotADirectoryError):
+        why = "it holds no report, or one that was not saved to its end"
+        raise BadValue("", f"{source}: there is no {MANIFEST} in it: {why}") from None
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise BadValue("", f"{source / MANIFEST} is not of a saved report: {error}") from None
     candidates = found.report.candidates
     metrics = {one.key: one for one in map(restored, found.report.metrics)}
     return Report(
-        {one.name: [load_run(source / folder) for folder in one.folders] for one in candidates},
+        {one.name: list(_runs_of(source, one, found.digests.get(one.name, ()))) for one in candidates},
         seeds=found.seeds,
         baseline=found.baseline,
         metrics=list(metrics.values()),
@@ -277,6 +286,16 @@ def load_report(directory: str | Path) -> Report:
         measured={one.name: one.measured for one in candidates},
         named=found.report.named,
     )
+
+
+def _runs_of(source: Path, candidate: SavedCandidate, digests: Sequence[str]) -> Iterator[Run]:
+    if len(digests) != len(candidate.folders):
+        raise BadValue("", f"{source / MANIFEST}: has no digest for each run of {candidate.name!r}")
+    for folder, digest in zip(candidate.folders, digests, strict=True):
+        run = load_run(source / folder)
+        if run.digest != digest:
+            raise BadValue("", f"{source / folder}: is another run than the report was made of")
+        yield run
 
 
 def _measured(

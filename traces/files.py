@@ -12,7 +12,10 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import TYPE_CHECKING, BinaryIO, cast
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 @contextmanager
@@ -54,6 +57,14 @@ def _packed(path: Path, like: Path | None = None) -> Iterator[BinaryIO]:
             return
         with gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0) as packed:
             yield cast(BinaryIO, packed)
+
+
+def write_parquet(path: Path, table: pa.Table) -> None:
+    """`table` as the file `path`, in a folder that is there."""
+    import pyarrow.parquet as pq
+
+    with replacing(path) as file:
+        pq.write_table(table, file, compression="zstd")
 
 
 def write_whole(path: Path, data: bytes) -> None:

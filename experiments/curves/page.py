@@ -14,6 +14,7 @@ from experiments.curves.words import failed, headings_of, notes_of, rows_of, tit
 from experiments.pages.blocks import NO_PLOTS, Block, Heading, Table, Text, can_plot, figures, page, section
 from experiments.pages.specs import differences
 from experiments.plots.plot import Plot
+from traces.files import replacing, write_whole
 
 CAPTION = (
     "Against offered load: the mean over the seeds, a bar for its 95 % interval, shaded what the seeds span. Hollow: "
@@ -36,12 +37,13 @@ SCHEMA = pa.schema([
 def write(curve: Curve, target: Path) -> Path:
     """Write all of them into `target`, which is made if need be."""
     target.mkdir(parents=True, exist_ok=True)
-    (target / "curve.json").write_bytes(json_of(curve))
+    write_whole(target / "curve.json", json_of(curve))
     if can_plot():
         plot_of(curve).save(target)
     else:
-        csv.write_csv(table_of(curve), target / "curve.csv")
-    (target / "curve.html").write_text(page_of(curve), encoding="utf-8")
+        with replacing(target / "curve.csv") as file:
+            csv.write_csv(table_of(curve), file)
+    write_whole(target / "curve.html", page_of(curve).encode())
     return target
 
 

@@ -16,6 +16,7 @@ import pyarrow as pa
 from pyarrow import csv
 
 from fleet import Run
+from traces.files import replacing, write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -52,9 +53,10 @@ class Plot(NamedTuple):
         """Write NAME.svg, NAME.pdf and NAME.csv; the same bytes each time."""
         figure = self.figure()
         svg, pdf, table = (directory / f"{self.name}.{kind}" for kind in ("svg", "pdf", "csv"))
-        svg.write_text(XML + svg_text(figure, self.name), encoding="utf-8")
-        pdf.write_bytes(pdf_bytes(figure))
-        csv.write_csv(self.data, table)
+        write_whole(svg, (XML + svg_text(figure, self.name)).encode())
+        write_whole(pdf, pdf_bytes(figure))
+        with replacing(table) as file:
+            csv.write_csv(self.data, file)
         return [svg, pdf, table]
 
 

@@ -35,9 +35,9 @@ def regret(arguments: Namespace) -> int:
     else:
         output.stdout().print(found)
     if target is not None:
-        import pyarrow.parquet as pq
+        from traces.files import write_parquet
 
-        pq.write_table(found.to_table(), target, compression="zstd")
+        write_parquet(target, found.to_table())
         output.note(f"saved in {target}")
     return 0
 

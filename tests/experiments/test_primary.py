@@ -1,7 +1,11 @@
 """The metric that decides, ratios, failed runs, how many seeds are needed, and a report that is saved whole."""
 
+import errno
 import filecmp
 import math
+import os
+import shutil
+from pathlib import Path
 from statistics import stdev
 
 import msgspec
@@ -139,6 +143,34 @@ def test_a_report_is_saved_and_loaded_whole(report: Report, tmp_path) -> None:
 def test_what_is_no_report_is_refused(tmp_path) -> None:
     (tmp_path / "manifest.json").write_bytes(msgspec.json.encode({"digest": ""}))
     with pytest.raises(ValueError, match=r"manifest\.json is not of a saved report"):
+        load_report(tmp_path)
+    (tmp_path / "manifest.json").unlink()
+    with pytest.raises(ValueError, match="holds no report, or one that was not saved to its end"):
+        load_report(tmp_path)
+
+
+def test_a_report_in_the_place_of_another_is_whole_or_none(report: Report, tmp_path, monkeypatch) -> None:
+    report.save(tmp_path)
+    monkeypatch.setattr(Path, "replace", full_disk)
+    with pytest.raises(OSError, match=r"records\.parquet"):
+        report.save(tmp_path)
+    with pytest.raises(ValueError, match="not saved to its end"):
+        load_report(tmp_path)
+    with pytest.raises(OSError, match=r"No space left on device: .*forest\.svg"):
+        report.figures(tmp_path)
+    assert not list(tmp_path.glob(".*"))
+
+
+def full_disk(part: Path, target: Path) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_figures_are_not_shown_beside_runs_that_they_are_not_of(report: Report, tmp_path) -> None:
+    report.save(tmp_path)
+    one, other = sorted(next((tmp_path / "runs").iterdir()).iterdir())[:2]
+    shutil.rmtree(one)
+    shutil.copytree(other, one)
+    with pytest.raises(ValueError, match=f"{one.name}: is another run than the report was made of"):
         load_report(tmp_path)
 
 

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from msgspec import Struct, structs
 
-from experiments.measured import value_of
+from experiments.measured import check_columns, expanded, measure
 from experiments.metrics import Metric, metrics_of, serves_tokens
 from experiments.pages import blocks
 from experiments.plots.of_report import latency_plots
@@ -122,10 +122,16 @@ class CalibrationReport:
         if metrics is None:
             tokens = any(serves_tokens(run.summary) for runs in self.live.values() for run in runs)
             metrics = TOKEN_METRICS if tokens else METRICS
-        chosen = metrics_of(metrics)
+        asked = metrics_of(metrics)
+        self._measured = {
+            id(run): measure(run, asked, name, run.manifest.seed)
+            for name in self.live
+            for run in (*self.simulated[name], *self.live[name], *self.own_runs(name))
+        }
+        chosen = [one for item in asked for one in expanded(item, self._measured.values())]
         self.rows: list[CalibrationRow] = []
         for item in chosen:
-            rows = [self._row(item, name, tolerances.get(item.name)) for name in self.live]
+            rows = [self._row(item, name, tolerances.get(item.key)) for name in self.live]
             self.rows += _with_noise([row for row in rows if row is not None])
         distinct = {id(run) for runs in self.live.values() for run in runs}
         ordered = len(self.live) > 1 and len(distinct) > 1
@@ -136,13 +142,13 @@ class CalibrationReport:
         return [times.run for times in self.own.get(name, ()) if times.run is not None]
 
     def _row(self, item: Metric, name: str, tolerance: float | None) -> CalibrationRow | None:
-        virtual = _values(item, self.simulated[name])
-        mean, live_mean = _mean(virtual), _mean(_values(item, self.live[name]))
-        own_mean = _mean(_values(item, self.own_runs(name)))
+        virtual = self._values(item, self.simulated[name])
+        mean, live_mean = _mean(virtual), _mean(self._values(item, self.live[name]))
+        own_mean = _mean(self._values(item, self.own_runs(name)))
         if mean is None or live_mean is None:
             return None
         return CalibrationRow(
-            metric=item.name,
+            metric=item.key,
             label=item.label,
             scale=item.scale,
             candidate=name,
@@ -151,10 +157,23 @@ class CalibrationReport:
             own=own_mean,
             drift=None if own_mean is None else _relative(own_mean, mean),
             error=_relative(mean if own_mean is None else own_mean, live_mean),
-            noise=_noise(item, self.live[name]),
+            noise=self._noise(item, self.live[name]),
             spread=_gap(virtual),
             tolerance=tolerance,
         )
+
+    def _values(self, item: Metric, runs: Sequence[Run]) -> list[float]:
+        """Of the runs that have one."""
+        found = (self._measured[id(run)].values.get(item.key) for run in runs)
+        return [value for value in found if value is not None]
+
+    def _noise(self, item: Metric, live: Sequence[Run]) -> float | None:
+        """The largest gap between live runs of one seed."""
+        by_seed: dict[int, list[Run]] = {}
+        for run in live:
+            by_seed.setdefault(run.manifest.seed, []).append(run)
+        gaps = [gap for runs in by_seed.values() if (gap := _gap(self._values(item, runs))) is not None]
+        return max(gaps, default=None)
 
     @property
     def headings(self) -> tuple[str, ...]:
@@ -205,7 +224,7 @@ class CalibrationReport:
                 "One live run each, so the noise of live runs is unknown: ask for repeats=2 or more."
             )
         fewest = min(run.summary.completed for runs in self.live.values() for run in runs)
-        if fewest < FEW_FOR_P99 and any(row.metric.endswith("p99") for row in self.rows):
+        if fewest < FEW_FOR_P99 and any(".p99" in row.metric for row in self.rows):
             notes.append(
                 f"With {fewest:,} requests, p99 is decided by the {max(1, fewest // 100)} slowest of them."
             )
@@ -262,7 +281,7 @@ def calibrate(
 
     Where live runs are long, `repeats` may name the candidates that are run more than once: theirs is the noise that
     all are held against. `tolerances` are relative errors that are aimed at, by metric; `metrics` follow from what was
-    served, whole requests or tokens, unless given.
+    served, whole requests or tokens, unless given; a grouped one has a row for each group.
 
     Where engines did real work live, they said how long it took them: each live run is simulated once more with those
     times (`own_times`), so that what the machine did and what the simulator gets wrong stand apart.
@@ -275,6 +294,9 @@ def calibrate(
         from fleet import replay
 
         play = replay
+    if metrics is not None:
+        metrics = metrics_of(metrics)
+        check_columns(metrics, [trace])
     chosen = list(seeds)
     in_virtual_time = trace if speed == 1.0 else trace.scale_rate(speed)
     live: dict[str, list[Run]] = {name: [] for name in candidates}
@@ -313,18 +335,6 @@ def _with_noise(rows: Sequence[CalibrationRow]) -> list[CalibrationRow]:
     return [structs.replace(row, noise=floor) if row.noise is None else row for row in rows]
 
 
-def _values(item: Metric, runs: Sequence[Run]) -> list[float]:
-    return [value for run in runs if (value := value_of(item, run)) is not None]
-
-
-def _noise(item: Metric, live: Sequence[Run]) -> float | None:
-    by_seed: dict[int, list[Run]] = {}
-    for run in live:
-        by_seed.setdefault(run.manifest.seed, []).append(run)
-    gaps = [gap for runs in by_seed.values() if (gap := _gap(_values(item, runs))) is not None]
-    return max(gaps, default=None)
-
-
 def _gap(values: Sequence[float]) -> float | None:
     """Largest less smallest, over their mean; None for fewer than two."""
     mean = sum(values) / len(values) if values else 0.0
@@ -334,13 +344,13 @@ def _gap(values: Sequence[float]) -> float | None:
 def _fidelity(item: Metric, rows: Sequence[CalibrationRow]) -> Fidelity:
     from scipy import stats
 
-    of_metric = [row for row in rows if row.metric == item.name]
+    of_metric = [row for row in rows if row.metric == item.key]
     virtual, measured = [row.simulated for row in of_metric], [row.live for row in of_metric]
     tau = float(stats.kendalltau(virtual, measured).statistic) if len(of_metric) > 1 else float("nan")
     pairs = list(combinations(of_metric, 2))
     same = sum(1 for one, other in pairs if (one.simulated - other.simulated) * (one.live - other.live) > 0.0)
     return Fidelity(
-        metric=item.name,
+        metric=item.key,
         label=item.label,
         tau=None if math.isnan(tau) else tau,
         same_order=same,

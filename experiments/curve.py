@@ -17,6 +17,7 @@ from experiments.load import open_loop
 from experiments.metrics import Metric, metrics_of
 from experiments.objectives import Objective
 from experiments.objectives import objective as objective_of
+from experiments.steady import BATCHES, LEAST
 from fleet import FleetSpec
 from traces import Trace
 
@@ -49,7 +50,8 @@ def load_curve(
     within `tolerance` (relative).
 
     A candidate that fails at a rate loses that point; `LoadCurve.failures` says why. Raises `ValueError` for no
-    candidates, no seeds, and for rates, a metric or an objective that are none; `RuntimeError` where every run fails.
+    candidates, no seeds, for rates, a metric or an objective that are none, and for a rate to be found by a trace of
+    less than 20 requests; `RuntimeError` where every run fails.
     """
     chosen = list(seeds)
     if not candidates or not chosen:
@@ -60,8 +62,11 @@ def load_curve(
     measured = _measured(metrics, bound)
     asked = None if rates is None else [_rate(rate) for rate in rates]
     traces = {seed: open_loop(trace if isinstance(trace, Trace) else trace(seed)) for seed in chosen}
+    shares = asked is None or any(unit == "%" for _, unit in asked)
+    if shares or bound is not None:
+        _demand_enough(traces)
     study = Study(traces, candidates, measured, workers, progress)
-    sustained = study.sustained() if asked is None or any(unit == "%" for _, unit in asked) else {}
+    sustained = study.sustained() if shares else {}
     at = _rates(asked, sustained)
     points = study.points(at)
     capacities = () if bound is None else study.capacities(bound, points, tolerance)
@@ -71,6 +76,16 @@ def load_curve(
         rates_per_s=at, seeds=tuple(chosen), axes=_axes(measured, points, bound), points=tuple(points),
         objective=None if bound is None else bound.label, capacities=capacities, sustained_per_s=sustained,
     )  # fmt: skip
+
+
+def _demand_enough(traces: Mapping[int, Trace]) -> None:
+    """Raise `ValueError` for traces of which nothing can tell at what rate a fleet falls behind."""
+    fewest = min(map(len, traces.values()))
+    if fewest < BATCHES:
+        raise ValueError(
+            f"a trace of {fewest} requests does not tell at what rate a fleet falls behind; give one of "
+            f"{BATCHES} or more, better {4 * LEAST}, or rates in requests a second and no objective"
+        )
 
 
 def _measured(metrics: Sequence[Metric | str], objective: Objective | None) -> tuple[Metric, ...]:

@@ -20,7 +20,6 @@ from functools import partial
 from itertools import islice
 from pickle import PicklingError
 from threading import Thread, current_thread, main_thread
-from types import FrameType
 from typing import Any, Generic, NoReturn, TypeVar
 
 from msgspec import Struct
@@ -34,6 +33,7 @@ R = TypeVar("R")
 AHEAD = 2
 """Jobs at hand for each worker, the one that it runs among them: none waits for its next, and few are lost with it."""
 LOST = "lost its worker twice: that was killed, or the machine ran out of memory"
+_ENDING = (signal.SIGINT, signal.SIGTERM)
 _PARENT_WATCH_S = 0.25
 _ENVIRONMENT = {"LOKY_MAX_MEMORY_LEAK_SIZE": "1e15"}
 """The pages of a shared trace count as a worker's memory: that it grows is no leak for a new process to mend."""
@@ -255,15 +255,15 @@ def _watch(parent: int) -> None:
     os._exit(1)
 
 
-# --- Ctrl-C ------------------------------------------------------------------------------------------------
+# --- Ctrl-C, SIGTERM ---------------------------------------------------------------------------------------
 
 
 @contextmanager
 def _unheard() -> Iterator[None]:
     """Processes that are started within do not hear Ctrl-C: it reaches all of a terminal, and one should tell of it.
 
-    They inherit the signals that are blocked where they are started. Here it is put off to the end: half a start
-    leaves a process that nobody knows of, and locks that nobody opens.
+    They inherit the signals that are blocked where they are started. Here it is put off to the end, as SIGTERM is: half
+    a start leaves a process that nobody knows of, and locks that nobody opens.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     try:
@@ -278,11 +278,12 @@ def _put_off() -> Iterator[None]:
     if current_thread() is not main_thread():
         yield
         return
-    came: list[tuple[int, FrameType | None]] = []
-    handler = signal.signal(signal.SIGINT, lambda number, frame: came.append((number, frame)))
+    came: list[int] = []
+    before = {number: signal.signal(number, lambda number, _: came.append(number)) for number in _ENDING}
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, handler if handler is not None else signal.SIG_DFL)
-    if came and callable(handler):
-        handler(*came[0])
+        for number, handler in before.items():
+            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+    if came:
+        signal.raise_signal(came[0])

@@ -5,7 +5,7 @@ The one thing to know: all of it is of what runs came to (`Measured`), not of th
 
 from __future__ import annotations
 
-import re
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -13,7 +13,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from experiments.lacks import Lack, lack
-from experiments.measured import Measured
+from experiments.measured import Measured, expanded
 from experiments.metrics import Better, Metric
 from experiments.paired import (
     Difference,
@@ -31,6 +31,8 @@ from fleet.telemetry.run import Manifest
 LEVEL = 0.05
 LITTLE = 0.5
 """A candidate that completed less of what was submitted to it has no latency, and no price, to be compared by."""
+ROUNDING = 1e-12
+"""Values that differ by less, relatively, are the same one, summed in another order."""
 Family = Literal["primary", "secondary", "all"]
 """Verdicts of one family are corrected among themselves. Where no metric was named beforehand as the one that decides,
 all are one family."""
@@ -92,9 +94,10 @@ class Findings:
         self.asked: list[Metric] = list(metrics)
         if primary is not None:
             self.asked = [primary, *(one for one in metrics if one.key != primary.key)]
-        self.metrics: list[Metric] = [one for metric in self.asked for one in self._expanded(metric)]
+        ran = [one for of_one in self.measured.values() for one in of_one]
+        self.metrics: list[Metric] = [one for metric in self.asked for one in expanded(metric, ran)]
         """Each group's of a grouped one; the primary ones first."""
-        first = set() if primary is None else {one.key for one in self._expanded(primary)}
+        first = set() if primary is None else {one.key for one in expanded(primary, ran)}
         rest: Family = "all" if primary is None else "secondary"
         rows = [
             row
@@ -173,15 +176,6 @@ class Findings:
     def _comparable(self, row: Row) -> bool:
         return self.completed_enough(row.candidate) and self.completed_enough(self.baseline)
 
-    def _expanded(self, metric: Metric) -> list[Metric]:
-        """A grouped metric as one for each group that any run has, none last; any other as it is."""
-        if not metric.by or metric.across:
-            return [metric]
-        by = "+".join(metric.by)
-        measured = [one for of_one in self.measured.values() for one in of_one]
-        labels = dict.fromkeys(label for one in measured for label in one.groups.get(by, ()))
-        return [metric.of_group(label) for label in sorted(labels, key=natural)] or [metric]
-
     def _rows_of(self, metric: Metric, family: Family) -> list[Row]:
         values = {name: [one.values.get(metric.key) for one in runs] for name, runs in self.measured.items()}
         base = values[self.baseline]
@@ -218,7 +212,11 @@ class Findings:
         """Of the pairs that have both; None where none has."""
         prints = zip(self.measured[name], self.measured[self.baseline], strict=True)
         pairs = [
-            (one, other, (mine.fingerprint, its.fingerprint))
+            (
+                other if math.isclose(one, other, rel_tol=ROUNDING) else one,
+                other,
+                (mine.fingerprint, its.fingerprint),
+            )
             for one, other, (mine, its) in zip(values, base, prints, strict=True)
             if one is not None and other is not None
         ]
@@ -237,14 +235,6 @@ def _ratio(difference: Difference | None, mean: float, base: Sequence[float | No
         return None
     present = [value for value in base if value is not None]
     return difference.mean if difference.scale == "ratio" else ratio(mean, sum(present) / len(present))
-
-
-def natural(label: str) -> tuple[bool, list[tuple[int, float, str]]]:
-    """To sort labels by: numbers as numbers, groups without a value last."""
-    parts = re.split(r"(\d+)", label)
-    return label.startswith("no "), [
-        (0, float(part), "") if part.isdigit() else (1, 0.0, part) for part in parts
-    ]
 
 
 def _unjudged(row: Row) -> Row:

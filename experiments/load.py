@@ -11,7 +11,9 @@ from collections.abc import Callable
 from traces import Trace, TraceError, Transform
 
 FAR = 64.0
-"""Times the rate to start from: neither far less nor far more than it is looked for."""
+"""Below so small a part of the rate to start from nothing is looked for."""
+ANYWHERE = 2.0**20
+"""Times the rate to start from: what attains at more does so at any rate."""
 
 
 def open_loop(trace: Trace) -> Trace:
@@ -32,8 +34,8 @@ def highest_rate(
 ) -> float:
     """A rate that attains, such that one at most `tolerance` (relative) above it does not; 0.0 if hardly any does.
 
-    By bisection between two rates a factor of two apart, found from `start`, not `far` times below or above it. It
-    takes for granted that what a rate attains a lower one does too.
+    By bisection between two rates a factor of two apart, found from `start`: down to `far` times below it, and up as
+    far as it takes, to `ANYWHERE` times above. It takes for granted that what a rate attains a lower one does too.
     """
     low = start
     while not attains(low):
@@ -41,7 +43,7 @@ def highest_rate(
         if low < start / far:
             return 0.0
     high = 2.0 * low
-    while low >= start and high <= start * far and attains(high):
+    while low >= start and high <= start * ANYWHERE and attains(high):
         low, high = high, 2.0 * high
     while high > (1.0 + tolerance) * low:
         middle = (low * high) ** 0.5

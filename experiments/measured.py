@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 from typing import SupportsFloat, TypeAlias
 
@@ -84,9 +85,20 @@ def check_columns(metrics: Iterable[Metric], traces: Iterable[Trace]) -> None:
         raise BadValue("", f"{unknown[0]!r} is nothing to group requests by; there are {known}")
 
 
-def value_of(item: Metric, run: Run) -> float | None:
-    """One figure of a run, all its requests together; None where it has none."""
-    return _read(item, run)[0]
+def expanded(metric: Metric, measured: Iterable[Measured]) -> list[Metric]:
+    """A grouped metric as one for each group that any of these has, none last; any other as it is."""
+    if not metric.by or metric.across:
+        return [metric]
+    by = "+".join(metric.by)
+    labels = dict.fromkeys(label for one in measured for label in one.groups.get(by, ()))
+    return [metric.of_group(label) for label in sorted(labels, key=natural)] or [metric]
+
+
+def natural(label: str) -> tuple[bool, list[tuple[int, float, str]]]:
+    """To sort labels by: numbers as numbers, groups without a value last."""
+    parts = re.split(r"(\d+)", label)
+    pieces = [(0, float(part), "") if part.isdecimal() else (1, 0.0, part) for part in parts]
+    return label.startswith("no "), pieces
 
 
 Read: TypeAlias = tuple[float | None, str | None]

@@ -16,6 +16,7 @@ from experiments.reasons import NoValue
 from experiments.spread import ACROSS, Across, busiest_over_mean, load_variation
 from fleet import Run
 from fleet.telemetry.attempts import AttemptFigures, attempt_figures
+from fleet.telemetry.groups import group_label
 from fleet.telemetry.occupancy import ReplicaRange
 from fleet.telemetry.summary import Distribution, Summary
 from traces.values import BadValue
@@ -98,7 +99,21 @@ class Metric(_Named, frozen=True, kw_only=True):
 
     def of_group(self, label: str) -> Metric:
         """The metric of one group's values."""
-        return replace(self, by=(), group=label)
+        return replace(self, by=(), group=label, read=_OfGroup(self.read, self.by, label))
+
+
+class _OfGroup(Struct, frozen=True):
+    """Reads a figure of one group of a run's requests."""
+
+    read: Callable[[Run], float | None]
+    by: tuple[str, ...]
+    label: str
+
+    def __call__(self, run: Run) -> float | None:
+        for group, part in run.parts(*self.by).items():
+            if group_label(self.by, group) == self.label:
+                return self.read(part)
+        raise NoValue(f"it has no request of {self.label}")
 
 
 class Figure(Struct, frozen=True):

@@ -8,11 +8,12 @@ samples); the noncentral t of Johnson, Kotz, Balakrishnan, "Continuous Univariat
 from __future__ import annotations
 
 import math
+from statistics import fmean, stdev
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
-from experiments.findings import LEVEL, Findings
+from experiments.findings import LEVEL, Findings, Row
 from experiments.text import as_text, plain_number
 from traces.values import BadValue
 
@@ -33,7 +34,8 @@ class Power(Struct, frozen=True, kw_only=True):
     """Relative to the baseline's mean: 0.05 is five per cent of it."""
     pilot_seeds: int
     deviation: float
-    """Standard deviation of the paired differences in the pilot, relative to the baseline's mean."""
+    """Standard deviation of the paired differences in the pilot, relative to the baseline's mean; of the logarithms of
+    the ratios, where the pilot is judged on their scale."""
     level: float
     """Of the test, after the correction for as many verdicts as the pilot's family has."""
     power: float
@@ -91,14 +93,14 @@ def power(pilot: Findings, effect: float, *, metric: str | None = None, chance: 
     found = PowerReport()
     for row in pilot.rows:
         asked = row.metric == metric if metric is not None else row.family != "secondary"
-        deviation = (
-            _deviation(pilot, row.metric, row.candidate) if asked and row.better != "neither" else None
-        )
+        judgeable = row.better != "neither" and row.verdict != "too little completed"
+        deviation = _deviation(pilot, row) if asked and judgeable else None
         if deviation is None:
             continue
+        shift = math.log1p(effect) if _of_ratios(row) else effect
         judged = sum(one.family == row.family and one.p_adjusted is not None for one in pilot.rows)
         level = LEVEL / max(1, judged)
-        needed = seeds_needed(effect / deviation, level=level, chance=chance)
+        needed = seeds_needed(shift / deviation, level=level, chance=chance)
         found.append(
             Power(
                 metric=row.metric,
@@ -115,22 +117,26 @@ def power(pilot: Findings, effect: float, *, metric: str | None = None, chance: 
     return found
 
 
-def _deviation(pilot: Findings, metric: str, candidate: str) -> float | None:
-    """Of the paired differences, relative to the baseline's mean; None where there is none to speak of."""
-    if candidate == pilot.baseline:
+def _of_ratios(row: Row) -> bool:
+    return row.difference is not None and row.difference.scale == "ratio"
+
+
+def _deviation(pilot: Findings, row: Row) -> float | None:
+    """Of what the test is on, as `Power.deviation` has it; None where there is none to speak of."""
+    if row.candidate == pilot.baseline:
         return None
     pairs = [
         (mine, its)
-        for one, other in zip(pilot.measured[candidate], pilot.measured[pilot.baseline], strict=True)
-        if (mine := one.values.get(metric)) is not None and (its := other.values.get(metric)) is not None
+        for one, other in zip(pilot.measured[row.candidate], pilot.measured[pilot.baseline], strict=True)
+        if (mine := one.values.get(row.metric)) is not None
+        and (its := other.values.get(row.metric)) is not None
     ]
-    base = sum(its for _, its in pairs) / len(pairs) if pairs else 0.0
-    if len(pairs) < 2 or not base:
+    if len(pairs) < 2:
         return None
-    deltas = [mine - its for mine, its in pairs]
-    mean = sum(deltas) / len(deltas)
-    variance = sum((delta - mean) ** 2 for delta in deltas) / (len(deltas) - 1)
-    return math.sqrt(variance) / abs(base) or None
+    if _of_ratios(row):
+        return stdev(math.log(mine / its) for mine, its in pairs) or None
+    base = fmean(its for _, its in pairs)
+    return stdev(mine - its for mine, its in pairs) / abs(base) or None if base else None
 
 
 def seeds_needed(standardised: float, *, level: float, chance: float) -> int | None:

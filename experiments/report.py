@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pyarrow as pa
@@ -14,13 +14,12 @@ from msgspec import Struct
 
 from experiments.findings import LEVEL, Findings
 from experiments.measured import Measured, measure
-from experiments.metrics import Better, Metric, default_metrics, grouped_too
+from experiments.metrics import Metric, default_metrics, grouped_too
 from experiments.pages.blocks import NO_PLOTS, can_plot
 from experiments.pages.report import fragment_of, page_of
 from experiments.paired import Interval, Scale
 from experiments.plots.of_report import plots_of
-from experiments.reasons import NoValue
-from experiments.spread import Across
+from experiments.saved_metrics import SavedMetric, restored, saved_metric
 from experiments.text import as_text
 from experiments.words import cells, failed, in_short, left_undone, notes_of, title, verdict_in_short
 from fleet import Run, load_run
@@ -30,19 +29,6 @@ from traces.values import BadValue
 if TYPE_CHECKING:
     from rich.console import Group
     from rich.table import Table
-
-
-class SavedMetric(Struct, kw_only=True):
-    """A metric without what reads it."""
-
-    name: str
-    unit: str
-    better: Better
-    scale: float
-    of_all: bool
-    of: Literal["requests", "fleet"]
-    by: tuple[str, ...]
-    across: Across | None
 
 
 class SavedCandidate(Struct, kw_only=True):
@@ -193,7 +179,7 @@ class Report(Findings):
         target = Path(directory)
         target.mkdir(parents=True, exist_ok=True)
         saved = Saved(
-            metrics=[_described(one) for one in self.asked],
+            metrics=[saved_metric(one) for one in self.asked],
             named=self.named,
             candidates=[self._save_runs(target, number, name) for number, name in enumerate(self.measured)],
         )
@@ -279,7 +265,7 @@ def load_report(directory: str | Path) -> Report:
     except msgspec.MsgspecError as error:
         raise BadValue("", f"{source / 'manifest.json'} is not of a saved report: {error}") from None
     candidates = found.report.candidates
-    metrics = {one.key: one for one in map(_read_before, found.report.metrics)}
+    metrics = {one.key: one for one in map(restored, found.report.metrics)}
     return Report(
         {one.name: [load_run(source / folder) for folder in one.folders] for one in candidates},
         seeds=found.seeds,
@@ -291,22 +277,6 @@ def load_report(directory: str | Path) -> Report:
         measured={one.name: one.measured for one in candidates},
         named=found.report.named,
     )
-
-
-def _described(metric: Metric) -> SavedMetric:
-    return SavedMetric(**{name: getattr(metric, name) for name in SavedMetric.__struct_fields__})
-
-
-def _read_before(saved: SavedMetric) -> Metric:
-    """A metric whose values are known."""
-    fields = {
-        name: getattr(saved, name) for name in SavedMetric.__struct_fields__ if name not in ("name", "unit")
-    }
-    return Metric(saved.name, saved.unit, _not_again, **fields)
-
-
-def _not_again(run: Run) -> float | None:
-    raise NoValue("of a saved report the figures are known, and not what read them")
 
 
 def _measured(

@@ -123,11 +123,31 @@ def steadiness(run: Run, cut: Cut, *, settles: bool) -> Steadiness:
     A line through the means of 20 batches, with Student's interval of its slope. It grows, or falls, where the whole
     interval is beyond 1 % of the load; it is steady where the whole of it is within, and the run settles.
     """
-    found = in_flight_found(run)[cut.warm_up : len(run.records) - cut.cool_down]
+    found = _for_trend(in_flight_found(run), cut)
     if len(found) < LEAST:
         return Steadiness(state="unclear", drift=None, low=None, high=None)
     drift, low, high = _slope(found)
     return Steadiness(state=_state(low, high, settles=settles), drift=drift, low=low, high=high)
+
+
+def falls_behind(run: Run, cut: Cut) -> bool:
+    """Whether the number in flight grows over the kept requests; where those are too few to tell, over all of them.
+
+    Without that a run of few requests would keep up with any load. Needs `BATCHES` requests.
+    """
+    found = in_flight_found(run)
+    kept = _for_trend(found, cut)
+    _, low, _ = _slope(kept if len(kept) >= LEAST else found)
+    return low > MATERIAL
+
+
+def _for_trend(found: Floats, cut: Cut) -> Floats:
+    """What the kept requests found; where those are too few, those of the cool-down too.
+
+    What one of these finds owes nothing to the lack of others after it; only what becomes of it does.
+    """
+    kept = found[cut.warm_up : len(found) - cut.cool_down]
+    return kept if len(kept) >= LEAST else found[cut.warm_up :]
 
 
 def _state(low: float, high: float, *, settles: bool) -> State:

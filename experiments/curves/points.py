@@ -10,7 +10,7 @@ from experiments.load import at_rate, highest_rate
 from experiments.measured import Measured, measure
 from experiments.metrics import Metric
 from experiments.objectives import Objective, mostly_done
-from experiments.steady import Cut, Steadiness, common, steadiness, warm_up_of, window
+from experiments.steady import Cut, Steadiness, common, falls_behind, steadiness, warm_up_of, window
 from fleet import FleetSpec, Run, simulate
 from fleet.text import one_line
 from traces import Trace
@@ -118,7 +118,7 @@ class Search(Struct, frozen=True, kw_only=True):
         """Whether the candidate does so at this rate."""
         run = simulate(at_rate(self.trace, rate_per_s), self.spec, seed=self.seed, check=False)
         cut = common([[run]]) if self.cut is None else self.cut
-        if steadiness(run, cut, settles=True).state == "growing":
+        if falls_behind(run, cut):
             return False
         part = window(run, cut)
         return mostly_done(part.summary) if self.objective is None else self.objective.met_by(part)

@@ -8,7 +8,7 @@ from typing import Protocol, TypeVar
 from experiments.curves.points import AtRate, Point, Search
 from experiments.curves.result import Capacity, capacities_of
 from experiments.executor import Executor, Failure
-from experiments.load import FAR
+from experiments.load import ANYWHERE, FAR
 from experiments.metrics import Metric
 from experiments.objectives import Objective
 from experiments.progress import progress_bar
@@ -17,8 +17,6 @@ from traces import Trace
 
 ROUGHLY = 0.1
 """How closely the highest rate that a candidate sustains is looked for."""
-ANYWHERE = 2.0**20
-"""How far from a trace's own rate."""
 
 K = TypeVar("K", bound=Hashable)
 R_co = TypeVar("R_co", covariant=True)

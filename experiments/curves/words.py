@@ -17,6 +17,10 @@ LITTLE = 0.5
 """A candidate that completed less at a rate has no latency to show there."""
 WORTH_SAYING = 0.99
 """Where less was completed, it is said."""
+LATE = (
+    "Where a candidate falls behind, its rates count answers that came long after, and may be above what it does in a "
+    "second."
+)
 STATES: dict[State, str] = {
     "growing": "falls behind",
     "falling": "still works off what came before",
@@ -67,7 +71,7 @@ def failed(curve: Curve) -> list[str]:
 
 def notes_of(curve: Curve) -> list[str]:
     """What a reader must know to read the curve rightly."""
-    notes = [*_undone(curve), *_unsteady(curve)]
+    notes = [*_undone(curve), *_unsteady(curve), *_late(curve)]
     if curve.objective is not None:
         notes.append(f"Most power (the knee), in requests/s: {_knees(curve)}.")
         if len(curve.capacities) > 1:
@@ -105,6 +109,13 @@ def _unsteady(curve: Curve) -> list[str]:
         f"{name} at {', '.join(rates)} requests/s ({STATES[state]})" for (name, state), rates in found.items()
     )
     return [f"No steady state, so that figures depend on the length of the run: {said}."] if said else []
+
+
+def _late(curve: Curve) -> list[str]:
+    """That rates at an overload are not what the fleet does in a second."""
+    rates = any(axis.name.partition("@")[0].endswith("_per_s") for axis in curve.axes)
+    behind = any(row.state == "growing" for row in _one_axis(curve))
+    return [LATE] if rates and behind else []
 
 
 def _one_axis(curve: Curve) -> list[Row]:

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from experiments.findings import natural
+from experiments.measured import natural
 from experiments.plots.latency import LABELS, LEAST_MS
 from experiments.plots.plot import Plot, Runs, figure_of, there
 from experiments.plots.style import (

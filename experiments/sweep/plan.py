@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from experiments.saved_metrics import SavedMetric
 from experiments.sweep.space import SweepError
 from fleet.telemetry.documents import encoded
 from traces.files import write_whole
@@ -40,7 +41,7 @@ class Plan(Struct, frozen=True, kw_only=True):
     method: str
     search_seed: int
     seeds: list[int]
-    metrics: list[dict[str, Any]]
+    metrics: list[SavedMetric]
     faults: list[str]
     """The hashes of the fault traces, as of `traces`."""
     sessions: bool

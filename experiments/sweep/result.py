@@ -19,7 +19,8 @@ from msgspec import Struct
 
 from experiments.findings import LEVEL
 from experiments.measured import Measured
-from experiments.metrics import Metric, metric
+from experiments.metrics import Metric
+from experiments.saved_metrics import restored
 from experiments.sweep.design import axes_of
 from experiments.sweep.index import Index, measured_in
 from experiments.sweep.judging import constraints_of, objectives_of
@@ -64,7 +65,7 @@ class Sweep:
     @cached_property
     def metrics(self) -> tuple[Metric, ...]:
         """What was measured."""
-        return tuple(map(_metric_of, self.plan.metrics))
+        return tuple(map(restored, self.plan.metrics))
 
     @cached_property
     def measured(self) -> dict[str, list[Measured]]:
@@ -177,28 +178,8 @@ def load_sweep(folder: str | Path) -> Sweep:
     """The sweep in a folder, whether it has ended or not. Raises `SweepError` where there is none."""
     source = Path(folder)
     plan = load_plan(source)
-    index = Index(source, axes_of(plan.axes), tuple(map(_metric_of, plan.metrics)))
+    index = Index(source, axes_of(plan.axes), tuple(map(restored, plan.metrics)))
     return Sweep(source, plan, index.read())
-
-
-def described(item: Metric) -> dict[str, Any]:  # Any: JSON values
-    """A metric in a plan: all but what reads it."""
-    return {name: getattr(item, name) for name in ("key", *item.__struct_fields__) if name != "read"}
-
-
-def _metric_of(document: Mapping[str, Any]) -> Metric:
-    """The metric of a plan; one of the user's own can be shown again, and not read anew."""
-    try:
-        return metric(document["key"])
-    except ValueError:
-        fields = {name: document[name] for name in Metric.__struct_fields__ if name != "read"}
-        return Metric(read=_unread, **{**fields, "by": tuple(fields["by"])})
-
-
-def _unread(_: object) -> float | None:
-    raise NotImplementedError(
-        "a sweep that was loaded has the values of its metrics, not the metrics themselves"
-    )
 
 
 def _valued(axis: Mapping[str, Any], shown: Any) -> Any:  # Any: a spec's value

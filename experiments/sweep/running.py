@@ -18,12 +18,13 @@ from experiments.executor import Executor, Failure
 from experiments.measured import Measured, check_columns, measure
 from experiments.metrics import Metric, metrics_of
 from experiments.progress import progress_bar
+from experiments.saved_metrics import saved_metric
 from experiments.sweep.design import Design, method_of
 from experiments.sweep.index import Index, Row
 from experiments.sweep.judging import Candidate, Judging, constraints_of, objectives_of
 from experiments.sweep.pareto import judged
 from experiments.sweep.plan import Plan, alone_in, settle, sweep_up
-from experiments.sweep.result import Sweep, described, load_sweep
+from experiments.sweep.result import Sweep, load_sweep
 from experiments.sweep.space import Axes, Point, SweepError
 from fleet import FleetSpec, Run, simulate
 from fleet.telemetry.provenance import ComponentSource, portable_spec, sources_of
@@ -177,7 +178,7 @@ class _Study(Struct, frozen=True, kw_only=True):
             method=str(self.design.method),
             search_seed=self.design.seed,
             seeds=list(self.seeds),
-            metrics=[described(one) for one in self.metrics],
+            metrics=[saved_metric(one) for one in self.metrics],
             faults=list(dict.fromkeys(map(_hash, self.faults.values()))),
             sessions=self.sessions,
             keep_runs=self.keep_runs,

@@ -57,7 +57,7 @@ class Range(Struct, frozen=True):
             value = math.exp(math.log(low) + share * (math.log(high) - math.log(low)))
         else:
             value = low + share * (high - low)
-        return min(math.floor(value), int(self.high)) if self.whole else rounded(value)
+        return min(max(self.low, math.floor(value) if self.whole else rounded(value)), self.high)
 
     def __str__(self) -> str:
         return f"{self.low}..{self.high}{':log' if self.log else ''}"

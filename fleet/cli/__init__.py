@@ -1,6 +1,7 @@
 """The `fleet` command. This module imports next to nothing: a command loads what it needs when it runs.
 
-Exit status: 0 done, 1 the run failed, 2 a mistake in the input (one line on stderr says which), 130 interrupted.
+Exit status: 0 done, 1 the run failed, 2 a mistake in the input (one line on stderr says which), 130 interrupted, 143
+terminated.
 """
 
 from __future__ import annotations
@@ -11,16 +12,22 @@ import os
 import signal
 import sys
 import warnings
-from argparse import Namespace
 from collections.abc import Sequence
+from threading import current_thread, main_thread
+from types import FrameType
+from typing import TYPE_CHECKING
 
-from fleet.cli.arguments import parse
-from fleet.cli.values import UsageError
-from fleet.text import one_line
+if TYPE_CHECKING:
+    from argparse import Namespace
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
+EXIT_TERMINATED = 143
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM, as from a batch system whose time is up: what was begun is cleared away, as at Ctrl-C."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -28,10 +35,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if argv is None else argv)
     _make_writable()
     try:
-        arguments = parse(given)
-        return _run(arguments)
-    except KeyboardInterrupt:
+        _heed_terminate()
+        # Loaded here, where an interrupt meanwhile is told in a word, too.
+        from fleet.cli.arguments import parse
+
+        return _run(parse(given))
+    except KeyboardInterrupt as error:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is over but the interpreter's own end
+        if isinstance(error, _Terminated):
+            return _report("terminated", EXIT_TERMINATED)
         return _report("interrupted", EXIT_INTERRUPTED)
     except BrokenPipeError:
         return _reader_is_gone()
@@ -39,6 +51,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         if "--debug" in given:
             raise
         return _report(*_judged(error))
+
+
+def _heed_terminate() -> None:
+    """Unless SIGTERM is somebody else's already, or ignored: who calls `main` may have a use for it."""
+    if current_thread() is main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, _terminate)
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    signal.signal(number, signal.SIG_DFL)  # a second one ends the process where it stands
+    raise _Terminated
 
 
 def _make_writable() -> None:
@@ -66,6 +89,9 @@ def _run(arguments: Namespace) -> int:
 
 def _judged(error: Exception) -> tuple[str, int]:
     """What to say of an error, and whose it is: the input's (2) or the run's (1)."""
+    from fleet.cli.values import UsageError
+    from fleet.text import one_line
+
     message = one_line(str(error))
     if isinstance(error, UsageError):
         return message, EXIT_USAGE

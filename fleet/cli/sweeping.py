@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from fleet.cli import inputs, output
 from fleet.cli.values import UsageError
+from traces.files import write_whole
 
 if TYPE_CHECKING:
     from experiments import Sweep
@@ -50,7 +51,7 @@ def _draw(made: Sweep, folder: Path) -> None:
         return
     found = made.pareto()
     if len({one.key for one in (*found.objectives, *found.constraints)}) > 1:
-        (folder / "front.svg").write_text(plot_pareto(found), encoding="utf-8")
+        write_whole(folder / "front.svg", plot_pareto(found).encode())
 
 
 def axes_of(lists: Sequence[str], ranges: Sequence[str]) -> Mapping[str, Axis]:

@@ -71,6 +71,39 @@ def free_port() -> int:
         return port
 
 
+@pytest.mark.parametrize(
+    ("number", "says", "status"), [("SIGINT", "interrupted", 130), ("SIGTERM", "terminated", 143)]
+)
+def test_a_command_that_is_ended_while_it_loads_says_so_in_a_word(
+    number: str, says: str, status: int
+) -> None:
+    early = (
+        f"{HEED}\n"
+        "class Ends:\n"
+        "    def find_spec(self, name, *_):\n"
+        f"        name == 'fleet.cli.arguments' and signal.raise_signal(signal.{number})\n"
+        "sys.meta_path.insert(0, Ends())\n"
+        "from fleet.cli import main; sys.exit(main(['--help']))\n"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", early], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert (found.returncode, found.stdout, found.stderr) == (status, "", f"fleet: {says}\n")
+
+
+def test_a_command_that_is_terminated_leaves_no_half_file(tmp_path: Path) -> None:
+    with started("traces", "convert", "demo-surge", "long.jsonl", "--upsample", 400, cwd=tmp_path) as process:
+        until = time.monotonic() + 30
+        while not list(tmp_path.iterdir()):
+            assert time.monotonic() < until
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.terminate()
+        _, said = process.communicate(timeout=20)
+    assert (process.returncode, said) == (143, "fleet: terminated\n")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_help_builds_the_command_line_without_any_part_of_it() -> None:
     script = (
         "import sys, types, pathlib\n"

@@ -191,6 +191,18 @@ def test_ctrl_c_is_a_word_and_leaves_no_process_and_what_was_made(place: Path) -
 
 
 @pytest.mark.live
+def test_a_batch_system_that_ends_a_sweep_leaves_nothing_behind(place: Path) -> None:
+    with started(*LONG, "--seeds", 200, "--out", "swept", "--workers", 2, cwd=place) as process:
+        wait_for(lambda: runs_in(place / "swept") >= 3)
+        pids = children(process.pid)
+        process.terminate()
+        _, said = process.communicate(timeout=20)
+        assert (process.returncode, said) == (143, "fleet: terminated\n")
+        wait_for(lambda: not any(map(alive, pids)))
+    assert len(load_sweep(place / "swept").runs) >= 3
+
+
+@pytest.mark.live
 def test_two_sweeps_do_not_go_into_one_folder_at_once(place: Path) -> None:
     with started(*LONG, "--seeds", 200, "--out", "swept", cwd=place) as process:
         wait_for(lambda: runs_in(place / "swept") >= 1)

@@ -3,13 +3,14 @@
 import json
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from msgspec.structs import replace
 
 from experiments import calibrate
 from fleet import AffineLatency, EmulatedEngine, FleetSpec, NetworkModel, Run, simulate
 from tests.experiments.conftest import CHATS
-from traces import FaultTrace, Trace
+from traces import FaultTrace, Trace, poisson, zipf
 
 
 def faithful(trace: Trace, spec: FleetSpec, *, speed: float, seed: int, faults: FaultTrace | None) -> Run:
@@ -57,6 +58,25 @@ def test_an_order_that_is_reversed_is_seen(trace: Trace, base: FleetSpec) -> Non
     report = calibrate(trace, specs, play=backwards, progress=False, metrics=["e2e_s.mean"])
     assert report.fidelity[0].tau == -1.0
     assert "0 of 1 pairs" in str(report)
+
+
+def test_a_grouped_figure_is_of_each_group_in_both_runtimes(
+    trace: Trace, specs: dict[str, FleetSpec]
+) -> None:
+    tenants = pa.array(["a" if number % 3 else "b" for number in range(len(trace))])
+    half = Trace(trace.table.append_column("tenant", tenants), trace.header)
+    figures = ["e2e_s.p99", "e2e_s.p99@tenant", "submitted@tenant"]
+    report = calibrate(half, specs, play=faithful, progress=False, metrics=figures)
+
+    name = next(iter(specs))
+    found = {row.metric: row.live for row in report.rows if row.candidate == name}
+    parts = report.live[name][0].parts("tenant")
+    assert found["submitted@tenant=a"] == len(parts["a",].records)
+    assert found["e2e_s.p99@tenant=b"] == parts["b",].summary.e2e_s.p99 != found["e2e_s.p99"]
+    pairs = len(specs) * (len(specs) - 1) // 2
+    assert {item.pairs for item in report.fidelity} == {pairs}
+    with pytest.raises(ValueError, match="'tenent' is nothing to group requests by"):
+        calibrate(half, specs, play=faithful, progress=False, metrics=["e2e_s.p99@tenent"])
 
 
 def test_noise_is_the_gap_between_live_runs_of_one_seed(trace: Trace, base: FleetSpec) -> None:
@@ -128,3 +148,16 @@ def test_runs_with_tokens_are_held_by_their_tokens_too(llm: FleetSpec, tmp_path:
 def test_whole_requests_are_held_by_latency_and_throughput(trace: Trace, base: FleetSpec) -> None:
     report = calibrate(trace, {"one": base}, play=faithful, progress=False)
     assert [row.metric for row in report.rows] == ["e2e_s.p50", "e2e_s.p99", "throughput_per_s"]
+
+
+def test_figures_of_groups_are_held_group_by_group(base: FleetSpec) -> None:
+    mine = poisson(rate_per_s=60.0, duration_s=2.0, seed=1).assign(tenant=zipf(2, 1.0))
+    report = calibrate(
+        mine, {"one": base}, play=faithful, metrics=["e2e_s.mean@tenant", "e2e_s.p50"], progress=False
+    )
+    assert [row.metric for row in report.rows] == [
+        "e2e_s.mean@tenant=tenant-0", "e2e_s.mean@tenant=tenant-1", "e2e_s.p50"
+    ]  # fmt: skip
+    run = report.live["one"][0]
+    first = run.parts("tenant")["tenant-0",]
+    assert report.rows[0].live == pytest.approx(first.summary.e2e_s.mean)

@@ -125,6 +125,33 @@ def test_rates_may_be_shares_of_what_the_first_candidate_sustains():
     assert found.rates_per_s == pytest.approx((0.1, 0.5 * sustained, 0.8 * sustained))
 
 
+@pytest.mark.parametrize("requests", [40, 150, 600])
+def test_a_fleet_keeps_up_with_no_more_than_its_capacity_however_few_requests_say_so(requests):
+    found = run(ONE, requests, rates=["50%"], seeds=[0])
+
+    assert 0.3 < found.sustained_per_s["one"] < 1.6
+
+
+def test_the_highest_rate_is_found_however_far_above_the_curve_it_is():
+    found = run(ONE, 2000, rates=[0.005], seeds=[0], objective="e2e_s.p99<=1000")
+
+    assert found.capacities[0].band.mean == pytest.approx(1.0, abs=0.1)
+
+
+def test_rates_of_a_fleet_that_falls_behind_are_said_to_count_late_answers():
+    options = {"rates": [1.5], "seeds": [0], "requests": 1500}
+
+    assert "its rates count answers that came long after" in " ".join(str(run(ONE, **options)).split())
+    assert "count answers" not in str(run(ONE, metrics=["e2e_s.p50"], **options))
+    assert "count answers" not in str(run(ONE, rates=[0.5], seeds=[0], requests=1500))
+
+
+def test_a_rate_is_not_looked_for_with_a_handful_of_requests():
+    assert run(ONE, 10, rates=[0.5], seeds=[0]).rows
+    with pytest.raises(ValueError, match="a trace of 10 requests does not tell at what rate"):
+        run(ONE, 10, seeds=[0])
+
+
 def test_a_rate_changes_the_clock_for_all_candidates_alike():
     found = run({"one": fleet(**QUIET), "again": fleet(**QUIET)}, rates=[0.5, 0.9], seeds=[0, 1])
 

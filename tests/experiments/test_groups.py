@@ -211,3 +211,10 @@ def test_a_column_that_nothing_has_is_refused_before_any_work(tenants: Trace) ->
 def test_the_unit_of_a_name_may_be_left_out() -> None:
     assert metric("goodput").key == "goodput_per_s"
     assert metric("ttft.p99@tenant").key == "ttft_s.p99@tenant"
+
+
+def test_the_metric_of_a_group_reads_that_group_alone(run: Run) -> None:
+    of_b = metric("e2e_s.max@tenant").of_group("tenant=b")
+    assert of_b.read(run) == pytest.approx(0.015)
+    with pytest.raises(NoValue, match="it has no request of tenant=c"):
+        metric("e2e_s.max@tenant").of_group("tenant=c").read(run)

@@ -24,7 +24,11 @@ def test_bisection_finds_the_highest_rate_that_attains(limit, tolerance):
 
 def test_bisection_gives_up_on_what_no_rate_attains_and_on_what_every_rate_does():
     assert highest_rate(lambda rate: False, 8.0, 0.1) == 0.0
-    assert 8.0 < highest_rate(lambda rate: True, 8.0, 0.1) < 2000.0
+    assert highest_rate(lambda rate: True, 8.0, 0.1) > 1e6
+
+
+def test_bisection_finds_what_is_far_above_where_it_starts():
+    assert highest_rate(lambda rate: rate <= 5000.0, 8.0, 0.1) == pytest.approx(5000.0, rel=0.1)
 
 
 @pytest.mark.parametrize("make", [chat, conversations])

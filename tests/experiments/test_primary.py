@@ -2,11 +2,14 @@
 
 import filecmp
 import math
+from statistics import stdev
 
 import msgspec
 import pytest
 
 from experiments import Metric, Report, compare, load_report, power
+from experiments.findings import Findings
+from experiments.measured import Measured
 from experiments.paired import holm, paired_difference, paired_ratio
 from experiments.power import chance_of, seeds_needed
 from fleet import FleetSpec
@@ -139,6 +142,23 @@ def test_what_is_no_report_is_refused(tmp_path) -> None:
         load_report(tmp_path)
 
 
+@pytest.mark.parametrize("scale", ["difference", "ratio"])
+def test_what_differs_by_rounding_alone_does_not_differ(scale) -> None:
+    def runs(candidate: str, *values: float) -> list[Measured]:
+        return [
+            Measured(candidate=candidate, seed=seed, fingerprint=f"{candidate}{seed}", values={"own": value})
+            for seed, value in enumerate(values)
+        ]
+
+    values = [0.1, 0.2, 0.3, 0.4]
+    measured = {"base": runs("base", *values), "it": runs("it", *(value * (1.0 + 4e-16) for value in values))}
+    own = Metric("own", "", lambda run: None, better="lower")
+    found = Findings(measured, [own], manifests={}, seeds=range(4), baseline="base", scale=scale)
+
+    row = found.row("own", "it")
+    assert (row.verdict, row.difference.mean) == ("exact", row.difference.nothing)
+
+
 # --- how many seeds -----------------------------------------------------------------------------------------
 
 
@@ -161,6 +181,18 @@ def test_power_is_asked_of_the_primary_metric_at_the_level_that_its_family_leave
     assert one.seeds == seeds_needed(0.05 / one.deviation, level=0.025, chance=0.8)
     assert "Seeds for a 80% chance to show 5.0%, from 5 seeds" in str(found)
     assert {item.metric for item in power(report, 0.05, metric="e2e_s.p99")} == {"e2e_s.p99"}
+
+
+def test_power_is_of_the_logarithms_where_ratios_are_judged(report: Report) -> None:
+    ratios = Findings(
+        report.measured, report.metrics, manifests=report.manifests, seeds=report.seeds, baseline=report.baseline,
+        primary=report.primary, scale="ratio",
+    )  # fmt: skip
+    one = power(ratios, 0.5)[0]
+    pairs = zip(ratios.measured[one.candidate], ratios.measured[ratios.baseline], strict=True)
+    logs = [math.log(mine.values[one.metric] / its.values[one.metric]) for mine, its in pairs]
+    assert one.deviation == pytest.approx(stdev(logs))
+    assert one.seeds == seeds_needed(math.log(1.5) / stdev(logs), level=0.025, chance=0.8)
 
 
 @pytest.mark.parametrize(

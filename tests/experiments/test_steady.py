@@ -8,6 +8,7 @@ from experiments.steady import (
     Cut,
     common,
     cool_down,
+    falls_behind,
     in_flight_found,
     steadiness,
     warm_up,
@@ -61,6 +62,15 @@ def test_the_drift_of_an_overloaded_fleet_is_the_share_that_it_does_not_get_done
     assert found.state == "growing"
     assert found.drift == pytest.approx(0.2, abs=0.01)
     assert warm_up_of([run]) is None
+
+
+def test_an_overload_is_seen_in_few_requests_too():
+    run = every(0.5, 500)  # a quarter of them is kept
+
+    assert judged(run).state == "growing"
+    assert judged(every(0.5, 300)).state == "unclear"
+    assert falls_behind(every(0.5, 300), common([[run]]))
+    assert not falls_behind(every(1.25, 300), Cut(warm_up=0, cool_down=0))
 
 
 def test_a_fleet_that_keeps_up_is_steady():

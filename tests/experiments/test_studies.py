@@ -7,6 +7,7 @@ import pyarrow.compute as pc
 import pytest
 from msgspec.structs import replace
 
+from experiments.measured import Measured
 from experiments.studies import (
     canary_gate,
     chunked_prefill,
@@ -17,6 +18,7 @@ from experiments.studies import (
     model_selection,
     prefix_routing,
     retry_storm,
+    slo_frontier,
     tail_at_scale,
 )
 from experiments.studies.failing import FailingEngine
@@ -54,12 +56,15 @@ TINY = {
     "canary_gate": canary_gate.Plan(
         min_requests=(10, 40), seeds=1, bake_s=20.0, candidates=("5 % of requests", "50 %")
     ),
+    "slo_frontier": slo_frontier.Plan(
+        max_batch=(16,), window_s=(0.002,), up_at=(10,), spares=(0, 1), loads=(0.25, 0.5), seeds=2
+    ),
 }  # fmt: skip
 STUDIES = {
     module.STUDY.name: module.STUDY
     for module in (
         continuous_batching, chunked_prefill, prefix_routing, kv_pressure, goodput_frontier, mixed_devices,
-        model_selection, tail_at_scale, retry_storm, canary_gate,
+        model_selection, tail_at_scale, retry_storm, canary_gate, slo_frontier,
     )
 }  # fmt: skip
 
@@ -380,3 +385,18 @@ def test_jobs_come_to_the_same_in_other_processes():
         spec=tail_at_scale.spec_of("tied", 2), seed=seed,
     ) for seed in range(2)}  # fmt: skip
     assert run_all("runs", jobs, Options(workers=2)) == run_all("runs", jobs, HERE)
+
+
+def test_a_setting_bears_a_load_only_with_all_below_it_and_the_cheapest_of_equals_is_best():
+    def ran(p99_s: float, per_s: float, gpu_s: float) -> list[Measured]:
+        values = {"e2e_s.p99": p99_s, "throughput_per_s": per_s, "gpu_seconds": gpu_s}
+        return [Measured(candidate="it", seed=0, submitted=9, completed=9, values=values)]
+
+    tried = {
+        ("lucky", 1.0): ran(0.3, 10.0, 5.0), ("lucky", 2.0): ran(0.1, 20.0, 5.0),
+        ("dear", 1.0): ran(0.1, 10.0, 9.0), ("dear", 2.0): ran(0.3, 20.0, 9.0),
+        ("cheap", 1.0): ran(0.1, 10.0, 6.0), ("cheap", 2.0): ran(0.3, 20.0, 6.0),
+    }  # fmt: skip
+    assert slo_frontier.best_within(0.2, tried) == "cheap"
+    assert slo_frontier.best_within(0.3, tried) == "lucky"
+    assert slo_frontier.best_within(0.05, tried) is None

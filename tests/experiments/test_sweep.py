@@ -37,6 +37,13 @@ class RaisesLate(RoutingPolicy):
         return Route(replicas[0].id)
 
 
+class TakesItsWorker(RoutingPolicy):
+    """Ends the process that asks it."""
+
+    def route(self, request, replicas, now_s):
+        os._exit(1)
+
+
 def swept(base: FleetSpec, folder: Path | None = None, axes=AXES, **options) -> Sweep:
     return sweep(
         TRACE, base, axes, **{"seeds": range(2), "out": folder, "progress": False, **FRONT, **options}
@@ -281,6 +288,12 @@ def test_a_folder_that_is_read_only_is_named(base, tmp_path):
         swept(base, tmp_path)
 
 
+def test_a_run_that_takes_its_worker_with_it_is_a_failure_like_another(base, tmp_path):
+    found = swept(base, tmp_path, {"routing": [LeastOutstanding(), TakesItsWorker()]}, seeds=[0], workers=2)
+    assert [(one.error, one.traceback) for one in found.failures] == [(LOST, "")]
+    assert len(found.pareto().front) == 1
+
+
 def test_a_run_that_lost_its_worker_is_made_again_when_the_sweep_goes_on(base, tmp_path):
     whole = bytes_of_sweep(base, tmp_path)
     file = tmp_path / "runs" / "point=000001" / "seed-0.parquet"
@@ -381,6 +394,14 @@ def test_a_space_that_is_exhausted_has_no_more_points():
     assert (
         len(list(drawn_points({"replicas": Range(1, 3), "batching.max_batch": [1, 8]}, 50, "sobol", 0))) == 6
     )
+
+
+@pytest.mark.parametrize(
+    "axis",
+    [Range(1000, 5000, log=True), Range(0.1234564, 0.2), Range(0.1, 0.12345651), Range(3, 9, log=True)],
+)
+def test_no_value_of_a_range_is_outside_of_it(axis) -> None:
+    assert axis.low <= axis.at(0.0) <= axis.at(1.0) <= axis.high
 
 
 @pytest.mark.parametrize(

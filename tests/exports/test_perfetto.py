@@ -137,6 +137,26 @@ def test_figures_of_each_pool_are_counters_of_a_group_of_their_own():
     assert groups(events)[1] == "fleet"
 
 
+@pytest.mark.parametrize(
+    ("fault", "dur"),
+    [
+        ({"kind": "slow", "factor": 2.0}, US),  # of no end: to that of the run
+        ({"kind": "hang"}, US),
+        ({"kind": "crash"}, None),
+        ({"kind": "preempt", "notice_s": 0.25}, US // 4),
+        ({"kind": "preempt", "notice_s": 0.25, "for_s": 0.5}, 3 * US // 4),
+    ],
+)
+def test_a_fault_that_says_no_end_has_none_unless_it_is_a_loss(fault, dur):
+    told = faults(Fault(at_s=0.5, replica="replica/1", **fault))
+    run = simulate(arrivals(0.0, 0.5), fleet(replicas=2), faults=told, until_s=1.5)
+
+    events, _ = timeline(run)
+
+    ((_, _, ts, found),) = of(events, "faults", "X" if dur else "i")
+    assert (ts, found) == (US // 2, dur)
+
+
 def test_faults_last_as_long_as_they_say_within_the_run():
     told = faults(Fault(at_s=0.5, kind="slow", replica="replica/0", factor=2.0, for_s=100.0),
                   Fault(at_s=99.0, kind="crash"))  # fmt: skip

@@ -1,9 +1,9 @@
 """TraceV2 of BLIS inference-sim: the CSV file of its pair, in µs. Its other file, a header in YAML, is not read.
 
 A request arrives when it was sent (``send_time_us``; ``arrival_time_us``, in `extra`, is when it was due), and
-durations count from there, as in that project's own replay. Its prompt is what the server counted, else the prefix of
-its group and its own tokens. A 0 stands for what was not recorded. ``vllm_priority`` is more urgent the smaller it
-is, and is turned round.
+durations count from there, as in that project's own replay. Its prompt is what the server counted; in a group, or where
+that is not known, the group's prefix and its own tokens. A 0 stands for what was not recorded. ``vllm_priority`` is
+more urgent the smaller it is, and is turned round.
 
 The one thing to know: only the header says whether later rounds of a session hold the whole context or what is new in
 it (``session_context_growth``). They are read as they stand, and counted as odd.

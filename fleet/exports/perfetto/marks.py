@@ -6,6 +6,7 @@ replica at a time, and the steps in which it ran are not recorded.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -84,10 +85,23 @@ def fault_events(run: Run, window: Window) -> Iterator[Event]:
 def _lasting(faults: list[Args], window: Window) -> Iterator[tuple[Args, int, int]]:
     """Faults with when they begin and end, as far as the run goes."""
     begin = np.array([round(fault["at_s"] * US_PER_S) for fault in faults], dtype=np.int64)
-    lasts = np.array([round((fault.get("for_s") or 0.0) * US_PER_S) for fault in faults], dtype=np.int64)
-    end = np.maximum(np.minimum(begin + lasts, window.end_us), begin)
+    until_s = [min(_until_s(fault), window.end_us / US_PER_S) for fault in faults]
+    end = np.maximum(np.array([round(end_s * US_PER_S) for end_s in until_s], dtype=np.int64), begin)
     for row in np.flatnonzero(window.spanned(begin, end, "faults")).tolist():
         yield faults[row], int(begin[row]), int(end[row])
+
+
+def _until_s(fault: Args) -> float:
+    """When it is over: never, unless it says; a loss, or a load that fails, is then over at once.
+
+    After a preemption a place is out of order from the notice on, until so long after the kill.
+    """
+    at_once = fault["kind"] in ("crash", "preempt", "fail-load")
+    lasts_s: float | None = fault.get("for_s")
+    notice_s = fault.get("notice_s", 0.0) if fault["kind"] == "preempt" else 0.0
+    if lasts_s is None:
+        lasts_s = 0.0 if at_once else math.inf
+    return float(fault["at_s"] + notice_s + lasts_s)
 
 
 def _within(table: pa.Table, window: Window, what: str, *columns: str) -> Iterator[tuple[int, Args]]:

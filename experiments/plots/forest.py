@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import partial
-from textwrap import fill
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 import pyarrow as pa
@@ -23,8 +23,10 @@ if TYPE_CHECKING:
 MOST_PANELS = 24
 """Metrics that are drawn; of more the table has the rest."""
 COLUMNS = 3
-TITLE_WIDTH = 44
-"""Characters of a line above a panel, of which several stand side by side."""
+LETTERS = 100
+"""Of a line above a panel as wide as the figure; panels beside one another have their share."""
+LINE = 0.14
+"""Inches that one more line above a panel takes."""
 WORDS = {"lower": "lower is better", "higher": "higher is better", "neither": "described, not judged"}
 
 
@@ -118,10 +120,15 @@ def _draw(data: pa.Table, candidates: Sequence[str], columns: int) -> Figure:
     shown = list(_by_panel(data.to_pylist()).values())
     columns = min(columns, len(shown))
     rows = -(-len(shown) // columns)
+    titles = [_title(of_one[0], LETTERS // columns) for of_one in shown]
     step = 0.3 if len(candidates) <= FEW else 0.19
-    figure = Figure(figsize=(WIDTH, 0.5 + (1.0 + step * len(candidates)) * rows), layout="constrained")
+    more = LINE * max(title.count("\n") for title in titles)
+    figure = Figure(
+        figsize=(WIDTH, 0.5 + (0.85 + more + step * len(candidates)) * rows), layout="constrained"
+    )
     panels = list(figure.subplots(rows, columns, sharey=True, squeeze=False).flat)
-    for axes, of_one in zip(panels, shown, strict=False):
+    for axes, of_one, title in zip(panels, shown, titles, strict=False):
+        axes.set_title(title, loc="left", fontsize=8)
         _panel(axes, of_one, candidates)
     for spare in panels[len(shown) :]:
         spare.set_visible(False)
@@ -137,14 +144,17 @@ def _by_panel(rows: Sequence[Cells]) -> dict[tuple[str, str], list[Cells]]:
     return panels
 
 
+def _title(of: Cells, letters: int) -> str:
+    """What a panel shows, in lines that end before the next panel begins."""
+    return "\n".join(wrap(f"{of['label']}, {WORDS[of['better']]}", letters))
+
+
 def _panel(axes: Axes, rows: Sequence[Cells], candidates: Sequence[str]) -> None:
     plain(axes)
     ratio = rows[0]["scale"] == "ratio"
     axes.axvline(1.0 if ratio else 0.0, color="#1a1a1a", linewidth=1.0)
     for row in rows:
         _row(axes, row, candidates.index(row["candidate"]))
-    first = rows[0]
-    axes.set_title(f"{fill(first['label'], TITLE_WIDTH)}\n{WORDS[first['better']]}", loc="left", fontsize=8)
     if ratio:
         ends = [row[end] for row in rows for end in ("difference", "low", "high") if row[end] is not None]
         axes.set(xscale="log", xlim=(min(1.0, *ends) / 1.02, max(1.0, *ends) * 1.02))

@@ -7,6 +7,7 @@ that was killed goes on by looking at which files there are.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +97,7 @@ class Index:
         if not files:
             return schema.empty_table()
         try:
-            return ds.dataset(
+            table = ds.dataset(
                 list(map(str, files)), schema=schema, format="parquet",
                 partitioning=ds.partitioning(_POINT, flavor="hive"), partition_base_dir=str(self.folder),
             ).to_table()  # fmt: skip
@@ -104,6 +105,8 @@ class Index:
             raise SweepError(
                 f"{self.folder}: a run cannot be read ({error}); remove that file, and go on"
             ) from None
+        _demand_own(table, files)
+        return table
 
     def done(self) -> set[tuple[int, int]]:
         """Point and seed of the runs that need not be made again."""
@@ -126,7 +129,21 @@ class Index:
 
 def _place(file: Path) -> tuple[int, int]:
     point, seed = file.parent.name.removeprefix("point="), file.name.removeprefix("seed-").partition(".")[0]
-    return int(point), int(seed)
+    try:
+        return int(point), int(seed)
+    except ValueError:
+        raise SweepError(f"{file}: is no name of a run; remove it, and go on") from None
+
+
+def _demand_own(table: pa.Table, files: Sequence[Path]) -> None:
+    """Each file, in their order, holds the one run that its name says, and a point is one candidate."""
+    rows = zip(*(table[name].to_pylist() for name in ("point", "seed", "candidate")), strict=True)
+    candidates: dict[int, str] = {}
+    for file, row in zip_longest(files, rows):
+        if file is None or row is None or row[:2] != _place(file):
+            raise SweepError(f"{file or files[-1]}: is not the run that its name says; remove it, and go on")
+        if row[2] != candidates.setdefault(row[0], row[2]):
+            raise SweepError(f"{file}: is of another point than the files beside it; remove it, and go on")
 
 
 def measured_in(table: pa.Table, keys: Sequence[str]) -> Iterator[Measured]:

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import signal
 import tomllib
 from pathlib import Path
@@ -327,6 +328,23 @@ def test_a_point_that_takes_its_workers_with_it_fails_alone(base, tmp_path):
         (f"routing=takes-its-worker-along, replicas={number}", LOST) for number in (2, 3)
     ]
     assert len(found.runs) == 4
+
+
+@pytest.mark.parametrize("place", ["point=000001/seed-1", "point=000000/seed-0", "point=000001/seed-x"])
+def test_a_run_in_the_place_of_another_is_named(base, tmp_path, place):
+    swept(base, tmp_path)
+    runs = tmp_path / "runs"
+    shutil.copy(runs / "point=000001" / "seed-0.parquet", runs / f"{place}.parquet")
+    with pytest.raises(SweepError, match=r"remove it, and go on"):
+        load_sweep(tmp_path)
+
+
+def test_a_table_that_is_no_run_is_named(base, tmp_path):
+    swept(base, tmp_path)
+    run = simulate(TRACE, base, seed=0)
+    pq.write_table(run.records, tmp_path / "runs" / "point=000001" / "seed-0.parquet")
+    with pytest.raises(SweepError, match=r"seed-0\.parquet: is not the run that its name says"):
+        load_sweep(tmp_path)
 
 
 def test_a_damaged_file_is_named(base, tmp_path):

@@ -161,7 +161,10 @@ def convert(arguments: Namespace) -> int:
     for field, count in report.not_kept.items():
         output.note(f"not kept: {field}, which {count:,} rows have")
     _say_lost(written, arguments.target)
-    whole = not written.not_kept and not written.changed
+    started = (
+        written.header_kept or trace.start_s == 0.0
+    )  # readers of other layouts begin with the first arrival
+    whole = started and not written.not_kept and not written.changed
     known = f", sha256 {trace.sha256}" if whole else ""  # else what is read back has another
     print(f"{arguments.target}: {len(trace):,} requests in {trace.duration_s:,.1f} s{known}")
     return 0

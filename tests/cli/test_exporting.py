@@ -45,7 +45,7 @@ def test_a_folder_takes_every_table(saved: Fleet, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (("nowhere", "x", "--to", "csv"), "nowhere/manifest.json: No such file"),
+        (("nowhere", "x", "--to", "csv"), "nowhere: there is no such folder"),
         (("run", "no/x", "--to", "csv"), "no/x: No such file"),
         (("run", "x", "--to", "excel"), "invalid choice: 'excel'"),
         (("run", "x", "--to", "csv", "--first-s", "3"), "from_s and first_s are of perfetto"),
@@ -83,9 +83,13 @@ def test_a_trace_is_converted_and_what_is_lost_is_said(fleet: Fleet, tmp_path: P
     assert "sha256" not in ended.out  # of what is read back it is another
 
 
-def test_a_trace_that_is_written_whole_is_named_by_its_hash(fleet: Fleet, tmp_path: Path) -> None:
-    ended = fleet("traces", "convert", "chat-small", "x.csv", "--to", "csv", "--first", 3)
-    assert ended.out.endswith(f"sha256 {load_trace(tmp_path / 'x.csv').sha256}\n")
+def test_only_a_trace_that_is_read_back_the_same_is_named_by_its_hash(fleet: Fleet, tmp_path: Path) -> None:
+    late = fleet("traces", "convert", "chat-small", "late.csv", "--to", "csv", "--first", 3)
+    assert "sha256" not in late.out  # its first arrival becomes time 0
+    for name in ("again.csv", "again.parquet"):
+        to = ("--to", "csv") if name.endswith("csv") else ()
+        ended = fleet("traces", "convert", "late.csv", name, *to)
+        assert ended.out.endswith(f"sha256 {load_trace(tmp_path / name).sha256}\n")
 
 
 def test_a_trace_that_a_format_cannot_hold_is_refused(fleet: Fleet, tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ CRASH = FaultTrace(faults=(Fault(at_s=0.5, kind="crash", replica="replica/1"),))
 TEN_AT_ONCE = arrivals(*[0.0] * 10)
 
 
-class FirstOfAll(RoutingPolicy):
+class FirstPick(RoutingPolicy):
     """Everything to the first replica."""
 
     def route(self, request, replicas, now_s) -> Route:
@@ -76,14 +76,14 @@ class Scripted(RoutingPolicy):
         return Route(self.answer)
 
 
-class EveryToken(FirstOfAll):
+class EveryToken(FirstPick):
     """Wants to hear what no log has."""
 
     def on_tokens(self, request, replica, output_tokens, now_s) -> None:
         pass
 
 
-class Halve(AdmissionPolicy):
+class Halver(AdmissionPolicy):
     """Every prompt at half its length."""
 
     def admit(self, request, fleet, now_s) -> Degrade:
@@ -125,7 +125,7 @@ def logged(trace: Trace, spec: FleetSpec, **options) -> Run:
 
 def everything_to_one() -> Run:
     """Ten requests at once, each 1 s of work, all sent to the first of two replicas: number i takes i + 1 seconds."""
-    return logged(TEN_AT_ONCE, fleet(1.0, replicas=2, routing=FirstOfAll()))
+    return logged(TEN_AT_ONCE, fleet(1.0, replicas=2, routing=FirstPick()))
 
 
 # --- known by hand -------------------------------------------------------------------------------------------
@@ -157,7 +157,7 @@ def test_the_exact_regret_has_what_later_requests_gain_and_single_ones_do_not_ad
 def test_regret_is_below_zero_where_the_other_policy_chooses_worse() -> None:
     run = logged(TEN_AT_ONCE, fleet(1.0, replicas=2, routing=LeastOutstanding()))
 
-    found = regret(run, FirstOfAll(), exact=100, progress=False)
+    found = regret(run, FirstPick(), exact=100, progress=False)
 
     # Every second one goes to replica/1, where as many wait as at replica/0 but one.
     assert [one.estimate_s for one in found.decisions] == pytest.approx([-1.0] * 5)
@@ -321,11 +321,9 @@ def test_the_whole_run_with_the_other_policy_is_what_simulating_it_gives() -> No
 
 
 def test_a_log_that_ended_early_is_asked_about_as_far_as_it_goes() -> None:
-    run = Simulation(
-        TEN_AT_ONCE, fleet(1.0, replicas=2, routing=FirstOfAll()), watcher=CallLog(most=10)
-    ).run()
+    run = Simulation(TEN_AT_ONCE, fleet(1.0, replicas=2, routing=FirstPick()), watcher=CallLog(most=10)).run()
 
-    found = regret(run, FirstOfAll())
+    found = regret(run, FirstPick())
 
     assert 0 < found.asked < 10
     assert found.agreement == 1.0
@@ -396,7 +394,7 @@ def test_another_trace_another_metric_and_a_live_run_are_refused() -> None:
 
 
 def test_caveats_name_hooks_that_no_log_has_and_requests_that_were_degraded() -> None:
-    run = logged(TEN_AT_ONCE, fleet(1.0, replicas=2, routing=FirstOfAll(), admission=Halve()))
+    run = logged(TEN_AT_ONCE, fleet(1.0, replicas=2, routing=FirstPick(), admission=Halver()))
 
     said = " ".join(regret(run, EveryToken()).caveats)
 
@@ -405,7 +403,7 @@ def test_caveats_name_hooks_that_no_log_has_and_requests_that_were_degraded() ->
 
 
 def test_outcomes_that_change_with_the_decision_are_counted_apart() -> None:
-    spec = fleet(1.0, replicas=2, routing=FirstOfAll(), deadline_s=3.5)  # four of ten come in time
+    spec = fleet(1.0, replicas=2, routing=FirstPick(), deadline_s=3.5)  # four of ten come in time
     run = logged(TEN_AT_ONCE, spec)
 
     found = regret(run, LeastOutstanding(), exact=100, progress=False)

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import SupportsFloat, TypeAlias
 
+import pyarrow as pa
 import pyarrow.compute as pc
 from msgspec import Struct
 
@@ -15,7 +16,7 @@ from experiments.reasons import NoValue
 from experiments.spread import ACROSS
 from fleet import Run
 from fleet.pools import DEFAULT
-from fleet.telemetry.groups import OF_RUNS, group_label, grouping_columns
+from fleet.telemetry.groups import OF_RUNS, group_label, grouping_columns, groups_of
 from fleet.text import one_line
 from traces import Trace
 from traces.values import BadValue
@@ -49,10 +50,10 @@ def measure(run: Run, metrics: Sequence[Metric], candidate: str, seed: int) -> M
     """The figures of a run. A metric that raises has no value, and says what it raised."""
     values: dict[str, float | None] = {}
     why: dict[str, str] = {}
-    parts: Parts = {}
+    parts = _Parts(run)
     for item in metrics:
         try:
-            read = _by_group(item, run, parts) if item.by else {item.key: _read(item, run)}
+            read = _by_group(item, parts) if item.by else {item.key: _read(item, run)}
         except NoValue as reason:
             read = {item.key: (None, str(reason))}
         for key, (value, reason_of_one) in read.items():
@@ -66,7 +67,7 @@ def measure(run: Run, metrics: Sequence[Metric], candidate: str, seed: int) -> M
         completed=run.summary.completed,
         values=values,
         why=why,
-        groups={"+".join(by): tuple(of_one) for by, of_one in parts.items() if len(of_one) <= MOST_GROUPS},
+        groups={"+".join(by): tuple(rows) for by, rows in parts.known.items() if len(rows) <= MOST_GROUPS},
         digest=run.digest,
         fingerprint=run.fingerprint,
         trace_sha256=run.manifest.trace["sha256"],
@@ -79,6 +80,8 @@ def check_columns(metrics: Iterable[Metric], traces: Iterable[Trace]) -> None:
     if not by:
         return
     tables = [trace.table for trace in {trace.sha256: trace for trace in traces}.values()]
+    if all(any(column in table.column_names for table in tables) for column in by):
+        return  # fields of a user's own need not be looked for, request by request
     there = dict.fromkeys(name for table in tables for name in grouping_columns(table))
     if unknown := [column for column in by if column not in there]:
         known = ", ".join([*there, *OF_RUNS])
@@ -103,17 +106,39 @@ def natural(label: str) -> tuple[bool, list[tuple[int, float, str]]]:
 
 Read: TypeAlias = tuple[float | None, str | None]
 """A value, or why there is none if that is known."""
-Parts: TypeAlias = dict[tuple[str, ...], dict[str, Run]]
-"""The parts of a run by what is grouped by, and by the groups' labels."""
 
 
-def _by_group(item: Metric, run: Run, parts: Parts) -> dict[str, Read]:
-    if item.by not in parts:
-        parts[item.by] = _parts(run, item.by)
-    groups = parts[item.by]
-    if item.across is None and len(groups) > MOST_GROUPS:
-        raise NoValue(f"{len(groups):,} groups are more than the {MOST_GROUPS} that are told apart")
-    read = {label: _read(item, part) for label, part in groups.items()}
+class _Parts:
+    """The parts of a run, each made when it is first asked for: of many groups they are counted before."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._made: dict[tuple[tuple[str, ...], str], Run] = {}
+        self.known: dict[tuple[str, ...], dict[str, pa.Array]] = {}
+        """The rows of each group, by what is grouped by and by the groups' labels."""
+
+    def rows(self, by: tuple[str, ...]) -> dict[str, pa.Array]:
+        """Those of each group, by its label. Raises `NoValue` where there is no such column."""
+        if by not in self.known:
+            try:
+                groups = groups_of(by, self._run.records, self._run.pools)
+            except ValueError as error:
+                raise NoValue(str(error)) from None
+            self.known[by] = {group_label(by, group): rows for group, rows in groups.items()}
+        return self.known[by]
+
+    def part(self, by: tuple[str, ...], label: str) -> Run:
+        """One group of the run."""
+        if (by, label) not in self._made:
+            self._made[by, label] = self._run.part(self.known[by][label])
+        return self._made[by, label]
+
+
+def _by_group(item: Metric, parts: _Parts) -> dict[str, Read]:
+    labels = parts.rows(item.by)
+    if item.across is None and len(labels) > MOST_GROUPS:
+        raise NoValue(f"{len(labels):,} groups are more than the {MOST_GROUPS} that are told apart")
+    read = {label: _read(item, parts.part(item.by, label)) for label in labels}
     if item.across is None:
         return {item.of_group(label).key: one for label, one in read.items()}
     if (without := next((label for label, (value, _) in read.items() if value is None), None)) is not None:
@@ -122,13 +147,6 @@ def _by_group(item: Metric, run: Run, parts: Parts) -> dict[str, Read]:
     if not found:
         raise NoValue("there are no requests")
     return {item.key: (ACROSS[item.across].of(found), None)}
-
-
-def _parts(run: Run, columns: tuple[str, ...]) -> dict[str, Run]:
-    try:
-        return {group_label(columns, group): part for group, part in run.parts(*columns).items()}
-    except ValueError as error:  # there is no such column
-        raise NoValue(str(error)) from None
 
 
 def _read(item: Metric, run: Run) -> Read:

@@ -16,7 +16,7 @@ from experiments.reasons import NoValue
 from experiments.spread import ACROSS, Across, busiest_over_mean, load_variation
 from fleet import Run
 from fleet.telemetry.attempts import AttemptFigures, attempt_figures
-from fleet.telemetry.groups import group_label
+from fleet.telemetry.groups import group_label, groups_of
 from fleet.telemetry.occupancy import ReplicaRange
 from fleet.telemetry.summary import Distribution, Summary
 from traces.values import BadValue
@@ -110,9 +110,9 @@ class _OfGroup(Struct, frozen=True):
     label: str
 
     def __call__(self, run: Run) -> float | None:
-        for group, part in run.parts(*self.by).items():
+        for group, rows in groups_of(self.by, run.records, run.pools).items():
             if group_label(self.by, group) == self.label:
-                return self.read(part)
+                return self.read(run.part(rows))
         raise NoValue(f"it has no request of {self.label}")
 
 
@@ -197,8 +197,6 @@ FIGURES: tuple[Figure, ...] = (
     Figure("duration_s", "neither", "s", of="fleet"),
 )
 """Every figure there is. A new one of `Summary` needs a line here, and a test says so."""
-NO_FIELDS = (LOST, "load_variation", "busiest_over_mean")
-"""Those that are no field of it."""
 
 _BY_NAME = {
     f"{figure.name}.{part}" if part else figure.name: figure

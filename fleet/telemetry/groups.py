@@ -42,6 +42,12 @@ def group_label(columns: Sequence[str], group: Group) -> str:
 
 
 def _word(value: object) -> str:
+    """A value in a label; in quotes where it could be taken for two, so that no two groups have one label."""
+    text = _text(value)
+    return msgspec.json.encode(text).decode() if ", " in text or text.startswith('"') else text
+
+
+def _text(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
@@ -108,7 +114,7 @@ def _own(name: str, records: pa.Table) -> Values | None:
     """A field of a user's own as text, from `extra`; None: no request has one of this name."""
     fields = _own_fields(records)
     found = [None if one is None else one.get(name) for one in fields]
-    texts = [None if value is None else _word(value) for value in found]
+    texts = [None if value is None else _text(value) for value in found]
     return pa.array(texts, pa.string()) if any(text is not None for text in texts) else None
 
 

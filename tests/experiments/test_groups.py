@@ -218,3 +218,18 @@ def test_the_metric_of_a_group_reads_that_group_alone(run: Run) -> None:
     assert of_b.read(run) == pytest.approx(0.015)
     with pytest.raises(NoValue, match="it has no request of tenant=c"):
         metric("e2e_s.max@tenant").of_group("tenant=c").read(run)
+
+
+def test_no_two_groups_have_one_label() -> None:
+    named = (("a, model=b", "c"), ("a", "b, model=c"))
+    trace = trace_of(*(asked(float(n), n, tenant=t, model=m) for n, (t, m) in enumerate(named)))
+    assert values(simulate(trace, ONE), "submitted@tenant+model") == {
+        'submitted@tenant=a, model="b, model=c"': 1.0, 'submitted@tenant="a, model=b", model=c': 1.0
+    }  # fmt: skip
+
+
+def test_groups_that_are_too_many_are_counted_before_their_parts_are_made(monkeypatch) -> None:
+    many = trace_of(*(asked(float(n), n, user=f"u{n}") for n in range(MOST_GROUPS + 1)))
+    run = simulate(many, ONE)
+    monkeypatch.setattr(Run, "part", lambda *_: pytest.fail("a part was made"))
+    assert measure(run, [metric("e2e_s.max@user")], "it", 0).values == {"e2e_s.max@user": None}

@@ -33,9 +33,7 @@ def _add_compare(commands: Any) -> None:
     set_flag(compare)
     _vary(compare)
     run_flags(compare, seed=False)
-    compare.add_argument(
-        "--seeds", type=count, default=10, metavar="N", help="runs of each candidate (default 10)"
-    )
+    _seeds(compare, 10, "runs of each candidate")
     _stretches(compare)
     compare.add_argument(
         "--metrics", metavar="NAME,NAME,...",
@@ -62,9 +60,7 @@ def _add_compare(commands: Any) -> None:
         help="say how many seeds would show a difference of X, as in 0.05 of the baseline's mean",
     )  # fmt: skip
     compare.add_argument("--baseline", metavar="NAME", help="the candidate that the others are held against")
-    compare.add_argument(
-        "--workers", type=count, default=1, metavar="N", help="processes that share the work (default 1)"
-    )
+    _workers(compare)
     compare.add_argument(
         "--out", type=Path, metavar="DIR", help="save the report (HTML, tables, manifest) there"
     )
@@ -94,13 +90,9 @@ def _add_curve(commands: Any) -> None:
         "--metrics", metavar="NAME,NAME,...",
         help="figures to draw (default: e2e_s.p50,e2e_s.p99,slo_attainment,goodput_per_s)",
     )  # fmt: skip
-    curve.add_argument(
-        "--seeds", type=count, default=5, metavar="N", help="runs of each candidate at each rate (default 5)"
-    )
+    _seeds(curve, 5, "runs of each candidate at each rate")
     _stretches(curve)
-    curve.add_argument(
-        "--workers", type=count, default=1, metavar="N", help="processes that share the work (default 1)"
-    )
+    _workers(curve)
     curve.add_argument(
         "--out", type=Path, metavar="DIR", help="save the curve (HTML, CSV, JSON, SVG, PDF) there"
     )
@@ -135,7 +127,7 @@ def _add_sweep(commands: Any) -> None:
         "--search-seed", type=whole, default=0, metavar="N", help="of what is drawn (default 0)"
     )
     run_flags(sweep, seed=False)
-    sweep.add_argument("--seeds", type=count, default=5, metavar="N", help="runs of each point (default 5)")
+    _seeds(sweep, 5, "runs of each point")
     sweep.add_argument(
         "--objectives", metavar="NAME[:max|min],...",
         help="what is best, as in --objectives throughput_per_s:max,e2e_s.p99:min",
@@ -147,9 +139,7 @@ def _add_sweep(commands: Any) -> None:
     sweep.add_argument(
         "--metrics", metavar="NAME,NAME,...", help="figures to measure beside objectives and bounds"
     )
-    sweep.add_argument(
-        "--workers", type=count, default=1, metavar="N", help="processes that share the work (default 1)"
-    )
+    _workers(sweep)
     sweep.add_argument(
         "--out", type=Path, metavar="DIR",
         help="keep each run there as it ends; the same command goes on where one was killed",
@@ -201,3 +191,15 @@ def _stretches(parser: Parser) -> None:
         "--stretch-s", type=positive, metavar="S",
         help="another S seconds of the trace for each seed: the first S for seed 0, the next for seed 1, ...",
     )  # fmt: skip
+
+
+def _seeds(parser: Parser, default: int, what: str) -> None:
+    parser.add_argument(
+        "--seeds", type=count, default=default, metavar="N", help=f"{what} (default {default})"
+    )
+
+
+def _workers(parser: Parser) -> None:
+    parser.add_argument(
+        "--workers", type=count, default=1, metavar="N", help="processes that share the work (default 1)"
+    )

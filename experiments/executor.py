@@ -18,6 +18,7 @@ from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, wait
 from contextlib import contextmanager
 from functools import partial
 from itertools import islice
+from multiprocessing import resource_tracker
 from pickle import PicklingError
 from threading import Thread, current_thread, main_thread
 from typing import Any, Generic, NoReturn, TypeVar
@@ -265,12 +266,13 @@ def _unheard() -> Iterator[None]:
     They inherit the signals that are blocked where they are started. Here it is put off to the end, as SIGTERM is: half
     a start leaves a process that nobody knows of, and locks that nobody opens.
     """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
-    try:
-        with _put_off():
+    with _put_off():
+        resource_tracker.ensure_running()  # its own start would unblock what is blocked next
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+        try:
             yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager

@@ -174,3 +174,20 @@ def test_classes_of_the_users_script_run_on_workers_and_leave_the_same_digests(t
     here, there = done.stdout.splitlines()
     assert here == there
     assert "(True, [1], '" in here
+
+
+def test_workers_do_not_hear_ctrl_c(tmp_path: Path) -> None:
+    # In a process of its own: what starts with the first worker of a process must not undo it.
+    script = tmp_path / "deaf.py"
+    script.write_text(
+        "import signal\n"
+        "from experiments.executor import Executor\n"
+        "def deaf(_):\n"
+        "    return signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, [])\n"
+        "with Executor(2) as executor:\n"
+        "    print([result for _, result in executor.run(deaf, range(4))])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, script], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout == "[True, True, True, True]\n"

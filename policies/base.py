@@ -20,7 +20,9 @@ from msgspec import Struct, StructMeta
 from policies.decisions import (
     Admit,
     Degrade,
+    Delay,
     Dispatch,
+    Drop,
     Escalate,
     GiveUp,
     Hedge,
@@ -49,6 +51,7 @@ from policies.views import (
     PoolView,
     ProbeOutcome,
     QueueView,
+    ReplicaLoad,
     ReplicaView,
     SequenceView,
     StepCompletion,
@@ -250,13 +253,13 @@ def is_settled(policy: PeriodicPolicy, decision: str) -> bool:
 
 
 class AdmissionPolicy(Policy):
-    """Let a request in, refuse it, or let it in for less."""
+    """Let a request in, now, later or for less, or refuse it."""
 
     slot = "admission"
     hears = OF_HEAD
 
     @abstractmethod
-    def admit(self, request: Request, fleet: FleetView, now_s: float) -> Admit | Reject | Degrade: ...
+    def admit(self, request: Request, fleet: FleetView, now_s: float) -> Admit | Reject | Degrade | Delay: ...
 
 
 class RoutingPolicy(Policy):
@@ -269,6 +272,16 @@ class RoutingPolicy(Policy):
     def route(
         self, request: Request, replicas: Sequence[ReplicaView], now_s: float
     ) -> Route | Hold | Reject: ...
+
+    def probes(self, request: Request, replicas: Sequence[ReplicaView], now_s: float) -> Sequence[str]:
+        """Which replicas to ask for their load, by id: at each choice, before `route`. Asked only where overridden.
+
+        Each answers with a `ReplicaLoad`, after the time that two messages take. One that is gone does not answer.
+        """
+        return ()
+
+    def on_load(self, load: ReplicaLoad, now_s: float) -> None:
+        """A replica that `probes` named has answered."""
 
 
 class QueueingPolicy(Policy):
@@ -291,19 +304,28 @@ class QueueingPolicy(Policy):
     @abstractmethod
     def __len__(self) -> int: ...
 
+    def drops(self, now_s: float) -> Sequence[str]:
+        """Waiting requests to give up, by id; they end as `shed`, and `remove` is called for each.
+
+        Asked before each batch is formed, which is when requests leave the queue. Asked only where overridden.
+        """
+        return ()
+
 
 class BatchingPolicy(Policy):
-    """Say which waiting requests run together, when, and where.
+    """Say which waiting requests run together, when, and where, and which never will.
 
-    Asked whenever something changed (an arrival, a free replica, a `Wait` that ran out) while at least one
-    request waits and at least one replica in `idle` can take a batch; asked again after every `Dispatch`.
+    Asked whenever something changed (an arrival, a free replica, a `Wait` that ran out) while at least one request
+    waits and at least one replica in `idle` can take a batch; asked again after every `Dispatch` and every `Drop`.
     """
 
     slot = "batching"
     hears = OF_QUEUE
 
     @abstractmethod
-    def next_batch(self, queue: QueueView, idle: Sequence[ReplicaView], now_s: float) -> Dispatch | Wait: ...
+    def next_batch(
+        self, queue: QueueView, idle: Sequence[ReplicaView], now_s: float
+    ) -> Dispatch | Wait | Drop: ...
 
 
 class IterationPolicy(Policy):
@@ -408,6 +430,10 @@ class HealthPolicy(PeriodicPolicy):
     @abstractmethod
     def observe(self, probe: ProbeOutcome, now_s: float) -> Verdict | None:
         """A verdict when trust changes, else None."""
+
+    def after_completion(self, completion: Completion, now_s: float) -> Verdict | None:
+        """Likewise, of an attempt that ended at a replica, well or badly. Asked only where overridden."""
+        return None
 
 
 class RetryPolicy(Policy):

@@ -29,11 +29,23 @@ class Reject(Decision, frozen=True, gc=False):
     reason: str | None = None
 
 
+class Delay(Decision, frozen=True, gc=False):
+    """Not yet: ask again at `until_s`. Meanwhile it is not let in, its deadline runs, and it takes up room.
+
+    What is delayed counts against `queue_capacity` with all that waits, and whoever comes beyond that is shed.
+    """
+
+    until_s: float
+    reason: str | None = None
+
+
 class Degrade(Decision, frozen=True, gc=False):
     """Let it in, served for less: `request` replaces it and keeps its id and arrival."""
 
     request: Request
     reason: str | None = None
+    max_output_tokens: int | None = None
+    """The most output tokens that its answer may have; None: as many as it would have had."""
 
 
 class Route(Decision, frozen=True, gc=False):
@@ -58,6 +70,13 @@ class Dispatch(Decision, frozen=True, gc=False):
     replica: str | None = None
     """One of the idle replicas; None: the first of them."""
     ids: tuple[str, ...] | None = None
+    reason: str | None = None
+
+
+class Drop(Decision, frozen=True, gc=False):
+    """Give up these waiting requests: they end as `shed`."""
+
+    ids: tuple[str, ...]
     reason: str | None = None
 
 

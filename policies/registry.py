@@ -13,6 +13,8 @@ import sys
 import types
 import typing
 from collections.abc import Iterable, Iterator
+from functools import cache
+from pkgutil import iter_modules
 from typing import Annotated, Any, TypeVar, Union
 
 import msgspec
@@ -31,11 +33,24 @@ C = TypeVar("C", bound=Component)
 def classes(base: type[C]) -> list[type[C]]:
     """Every concrete class with a slot, imported so far, that is `base` or below it; ordered by name.
 
-    Of a class that was defined again under the same module and name (as in a notebook) the latest counts.
+    Those that are shipped count as imported. Of a class that was defined again under the same module and name (as in a
+    notebook) the latest counts.
     """
+    _load_shipped()
     usable = [cls for cls in _family(base) if cls.slot and not is_abstract(cls)]
     latest = {(cls.__module__, cls.__qualname__): cls for cls in usable}
     return sorted(latest.values(), key=lambda cls: (cls.name(), cls.__module__))
+
+
+@cache
+def _load_shipped() -> None:
+    """Import every module in the folders of `policies`: a file there is a policy, and needs no word anywhere else."""
+    import policies
+
+    for folder in iter_modules(policies.__path__, "policies."):
+        if folder.ispkg and not folder.name.startswith("policies._"):
+            for module in iter_modules(importlib.import_module(folder.name).__path__, f"{folder.name}."):
+                importlib.import_module(module.name)
 
 
 def _family(base: type[C]) -> Iterator[type[C]]:

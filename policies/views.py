@@ -12,7 +12,7 @@ from typing import Literal, Protocol
 
 from msgspec import Struct
 
-from traces.schema import Request
+from traces.schema import Request as Request  # noqa: PLC0414  # `policies` exports it among the views
 
 ReplicaState = Literal["provisioning", "loading", "warm", "ready", "draining", "stopped", "failed"]
 Trust = Literal["healthy", "suspect", "failed"]
@@ -96,6 +96,20 @@ class ReplicaView(Struct, frozen=True, kw_only=True, gc=False):
     expected_service_s: float | None = None
     """What one ordinary request takes it, alone, as its engine's latency model says, with its `weight` in it; None
     where there is none."""
+    zone: str | None = None
+    """Where it is, as its pool says; None: it does not say."""
+
+
+class ReplicaLoad(Struct, frozen=True, kw_only=True, gc=False):
+    """What a replica answered when it was asked for its load."""
+
+    replica: str
+    in_flight: int
+    """Attempts that it had, or that waited for it alone, when it answered: from whomever."""
+    latency_s: float | None
+    """Median time that the last attempts took from coming to it to their end; None: none has ended there yet."""
+    asked_s: float
+    """When it was asked."""
 
 
 class QueueView(Protocol):
@@ -104,6 +118,9 @@ class QueueView(Protocol):
     @property
     def oldest_s(self) -> float:
         """When the request that waits longest was queued; only when not empty."""
+
+    def queued_s(self, request_id: str) -> float:
+        """When this one was queued. Raises `KeyError` where it does not wait here."""
 
     def __len__(self) -> int: ...
 
@@ -119,6 +136,8 @@ class FleetView(Struct, frozen=True, kw_only=True, gc=False):
     queue_depth: int = 0
     """Those of them that wait for a replica."""
     ready_replicas: int = 0
+    delayed: int = 0
+    """Requests that admission has told to wait, and that are not let in yet."""
 
 
 class Latencies(Struct, frozen=True, gc=False):

@@ -56,6 +56,9 @@ class WaitingQueue:
     def oldest_s(self) -> float:
         return next(iter(self.waiting.values()))[1]
 
+    def queued_s(self, request_id: str) -> float:
+        return self.waiting[request_id][1]
+
     def __len__(self) -> int:
         return len(self.waiting)
 

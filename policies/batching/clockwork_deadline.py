@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from operator import itemgetter
 
-from policies.batching.service_times import ProfiledBatching, due_s
+from policies.batching.service_times import ProfiledBatching, due_s, is_late
 from policies.decisions import Dispatch, Drop
 from policies.views import QueueView, ReplicaView
 
@@ -30,16 +30,10 @@ class ClockworkDeadline(ProfiledBatching):
         replica = idle[0].id
         alone_s = self.finish_s(replica, 1, now_s)
         waiting = [(due_s(request), place, request) for place, request in enumerate(queue)]
-        if alone_s is not None:
-            late = [request.id for due, _, request in waiting if due < alone_s]
-            if late:
-                return Drop(tuple(late), "late even if it ran at once")
+        late = [request.id for due, _, request in waiting if is_late(alone_s, due)]
+        if late:
+            return Drop(tuple(late), "late even if it ran at once")
         waiting.sort(key=itemgetter(0, 1))
         most = 1 if alone_s is None else min(len(waiting), self.max_batch)
-        size, due = 1, waiting[0][0]
-        for larger in range(2, most + 1):
-            finish_s = self.finish_s(replica, larger, now_s)
-            if finish_s is not None and finish_s > due:
-                break
-            size = larger
+        size = self.fitting(replica, most, waiting[0][0], now_s)
         return self.send([request for _, _, request in waiting[:size]], replica, now_s)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import islice
 
-from policies.batching.service_times import ProfiledBatching, due_s
+from policies.batching.service_times import ProfiledBatching, due_s, is_late
 from policies.decisions import Dispatch, Drop
 from policies.views import QueueView, ReplicaView
 
@@ -36,7 +36,7 @@ class NexusEarlyDrop(ProfiledBatching):
             if waiting - place < size:
                 size = waiting - place
                 finish_s = self.finish_s(replica, size, now_s)
-            if finish_s is None or finish_s <= due_s(request):
+            if not is_late(finish_s, due_s(request)):
                 break
             dropped.append(request.id)
         if dropped:

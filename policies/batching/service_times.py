@@ -27,6 +27,11 @@ CLOCK_ERROR_S = (
 )
 
 
+def is_late(finish_s: float | None, due: float) -> bool:
+    """What would be through at `finish_s`, where that is known, is not in time; a rounding error later is."""
+    return finish_s is not None and finish_s > due + CLOCK_ERROR_S
+
+
 def due_s(request: Request) -> float:
     """When its answer is due: its deadline or its end-to-end objective, whichever is sooner; infinite without one."""
     bound_s = own_bound_s(request)
@@ -157,6 +162,15 @@ class ProfiledBatching(BatchingPolicy):
             if service_s is not None:
                 return service_s
         return self.pooled.of(size, now_s)
+
+    def fitting(self, replica: str, most: int, due: float, now_s: float) -> int:
+        """The largest batch, up to `most`, with which what is due at `due` is in time; at least one."""
+        size = 1
+        for larger in range(2, most + 1):
+            if is_late(self.finish_s(replica, larger, now_s), due):
+                break
+            size = larger
+        return size
 
     def send(self, requests: Sequence[Request], replica: str, now_s: float) -> Dispatch:
         """Run exactly these, and remember that `replica` has them."""

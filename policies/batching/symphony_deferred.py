@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from operator import itemgetter
 
-from policies.batching.service_times import CLOCK_ERROR_S, ProfiledBatching, due_s
+from policies.batching.service_times import CLOCK_ERROR_S, ProfiledBatching, due_s, is_late
 from policies.decisions import Dispatch, Drop, Wait
 from policies.views import QueueView, ReplicaView
 
@@ -34,27 +34,16 @@ class SymphonyDeferred(ProfiledBatching):
         replica = idle[0].id
         alone_s = self.finish_s(replica, 1, now_s)
         waiting = [(due_s(request), place, request) for place, request in enumerate(queue)]
-        if alone_s is not None:
-            # What is reckoned to be in time to the last moment is not late for a rounding error.
-            late = [request.id for due, _, request in waiting if due < alone_s - CLOCK_ERROR_S]
-            if late:
-                return Drop(tuple(late), "late even if it ran at once")
+        late = [request.id for due, _, request in waiting if is_late(alone_s, due)]
+        if late:
+            return Drop(tuple(late), "late even if it ran at once")
         waiting.sort(key=itemgetter(0, 1))
         due = waiting[0][0]
-        size = 1 if alone_s is None else self.fitting(replica, min(len(waiting), self.max_batch), due, now_s)
+        most = 1 if alone_s is None else min(len(waiting), self.max_batch)
+        size = self.fitting(replica, most, due, now_s)
         if alone_s is not None and size == len(waiting) < self.max_batch and due < math.inf:
             service_s = self.service_s(replica, size + 1, now_s)
             until_s = now_s if service_s is None else due - self.margin_s - service_s
             if now_s < until_s - CLOCK_ERROR_S:
                 return Wait(until_s, "there is time for company")
         return self.send([request for _, _, request in waiting[:size]], replica, now_s)
-
-    def fitting(self, replica: str, most: int, due: float, now_s: float) -> int:
-        """The largest batch, up to `most`, with which what is due at `due` is in time; at least one."""
-        size = 1
-        for larger in range(2, most + 1):
-            finish_s = self.finish_s(replica, larger, now_s)
-            if finish_s is not None and finish_s > due + CLOCK_ERROR_S:
-                break
-            size = larger
-        return size

@@ -45,7 +45,7 @@ class SurgeSlope(WarmPoolPolicy):
     """Keep `ceil(slope · cold_start_s / mu) + failures` loaded spares, by the slope of arrivals.
 
     The slope is the rate of arrivals in the last half of `window_s` less that in the half before, over the time between
-    the two halves' middles: counts, not samples. It counts when it is more than `deviations` times what chance makes of
+    the middles of both: counts, not samples. It counts when it is more than `deviations` times what chance makes of
     Poisson arrivals that do not climb; a falling rate needs no spares. What is kept at least is `failures`.
 
     `mu` is given, or learned: completions over engine seconds, of the replicas that are ready, over the last window
@@ -96,20 +96,21 @@ class SurgeSlope(WarmPoolPolicy):
 
     def slope(self) -> float:
         """By how much arrivals per second grow in a second; 0 where they do not, or nobody can tell."""
-        if self.length_s < self.window_s:
+        if len(self.intervals) < 2 or self.length_s < self.window_s:
             return 0.0
-        half_s = self.length_s / 2.0
-        early = late = begun_s = 0.0
-        for interval_s, arrivals in self.intervals:
-            # An interval across the middle belongs to both halves, in proportion.
-            before = min(max((half_s - begun_s) / interval_s, 0.0), 1.0)
-            early += arrivals * before
-            late += arrivals * (1.0 - before)
-            begun_s += interval_s
-        # Were the rate the same in both, their difference would have the variance of the sum of both counts.
-        if late - early <= self.deviations * math.sqrt(early + late):
+        early_s = early = arrivals = 0.0
+        for interval_s, arrived in self.intervals:
+            arrivals += arrived
+            if not early_s or early_s + interval_s <= self.length_s / 2.0:
+                early_s += interval_s
+                early += arrived
+        late_s, late = self.length_s - early_s, arrivals - early
+        climb_per_s = late / late_s - early / early_s
+        # Were the rate the same in both parts, their rates would differ by chance with this variance.
+        variance = arrivals / self.length_s * (1.0 / early_s + 1.0 / late_s)
+        if climb_per_s <= self.deviations * math.sqrt(variance):
             return 0.0
-        return (late - early) / (half_s * half_s)
+        return climb_per_s / (self.length_s / 2.0)  # what lies between the middles of both parts
 
     def _count(self, pool: PoolView) -> None:
         interval_s = pool.interval_s

@@ -47,7 +47,7 @@ def queue_of(*items: tuple[float, Request]) -> TimedQueue:
             max_batch=3, max_queue_delay_s=0.01, priority_levels=4, default_priority_level=2,
             timeout_action="delay", default_timeout_s=0.05, allow_timeout_override=True,
         ),
-        lambda: TritonDynamic(max_batch=8, default_timeout_s=0.2, max_queue_size=20, max_queue_delay_s=1.0),
+        lambda: TritonDynamic(max_batch=8, default_timeout_s=0.2, max_queue_size=20, max_queue_delay_s=0.1),
         RayServeBatch,
         lambda: RayServeBatch(max_batch=2, batch_wait_timeout_s=0.0),
         lambda: RayServeBatch(max_batch=1000, batch_wait_timeout_s=5.0),

@@ -163,14 +163,21 @@ class ProfiledBatching(BatchingPolicy):
                 return service_s
         return self.pooled.of(size, now_s)
 
-    def fitting(self, replica: str, most: int, due: float, now_s: float) -> int:
-        """The largest batch, up to `most`, with which what is due at `due` is in time; at least one."""
-        size = 1
-        for larger in range(2, most + 1):
-            if is_late(self.finish_s(replica, larger, now_s), due):
+    def largest(self, replica: str, dues: Sequence[float], now_s: float) -> tuple[int, int]:
+        """First and size of the largest batch, up to `max_batch`, of which all are in time; (their number, 0): none.
+
+        `dues` is when each is due, the most urgent first. Sizes are tried from one upwards, as long as there are so
+        many that are in time in a batch of that size.
+        """
+        first = size = candidate = 0
+        for larger in range(1, min(len(dues), self.max_batch) + 1):
+            finish_s = self.finish_s(replica, larger, now_s)
+            while candidate < len(dues) and is_late(finish_s, dues[candidate]):
+                candidate += 1
+            if len(dues) - candidate < larger:
                 break
-            size = larger
-        return size
+            first, size = candidate, larger
+        return (first, size) if size else (len(dues), 0)
 
     def send(self, requests: Sequence[Request], replica: str, now_s: float) -> Dispatch:
         """Run exactly these, and remember that `replica` has them."""

@@ -21,6 +21,7 @@ from policies import (
 )
 from policies._conformance.inputs import FakeQueue
 from policies.batching.clockwork_deadline import ClockworkDeadline
+from policies.batching.lazy_drop import LazyDrop
 from policies.batching.nexus_early_drop import NexusEarlyDrop
 from policies.batching.service_times import ProfiledBatching, ServiceTimes
 from policies.batching.symphony_deferred import SymphonyDeferred
@@ -29,7 +30,7 @@ from tests.policies.makers import replicas, request, reset
 from traces.schema import Request, Slo
 
 IDLE = replicas(0)
-PLANNERS = [NexusEarlyDrop, ClockworkDeadline, SymphonyDeferred]
+PLANNERS = [NexusEarlyDrop, ClockworkDeadline, LazyDrop, SymphonyDeferred]
 
 
 @parametrize_with_checks(
@@ -221,19 +222,47 @@ def test_what_nobody_can_save_is_dropped_to_the_last() -> None:
 # --- Clockwork ---------------------------------------------------------------------------------------------
 
 
-def test_clockwork_runs_the_largest_batch_that_the_earliest_deadline_allows() -> None:
+def test_clockwork_runs_the_largest_batch_of_which_all_are_in_time_most_urgent_first() -> None:
     policy = taught(ClockworkDeadline(), 1.0, 1.0)
-    waiting = queue(due("late", 9.0), due("first", 3.9), due("none", None), due("second", 5.0))
+    answer = policy.next_batch(queue(due("late", 9.0), due("first", 4.0), due("none", None)), IDLE, 0.0)
+    assert isinstance(answer, Dispatch)
+    assert answer.ids == ("first", "late", "none")  # three of them take 4 s
+
+
+def test_clockwork_gives_up_whoever_would_keep_the_batch_small() -> None:
+    policy = taught(ClockworkDeadline(), 1.0, 1.0)
+    waiting = queue(due("a", 2.5), due("b", 4.0), due("c", 4.0), due("d", 4.0), due("gone", 1.0))
+    answer = policy.next_batch(waiting, IDLE, 0.0)
+    assert isinstance(answer, Drop)
+    assert answer.ids == ("gone", "a")
+    waiting.take(2, answer.ids)
     answer = policy.next_batch(waiting, IDLE, 0.0)
     assert isinstance(answer, Dispatch)
-    assert answer.ids == ("first", "second")  # three of them take 4 s
+    assert answer.ids == ("b", "c", "d")
 
 
-def test_clockwork_drops_what_is_late_even_alone_and_nothing_else() -> None:
+def test_clockwork_keeps_whoever_is_in_time_where_no_larger_batch_could_be_filled() -> None:
     policy = taught(ClockworkDeadline(), 1.0, 1.0)
-    answer = policy.next_batch(queue(due("a", 1.9), due("b", 2.0), due("c", 1.0)), IDLE, 0.0)
+    answer = policy.next_batch(queue(due("a", 2.0), due("b", 3.5)), IDLE, 0.0)
+    assert isinstance(answer, Dispatch)
+    assert answer.ids == ("a",)  # two take 3 s, and only one of them has so long
+
+
+# --- lazy drop ---------------------------------------------------------------------------------------------
+
+
+def test_lazy_drop_serves_the_first_with_as_many_as_it_has_time_for() -> None:
+    policy = taught(LazyDrop(), 1.0, 1.0)
+    answer = policy.next_batch(queue(due("a", 3.5), due("b", 9.0), due("c", 9.0)), IDLE, 0.0)
+    assert isinstance(answer, Dispatch)
+    assert answer.ids == ("a", "b")
+
+
+def test_lazy_drop_drops_what_is_late_even_alone_and_nothing_else() -> None:
+    policy = taught(LazyDrop(), 1.0, 1.0)
+    answer = policy.next_batch(queue(due("a", 1.9), due("b", 1.0), due("c", 2.0), due("d", 1.0)), IDLE, 0.0)
     assert isinstance(answer, Drop)
-    assert answer.ids == ("a", "c")
+    assert answer.ids == ("a", "b")
 
 
 # --- Symphony ----------------------------------------------------------------------------------------------
@@ -272,7 +301,7 @@ def test_what_symphony_sends_is_in_time_and_its_batches_are_no_smaller_than_with
     for number in range(40):
         at_s += rng.expovariate(load)
         requests.append(due(str(number), 8.0, arrived_s=at_s))
-    deferred, greedy = SymphonyDeferred(max_batch=8), ClockworkDeadline(max_batch=8)
+    deferred, greedy = SymphonyDeferred(max_batch=8), LazyDrop(max_batch=8)
     runs = [served(taught(policy, base_s, 1.0 - base_s / 2), requests, base_s, 1.0 - base_s / 2)
             for policy in (deferred, greedy)]  # fmt: skip
     for run in runs:

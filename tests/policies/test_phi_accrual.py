@@ -133,6 +133,12 @@ def test_a_silent_replica_is_suspect_then_failed_and_back_with_its_next_answer()
     assert ready_phi(policy, 61.0) < 1.0  # the silence was not learned
 
 
+def test_where_no_probe_is_lost_it_fails_a_replica_with_the_fifth_that_times_out() -> None:
+    policy = heartbeats(PhiAccrual(), *(float(n) for n in range(100)))
+    answers = [observe(policy, "timeout", 99.0 + number + 0.5) for number in range(1, 6)]
+    assert answers == [None, None, None, "suspect", "failed"]
+
+
 def test_a_replica_that_never_answered_is_reckoned_from_its_first_probe() -> None:
     policy = reset(PhiAccrual())
     assert [observe(policy, "timeout", float(n)) for n in range(7)][-3:].count("failed") == 1

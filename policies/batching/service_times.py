@@ -39,7 +39,7 @@ def due_s(request: Request) -> float:
 
 
 class ServiceTimes:
-    """Seconds that a batch takes, by its size. A prediction costs O(log sizes), a measurement O(sizes).
+    """Seconds that a batch takes, by its size. A prediction costs O(1) when it was made before, a measurement O(sizes).
 
     Of a size that was measured it predicts the longest of its last `measurements`. Between two such sizes it draws a
     line. A smaller one than any takes as long as the smallest. A larger one than any lies on the line through the
@@ -49,13 +49,15 @@ class ServiceTimes:
     A size that was not measured for `memory_s` is forgotten.
     """
 
-    __slots__ = ("_measured", "_measurements", "_memory_s", "_newest_s", "_sizes")
+    __slots__ = ("_measured", "_measurements", "_memory_s", "_newest_s", "_predicted", "_sizes")
 
     def __init__(self, measurements: int, memory_s: float) -> None:
         self._measurements = measurements
         self._memory_s = memory_s
         self._measured: dict[int, _Measured] = {}
         self._sizes: list[int] = []
+        self._predicted: dict[int, float] = {}
+        """Since the last measurement."""
         self._newest_s = -math.inf
 
     def add(self, size: int, service_s: float, now_s: float) -> None:
@@ -66,6 +68,7 @@ class ServiceTimes:
             insort(self._sizes, size)
         measured.add(service_s, now_s)
         self._newest_s = now_s
+        self._predicted.clear()
         old_s = now_s - self._memory_s
         if any(known.newest_s < old_s for known in self._measured.values()):
             self._measured = {key: known for key, known in self._measured.items() if known.newest_s >= old_s}
@@ -77,9 +80,15 @@ class ServiceTimes:
 
     def of(self, size: int, now_s: float) -> float | None:
         """What a batch of `size` would take; None: nothing is known."""
-        sizes, measured = self._sizes, self._measured
-        if not sizes or self._newest_s < now_s - self._memory_s:
+        if self._newest_s < now_s - self._memory_s or not self._sizes:
             return None
+        predicted_s = self._predicted.get(size)
+        if predicted_s is None:
+            predicted_s = self._predicted[size] = self._predict(size)
+        return predicted_s
+
+    def _predict(self, size: int) -> float:
+        sizes, measured = self._sizes, self._measured
         place = bisect_left(sizes, size)
         if place < len(sizes) and (place == 0 or sizes[place] == size):
             return measured[sizes[place]].longest_s
@@ -150,9 +159,12 @@ class ProfiledBatching(BatchingPolicy):
         service_s = self.service_s(replica, size, now_s)
         if service_s is None:
             return None
+        return self.start_s(replica, now_s) + service_s + self.margin_s
+
+    def start_s(self, replica: str, now_s: float) -> float:
+        """When a batch that is sent to `replica` now would begin to run."""
         known = self.known.get(replica)
-        start_s = now_s if known is None else max(now_s, known.free_s())
-        return start_s + service_s + self.margin_s
+        return now_s if known is None else max(now_s, known.free_s())
 
     def service_s(self, replica: str, size: int, now_s: float) -> float | None:
         """How long a batch of `size` would run on `replica`; None: nothing is known."""
@@ -170,8 +182,10 @@ class ProfiledBatching(BatchingPolicy):
         many that are in time in a batch of that size.
         """
         first = size = candidate = 0
+        start_s = self.start_s(replica, now_s) + self.margin_s
         for larger in range(1, min(len(dues), self.max_batch) + 1):
-            finish_s = self.finish_s(replica, larger, now_s)
+            service_s = self.service_s(replica, larger, now_s)
+            finish_s = None if service_s is None else start_s + service_s
             while candidate < len(dues) and is_late(finish_s, dues[candidate]):
                 candidate += 1
             if len(dues) - candidate < larger:

@@ -47,6 +47,11 @@ def test_a_fraction_is_rounded_up_and_never_below_the_minimum(ready: int, spares
     assert Fraction().desired(pool(ready), 0.0).replicas == spares
 
 
+def test_a_fraction_that_comes_out_even_is_not_one_more_for_a_rounding_error() -> None:
+    assert 0.07 * 100 > 7.0
+    assert Fraction(fraction=0.07).desired(pool(100), 0.0).replicas == 7
+
+
 def test_a_fraction_of_nothing_with_no_minimum_is_nothing() -> None:
     assert Fraction(minimum=0).desired(pool(0), 0.0).replicas == 0
 
@@ -263,6 +268,16 @@ def test_a_keep_alive_that_outlasts_the_pause_hides_the_cold_start_and_a_shorter
     times_s = [10.0, 110.0, 210.0, 400.0]
     assert waits(visits(times_s, ScaleToZero(keep_alive_s=120.0))) == [True, False, False, True]
     assert waits(visits(times_s, ScaleToZero(keep_alive_s=60.0))) == [True, True, True, True]
+
+
+@pytest.mark.parametrize("policy", [ScaleToZero(), KeepAliveHistogram()])
+def test_beside_a_ready_replica_and_before_any_work_none_is_kept(policy: Any) -> None:
+    reset(policy)
+    assert policy.desired(pool(0, interval_s=1.0, min_replicas=0), 1.0).replicas == 0
+    policy.on_request_ended(Ending(request=request(), outcome="completed", attempts=1, e2e_s=1.0), 1.5)
+    assert policy.desired(pool(1, interval_s=1.0, min_replicas=0), 2.0).replicas == 0
+    assert policy.desired(pool(0, interval_s=1.0, min_replicas=0), 3.0).replicas == 1
+    assert policy.desired(pool(0, interval_s=1.0, min_replicas=0, in_flight=1), 4.0).replicas == 0
 
 
 def test_after_the_keep_alive_nothing_is_held() -> None:

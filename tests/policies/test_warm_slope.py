@@ -1,6 +1,7 @@
 """How many spares: in proportion, for a ramp, and after the last work."""
 
 import math
+import random
 from typing import Any
 
 import pytest
@@ -8,7 +9,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fleet import AffineLatency, EmulatedEngine, FleetSpec, Run, simulate
-from policies import Ending, NoWarmPool, PolicyError, QueueDepth, WarmPoolPolicy, build
+from policies import (
+    Ending,
+    FixedSize,
+    NoBatching,
+    NoWarmPool,
+    PolicyError,
+    PoolView,
+    QueueDepth,
+    Scale,
+    ScalingPolicy,
+    WarmPoolPolicy,
+    build,
+)
 from policies.testing import parametrize_with_checks
 from policies.warm_pool.fraction import Fraction
 from policies.warm_pool.keep_alive_histogram import KeepAliveHistogram
@@ -98,6 +111,53 @@ def test_the_requests_that_wait_at_the_peak_are_as_derived(ramp: tuple[float, ..
         for number in range(steps)
     )
     assert summed == pytest.approx(climb / ramp_s * cold_s * (ramp_s - cold_s / 2), rel=1e-3)
+
+
+class FollowsDemand(ScalingPolicy):
+    """As many replicas as the arrivals of an interval needed, all asked for at once, and none taken away."""
+
+    mu_per_s: float = 2.0
+
+    def reset(self, rng: random.Random) -> None:
+        self.most = 0
+
+    def desired(self, pool: PoolView, now_s: float) -> Scale:
+        self.most = max(self.most, pool.min_replicas, math.ceil(pool.arrivals_per_s / self.mu_per_s - 1e-9))
+        return Scale(self.most)
+
+
+def longest_wait_s(spares: int, *, cold_s: float, ramp_s: float) -> float:
+    """On a ramp from 10 to 60 a second, evenly spaced, with replicas that serve 2 a second, one at a time."""
+    low, climb, steady_s, interval_s = 10.0, 50.0, 20.0, 0.25
+    times_s = [number / low for number in range(int(low * steady_s))]
+    slope = climb / ramp_s
+    times_s += [
+        steady_s + (math.sqrt(low * low + 2.0 * slope * number) - low) / slope
+        for number in range(int(low * ramp_s + climb * ramp_s / 2.0))
+    ]
+    trace = Trace.from_entries(
+        [TraceEntry(request=Request(id=str(n), arrived_s=at_s)) for n, at_s in enumerate(times_s)]
+    )
+    spec = FleetSpec(
+        engine=EmulatedEngine(latency=AffineLatency(base_s=0.0, per_item_s=0.5), cold_start_s=cold_s),
+        replicas=6, min_replicas=1, max_replicas=40, binding="late", batching=NoBatching(), max_inflight_batches=1,
+        control_interval_s=interval_s, scaling=FollowsDemand(), warm_pool=FixedSize(size=spares),
+    )  # fmt: skip
+    run = simulate(trace, spec, seed=0)
+    assert run.summary.completed == len(times_s)
+    return run.summary.queue_s.max or 0.0
+
+
+@pytest.mark.parametrize("ramp_s", [25.0, 50.0])
+def test_as_many_spares_as_derived_hide_the_ramp_and_half_of_them_do_not(ramp_s: float) -> None:
+    cold_s, slope, mu = 8.0, 50.0 / ramp_s, 2.0
+    derived = math.ceil(slope * cold_s / mu)
+    none, half, enough = (
+        longest_wait_s(spares, cold_s=cold_s, ramp_s=ramp_s) for spares in (0, derived // 2, derived)
+    )
+    assert enough < 0.25 < 2.0 < half < none
+    # Without any, all who have come too early are (lambda_p - lambda_0) · c; they are served at lambda_p.
+    assert none == pytest.approx(50.0 * cold_s / 60.0, rel=0.05)
 
 
 def ramp_of(

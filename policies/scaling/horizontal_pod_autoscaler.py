@@ -114,6 +114,8 @@ class HorizontalPodAutoscaler(ScalingPolicy):
         """`ratio` is that of the ready replicas that have a measure."""
         if silent == 0 and (ratio <= 1.0 or pool.starting == 0):
             return asked if abs(ratio - 1.0) <= self.tolerance else whole(ratio * pool.ready)
+        if ratio == 1.0:  # neither way, so nothing is assumed of those without a measure
+            return asked
         measured = pool.ready - silent
         counted = measured + silent + (pool.starting if ratio > 1.0 else 0)
         assumed = float(silent) if ratio < 1.0 else 0.0

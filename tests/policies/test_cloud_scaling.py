@@ -140,9 +140,7 @@ class TestTokensPerSecond:
         asked = request("r", prompt_tokens=1000)
         for ttft_s in (0.5, None):
             policy.on_completed(
-                Completion(
-                    request=asked, replica="replica/0", attempt=1, output_tokens=500, ttft_s=ttft_s
-                ),
+                Completion(request=asked, replica="replica/0", attempt=1, output_tokens=500, ttft_s=ttft_s),
                 0.0,
             )
         assert policy.desired(pool(1, interval_s=10.0), 10.0) == Scale(2)

@@ -26,7 +26,9 @@ def as_tested(target: float, **fields: Any) -> KnativeConcurrency:
 
 def ready(count: int, **fields: Any) -> PoolView:
     return PoolView(
-        ready=count, requested=count, **({"min_replicas": 0, "max_replicas": 5000, "interval_s": 1.0} | fields)
+        ready=count,
+        requested=count,
+        **({"min_replicas": 0, "max_replicas": 5000, "interval_s": 1.0} | fields),
     )
 
 
@@ -81,9 +83,7 @@ def test_in_panic_the_larger_of_both_means_counts(stable: float, wanted: int) ->
 
 def sequence(policy: KnativeConcurrency, *steps: tuple[float, int, float, float]) -> list[int]:
     """(when, ready, stable, panic) -> what was asked for."""
-    return [
-        policy._decide(ready(count), stable, panic, now_s) for now_s, count, stable, panic in steps
-    ]
+    return [policy._decide(ready(count), stable, panic, now_s) for now_s, count, stable, panic in steps]
 
 
 def test_panic_grows_with_the_surge() -> None:
@@ -182,9 +182,7 @@ def test_at_first_it_asks_for_the_initial_scale() -> None:
     st.floats(1.1, 20.0),
     st.floats(1.1, 20.0),
 )
-def test_one_step_never_goes_beyond_its_rates(
-    looks: list[tuple[int, float]], up: float, down: float
-) -> None:
+def test_one_step_never_goes_beyond_its_rates(looks: list[tuple[int, float]], up: float, down: float) -> None:
     policy = reset(
         KnativeConcurrency(
             target_concurrency=10.0, max_scale_up_rate=up, max_scale_down_rate=down, initial_scale=0,

@@ -115,9 +115,7 @@ class TestAlgorithm:
         policy = at_once(0.5, sync_period_s=3.0)
         busy = [0.5, 1.0, 1.0, 1.0, 0.0]
         asked = [
-            policy.desired(
-                pool(2, gpu_utilization=value, interval_s=float(now_s > 0), max_replicas=9), now_s
-            )
+            policy.desired(pool(2, gpu_utilization=value, interval_s=float(now_s > 0), max_replicas=9), now_s)
             for now_s, value in enumerate(busy)
         ]
         assert [scale.replicas for scale in asked] == [2, 2, 2, 4, 4]
@@ -175,9 +173,7 @@ class TestBehaviour:
         }  # fmt: skip
         assert asked == {0: 8, 15: 8, 285: 8, 300: 4, 585: 2}
 
-    @given(
-        st.lists(st.integers(0, 50), min_size=1, max_size=60), st.floats(0.0, 20.0), st.floats(0.0, 20.0)
-    )
+    @given(st.lists(st.integers(0, 50), min_size=1, max_size=60), st.floats(0.0, 20.0), st.floats(0.0, 20.0))
     def test_the_windows_hold_the_extremes(self, wanted: list[int], up_s: float, down_s: float) -> None:
         stabilizer, current = Stabilizer(up_s, down_s), 10
         for now_s, value in enumerate(wanted):

@@ -1,7 +1,7 @@
 """The Knative Pod Autoscaler, against the cases of Knative's own unit tests.
 
-Numbers of `pkg/autoscaler/scaling/autoscaler_test.go` of knative/serving at 01f103e, whose tests run with a target of so
-much, a utilisation of 75 %, a panic threshold of 200 %, and rates of 10 both ways.
+Numbers of `pkg/autoscaler/scaling/autoscaler_test.go` of knative/serving at 01f103e, whose tests run with a target of
+so much, a utilisation of 75 %, a panic threshold of 200 %, and rates of 10 both ways.
 """
 
 import math
@@ -47,29 +47,33 @@ def test_conformance(check):
 
 
 @pytest.mark.parametrize(
-    ("name", "target", "stable", "panic", "pods", "parameters", "wanted"),
+    ("target", "stable", "panic", "pods", "parameters", "wanted"),
     [
-        ("NoDataAtZeroNoAutoscale", 10, 0, 0, 1, {}, 0),
-        ("StableModeUnlimitedTBC", 181, 21, 26, 1, {}, 1),
-        ("Autoscaler0TBC", 10, 50, 49, 1, {}, 5),
-        ("StableModeNoChange", 10, 50, 50, 1, {}, 5),
-        ("StableModeNoChangeAlreadyScaled", 10, 50, 50, 5, {}, 5),
-        ("StableModeIncreaseWithSmallScaleUpRate", 1, 3, 3.1, 2, {"max_scale_up_rate": 1.1}, 3),
-        ("StableModeDecreaseWithSmallScaleDownRate", 10, 1, 1, 100, {"max_scale_down_rate": 1.1}, 90),
-        ("PanicModeDoublePodCount", 10, 50, 100, 1, {}, 10),
-        ("StableModeIncreaseWithConcurrencyDefault", 10, 100, 10, 1, {}, 10),
-        ("RateLimitScaleUp", 10, 1000, 1001, 1, {}, 10),
-        ("RateLimitScaleUp, again", 10, 1000, 1001, 10, {}, 100),
-        ("RateLimitScaleDown", 10, 1, 1, 100, {}, 10),
-        ("RateLimitScaleDown, again", 10, 1, 1, 10, {}, 1),
-        ("UseOnePodAsMinimumIfEndpointsNotFound", 10, 1000, 888, 0, {}, 10),
-        ("StableModeNoTrafficScaleToZero", 10, 1, 0, 1, {}, 1),
-        ("ActivationScale", 10, 1, 0, 1, {"activation_scale": 2}, 2),
-        ("ActivationScale, none", 10, 0, 0, 1, {"activation_scale": 2}, 0),
+        pytest.param(10, 0, 0, 1, {}, 0, id="NoDataAtZeroNoAutoscale"),
+        pytest.param(181, 21, 26, 1, {}, 1, id="StableModeUnlimitedTBC"),
+        pytest.param(10, 50, 49, 1, {}, 5, id="Autoscaler0TBC"),
+        pytest.param(10, 50, 50, 1, {}, 5, id="StableModeNoChange"),
+        pytest.param(10, 50, 50, 5, {}, 5, id="StableModeNoChangeAlreadyScaled"),
+        pytest.param(
+            1, 3, 3.1, 2, {"max_scale_up_rate": 1.1}, 3, id="StableModeIncreaseWithSmallScaleUpRate"
+        ),
+        pytest.param(
+            10, 1, 1, 100, {"max_scale_down_rate": 1.1}, 90, id="StableModeDecreaseWithSmallScaleDownRate"
+        ),
+        pytest.param(10, 50, 100, 1, {}, 10, id="PanicModeDoublePodCount"),
+        pytest.param(10, 100, 10, 1, {}, 10, id="StableModeIncreaseWithConcurrencyDefault"),
+        pytest.param(10, 1000, 1001, 1, {}, 10, id="RateLimitScaleUp"),
+        pytest.param(10, 1000, 1001, 10, {}, 100, id="RateLimitScaleUp, again"),
+        pytest.param(10, 1, 1, 100, {}, 10, id="RateLimitScaleDown"),
+        pytest.param(10, 1, 1, 10, {}, 1, id="RateLimitScaleDown, again"),
+        pytest.param(10, 1000, 888, 0, {}, 10, id="UseOnePodAsMinimumIfEndpointsNotFound"),
+        pytest.param(10, 1, 0, 1, {}, 1, id="StableModeNoTrafficScaleToZero"),
+        pytest.param(10, 1, 0, 1, {"activation_scale": 2}, 2, id="ActivationScale"),
+        pytest.param(10, 0, 0, 1, {"activation_scale": 2}, 0, id="ActivationScale, none"),
     ],
 )
-def test_it_wants_what_knative_wants(
-    name: str, target: float, stable: float, panic: float, pods: int, parameters: dict[str, Any], wanted: int
+def test_it_wants_what_knative_wants(  # noqa: PLR0917  # a table's row
+    target: float, stable: float, panic: float, pods: int, parameters: dict[str, Any], wanted: int
 ) -> None:
     assert as_tested(target, **parameters)._decide(ready(pods), stable, panic, 0.0) == wanted
 
@@ -141,8 +145,13 @@ def test_it_begins_in_panic_with_more_than_one_replica(count: int) -> None:
 
 @pytest.mark.parametrize(
     ("burst", "pods", "panic", "excess"),
-    [(100, 1, 50, math.floor(10 / 0.75 - 100 - 50)), (0, 1, 49, 0), (-1, 1, 26, -1), (98, 55, 56, math.floor(55 * 10 / 0.75 - 98 - 56))],
-)  # fmt: skip
+    [
+        (100, 1, 50, math.floor(10 / 0.75 - 100 - 50)),
+        (98, 55, 56, math.floor(55 * 10 / 0.75 - 98 - 56)),
+        (0, 1, 49, 0),
+        (-1, 1, 26, -1),
+    ],
+)
 def test_excess_burst_capacity_is_in_the_reason(burst: float, pods: int, panic: float, excess: int) -> None:
     policy = as_tested(10, target_burst_capacity=float(burst))
     policy.begun = policy.initialized = True

@@ -1,5 +1,6 @@
 """The Horizontal Pod Autoscaler and KEDA: worked examples of their documents, and cases of their unit tests."""
 
+import itertools
 from typing import Any
 
 import pytest
@@ -133,9 +134,9 @@ class TestBehaviour:
             limit.changed(counts[-2] - counts[-1], now_s)
             now_s += 60.0
         assert counts[:3] == [80, 72, 64]
-        assert [before - after for before, after in zip(counts, counts[1:], strict=False) if before <= 40][
-            :-1
-        ] == [4] * 7
+        assert [before - after for before, after in itertools.pairwise(counts) if before <= 40][:-1] == [
+            4
+        ] * 7
 
     def test_the_default_adds_four_or_doubles_every_15_s(self) -> None:
         policy = reset(HorizontalPodAutoscaler(metrics={"queue_depth": 1.0}))

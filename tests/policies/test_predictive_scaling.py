@@ -73,7 +73,7 @@ class TestPredictive:
     @pytest.mark.parametrize("interval_s", [0.7, 3.0, 10.0, 25.0])
     def test_looks_need_not_end_with_buckets(self, interval_s: float) -> None:
         policy, other = forecaster(), forecaster()
-        for n in range(round(400 / interval_s)):
+        for _n in range(round(400 / interval_s)):
             policy._count(7.0, interval_s)
             other._count(7.0, interval_s / 2)
             other._count(7.0, interval_s / 2)

@@ -1,5 +1,6 @@
 """Scaling policies made of others: the most of several, held to windows, limited in rate."""
 
+import itertools
 from typing import Any
 
 import pytest
@@ -139,7 +140,10 @@ class TestStabilized:
     def test_it_stays_between_what_its_windows_saw(
         self, numbers: list[int], up_s: float, down_s: float
     ) -> None:
-        said = asked(Stabilized(scaler=SaysOneAfterAnother(numbers=tuple(numbers)), up_s=up_s, down_s=down_s), len(numbers), ready=1)  # fmt: skip
+        said = asked(
+            Stabilized(scaler=SaysOneAfterAnother(numbers=tuple(numbers)), up_s=up_s, down_s=down_s),
+            len(numbers),
+        )
         assert all(min([1, *numbers]) <= count <= max([1, *numbers]) for count in said)
 
     @given(st.lists(st.integers(1, 30), min_size=1, max_size=50))
@@ -182,7 +186,7 @@ class TestRateLimited:
             down_limits=(("pods", down, 1.0),),
         )
         counts = [10, *asked(policy, len(numbers), ready=10)]
-        steps = [after - before for before, after in zip(counts, counts[1:], strict=False)]
+        steps = [after - before for before, after in itertools.pairwise(counts)]
         assert all(-down <= step <= up for step in steps)
 
 

@@ -33,7 +33,7 @@ def servers_for(load: float, wait_probability: float, most: int) -> int:
     blocked = 1.0
     for servers in range(1, most):
         blocked = load * blocked / (servers + load * blocked)
-        if servers > load and servers * blocked <= wait_probability * (servers - load * (1.0 - blocked)):
+        if servers * blocked <= wait_probability * (servers - load * (1.0 - blocked)):
             return servers
     return most
 

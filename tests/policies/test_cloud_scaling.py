@@ -65,7 +65,8 @@ class TestTargetTracking:
 
     def test_it_scales_in_after_fifteen_minutes_well_below_and_not_just_below(self) -> None:
         assert self.asked(reset(TargetTracking()), [(4, 140.0)] * 15) == [4] * 14 + [2]
-        assert self.asked(reset(TargetTracking()), [(4, 0.95 * 280.0)] * 20) == [4] * 20
+        assert self.asked(reset(TargetTracking()), [(40, 0.95 * 2800.0)] * 20) == [40] * 20
+        assert self.asked(reset(TargetTracking(in_below=1.0)), [(40, 0.95 * 2800.0)] * 15)[-1] == 38
 
     def test_scale_ins_are_a_cooldown_apart_and_a_scale_out_is_not(self) -> None:
         policy = reset(TargetTracking(in_periods=1, out_periods=1))

@@ -91,6 +91,10 @@ class TestAlgorithm:
         view = pool(2, gpu_utilization=utilization, replicas=views, interval_s=1.0)
         assert at_once(1.0).desired(view, 0.0) == Scale(asked)
 
+    def test_what_turns_the_direction_round_changes_nothing(self) -> None:
+        """2 · 1.2 of 4, where two are not ready, is below the target, though those that are ready are above."""
+        assert at_once(0.5)._of_replicas(1.2, 1, pool(2, starting=2), silent=0) == 1
+
     def test_a_missing_metric_counts_as_the_target_on_the_way_down(self) -> None:
         views = (*(ReplicaView(id=f"{n}", gpu_utilization=0.1) for n in range(4)), ReplicaView(id="b"))
         view = pool(5, gpu_utilization=0.1, replicas=views, interval_s=1.0)
@@ -158,6 +162,10 @@ class TestBehaviour:
     @pytest.mark.parametrize(("select", "most"), [("max", 20), ("min", 14), ("disabled", 10)])
     def test_select_policy(self, select: str, most: int) -> None:
         assert RateLimit((("percent", 100, 15.0), ("pods", 4, 15.0)), select).highest(10, 0.0) == most
+
+    def test_per_cent_are_rounded_in_favour_of_the_change(self) -> None:
+        limit = RateLimit((("percent", 10, 60.0),), "max")
+        assert (limit.highest(3, 0.0), limit.lowest(3, 0.0)) == (4, 2)
 
     def test_what_was_added_in_the_period_counts(self) -> None:
         limit = RateLimit((("pods", 4, 60.0),), "max")

@@ -142,6 +142,10 @@ class TestScheduled:
         assert policy.desired(pool(1), 0.0) == Scale(3, "schedule")
         assert policy.desired(pool(1, queue_depth=50), 1.0).replicas == 5
 
+    def test_a_table_may_hold_the_policy_within(self) -> None:
+        table = {"policy": "scheduled", "schedule": [[0, 2]], "scaler": {"policy": "queue-depth", "step": 2}}
+        assert build(ScalingPolicy, table).scaler == QueueDepth(step=2)
+
     @pytest.mark.parametrize(
         ("schedule", "path"),
         [

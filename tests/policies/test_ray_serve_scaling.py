@@ -99,6 +99,13 @@ def test_one_look_the_other_way_begins_the_count_anew() -> None:
     assert asked == [2, 2, 2, 2, 2, 4]
 
 
+def test_it_goes_to_none_from_one_only() -> None:
+    policy = reset(TargetOngoingRequests(downscale_delay_s=0.0))
+    policy.asked = 5
+    asked = [policy.desired(look(count, 0.0), 0.0).replicas for count in (5, 1, 0)]
+    assert asked == [1, 0, 0]
+
+
 def test_from_none_it_goes_at_once() -> None:
     policy = reset(TargetOngoingRequests(upscaling_factor=2.5))
     policy.asked = 0

@@ -64,6 +64,10 @@ class TestMaxOf:
         policy = reset(MaxOf(scalers=[Fixed(replicas=2), Fixed(replicas=5), QueueDepth()]))
         assert policy.desired(pool(3), 0.0) == Scale(5, "fixed")
 
+    def test_of_equal_ones_the_first_is_named(self) -> None:
+        policy = reset(MaxOf(scalers=[SaysOneAfterAnother(numbers=(4,)), Fixed(replicas=4)]))
+        assert policy.desired(pool(1), 0.0).reason == "says-one-after-another"
+
     def test_its_parts_are_reset_and_hear(self) -> None:
         policy = MaxOf(
             scalers=[

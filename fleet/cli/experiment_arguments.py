@@ -31,6 +31,10 @@ def _add_compare(commands: Any) -> None:
         nargs="+",
         help="fleets, as TOML or JSON; the first is the baseline",
     )
+    compare.add_argument(
+        "--presets", metavar="NAME,NAME,...",
+        help="run each fleet as these systems do by default: triton, ray_serve, kserve, vllm, ...",
+    )  # fmt: skip
     set_flag(compare)
     _vary(compare)
     run_flags(compare, seed=False)

@@ -9,6 +9,7 @@ from typing import Annotated
 from msgspec import Meta
 
 from policies.base import QueueingPolicy
+from policies.queueing.charging import payer
 from policies.views import Completion
 from traces.schema import Request
 
@@ -53,7 +54,7 @@ class VirtualTokenCounter(QueueingPolicy):
         self.last_left: str | None = None
 
     def push(self, request: Request, now_s: float) -> None:
-        tenant = _tenant(request)
+        tenant = payer(request)
         if tenant not in self.waiting:
             self.counters[tenant] = max(self.counters.get(tenant, 0.0), self._floor())
             self.waiting[tenant] = OrderedDict()
@@ -105,7 +106,7 @@ class VirtualTokenCounter(QueueingPolicy):
     # --- what is charged ---------------------------------------------------------------------------------------
 
     def _taken(self, request: Request) -> None:
-        served = self.served[request.id] = _Served(_tenant(request))
+        served = self.served[request.id] = _Served(payer(request))
         tokens = self.default_prompt_tokens if request.prompt_tokens is None else request.prompt_tokens
         self._charge(served, self.prompt_weight * tokens)
 
@@ -143,7 +144,3 @@ class _Served:
         """Output tokens of this attempt."""
         self.heard: int | None = None
         """Output tokens of its answer when it was last heard of."""
-
-
-def _tenant(request: Request) -> str | None:
-    return request.user if request.tenant is None else request.tenant

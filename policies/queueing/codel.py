@@ -17,7 +17,7 @@ _REMEMBERED_INTERVALS = 16
 """How soon after the last drop a queue must stand again for the rate of drops to go on from where it was."""
 
 
-class CoDel(QueueingPolicy):
+class CoDel(QueueingPolicy, tag="codel"):
     """First in, first out; the head is dropped when the least waiting time of an interval is above target. O(1).
 
     Judged by what leaves: once requests have left `interval_s` long after waits of `target_s` or more each, one is

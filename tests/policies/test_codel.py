@@ -23,7 +23,7 @@ def test_conformance(check):
 @pytest.mark.parametrize("parameter", ["target_s", "interval_s"])
 def test_what_is_out_of_bounds_is_named(parameter):
     with pytest.raises(PolicyError, match=rf"\$\.queueing\.{parameter}"):
-        build(QueueingPolicy, {"policy": "co-del", parameter: 0.0}, "$.queueing")
+        build(QueueingPolicy, {"policy": "codel", parameter: 0.0}, "$.queueing")
 
 
 class AsInTheRfc:

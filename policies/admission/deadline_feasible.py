@@ -41,7 +41,7 @@ class DeadlineFeasible(AdmissionPolicy):
         self.backlog = 0
         """Requests that still wait of those that did when one last came."""
         self.last_end_s: float | None = None
-        """When the last one ended, if others waited then."""
+        """When the last one ended, or the backlog began after it; None: there is none."""
         self.drain_replica_s = self.drained = 0.0
         """Replica seconds in which there was a backlog, and requests that ended in them; fading."""
         self.service_s = self.services = 0.0
@@ -73,8 +73,8 @@ class DeadlineFeasible(AdmissionPolicy):
         return self.deadline_s
 
     def _sees(self, waiting: int, now_s: float) -> None:
-        if self.backlog <= 0:
-            self.last_end_s = now_s if waiting > 1 else None
+        if self.last_end_s is None and waiting > 1:  # a backlog begins: it is not alone
+            self.last_end_s = now_s
         self.backlog = waiting
 
     def on_request_ended(self, ending: Ending, now_s: float) -> None:

@@ -99,7 +99,8 @@ class TokenBucket(AdmissionPolicy):
             buckets.take(tokens)
             self.expected[request.id] = output
             return _ADMIT
-        if self.over_rate == "reject" or wait_s > self.max_delay_s:
+        too_late = request.deadline_s is not None and due_s >= request.arrived_s + request.deadline_s
+        if self.over_rate == "reject" or wait_s > self.max_delay_s or too_late:
             return _OVER_RATE
         buckets.take(tokens)
         self._forget_promises(now_s)

@@ -86,7 +86,7 @@ EACH = {"window_s": 0.0, "window_requests": 1}
 
 class TestGradientConcurrency:
     def test_the_limits_are_those_of_netflixs_gradient2(self):
-        """Recorded from its formula, worked by itself: it grows by 0.8, shrinks at four times the latency, and so on."""
+        """Recorded from its formula, worked by itself: it grows by 0.8, shrinks at four times the latency."""
         expected = [20 + 0.8 * n for n in range(1, 13)]
         expected += [27.44, 25.496, 23.7464, 22.17176, 20.754584, 20.0, 20.0, 20.0, 20.0, 20.0, 20.0, 20.0]
         expected += [20 + 0.8 * n for n in range(1, 7)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from experiments.effects.effect import Effect
-from experiments.effects.mixes import Stream, completed_percent, in_time_percent, mix, quantile_ms
+from experiments.effects.mixes import Fields, Stream, completed_percent, in_time_percent, mix, quantile_ms
 from fleet import AffineLatency, EmulatedEngine, FleetSpec
 from fleet.engines import AffineSteps, EmulatedLlmEngine, KvSpec
 from policies import NoBatching, QueueLimit
@@ -52,7 +52,7 @@ def deadlines(seed: int) -> Trace:
 
 def of_two_priorities(seed: int) -> Trace:
     """Likewise, a third of which is urgent; of many users."""
-    common = {"until_s": 20.0, "users": 300, "deadline_s": 1.0}
+    common: Fields = {"until_s": 20.0, "users": 300, "deadline_s": 1.0}
     return mix(
         seed, Stream(name="urgent", rate_per_s=50.0, priority=3, **common),
         Stream(name="patient", rate_per_s=100.0, priority=0, **common),

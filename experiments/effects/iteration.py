@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from experiments.effects.effect import Effect
-from experiments.effects.mixes import Stream, mean_ms, mix, quantile_ms
+from experiments.effects.mixes import Fields, Stream, mean_ms, mix, quantile_ms
 from fleet import FleetSpec
 from fleet.engines import AffineSteps, EmulatedLlmEngine, KvSpec
 from policies import VllmTokenBudget
@@ -25,7 +25,7 @@ REPLICA = FleetSpec(
 
 def urgent_in_a_crowd(seed: int) -> Trace:
     """More than there is to have, of which a tenth is urgent."""
-    common = {"until_s": 15.0, "prompt_tokens": (100, 300), "output_tokens": (20, 60)}
+    common: Fields = {"until_s": 15.0, "prompt_tokens": (100, 300), "output_tokens": (20, 60)}
     return mix(
         seed, Stream(name="crowd", rate_per_s=18.0, **common),
         Stream(name="urgent", rate_per_s=2.0, priority=1, **common),
@@ -34,7 +34,7 @@ def urgent_in_a_crowd(seed: int) -> Trace:
 
 def loud_and_quiet(seed: int) -> Trace:
     """One tenant floods the replica for fifteen seconds, another asks now and then."""
-    common = {"prompt_tokens": (50, 150), "output_tokens": (10, 30)}
+    common: Fields = {"prompt_tokens": (50, 150), "output_tokens": (10, 30)}
     return mix(
         seed, Stream(name="loud", rate_per_s=50.0, until_s=15.0, **common),
         Stream(name="quiet", rate_per_s=3.0, until_s=20.0, **common),

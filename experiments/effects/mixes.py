@@ -13,6 +13,9 @@ from fleet import Run
 from traces import Request, Slo, Trace, TraceEntry
 from traces.schema import RequestKind
 
+Fields = dict[str, Any]  # Any: of several types
+"""What several streams have in common."""
+
 
 class Stream(Struct, frozen=True, kw_only=True):
     """Requests that arrive as a Poisson process and are alike, but for their lengths."""

@@ -8,6 +8,7 @@ import numpy as np
 
 from experiments.effects.effect import Effect
 from experiments.effects.mixes import (
+    Fields,
     Stream,
     in_time_percent,
     mean_ms,
@@ -46,7 +47,7 @@ TOKENS = FleetSpec(
 
 def bursts(seed: int) -> Trace:
     """Half as much again as can be served, for five seconds of each of two quarters of a minute."""
-    calm = {"until_s": 30.0, "rate_per_s": 25.0}
+    calm: Fields = {"until_s": 30.0, "rate_per_s": 25.0}
     return mix(
         seed, Stream(name="calm", **calm), Stream(name="one", from_s=2.0, until_s=7.0, rate_per_s=60.0),
         Stream(name="two", from_s=17.0, until_s=22.0, rate_per_s=60.0),
@@ -63,7 +64,7 @@ def urgent_crowd(seed: int) -> Trace:
 
 def short_and_long(seed: int) -> Trace:
     """Many short answers and a few long ones, whose tenants tell them apart, at 90 % load or so."""
-    common = {"until_s": 80.0, "prompt_tokens": (50, 150)}
+    common: Fields = {"until_s": 80.0, "prompt_tokens": (50, 150)}
     return mix(
         seed, Stream(name="short", rate_per_s=12.0, output_tokens=(5, 15), **common),
         Stream(name="long", rate_per_s=1.0, output_tokens=(150, 250), **common),
@@ -72,7 +73,7 @@ def short_and_long(seed: int) -> Trace:
 
 def loud_and_quiet(seed: int) -> Trace:
     """One tenant floods the fleet for twenty seconds, another asks now and then."""
-    common = {"prompt_tokens": (50, 150), "output_tokens": (10, 30)}
+    common: Fields = {"prompt_tokens": (50, 150), "output_tokens": (10, 30)}
     return mix(
         seed, Stream(name="loud", rate_per_s=40.0, until_s=20.0, **common),
         Stream(name="quiet", rate_per_s=3.0, until_s=30.0, **common),
@@ -81,7 +82,12 @@ def loud_and_quiet(seed: int) -> Trace:
 
 def gold_and_free(seed: int) -> Trace:
     """Two tenants ask for more than there is, one as much as the other."""
-    common = {"rate_per_s": 30.0, "until_s": 15.0, "prompt_tokens": (50, 150), "output_tokens": (10, 30)}
+    common: Fields = {
+        "rate_per_s": 30.0,
+        "until_s": 15.0,
+        "prompt_tokens": (50, 150),
+        "output_tokens": (10, 30),
+    }
     return mix(seed, Stream(name="gold", **common), Stream(name="free", **common))
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Collection, Iterable, Sequence
+from itertools import islice
 
 from policies.views import ReplicaView
 
@@ -125,6 +126,12 @@ class PrefixTree(BlockHolders):
         self.add(new, bit)
         if len(used) > limit:
             self.remove([used.popitem(last=False)[0] for _ in range(len(used) - limit)], bit)
+
+    def victims(self, replica: str, count: int) -> list[int]:
+        """The blocks that would be forgotten if the replica got so many that it does not have. O(those)."""
+        used = self._used.get(replica)
+        over = 0 if used is None else len(used) + count - self._limits.get(replica, self.max_blocks)
+        return list(islice(used, over)) if used is not None and over > 0 else []
 
     def expire(self, now_s: float) -> None:
         """Forget what was not used for `ttl_s`. O(replicas + blocks forgotten)."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -33,15 +32,12 @@ class BatchFilling(RoutingPolicy):
     """Requests in flight that a replica may have more than the least loaded and still be filled up. With 0 as well."""
 
     def route(self, request: Request, replicas: Sequence[ReplicaView], now_s: float) -> Route:
-        size, fewest = self.batch_size, math.inf
+        size = self.batch_size
         loads = [replica.in_flight for replica in replicas]
         least = min(loads)
-        most, fullest, chosen = least + self.max_imbalance, 0, -1
-        for number, load in enumerate(loads):
-            if load <= most:
-                forming = load % size
-                if forming > fullest or (forming == fullest and forming and load < fewest):
-                    fullest, fewest, chosen = forming, load, number
-        if chosen < 0:
-            return Route(replicas[loads.index(least)].id, "a new batch")
-        return Route(replicas[chosen].id, "fills a batch")
+        most, fullest, chosen = least + self.max_imbalance, 0, least
+        for load in dict.fromkeys(loads):  # there are few different ones, however many replicas there are
+            forming = load % size
+            if load <= most and (forming > fullest or (forming == fullest and load < chosen)):
+                fullest, chosen = forming, load
+        return Route(replicas[loads.index(chosen)].id, "fills a batch" if fullest else "a new batch")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections import deque
 from collections.abc import Sequence
@@ -59,6 +60,8 @@ class Preble(RoutingPolicy):
 
     def reset(self, rng: random.Random) -> None:
         self.tree = PrefixTree(self.max_tree_blocks)
+        self.limits = (0, 0)
+        """How many replicas have told the size of their caches, and the tokens per block for which that holds."""
         self.window: deque[_Sent] = deque()
         """What was sent within `window_s`, the oldest first."""
         self.uses: dict[int, int] = {}
@@ -74,27 +77,31 @@ class Preble(RoutingPolicy):
     def route(self, request: Request, replicas: Sequence[ReplicaView], now_s: float) -> Route:
         self._forget(now_s)
         hashed_tokens, prompt_tokens = self._shape(request)
-        self.tree.learn_limits(replicas, self.block_tokens, hashed_tokens)
+        self._learn_limits(replicas, hashed_tokens)
         blocks = request.blocks or ()
         ids = [replica.id for replica in replicas]
-        loads, depths = self.loads_s(ids), self.tree.depths(blocks, ids)
+        loads, matches = self.loads_s(ids), self.tree.matches(blocks)
+        depths = [matches.get(replica, 0) for replica in ids] if matches else [0] * len(ids)
         longest = max(depths)
         matched = min(longest * hashed_tokens, prompt_tokens)
         if matched > prompt_tokens - matched:
-            best = [number for number, depth in enumerate(depths) if depth == longest]
-            chosen = min([(loads[number], replicas[number].in_flight, number) for number in best])[2]
-            least = min([(load, replicas[number].in_flight, number) for number, load in enumerate(loads)])
+            exploited = [
+                load if depth == longest else math.inf for load, depth in zip(loads, depths, strict=True)
+            ]
+            chosen, least = _first_of_least(exploited, replicas), min(loads)
             # One without any load counts as if it had this request: all others would be endless times as busy.
-            unit = max(least[0], prompt_tokens * self.prefill_s_per_token)
-            if self.rebalance_factor is not None and loads[chosen] > self.rebalance_factor * unit:
-                return Route(replicas[least[2]].id, "rebalances")
-            return Route(replicas[chosen].id, "exploits")
-        costs = []
-        for number, (replica, load, depth) in enumerate(zip(replicas, loads, depths, strict=True)):
-            missed = max(0, prompt_tokens - depth * hashed_tokens)
-            tokens = missed + self._evicted_tokens(replica.id, len(blocks) - depth, hashed_tokens)
-            costs.append((load + tokens * self.prefill_s_per_token, replica.in_flight, number))
-        return Route(replicas[min(costs)[2]].id, "explores")
+            unit = max(least, prompt_tokens * self.prefill_s_per_token)
+            if self.rebalance_factor is None or loads[chosen] <= self.rebalance_factor * unit:
+                return Route(ids[chosen], "exploits")
+            return Route(ids[_first_of_least(loads, replicas)], "rebalances")
+        tokens: list[float] = [max(0, prompt_tokens - depth * hashed_tokens) for depth in depths]
+        for number, room in enumerate(self.tree.room(ids)):
+            new_blocks = len(blocks) - depths[number]
+            if new_blocks > room:
+                tokens[number] += self._evicted_tokens(ids[number], new_blocks, hashed_tokens)
+        prefill_s = self.prefill_s_per_token
+        costs = [load + count * prefill_s for load, count in zip(loads, tokens, strict=True)]
+        return Route(ids[_first_of_least(costs, replicas)], "explores")
 
     def loads_s(self, replicas: Sequence[str]) -> list[float]:
         """Seconds of work that was sent to each of these within the window."""
@@ -108,6 +115,13 @@ class Preble(RoutingPolicy):
             return 0.0
         uses = sum([self.uses.get(block, 0) for block in self.tree.victims(replica, new_blocks)])
         return uses * hashed_tokens / len(self.window)
+
+    def _learn_limits(self, replicas: Sequence[ReplicaView], hashed_tokens: int) -> None:
+        """The sizes of caches do not change: they are asked for until all have told."""
+        if self.limits != (len(replicas), hashed_tokens):
+            self.tree.learn_limits(replicas, self.block_tokens, hashed_tokens)
+            told = sum([replica.tokens is not None for replica in replicas])
+            self.limits = told, hashed_tokens
 
     def _shape(self, request: Request) -> tuple[int, int]:
         """Tokens per block, and of the prompt."""
@@ -140,6 +154,7 @@ class Preble(RoutingPolicy):
     def on_replicas(self, replicas: Sequence[ReplicaView], now_s: float) -> None:
         # What was sent stays counted until it is old: a replica that was under suspicion comes back with it.
         self.tree.keep_only({replica.id for replica in replicas})
+        self.limits = (0, 0)
 
     def _forget(self, now_s: float) -> None:
         since_s = now_s - self.window_s
@@ -163,6 +178,16 @@ class _Sent:
         self.replica = replica
         self.missed_tokens = missed_tokens
         self.blocks = blocks
+
+
+def _first_of_least(costs: Sequence[float], replicas: Sequence[ReplicaView]) -> int:
+    """Whose cost is the least; of several the one with the fewest requests in flight, then the first."""
+    least = min(costs)
+    if costs.count(least) == 1:
+        return costs.index(least)
+    return min([(replicas[number].in_flight, number) for number, cost in enumerate(costs) if cost == least])[
+        1
+    ]
 
 
 def _add(counts: dict[K, int], key: K, number: int) -> None:

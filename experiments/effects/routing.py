@@ -6,7 +6,7 @@ import random
 from functools import partial
 
 from experiments.effects.effect import Effect
-from fleet import FleetSpec, Run
+from fleet import FleetSpec, PoolSpec, Run
 from fleet.engines import AffineLatency, AffineSteps, EmulatedEngine, EmulatedLlmEngine, KvSpec
 from policies import (
     Composed,
@@ -15,6 +15,7 @@ from policies import (
     PowerOfTwoChoices,
     Random,
     RoundRobin,
+    VllmTokenBudget,
     Window,
 )
 from policies.routing.batch_filling import BatchFilling
@@ -26,8 +27,10 @@ from policies.routing.llm_d_default import LlmDDefault
 from policies.routing.peak_ewma import PeakEwma
 from policies.routing.preble import Preble
 from policies.routing.predicted_latency import PredictedLatency
+from policies.routing.prequal_hot_cold import PrequalHotCold
 from policies.routing.priority_tiers import PriorityTiers
 from policies.routing.queue_scorer import QueueScorer
+from policies.routing.zone_aware import ZoneAware
 from traces import Fault, FaultTrace, Lengths, Request, Trace, TraceEntry, poisson, sessions, zipf
 
 SERVICE_S = 0.1
@@ -77,10 +80,10 @@ def shared_prompts(seed: int) -> Trace:
     return Trace.from_entries(entries)
 
 
-def unlike_prompts(seed: int, *, rate_per_s: float = 30.0) -> Trace:
+def unlike_prompts(seed: int) -> Trace:
     """Prompts from a line to a book, that share nothing."""
     return poisson(
-        rate_per_s,
+        30.0,
         25.0,
         seed,
         prompt_tokens=Lengths.lognormal(1500, 1.6),
@@ -88,9 +91,31 @@ def unlike_prompts(seed: int, *, rate_per_s: float = 30.0) -> Trace:
     )
 
 
+def questions(seed: int) -> Trace:
+    """Short prompts and answers of some length."""
+    return poisson(
+        50.0, 20.0, seed, prompt_tokens=Lengths.lognormal(600, 0.8), output_tokens=Lengths.lognormal(100, 0.8)
+    )
+
+
+def short_answers(seed: int) -> Trace:
+    """Little to compute for each, a lot of them."""
+    return poisson(500.0, 6.0, seed, prompt_tokens=16, output_tokens=Lengths.lognormal(20, 0.6))
+
+
+def zoned(seed: int) -> Trace:
+    """Half of the requests come from one zone of three, a fifth from another."""
+    rng, now_s, entries = random.Random(seed), 0.0, []
+    for number in range(2000):
+        now_s += rng.expovariate(80.0)
+        [zone] = rng.choices(("east", "north", "west"), (0.5, 0.3, 0.2))
+        entries.append(TraceEntry(Request(f"r{number}", now_s, extra={"zone": zone})))
+    return Trace.from_entries(entries)
+
+
 def slow_replica(seed: int) -> FaultTrace:
-    """One of the replicas takes eight times as long for a while."""
-    return FaultTrace(faults=(Fault(at_s=8.0, kind="slow", replica="replica/1", for_s=12.0, factor=8.0),))
+    """One of the replicas takes ten times as long for a while."""
+    return FaultTrace(faults=(Fault(at_s=8.0, kind="slow", replica="replica/1", for_s=20.0, factor=10.0),))
 
 
 def warms_up(seed: int) -> FaultTrace:
@@ -129,6 +154,18 @@ def urgent_p99_ms(run: Run) -> float:
     return e2e_ms(run.parts("priority")[(1,)])
 
 
+def own_zone_percent(run: Run) -> float:
+    """Of the requests that a replica served, those that one of their own zone did."""
+    served = [
+        (str(replica).split("/")[1], extra)
+        for replica, extra in zip(
+            run.records["replica"].to_pylist(), run.records["extra"].to_pylist(), strict=True
+        )
+        if replica is not None
+    ]
+    return 100.0 * sum(f'"{zone}"' in str(extra) for zone, extra in served) / len(served)
+
+
 # --- the fleets ------------------------------------------------------------------------------------------------
 
 
@@ -155,18 +192,31 @@ BATCHES = FleetSpec(
     batching=Window(max_batch=8, window_s=0.2),
 )
 MODELS = language_models(6)
+FULL = MODELS.replace(iteration=VllmTokenBudget(max_sequences=8))
+UNEQUAL = FleetSpec(
+    engine=EmulatedLlmEngine(
+        latency=AffineSteps(base_s=0.0005, per_decode_s=0.003), kv=KvSpec(blocks=4096, block_tokens=16)
+    ),
+    replicas=50,
+    weights=(1.0, 0.5),
+)
+ZONES = FleetSpec(
+    engine=SOME.engine,
+    batching=NoBatching(),
+    pools={zone: PoolSpec(zone=zone, replicas=4) for zone in ("east", "north", "west")},
+)
 
 EFFECTS: tuple[Effect, ...] = (
     Effect(
         policy="PeakEwma",
         claim="keeps away from a replica that turned slow, which a count of requests in flight sees late",
-        trace=partial(poisson, 55.0, 35.0),
+        trace=partial(poisson, 30.0, 40.0),
         faults=slow_replica,
         candidate=SOME.replace(routing=PeakEwma()),
         baseline=SOME.replace(routing=PowerOfTwoChoices()),
         against="PowerOfTwoChoices",
-        figure="e2e p99 (ms)",
-        read=e2e_ms,
+        figure="e2e mean (ms)",
+        read=partial(e2e_ms, quantile="mean"),
         better="lower",
     ),
     Effect(
@@ -236,6 +286,28 @@ EFFECTS: tuple[Effect, ...] = (
         better="lower",
     ),
     Effect(
+        policy="ZoneAware",
+        claim="as much as there are replicas for stays in its zone",
+        trace=zoned,
+        candidate=ZONES.replace(routing=ZoneAware()),
+        baseline=ZONES.replace(routing=PowerOfTwoChoices()),
+        against="PowerOfTwoChoices",
+        figure="served in their own zone (%)",
+        read=own_zone_percent,
+        better="higher",
+    ),
+    Effect(
+        policy="PrequalHotCold",
+        claim="lower tail latency than spreading evenly, over replicas of unequal and unknown speed",
+        trace=short_answers,
+        candidate=UNEQUAL.replace(routing=PrequalHotCold()),
+        baseline=UNEQUAL.replace(routing=RoundRobin()),
+        against="RoundRobin",
+        figure="e2e p99 (ms)",
+        read=e2e_ms,
+        better="lower",
+    ),
+    Effect(
         policy="JoinIdleQueue",
         claim="shorter waits than two choices at moderate load, at no larger cost a choice",
         trace=partial(exponential, rate_per_s=350.0, requests=3000),
@@ -260,13 +332,13 @@ EFFECTS: tuple[Effect, ...] = (
     ),
     Effect(
         policy="QueueScorer",
-        claim="lower time to first token than random choice at high load",
-        trace=partial(unlike_prompts, rate_per_s=35.0),
-        candidate=MODELS.replace(routing=Composed(scorers=[(1.0, QueueScorer())])),
-        baseline=MODELS.replace(routing=Random()),
+        claim="lower time to first token than random choice, where batches are full and requests wait",
+        trace=questions,
+        candidate=FULL.replace(routing=Composed(scorers=[(1.0, QueueScorer())])),
+        baseline=FULL.replace(routing=Random()),
         against="Random",
-        figure="TTFT p99 (ms)",
-        read=partial(ttft_ms, quantile="p99"),
+        figure="TTFT mean (ms)",
+        read=ttft_ms,
         better="lower",
     ),
     Effect(

@@ -13,27 +13,38 @@ from msgspec import Meta
 
 from policies.base import RoutingPolicy
 from policies.decisions import Route
+from policies.routing.attempts import Attempts
 from policies.routing.draws import some_of
 from policies.routing.places import Places
-from policies.views import ReplicaLoad, ReplicaView
+from policies.views import Completion, ReplicaLoad, ReplicaView
 from traces.schema import Request
+
+
+_KEPT = 32
+"""Of the latencies of a replica, how many are kept..."""
+_NEAR = 5
+"""...and the median is of how many. The source says neither."""
 
 
 class PrequalHotCold(RoutingPolicy):
     """Of the replicas that answered lately the fastest that is cold; the least loaded when all are hot. O(pool).
 
     A replica is *hot* when it has more requests in flight than the `hot_quantile` of what answers said lately. With
-    each request `probes_per_request` replicas are asked; answers come too late for it and go into a pool, which loses
-    the oldest when it is full, what is older than `max_age_s`, what has been used as often as it may, and with each
-    request `removals_per_request` more, in turns the worst (the most loaded hot one, else the slowest) and the oldest.
-    A request that goes to a replica counts in the pool at once. With fewer than two answers it goes anywhere.
+    each request `probes_per_request` replicas are asked; answers come too late for it and go into a pool, in place of
+    what the same replica said before. The pool loses the oldest when it is full, what is older than `max_age_s`, what
+    was used as often as it may, and with each request `removals_per_request` more: in turns the worst (the most loaded
+    hot one, else the slowest) and the oldest. A request that goes to a replica counts in the pool at once. With fewer
+    than two answers it goes anywhere.
 
-    An answer may be used max(1, (1 + `reuse_slack`) / ((1 - pool / replicas) × probes - removals)) times, rounded up or
-    down by chance; with so few replicas that this is not positive, as often as its age allows. A replica that has ended
-    nothing yet, and so has no latency, counts as the fastest.
+    How fast a replica is: the median latency of the last attempts that met about as many there as there are now. Where
+    none has ended yet it is what the replica says, and where that is nothing it counts as the fastest. An answer may be
+    used max(1, (1 + `reuse_slack`) / ((1 - pool / replicas) × probes - removals)) times, rounded up or down by chance;
+    with so few replicas that this is not positive, as often as its age allows.
 
-    Differs from its source in that an answer's latency is the median of the last attempts there, not of those that met
-    as many others, and that nothing is asked for while no request comes.
+    Differs from its source in that latencies are measured where requests are sent instead of by the replicas, waiting
+    on the way included, and in that nothing is asked for while no request comes. Where latency is nearly in proportion
+    to the requests in flight, as with replicas that serve all of them side by side, load alone (`hot_quantile` 0) says
+    more than such medians.
 
     Source: Wydrowski et al., "Load is Not What You Should Balance: Introducing Prequal", NSDI 2024, sections 4 and 5
     (r_probe 3, r_remove 1, a pool of 16, answers for 1 s, δ = 1, Q_RIF = 2^-0.25).
@@ -61,6 +72,11 @@ class PrequalHotCold(RoutingPolicy):
         self.loads: deque[int] = deque()
         self.sorted_loads: list[int] = []
         """Requests in flight in the last answers: in their order, and sorted."""
+        self.attempts: Attempts[tuple[float, int]] = Attempts()
+        """When each was sent, and how many its replica then had with it."""
+        self.in_flight: dict[str, int] = {}
+        """By replica, as long as it has any."""
+        self.latencies: dict[str, _Latencies] = {}
         self.places = Places()
         self.replicas = 0
         self.due_probes = self.due_removals = 0.0
@@ -78,7 +94,10 @@ class PrequalHotCold(RoutingPolicy):
         if math.isfinite(uses):
             whole = int(uses)
             uses = whole + (self.random() < uses - whole)
-        self.pool.append(_Answer(load, now_s, uses))
+        latencies = self.latencies.get(load.replica)
+        latency_s = load.latency_s if latencies is None else latencies.near(load.in_flight)
+        self.pool = [answer for answer in self.pool if answer.replica != load.replica]
+        self.pool.append(_Answer(load, latency_s, now_s, uses))
         if len(self.pool) > self.pool_size:
             del self.pool[0]
         self.loads.append(load.in_flight)
@@ -133,8 +152,25 @@ class PrequalHotCold(RoutingPolicy):
             del self.pool[0]
         self.remove_worst = not self.remove_worst
 
+    def on_dispatched(self, request: Request, replica: str, now_s: float) -> None:
+        count = self.in_flight[replica] = self.in_flight.get(replica, 0) + 1
+        self.attempts.add(request.id, replica, (now_s, count))
+
+    def on_completed(self, completion: Completion, now_s: float) -> None:
+        replica = completion.replica
+        attempt = self.attempts.take(completion.request.id, replica)
+        if attempt is None:
+            return
+        self.in_flight[replica] -= 1
+        if not self.in_flight[replica]:
+            del self.in_flight[replica]
+        if completion.failure is None and replica in self.places:
+            sent_s, count = attempt
+            self.latencies.setdefault(replica, _Latencies()).add(count, now_s - sent_s)
+
     def on_replicas(self, replicas: Sequence[ReplicaView], now_s: float) -> None:
         self.places.learn(replicas)
+        self.latencies = {replica: kept for replica, kept in self.latencies.items() if replica in self.places}
         self.pool = [answer for answer in self.pool if answer.replica in self.places]
 
 
@@ -143,13 +179,32 @@ class _Answer:
 
     __slots__ = ("came_s", "in_flight", "latency_s", "replica", "uses")
 
-    def __init__(self, load: ReplicaLoad, came_s: float, uses: float) -> None:
+    def __init__(self, load: ReplicaLoad, latency_s: float | None, came_s: float, uses: float) -> None:
         self.replica = load.replica
         self.in_flight = load.in_flight
-        self.latency_s = -1.0 if load.latency_s is None else load.latency_s
+        self.latency_s = -1.0 if latency_s is None else latency_s
         """Below every latency where none is known."""
         self.came_s = came_s
         self.uses = uses
+
+
+class _Latencies:
+    """The last attempts at a replica that ended well: how many it had when each came, and how long that took."""
+
+    __slots__ = ("_last",)
+
+    def __init__(self) -> None:
+        self._last: deque[tuple[int, float]] = deque(maxlen=_KEPT)
+
+    def add(self, count: int, took_s: float) -> None:
+        """One more."""
+        self._last.append((count, took_s))
+
+    def near(self, count: int) -> float:
+        """The median of those that met about as many."""
+        by_distance = sorted([(abs(met - count), took_s) for met, took_s in self._last])
+        near = sorted([took_s for _, took_s in by_distance[:_NEAR]])
+        return near[len(near) // 2]
 
 
 def _slowness(answer: _Answer) -> tuple[float, int]:

@@ -100,7 +100,7 @@ def questions(seed: int) -> Trace:
 
 def short_answers(seed: int) -> Trace:
     """Little to compute for each, a lot of them."""
-    return poisson(500.0, 6.0, seed, prompt_tokens=16, output_tokens=Lengths.lognormal(20, 0.6))
+    return poisson(500.0, 4.0, seed, prompt_tokens=16, output_tokens=Lengths.lognormal(20, 0.6))
 
 
 def zoned(seed: int) -> Trace:

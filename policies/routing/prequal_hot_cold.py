@@ -19,7 +19,6 @@ from policies.routing.places import Places
 from policies.views import Completion, ReplicaLoad, ReplicaView
 from traces.schema import Request
 
-
 _KEPT = 32
 """Of the latencies of a replica, how many are kept..."""
 _NEAR = 5

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Sequence
 from typing import Annotated, Literal
@@ -19,9 +20,8 @@ Features = tuple[float, float, float, float, float, float]
 """1, size of the request, requests in flight, their size, tokens that wait (thousands), cache that is used (0..1)."""
 _FEATURES = 6
 _UNKNOWN_VARIANCE = 1e3
-"""Of each coefficient at first: next to nothing is known."""
-_MOST_VARIANCE = 1e6
-"""Of all together, from which on nothing is forgotten, for what always looks alike teaches nothing."""
+"""Of each coefficient at first, and at most: that is next to nothing known. Of what always looks alike, or is always 0,
+nothing is learnt while it is forgotten, and there would be no end to the doubt."""
 
 
 class PredictedLatency(RoutingPolicy):
@@ -187,8 +187,6 @@ class _LeastSquares:
         pairs = self.covariance
         spread = [sum([weight * value for weight, value in zip(row, seen, strict=True)]) for row in pairs]
         forgetting = self.forgetting
-        if sum([row[number] for number, row in enumerate(pairs)]) > _MOST_VARIANCE:
-            forgetting = 1.0
         scale = forgetting + sum([value * one for value, one in zip(seen, spread, strict=True)])
         error = took_s - self.predict(seen)
         self.coefficients = [
@@ -198,6 +196,17 @@ class _LeastSquares:
             [(pair - one * other / scale) / forgetting for pair, other in zip(row, spread, strict=True)]
             for row, one in zip(pairs, spread, strict=True)
         ]
+        for number in range(_FEATURES):
+            self._bound(number)
+
+    def _bound(self, number: int) -> None:
+        """Make one coefficient no less certain than at first; its correlations with the others stay."""
+        variance = self.covariance[number][number]
+        if variance > _UNKNOWN_VARIANCE:
+            factor = math.sqrt(_UNKNOWN_VARIANCE / variance)
+            self.covariance[number] = [pair * factor for pair in self.covariance[number]]
+            for row in self.covariance:
+                row[number] *= factor
 
 
 class _Errors:

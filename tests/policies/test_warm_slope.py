@@ -155,7 +155,8 @@ def test_as_many_spares_as_derived_hide_the_ramp_and_half_of_them_do_not(ramp_s:
     none, half, enough = (
         longest_wait_s(spares, cold_s=cold_s, ramp_s=ramp_s) for spares in (0, derived // 2, derived)
     )
-    assert enough < 0.25 < 2.0 < half < none
+    assert enough < 0.25
+    assert 2.0 < half < none
     # Without any, all who have come too early are (lambda_p - lambda_0) · c; they are served at lambda_p.
     assert none == pytest.approx(50.0 * cold_s / 60.0, rel=0.05)
 

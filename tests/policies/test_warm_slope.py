@@ -288,13 +288,47 @@ def test_whatever_it_learns_the_window_ends_after_it_begins(idle_s: list[float])
     assert 0.0 <= from_s < to_s <= 1.1 * 14400.0
 
 
-def test_it_learns_idle_times_from_what_it_is_shown() -> None:
+def ended(e2e_s: float) -> Ending:
+    return Ending(request=request(), outcome="completed", attempts=1, e2e_s=e2e_s)
+
+
+def look(policy: WarmPoolPolicy, now_s: float, in_flight: int = 0) -> int:
+    return policy.desired(pool(0, interval_s=1.0, in_flight=in_flight, min_replicas=0), now_s).replicas
+
+
+@pytest.mark.parametrize("looks_s", [[6.0, 40.0], [6.0, 7.0, 20.0, 36.0], [6.0]])
+def test_an_idle_time_is_from_the_last_end_to_the_next_arrival_however_often_it_looks(
+    looks_s: list[float],
+) -> None:
     policy = reset(KeepAliveHistogram(bin_s=1.0, bins=100))
-    ends = Ending(request=request(), outcome="completed", attempts=1, e2e_s=1.0)
-    policy.on_request_ended(ends, 5.0)
-    for second in range(6, 40):
-        policy.desired(pool(0, interval_s=1.0, in_flight=int(second == 36), min_replicas=0), float(second))
+    policy.on_request_ended(ended(1.0), 5.0)
+    for at_s in looks_s:
+        look(policy, at_s, in_flight=int(at_s > 35.5))
+    policy.on_request_ended(ended(10.0), 45.5)  # it came at 35.5
     assert [place for place, count in enumerate(policy.counts) if count] == [30]
+    policy.on_request_ended(ended(9.0), 46.0)  # and this one while it worked
+    assert sum(policy.counts) == 1
+
+
+def test_news_of_an_end_that_come_late_are_no_idle_time() -> None:
+    policy = reset(KeepAliveHistogram(bin_s=1.0, bins=100))
+    policy.on_request_ended(ended(1.0), 5.0)
+    look(policy, 8.0)
+    policy.on_request_ended(ended(4.0), 8.5)  # it came at 4.5, and had ended before the look
+    assert sum(policy.counts) == 0
+    policy.on_request_ended(ended(0.5), 20.0)
+    assert [place for place, count in enumerate(policy.counts) if count] == [11]
+
+
+@pytest.mark.parametrize("policy", [ScaleToZero(keep_alive_s=10.0), KeepAliveHistogram(keep_alive_s=10.0)])
+def test_what_is_over_is_settled_and_what_is_not_is_not(policy: Any) -> None:
+    reset(policy)
+    answers = []
+    for now_s, in_flight in ((0.0, 0), (1.0, 1), (3.0, 0), (11.9, 0), (12.1, 0), (13.0, 1)):
+        if now_s == 3.0:
+            policy.on_request_ended(ended(1.0), 2.0)
+        answers.append((look(policy, now_s, in_flight), policy.settled()))
+    assert answers == [(0, True), (0, False), (1, False), (1, False), (0, True), (0, False)]
 
 
 # --- from zero and back ------------------------------------------------------------------------------------

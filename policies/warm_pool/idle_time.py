@@ -5,6 +5,11 @@ from __future__ import annotations
 from policies.views import Ending, PoolView
 
 
+def serving(pool: PoolView) -> int:
+    """Replicas that are to serve: those of which no spare is needed beside them."""
+    return pool.ready if pool.desired is None else pool.desired
+
+
 class IdleTime:
     """Since when it is idle, and how long each idle time was; exactly, of those that a look has seen. O(1)."""
 

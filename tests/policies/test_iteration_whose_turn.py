@@ -123,6 +123,11 @@ class TestPriorityPreemptive:
         step = plan(PriorityPreemptive(), [], running, kv)
         assert step == Step(decode=(1,), preempt=(0,))
 
+    def test_nobody_is_passed_over_because_one_before_it_lost_its_place(self):
+        kv = Cache(total_blocks=7)
+        running = [kv.runs(20, priority=0), kv.runs(20, priority=2), kv.runs(20, priority=1)]
+        assert plan(PriorityPreemptive(), [], running, kv) == Step(decode=(1, 2), preempt=(0,))
+
     def test_without_priorities_it_is_vllms_first_come_first_served(self):
         compared = 0
         for seed in range(40):

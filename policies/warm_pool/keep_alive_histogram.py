@@ -67,19 +67,25 @@ class KeepAliveHistogram(WarmPoolPolicy):
         self.out_of_range = 0
         self.window_s = self.learned_window_s()
         """After how long without work a spare is loaded, and after how long it goes."""
+        self.over = False
+        """The window is over, or there was never any work: so it stays until there is."""
 
     def desired(self, pool: PoolView, now_s: float) -> Warm:
-        past_s = self.idle.look(pool, now_s)
-        if past_s is not None:
-            self.learn(past_s)
+        self.idle.look(pool)
         since_s = self.idle.since_s
-        if since_s is None or pool.ready:
-            return _NONE
         from_s, to_s = self.window_s
-        return _KEPT if from_s <= now_s - since_s < to_s else _NONE
+        self.over = pool.in_flight == 0 and (since_s is None or now_s - since_s >= to_s)
+        if since_s is None or self.over or pool.ready or now_s - since_s < from_s:
+            return _NONE
+        return _KEPT
+
+    def settled(self) -> bool:
+        return self.over
 
     def on_request_ended(self, ending: Ending, now_s: float) -> None:
-        self.idle.ended(ending, now_s)
+        idle_s = self.idle.ended(ending, now_s)
+        if idle_s is not None:
+            self.learn(idle_s)
 
     def learn(self, idle_s: float) -> None:
         """An idle time is over."""

@@ -34,12 +34,17 @@ class ScaleToZero(WarmPoolPolicy):
 
     def reset(self, rng: random.Random) -> None:
         self.idle = IdleTime()
+        self.over = False
+        """The keep-alive is over, or there was never any work: so it stays until there is."""
 
     def desired(self, pool: PoolView, now_s: float) -> Warm:
-        self.idle.look(pool, now_s)
+        self.idle.look(pool)
         since_s = self.idle.since_s
-        kept = since_s is not None and pool.ready == 0 and now_s - since_s < self.keep_alive_s
-        return _KEPT if kept else _NONE
+        self.over = pool.in_flight == 0 and (since_s is None or now_s - since_s >= self.keep_alive_s)
+        return _NONE if since_s is None or self.over or pool.ready else _KEPT
+
+    def settled(self) -> bool:
+        return self.over
 
     def on_request_ended(self, ending: Ending, now_s: float) -> None:
         self.idle.ended(ending, now_s)

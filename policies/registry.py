@@ -228,12 +228,26 @@ class ComponentInfo(Struct, frozen=True):
 
     slot: str
     name: str
+    law: str
+    """The rule in one sentence: the first of its docstring."""
     summary: str
+    """The docstring's first paragraph: the law, and what a decision costs."""
     source: str | None
     parameters: tuple[ParameterInfo, ...]
     oracle: bool
     location: str
     """``module:Class``."""
+
+    def parameters_in_short(self) -> str:
+        """In a line, ``choices=2, jitter='full'``; of a default that has parameters itself, the name."""
+        return ", ".join(
+            one.name if one.default is None else f"{one.name}={_in_short(one.default)}"
+            for one in self.parameters
+        )
+
+
+def _in_short(default: str) -> str:
+    return re.sub(r"(?s)^(\w+)\(.+\)$", r"\1(…)", default)
 
 
 def describe(base: type[Component] = Policy) -> list[ComponentInfo]:
@@ -242,15 +256,20 @@ def describe(base: type[Component] = Policy) -> list[ComponentInfo]:
     return sorted((_describe(cls) for cls in classes(base)), key=lambda info: (info.slot, info.name))
 
 
+_SENTENCE_END = re.compile(r"(?<=[^\s.]\.)\s+(?=[A-Z])")
+
+
 def _describe(cls: type[Component]) -> ComponentInfo:
     from inspect import cleandoc
 
     text = cleandoc(cls.__doc__ or "")
     source = re.search(r"^Source: (.+?)(?:\n\n|\Z)", text, re.DOTALL | re.MULTILINE)
+    summary = " ".join(text.partition("\n\n")[0].split())
     return ComponentInfo(
         slot=cls.slot,
         name=cls.name(),
-        summary=" ".join(text.partition("\n\n")[0].split()),
+        law=_SENTENCE_END.split(summary, maxsplit=1)[0],
+        summary=summary,
         source=" ".join(source[1].split()) if source else None,
         parameters=tuple(_describe_field(field) for field in msgspec.structs.fields(cls)),
         oracle=getattr(cls, "oracle", False),

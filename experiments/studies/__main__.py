@@ -13,6 +13,7 @@ from experiments.studies import (
     mixed_devices,
     model_selection,
     prefix_routing,
+    published_effects,
     retry_storm,
     slo_frontier,
     tail_at_scale,
@@ -31,6 +32,7 @@ STUDIES: tuple[Study[Any], ...] = (  # Any: each has a plan of its own
     retry_storm.STUDY,
     canary_gate.STUDY,
     slo_frontier.STUDY,
+    published_effects.STUDY,
 )
 
 if __name__ == "__main__":

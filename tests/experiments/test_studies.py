@@ -17,6 +17,7 @@ from experiments.studies import (
     mixed_devices,
     model_selection,
     prefix_routing,
+    published_effects,
     retry_storm,
     slo_frontier,
     tail_at_scale,
@@ -59,12 +60,13 @@ TINY = {
     "slo_frontier": slo_frontier.Plan(
         max_batch=(16,), window_s=(0.002,), up_at=(10,), spares=(0, 1), loads=(0.25, 0.5), seeds=2
     ),
+    "published_effects": published_effects.Plan(seeds=2, policies=("Greedy", "NotFullFilter")),
 }  # fmt: skip
 STUDIES = {
     module.STUDY.name: module.STUDY
     for module in (
         continuous_batching, chunked_prefill, prefix_routing, kv_pressure, goodput_frontier, mixed_devices,
-        model_selection, tail_at_scale, retry_storm, canary_gate, slo_frontier,
+        model_selection, tail_at_scale, retry_storm, canary_gate, slo_frontier, published_effects,
     )
 }  # fmt: skip
 

@@ -171,6 +171,16 @@ class AttemptsEnded(Message, frozen=True, gc=False):
     """One for each attempt, or None where nobody can say how good an answer is."""
 
 
+class LoadAnswered(Message, frozen=True, gc=False):
+    """A replica was asked for its load: see `ReplicaLoad`."""
+
+    replica: str
+    asked_s: float
+    """As the question had it: on the router's clock."""
+    in_flight: int
+    latency_s: float | None
+
+
 class StartFailed(Message, frozen=True, gc=False):
     """The autoscaler says that a replica did not come up; it will try again."""
 
@@ -188,6 +198,18 @@ class TokensGenerated(Message, frozen=True, gc=False):
 
 
 # --- to the batcher ----------------------------------------------------------------------------------------
+
+
+class AskLoad(Message, frozen=True, gc=False):
+    """How much does `replica` have to do? The batcher passes it on, with what waits for that replica alone.
+
+    The replica answers `reply_to` with `LoadAnswered`.
+    """
+
+    replica: str
+    reply_to: str
+    asked_s: float
+    waiting: int = 0
 
 
 class Enqueue(Message, frozen=True, gc=False):
@@ -573,7 +595,7 @@ class StepRan(Message, frozen=True, gc=False):
 WIRE_MESSAGES = (
     Submit, Cancel, ConfirmRequests, RequestsConfirmed,
     RunBatch, CancelBatch, ConfirmBatches, BatchFinished, BatchesMissing, Activate, Deactivate, Drain,
-    Probe, ProbeAnswered, InjectSlowness, ReplicaReported, Reply, Streamed, TokensGenerated, HostReplica,
-    Operate, Operated,
+    Probe, ProbeAnswered, AskLoad, LoadAnswered, InjectSlowness, ReplicaReported, Reply, Streamed, TokensGenerated,
+    HostReplica, Operate, Operated,
 )  # fmt: skip
 """Those that may arrive from another process; anything else on the wire is an error."""

@@ -74,6 +74,7 @@ class PoolOutline(Struct, frozen=True):
     cost_per_hour: float | None
     """Of one replica's device."""
     quality: float | None
+    zone: str | None
     capabilities: tuple[str, ...]
     binding: str
     queue_capacity: int
@@ -130,7 +131,17 @@ def _model(name: str, said: ModelPolicies, pools: Iterable[Pool]) -> ModelOutlin
 
 def _pool(pool: Pool) -> PoolOutline:
     low, high = pool.bounds
-    plain = ("model", "version", "variant", "replicas", "device", "cost_per_hour", "quality", "capabilities")
+    plain = (
+        "model",
+        "version",
+        "variant",
+        "replicas",
+        "device",
+        "cost_per_hour",
+        "quality",
+        "zone",
+        "capabilities",
+    )
     more = ("binding", "queue_capacity", "weights", "provision_s")
     return PoolOutline(
         pool=pool.name,

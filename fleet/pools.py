@@ -70,6 +70,8 @@ class PoolSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Of one replica's device, in whatever currency all pools are priced in."""
     quality: Annotated[float, Meta(ge=0, le=1)] | None = None
     """How good its answers are on average, 0..1. An emulated engine draws each answer's from it."""
+    zone: Name | None = None
+    """Where its replicas are: for routing policies that ask."""
     capabilities: tuple[Name, ...] = ()
     """What it can do beside what every pool can, such as `vision`: for variants policies that ask."""
 
@@ -120,6 +122,7 @@ class Pool(Struct, frozen=True, kw_only=True):
     device: str | None
     cost_per_hour: float | None
     quality: float | None
+    zone: str | None
     capabilities: tuple[str, ...]
     engine: Engine
     replicas: int
@@ -204,7 +207,7 @@ def autoscaler_of(pool: str) -> str:
 # --- as written ------------------------------------------------------------------------------------------------
 
 _CALLED: dict[type[Struct], str] = {PoolSpec: "pool", ModelPolicies: "model"}
-_NAMES = ("model", "version", "variant", "device")
+_NAMES = ("model", "version", "variant", "device", "zone")
 
 
 def tables_of(

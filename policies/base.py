@@ -134,7 +134,14 @@ def _rebuild(cls: type[Component], parameters: dict[str, Any]) -> Component:
 OF_ATTEMPTS = ("on_dispatched", "on_first_token", "on_tokens", "on_completed")
 OF_HEAD = (*OF_ATTEMPTS, "on_request_ended", "on_replicas")
 OF_QUEUE = (*OF_ATTEMPTS, "on_batch_completed", "on_replicas")
-HOOKS = (*OF_ATTEMPTS, "on_request_ended", "on_batch_completed", "on_step_completed", "on_replicas")
+HOOKS = (
+    *OF_ATTEMPTS,
+    "on_request_ended",
+    "on_batch_completed",
+    "on_step_completed",
+    "on_replicas",
+    "on_load",
+)
 """Every observation hook there is. `hears` of a slot's base class says which of them its policies get."""
 
 
@@ -209,6 +216,11 @@ class Policy(Component):
         for part in parts_of(self):
             part.on_replicas(replicas, now_s)
 
+    def on_load(self, load: ReplicaLoad, now_s: float) -> None:
+        """A replica that `probes` named has answered (routing only)."""
+        for part in parts_of(self):
+            part.on_load(load, now_s)
+
 
 def parts_of(policy: Policy) -> Iterator[Policy]:
     """The policies in the fields of `policy`, in the order of the fields; not those in the fields of these."""
@@ -247,7 +259,7 @@ def is_settled(policy: PeriodicPolicy, decision: str) -> bool:
     for cls in type(policy).__mro__:
         if "settled" in vars(cls):
             return policy.settled()
-        if any(method in vars(cls) for method in (decision, *HOOKS)):
+        if any(method in vars(cls) for method in (decision, "after_completion", *HOOKS)):
             return False
     return False
 
@@ -266,7 +278,7 @@ class RoutingPolicy(Policy):
     """Choose a replica for one request. `replicas` is never empty, ordered by id, ready and trusted."""
 
     slot = "routing"
-    hears = OF_HEAD
+    hears = (*OF_HEAD, "on_load")
 
     @abstractmethod
     def route(
@@ -276,12 +288,10 @@ class RoutingPolicy(Policy):
     def probes(self, request: Request, replicas: Sequence[ReplicaView], now_s: float) -> Sequence[str]:
         """Which replicas to ask for their load, by id: at each choice, before `route`. Asked only where overridden.
 
-        Each answers with a `ReplicaLoad`, after the time that two messages take. One that is gone does not answer.
+        Each answers with a `ReplicaLoad` (`on_load`), after the time that two messages take. One that is gone does not
+        answer. A policy that has others as its parts is asked itself if it overrides this, else each of them is.
         """
         return ()
-
-    def on_load(self, load: ReplicaLoad, now_s: float) -> None:
-        """A replica that `probes` named has answered."""
 
 
 class QueueingPolicy(Policy):

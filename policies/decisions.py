@@ -30,9 +30,9 @@ class Reject(Decision, frozen=True, gc=False):
 
 
 class Delay(Decision, frozen=True, gc=False):
-    """Not yet: ask again at `until_s`. Meanwhile it is not let in, its deadline runs, and it takes up room.
+    """Not yet: ask again at `until_s`. Meanwhile it is not let in: it is in nobody's demand, and its deadline runs.
 
-    What is delayed counts against `queue_capacity` with all that waits, and whoever comes beyond that is shed.
+    As many may be delayed at a time as may wait (`queue_capacity`, of all pools together); who comes then is shed.
     """
 
     until_s: float

@@ -225,4 +225,4 @@ def _at(number: int, error: PolicyError, now_s: float) -> PolicyError:
 
 def not_fed(policy: Policy) -> list[str]:
     """Hooks that this policy listens to and that no log has."""
-    return [hook for hook in policy.hears if hook == "on_tokens" and listeners(policy, hook)]
+    return [hook for hook in policy.hears if hook in {"on_tokens", "on_load"} and listeners(policy, hook)]

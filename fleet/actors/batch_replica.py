@@ -36,6 +36,8 @@ class BatchReplica(Replica):
         """The batch that ran when the engine answered for another one. Its own answer may still come."""
         self._answered: RunBatch | None = None
         """The last batch that was answered."""
+        self._came_s: dict[int, float] = {}
+        """When each batch came, once somebody has asked for its load."""
 
     def handlers(self) -> dict[type[Message], Callable[[Any], None]]:
         return {**super().handlers(), RunFinished: self.on_run_finished}
@@ -44,7 +46,13 @@ class BatchReplica(Replica):
         running = [] if self._running is None else [self._running.batch]
         return running + [item.batch for item in self._doorstep]
 
+    def attempts(self) -> int:
+        has = [] if self._running is None else [self._running]
+        return sum(len(item.work) for item in (*has, *self._doorstep) if item.batch > 0)
+
     def accept(self, message: RunBatch) -> None:
+        if self._latencies_s is not None:
+            self._came_s[message.batch] = self.ctx.now
         self._doorstep.append(message)
         if self._running is None:
             self._run_next()
@@ -94,6 +102,9 @@ class BatchReplica(Replica):
 
     def _answer(self, running: RunBatch, finished: RunFinished, service_s: float) -> None:
         error, results = finished.error, finished.results
+        came_s = self._came_s.pop(running.batch, None)
+        if came_s is not None and self._latencies_s is not None and error is None:
+            self._latencies_s.append(self.ctx.now - came_s)
         if self._timings is not None and error is None:
             self._timings.batch_ended(self.ctx.now, running.work, finished.service_s)
         if results is not None and len(results) != len(running.work):
@@ -165,6 +176,7 @@ class BatchReplica(Replica):
             if waiting.batch == message.batch:
                 del self._doorstep[index]
                 self._unwanted.pop(message.batch, None)
+                self._came_s.pop(message.batch, None)
                 answer = BatchFinished(
                     self.ctx.address, waiting.batch, 0.0, error="cancelled", busy_s=self.busy_s
                 )

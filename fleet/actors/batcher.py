@@ -7,10 +7,10 @@ differ in which replicas may take from it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from msgspec.structs import force_setattr
+from msgspec.structs import force_setattr, replace
 
 from fleet.actor import Actor, Context
 from fleet.actors.operations import RetirePool
@@ -20,6 +20,7 @@ from fleet.actors.roster import Reports, take_signals, view_of
 from fleet.actors.waiting import WaitingQueue
 from fleet.blame import blaming, reset
 from fleet.messages import (
+    AskLoad,
     AttemptsEnded,
     BatchesMissing,
     BatchFinished,
@@ -43,7 +44,7 @@ from fleet.messages import (
 from fleet.pools import Pool
 from fleet.telemetry.sink import Telemetry
 from policies.base import BatchingPolicy, PolicyError, QueueingPolicy
-from policies.decisions import Dispatch, Wait
+from policies.decisions import Dispatch, Drop, Wait
 from policies.views import FailureKind, ReplicaView
 
 
@@ -104,6 +105,7 @@ class Batcher(Actor):
             TrustChanged: self.on_trust_changed,
             Undeliverable: self.on_undeliverable,
             Told: self.on_told,
+            AskLoad: self.on_ask_load,
             RetirePool: self.on_retire_pool,
         }
 
@@ -196,6 +198,8 @@ class Batcher(Actor):
         """Ask the batching policy until it waits, or nothing waits, or no replica has room."""
         now = self.ctx.now
         while queue.idle and queue.waiting:
+            if queue.drops and self._dropped_by_order(queue, now):
+                continue
             try:
                 decision = queue.batching.next_batch(queue, queue.idle, now)
             except Exception as error:
@@ -206,12 +210,35 @@ class Batcher(Actor):
                 queue.said_wait = True
                 self._wait(queue, decision, now)
                 return
+            elif isinstance(decision, Drop):
+                self._drop(queue, decision.ids, f"batching policy {queue.batching.name()}", decision.reason)
             else:
                 raise PolicyError(
-                    f"batching policy {queue.batching.name()} answered {decision!r}; expected Dispatch or Wait"
+                    f"batching policy {queue.batching.name()} answered {decision!r}; expected Dispatch, Wait or Drop"
                 )
         queue.said_wait = False
         queue.disarm()
+
+    def _dropped_by_order(self, queue: WaitingQueue, now: float) -> bool:
+        """Whether the queueing policy gave up some of what waits."""
+        try:
+            ids = queue.order.drops(now)
+        except Exception as error:
+            raise blaming(queue.order, error, f"{len(queue)} waiting requests", now) from error
+        if ids:
+            self._drop(queue, ids, f"queueing policy {queue.order.name()}", None)
+        return bool(ids)
+
+    def _drop(self, queue: WaitingQueue, ids: Sequence[str], policy: str, reason: str | None) -> None:
+        """These are given up while they wait."""
+        taken = [queue.take(request_id) for request_id in ids]
+        work = [item for item in taken if item is not None]
+        if len(work) != len(taken) or not work:
+            raise PolicyError(f"{policy} gave up requests that do not wait: {tuple(ids)}")
+        self.depth -= len(work)
+        self._telemetry.counters["dropped"] += len(work)
+        detail = f"given up by {policy}" + (f": {reason}" if reason else "")
+        self._end(work, queue.replica, dispatched=False, failure="overloaded", detail=detail)
 
     def _wait(self, queue: WaitingQueue, decision: Wait, now: float) -> None:
         if decision.until_s == queue.wait_until_s:
@@ -408,6 +435,12 @@ class Batcher(Actor):
         """The router tells of tokens, which do not pass through here."""
         for name, arguments in message.calls:
             self.hearing.told(self._queue_of(arguments[1]), name, arguments, self.ctx.now)
+
+    def on_ask_load(self, message: AskLoad) -> None:
+        """Of a replica, on its way there: what waits here for it alone is part of its load."""
+        queue = self._queues.get(message.replica)
+        if queue is not None:
+            self.ctx.send(message.replica, replace(message, waiting=len(queue)))
 
     # --- replicas ----------------------------------------------------------------------------------------------
 

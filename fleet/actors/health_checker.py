@@ -30,7 +30,7 @@ from fleet.messages import (
 from fleet.telemetry.sink import Telemetry
 from policies.base import HealthPolicy, PolicyError, is_settled
 from policies.decisions import Verdict
-from policies.views import ProbeLevel, ProbeOutcome, ProbeStatus
+from policies.views import Completion, ProbeLevel, ProbeOutcome, ProbeStatus
 
 
 class Asked(Struct):
@@ -40,6 +40,11 @@ class Asked(Struct):
     level: ProbeLevel
     sent_s: float
     timeout: Timer
+
+
+def judges_completions(health: HealthPolicy) -> bool:
+    """Whether the policy is to be asked about attempts too."""
+    return type(health).after_completion is not HealthPolicy.after_completion
 
 
 class HealthChecker(Actor):
@@ -58,6 +63,7 @@ class HealthChecker(Actor):
     ) -> None:
         self._health = health
         self._hooks = Hooks(health)
+        self._judges_completions = judges_completions(health)
         self._interval_s, self._timeout_s, self._deep_interval_s = interval_s, timeout_s, deep_interval_s
         self._telemetry = telemetry
         self._observers, self._registrar = observers, registrar
@@ -106,6 +112,23 @@ class HealthChecker(Actor):
     def on_told(self, message: Told) -> None:
         """What came of attempts."""
         self._hooks.hear(message, self.ctx.now)
+        if not self._judges_completions:
+            return
+        for name, arguments in message.calls:
+            if name == "on_completed":
+                self._judge_completion(arguments[0])
+
+    def _judge_completion(self, completion: Completion) -> None:
+        """Ask what an attempt says of the replica that had it."""
+        now, replica = self.ctx.now, completion.replica
+        if replica not in self._probed:  # it has ended, or does not serve yet
+            return
+        try:
+            verdict = self._health.after_completion(completion, now)
+        except Exception as error:
+            raise blaming(self._health, error, f"an attempt at {replica}", now) from error
+        if verdict is not None:
+            self._announce(replica, verdict, "an attempt at it", completion.failure, now)
 
     def _forget(self, replica: str) -> None:
         self._probed.pop(replica, None)
@@ -188,22 +211,23 @@ class HealthChecker(Actor):
             verdict = self._health.observe(outcome, now)
         except Exception as error:
             raise blaming(self._health, error, f"a probe of {replica}", now) from error
-        if verdict is None:
-            return
+        if verdict is not None:
+            self._announce(replica, verdict, f"a probe of {replica}", detail, sent_s)
+
+    def _announce(
+        self, replica: str, verdict: Verdict, asked: str, detail: str | None, signal_s: float
+    ) -> None:
+        """Tell everybody; `signal_s` is when what it rests on was sent, or heard."""
+        now = self.ctx.now
         answer: object = verdict  # what a policy returns is not what its signature says until it is checked
         if not isinstance(answer, Verdict) or answer.replica != replica:
             raise PolicyError(
-                f"health policy {self._health.name()} answered {verdict!r} to a probe of {replica}; "
+                f"health policy {self._health.name()} answered {verdict!r} to {asked}; "
                 "expected None or a Verdict about that replica"
             )
         reason = verdict.reason or detail
         self._telemetry.decided(
-            now,
-            "health",
-            replica,
-            verdict.trust,
-            choice=verdict.trust,
-            reason=reason,
-            signal_age_s=now - sent_s,
-        )
+            now, "health", replica, verdict.trust, choice=verdict.trust, reason=reason,
+            signal_age_s=now - signal_s,
+        )  # fmt: skip
         self.ctx.send(self._observers, TrustChanged(replica, verdict.trust, reason))

@@ -33,6 +33,7 @@ class Hooks:
     on_batch_completed: Hook
     on_step_completed: Hook
     on_replicas: Hook
+    on_load: Hook
 
     def __init__(self, *policies: Policy) -> None:
         for name in HOOKS:
@@ -70,6 +71,7 @@ class Announcer:
     on_batch_completed: bool
     on_step_completed: bool
     on_replicas: bool
+    on_load: bool
 
     def __init__(
         self,

@@ -18,11 +18,22 @@ from fleet.actors.catalogue import Refusal
 from fleet.actors.front import Front
 from fleet.actors.pending import Attempt, Pending
 from fleet.actors.serving import Desk, Variant
-from fleet.blame import blaming
-from fleet.messages import UNBOUNDED, AttemptsEnded, Dequeue, Dispatched, Enqueue, Message, Tick, Usage
+from fleet.blame import blaming, tell
+from fleet.messages import (
+    UNBOUNDED,
+    AskLoad,
+    AttemptsEnded,
+    Dequeue,
+    Dispatched,
+    Enqueue,
+    LoadAnswered,
+    Message,
+    Tick,
+    Usage,
+)
 from policies.base import BreakerPolicy, HedgePolicy, PolicyError, RetryPolicy, RoutingPolicy
 from policies.decisions import Hedge, Hold, Reject, Retry, Route
-from policies.views import FailureKind, Outcome, ReplicaView, Role
+from policies.views import FailureKind, Outcome, ReplicaLoad, ReplicaView, Role
 from traces.schema import Request
 
 MOST_HOLDS = 100_000
@@ -68,7 +79,11 @@ class Placing(Front):
         """Of the requests that are pending, those that a replica has."""
 
     def handlers(self) -> dict[type[Message], Callable[[Any], None]]:
-        return {Dispatched: self.on_dispatched, **super().handlers()}
+        return {
+            Dispatched: self.on_dispatched,
+            LoadAnswered: self.on_load_answered,
+            **super().handlers(),
+        }
 
     @abstractmethod
     def _come_to_nothing(self, pending: Pending, outcome: Outcome, detail: str | None) -> None:
@@ -120,6 +135,11 @@ class Placing(Front):
         if not candidates:
             self._hold(pending)
             return None
+        if variant.probers:
+            for asked in variant.to_probe(request, candidates, now):
+                self._telemetry.counters["load_probes"] += 1
+                batcher = self.catalogue.desks[asked.pool].batcher
+                self.ctx.send(batcher, AskLoad(asked.id, self.ctx.address, now))
         try:
             decision = variant.routing.route(request, candidates, now)
         except Exception as error:
@@ -133,6 +153,18 @@ class Placing(Front):
         force_setattr(view, "in_flight", view.in_flight + 1)
         self._telemetry.routed(now, request.id, decision, now - view.as_of_s)
         return view
+
+    def on_load_answered(self, message: LoadAnswered) -> None:
+        """A replica says how much it has to do, to the policy that wanted to know."""
+        desk, now = self._desk_of(message.replica), self.ctx.now
+        variant = None if desk is None else self.catalogue.variants.get(desk.pool.name)
+        if variant is None:
+            return
+        load = ReplicaLoad(
+            replica=message.replica, in_flight=message.in_flight, latency_s=message.latency_s,
+            asked_s=min(message.asked_s, now),
+        )  # fmt: skip
+        tell(variant.hooks.on_load, now, load)
 
     def _not_now(
         self,

@@ -63,14 +63,14 @@ class Known(Struct):
         if heard is None or heard.report is None:
             return ReplicaView(
                 id=name, state=self.state, trust=self.trust, pool=pool.name, device=pool.device,
-                cost_per_hour=pool.cost_per_hour,
+                cost_per_hour=pool.cost_per_hour, zone=pool.zone,
             )  # fmt: skip
         report = heard.report
         return ReplicaView(
             id=name, state=self.state, trust=self.trust, in_flight=report.batches, as_of_s=heard.reported_s,
             weight=report.weight, busy_fraction=self.busy_fraction, gpu_utilization=report.gpu_utilization,
             memory_used_bytes=report.memory_used_bytes, memory_total_bytes=report.memory_total_bytes,
-            tokens=report.tokens, pool=pool.name, device=pool.device, cost_per_hour=pool.cost_per_hour,
+            tokens=report.tokens, pool=pool.name, device=pool.device, cost_per_hour=pool.cost_per_hour, zone=pool.zone,
         )  # fmt: skip
 
 

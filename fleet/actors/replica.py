@@ -12,7 +12,9 @@ requests, a batch at a time; `TokenReplica` serves token by token.
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections import deque
 from collections.abc import Callable, Sequence
+from statistics import median
 from typing import Any
 
 from msgspec import Struct
@@ -24,6 +26,7 @@ from fleet.actors.timing import Timings
 from fleet.engines.base import Engine
 from fleet.messages import (
     Activate,
+    AskLoad,
     BatchesMissing,
     BatchFinished,
     CancelBatch,
@@ -31,6 +34,7 @@ from fleet.messages import (
     Deactivate,
     Drain,
     InjectSlowness,
+    LoadAnswered,
     LoadFinished,
     Message,
     Payload,
@@ -56,6 +60,10 @@ TRANSITIONS: dict[ReplicaState, tuple[ReplicaState, ...]] = {
     "stopped": (),
     "failed": (),
 }
+
+
+MOST_LATENCIES = 16
+"""Of the last attempts: a load is of now."""
 
 
 class ReplicaSettings(Struct, frozen=True, kw_only=True):
@@ -121,6 +129,8 @@ class Replica(Actor):
         """When the last report was made, and the engine seconds in it."""
         self._reports = 0
         self._reported_idle = False
+        self._latencies_s: deque[float] | None = None
+        """How long the last attempts took from coming here to their good ends; None: nobody ever asked."""
 
     def start(self, ctx: Context) -> None:
         super().start(ctx)
@@ -140,6 +150,7 @@ class Replica(Actor):
             ConfirmBatches: self.on_confirm_batches,
             Tick: self.on_tick,
             Probe: self.on_probe,
+            AskLoad: self.on_ask_load,
             LoadFinished: self.on_load_finished,
             Activate: self.on_activate,
             Deactivate: self.on_deactivate,
@@ -161,6 +172,10 @@ class Replica(Actor):
     @abstractmethod
     def batches(self) -> list[int]:
         """The numbers of all batches it has, those of deep probes (negative) included."""
+
+    @abstractmethod
+    def attempts(self) -> int:
+        """How many attempts it has, those of deep probes left out."""
 
     def opened(self) -> None:
         """The engine is loaded."""
@@ -308,6 +323,15 @@ class Replica(Actor):
         """For the account of its time: the engine has nothing to do for now."""
         self._ran_s = self.busy_s
         self._running_since_s = None
+
+    def on_ask_load(self, message: AskLoad) -> None:
+        """A router asks how much there is to do here."""
+        if self._latencies_s is None:
+            self._latencies_s = deque(maxlen=MOST_LATENCIES)
+        latency_s = median(self._latencies_s) if self._latencies_s else None
+        in_flight = message.waiting + self.attempts()
+        answer = LoadAnswered(self.ctx.address, message.asked_s, in_flight, latency_s)
+        self.ctx.send(message.reply_to, answer)
 
     def on_tick(self, message: Tick) -> None:
         if message.what != "report":

@@ -34,7 +34,7 @@ def view_of(report: ReplicaReported, pool: Pool | None = None, capacity: int = 1
     expected_s = pool.expected_service_s
     return ReplicaView(
         id=report.replica, state=report.state, weight=report.weight, capacity=capacity, pool=pool.name,
-        device=pool.device, cost_per_hour=pool.cost_per_hour,
+        device=pool.device, cost_per_hour=pool.cost_per_hour, zone=pool.zone,
         expected_service_s=None if expected_s is None else expected_s * pool.slowness(replica_number(report.replica)),
     )  # fmt: skip
 

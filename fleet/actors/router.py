@@ -4,8 +4,8 @@ A request is *pending* from its `Submit` to its one `Reply`. It has one attempt 
 the others are withdrawn at that moment. Each attempt has a ticket; an answer with no ticket of a live one belongs to an
 abandoned attempt and is counted and dropped.
 
-This is the uppermost of four storeys: what a request lives through. Below are `ending`, how it ends, `placing`, how
-attempts are made, and `front`, who there is to make them.
+This is the uppermost of five storeys: what a request lives through. Below are `admitting`, whether it is let in,
+`ending`, how it ends, `placing`, how attempts are made, and `front`, who there is to make them.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from typing import Any
 
 from msgspec.structs import force_setattr, replace
 
+from fleet.actors.admitting import Admitting
 from fleet.actors.attempts import HEDGES
 from fleet.actors.catalogue import Refusal
-from fleet.actors.ending import Ending
 from fleet.actors.hearing import telling
 from fleet.actors.pending import Answer, Attempt, Pending
 from fleet.actors.placing import demand_sound
@@ -39,34 +39,27 @@ from fleet.messages import (
     Undeliverable,
     Usage,
 )
-from policies.admission.admit_all import AdmitAll
 from policies.base import PolicyError
-from policies.decisions import Admit, Degrade, GiveUp, Reject, Retry
-from policies.views import Failure, FailureKind, FleetView, Outcome
+from policies.decisions import GiveUp, Retry
+from policies.views import Failure, FailureKind
 from traces.schema import Request
 
-ADMITTED = Admit()
 
-
-class Router(Ending):
-    """Admission, answers, expiry and retry, in that order of a request's life."""
+class Router(Admitting):
+    """The way in, answers, expiry and retry, in that order of a request's life."""
 
     def __init__(
         self,
         *,
-        default_deadline_s: float | None = None,
         stamp_arrivals: bool = False,
         poison_limit: int = 3,
         **options: Any,  # Any: those of `Front`
     ) -> None:
         super().__init__(**options)
-        self._admits_all = type(self._admission) is AdmitAll
-        self._default_deadline_s = default_deadline_s
         self._poison_limit = poison_limit
         self._stamp_arrivals = stamp_arrivals
         """Clients have clocks of their own: a request arrives when it is received."""
-        self.submitted = self.refused = 0
-        """Of those submitted, `refused` were not let in."""
+        self.submitted = 0
 
     def handlers(self) -> dict[type[Message], Callable[[Any], None]]:
         handlers: dict[type[Message], Callable[[Any], None]] = {
@@ -92,21 +85,20 @@ class Router(Ending):
 
     # --- in ----------------------------------------------------------------------------------------------------
 
-    def on_submit(self, message: Submit) -> None:  # noqa: C901, PLR0912  # the way in, straight: calls cost
+    def on_submit(self, message: Submit) -> None:
         request, now = message.request, self.ctx.now
         self.submitted += 1
         if self._stamp_arrivals:
             request = replace(request, arrived_s=now)
-        if request.id in self.pending:
+        if request.id in self.pending or request.id in self.lobby:
             self._refuse(message, "rejected", f"a request with id {request.id!r} is pending already")
             return
-        decision = ADMITTED if self._admits_all else self._admit(request, now)
-        if type(decision) is not Admit:
-            if isinstance(decision, Reject):
-                self._telemetry.decided(now, "admission", request.id, "Reject", reason=decision.reason)
-                self._refuse(message, "rejected", decision.reason)
-                return
-            request = self._degraded(request, decision, now)
+        if self.admits_all:
+            self._let_in(message, request, now)
+        else:
+            self._ask_admission(message, request, 0, now)
+
+    def _let_in(self, message: Submit, request: Request, now: float) -> None:  # straight: calls cost
         shadow = None
         catalogue = self.catalogue
         variant = catalogue.only or catalogue.straight.get(request.model)
@@ -134,7 +126,7 @@ class Router(Ending):
         if not self.flat:
             desk.open[request.id] = pending
             pending.muted = variant.escalates
-        deadline_s = request.deadline_s if request.deadline_s is not None else self._default_deadline_s
+        deadline_s = request.deadline_s if request.deadline_s is not None else self.default_deadline_s
         if deadline_s is not None:
             left_s = max(0.0, request.arrived_s + deadline_s - now)
             pending.deadline = self.ctx.after(left_s, Tick("deadline", request.id))
@@ -146,39 +138,13 @@ class Router(Ending):
         if shadow is not None:
             self._cast_shadow(pending, shadow, now)
 
-    def _admit(self, request: Request, now: float) -> Admit | Reject | Degrade:
-        in_flight = len(self.pending)
-        only = self.catalogue.only
-        ready = len(only.roster.candidates) if only is not None else self._ready_replicas()
-        fleet = FleetView(in_flight=in_flight, queue_depth=in_flight - self.running, ready_replicas=ready)
-        try:
-            return self._admission.admit(request, fleet, now)
-        except Exception as error:
-            raise blaming(self._admission, error, request.id, now) from error
+    def _shed(self, pending: Pending, detail: str | None = None) -> None:
+        """One bound over all that waits, here and in the batcher's queues: beyond it one is turned away at once.
 
-    def _degraded(self, request: Request, decision: object, now: float) -> Request:
-        if not isinstance(decision, Degrade):
-            raise PolicyError(
-                f"admission policy {self._admission.name()} answered {decision!r}; expected Admit, Reject or Degrade"
-            )
-        changed = decision.request
-        if changed.id != request.id or changed.arrived_s != request.arrived_s:
-            raise PolicyError(
-                f"admission policy {self._admission.name()} degraded request {request.id!r} and changed its id or "
-                "arrival; both must stay"
-            )
-        self._telemetry.decided(now, "admission", request.id, "Degrade", reason=decision.reason)
-        return changed
-
-    def _refuse(self, message: Submit, outcome: Outcome, detail: str | None) -> None:
-        self.refused += 1
-        self.ended[outcome] += 1
-        self.ctx.send(message.reply_to, Reply(message.request.id, outcome, detail=detail))
-
-    def _shed(self, pending: Pending) -> None:
-        """One bound over all that waits, here and in the batcher's queues: beyond it one is turned away at once."""
-        detail = f"{pending.desk.capacity} requests wait already (queue_capacity)"
-        self._come_to_nothing(pending, "shed", detail)
+        `detail`: why it is given up, where a policy of its queue did that.
+        """
+        full = f"{pending.desk.capacity} requests wait already (queue_capacity)"
+        self._come_to_nothing(pending, "shed", detail or full)
 
     # --- out ---------------------------------------------------------------------------------------------------
 
@@ -283,14 +249,17 @@ class Router(Ending):
                 if failure != "withdrawn":
                     self._telemetry.counters["late_answers"] += 1
             elif failure == "overloaded":
-                self._overloaded(pending, attempt, now)
+                self._overloaded(pending, attempt, message.detail, now)
             elif failure == "moved" or failure == "withdrawn":  # noqa: PLR1714  # narrows the type below
                 self._moved(pending, attempt, now)
             elif failure is not None:
                 self._failed(pending, attempt, failure, message.detail, message.service_s)
 
-    def _overloaded(self, pending: Pending, attempt: Attempt, now: float) -> None:
-        """Its pool's queue is full: the request is turned away, or one that is more than it needs is not made."""
+    def _overloaded(self, pending: Pending, attempt: Attempt, detail: str | None, now: float) -> None:
+        """Its pool's queue is full, or a policy of its queue gave it up, as `detail` says.
+
+        The request is turned away, or one attempt that is more than it needs is not made.
+        """
         if pending.variant.early or attempt.started_s is not None:
             pending.attempt_ended(attempt, "overloaded", now)
         if len(pending.live()) > 1:
@@ -301,7 +270,7 @@ class Router(Ending):
             self._drop(pending, attempt, now)
             self._telemetry.counters["hedges_overloaded"] += 1
             return
-        self._shed(pending)
+        self._shed(pending, detail)
 
     def _moved(self, pending: Pending, attempt: Attempt, now: float) -> None:
         """Its replica drains, or is not to be trusted, and it had not begun: elsewhere, at no cost in attempts."""
@@ -391,6 +360,9 @@ class Router(Ending):
     # --- told from outside -------------------------------------------------------------------------------------
 
     def on_tick(self, message: Tick) -> None:
+        if message.what == "admit":
+            self._on_lobby_tick(message.key)
+            return
         pending = self.pending.get(message.key)
         if pending is None:
             return
@@ -419,19 +391,24 @@ class Router(Ending):
 
     def on_cancel(self, message: Cancel) -> None:
         pending = self.pending.get(message.request_id)
-        if pending is None:
+        delayed = self.lobby.get(message.request_id)
+        theirs = pending or (None if delayed is None else delayed.message)
+        if theirs is None:
             return
-        if message.reply_to is not None and message.reply_to != pending.reply_to:
+        if message.reply_to is not None and message.reply_to != theirs.reply_to:
             self._telemetry.counters["foreign_cancels"] += 1
-            return
-        self._abandon(pending, "cancelled", "the client cancelled it")
+        elif pending is not None:
+            self._abandon(pending, "cancelled", "the client cancelled it")
+        elif delayed is not None:
+            self._leave_lobby(delayed, "cancelled", "the client cancelled it")
 
     def on_confirm_requests(self, message: ConfirmRequests) -> None:
         """A client asks whether its requests are still here, and whether anything is being done."""
         missing = []
         for request_id in message.requests:
-            pending = self.pending.get(request_id)
-            if pending is None or pending.reply_to != message.reply_to:
+            delayed = self.lobby.get(request_id)
+            known = self.pending.get(request_id) or (None if delayed is None else delayed.message)
+            if known is None or known.reply_to != message.reply_to:
                 missing.append(request_id)
         working = any(view.busy_fraction or view.state == "loading" for view in self.views())
         self.ctx.send(message.reply_to, RequestsConfirmed(tuple(missing), working))
@@ -466,4 +443,8 @@ class Router(Ending):
     def waiting(self) -> list[str]:
         """Who waits for what, for the deadlock report."""
         first = list(self.pending.items())[:20]
-        return [f"request {request_id} waits for {pending.waits_for}" for request_id, pending in first]
+        delayed = list(self.lobby)[: 20 - len(first)]
+        return [
+            *(f"request {request_id} waits for {pending.waits_for}" for request_id, pending in first),
+            *(f"request {request_id} waits to be let in" for request_id in delayed),
+        ]

@@ -15,7 +15,7 @@ from fleet.actors.roster import Roster
 from fleet.actors.windows import Window
 from fleet.blame import blaming
 from fleet.pools import Pool
-from policies.base import BreakerPolicy, HedgePolicy, PolicyError, RoutingPolicy
+from policies.base import BreakerPolicy, HedgePolicy, Policy, PolicyError, RoutingPolicy, parts_of
 from policies.decisions import Hold, Reject, Route
 from policies.resilience.no_breaker import NoBreaker
 from policies.resilience.no_hedge import NoHedge
@@ -72,6 +72,13 @@ class Desk:
         }  # fmt: skip
 
 
+def _probers(policy: Policy) -> tuple[RoutingPolicy, ...]:
+    """The policy, if it has replicas probed, else those of its parts that do."""
+    if isinstance(policy, RoutingPolicy) and type(policy).probes is not RoutingPolicy.probes:
+        return (policy,)
+    return tuple(prober for part in parts_of(policy) for prober in _probers(part))
+
+
 class Variant:
     """One variant of one version of a model: who may be chosen for it, and who chooses."""
 
@@ -88,6 +95,7 @@ class Variant:
         "model",
         "name",
         "parked",
+        "probers",
         "roster",
         "routing",
         "version",
@@ -100,6 +108,8 @@ class Variant:
         self.hedge: HedgePolicy | None = None if type(pool.hedge) is NoHedge else pool.hedge
         self.breaker: BreakerPolicy | None = None if type(pool.breaker) is NoBreaker else pool.breaker
         self.early = pool.binding == "early"
+        self.probers = _probers(pool.routing)
+        """Those of its routing policies that name replicas to be asked for their load."""
         chooses = [policy for policy in (self.routing, self.hedge, self.breaker) if policy is not None]
         self.hooks = Hooks(*chooses)
         """Of those who choose among its replicas."""
@@ -179,6 +189,17 @@ class Variant:
             return self.routing.route(request, candidates, now_s)
         except Exception as error:
             raise blaming(self.routing, error, request.id, now_s) from error
+
+    def to_probe(self, request: Request, candidates: Candidates, now_s: float) -> list[ReplicaView]:
+        """Whom the routing policy wants to hear of. Raises `PolicyError` when it names who is no candidate."""
+        views = []
+        for policy in self.probers:
+            try:
+                named = policy.probes(request, candidates, now_s)
+            except Exception as error:
+                raise blaming(policy, error, request.id, now_s) from error
+            views += [self.chosen(Route(replica), candidates, request, now_s) for replica in named]
+        return views
 
     def chosen(self, decision: Route, candidates: Candidates, request: Request, now_s: float) -> ReplicaView:
         """The replica that it named. Raises `PolicyError` when that is no candidate."""

@@ -127,6 +127,9 @@ class TokenReplica(Replica):
     def batches(self) -> list[int]:
         return list(self._held)
 
+    def attempts(self) -> int:
+        return sum(len(held.sequences) for batch, held in self._held.items() if batch > 0)
+
     def accept(self, message: RunBatch) -> None:
         scheduler, now = self._open, self.ctx.now
         self._look_ahead()
@@ -431,6 +434,8 @@ class TokenReplica(Replica):
             self.answered_probe(sequence.batch, error)
             return
         now = self.ctx.now
+        if self._latencies_s is not None and error is None:
+            self._latencies_s.append(now - sequence.queued_s)
         started_s = now if sequence.started_s is None else sequence.started_s
         usage = Usage(
             sequence.generated_tokens, sequence.itl_max_s, sequence.prefix_tokens, sequence.preemptions,

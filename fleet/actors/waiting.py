@@ -24,6 +24,7 @@ class WaitingQueue:
 
     __slots__ = (
         "batching",
+        "drops",
         "hooks",
         "idle",
         "number",
@@ -44,6 +45,8 @@ class WaitingQueue:
         self.order = queueing
         self.batching = batching
         self.hooks = Hooks(queueing, batching)
+        self.drops = type(queueing).drops is not QueueingPolicy.drops
+        """The queueing policy may give up what waits."""
         self.waiting: OrderedDict[str, tuple[Work, float]] = OrderedDict()
         self.idle: list[ReplicaView] = []
         """Replicas with room for a batch."""

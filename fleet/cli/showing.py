@@ -132,6 +132,8 @@ def _of_pools(pools: tuple[PoolOutline, ...]) -> Iterator[tuple[str, str, str]]:
 def _said_of(pool: PoolOutline) -> Iterator[tuple[str, str]]:
     for slot, table in pool.components.items():
         yield slot, _component(slot, table)
+    if pool.zone is not None:
+        yield "zone", pool.zone
     if pool.capabilities:
         yield "capabilities", ", ".join(pool.capabilities)
     if pool.weights:

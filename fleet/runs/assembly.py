@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol
 from fleet.actor import Actor, FleetError
 from fleet.actors.autoscaler import Autoscaler
 from fleet.actors.batcher import Batcher
-from fleet.actors.health_checker import HealthChecker
+from fleet.actors.health_checker import HealthChecker, judges_completions
 from fleet.actors.hearing import Hooks
 from fleet.actors.queue_hearing import QueueHearing
 from fleet.actors.registrar import PoolWatchers, Registrar, Signals
@@ -116,7 +116,8 @@ class Head:
         return {
             batcher_of(pool.name): QueueHearing(pool.queueing, pool.batching).from_router,
             autoscaler_of(pool.name): Hooks(pool.scaling, pool.warm_pool).wanted(),
-            HEALTH: Hooks(self.spec.health).wanted(),
+            HEALTH: Hooks(self.spec.health).wanted()
+            | ({"on_completed"} if judges_completions(self.spec.health) else set()),
         }
 
     def policies(self) -> Iterator[Policy]:

@@ -74,10 +74,11 @@ class InvariantChecker:
             _fail(3, f"time ran from {self._now} s back to {now} s")
         self._now = now
         router = simulation.head.router
-        if router.submitted != len(router.pending) + sum(router.ended.values()):
+        if router.submitted != len(router.pending) + len(router.lobby) + sum(router.ended.values()):
             _fail(
                 1,
-                f"{router.submitted} submitted, {router.ended} ended, {len(router.pending)} pending",
+                f"{router.submitted} submitted, {router.ended} ended, {len(router.pending)} pending, "
+                f"{len(router.lobby)} delayed",
             )
         self._until_full -= 1
         if self._until_full <= 0 or simulation.runtime.stopped:
@@ -284,6 +285,8 @@ class InvariantChecker:
             )
             if waiting > desk.capacity and not self.moves:
                 _fail(5, f"{waiting} requests wait for pool {name}, over queue_capacity = {desk.capacity}")
+        if len(head.router.lobby) > head.router.lobby_capacity:
+            _fail(5, f"{len(head.router.lobby)} requests are delayed, over {head.router.lobby_capacity}")
         for name, variant in head.router.catalogue.variants.items():
             budget = None if variant.hedge is None else variant.hedge.budget_ratio
             if budget is not None and variant.hedges > budget * variant.let_in:

@@ -289,7 +289,12 @@ class Operator(Actor):
             if name in pools:
                 pools[name] |= desk.described()
         ended = {str(outcome): count for outcome, count in router.ended.items()}
-        requests = {"in_flight": len(router.pending), "submitted": router.submitted, **ended}
+        requests = {
+            "in_flight": len(router.pending),
+            "delayed": len(router.lobby),
+            "submitted": router.submitted,
+            **ended,
+        }
         status = {"now_s": self.ctx.now, "requests": requests, "models": message.models, "pools": pools}
         self.ctx.send(asked.reply_to, Operated(asked.id, None, msgspec.json.encode(status)))
 

@@ -164,7 +164,9 @@ class Simulation:
     def _waiting(self) -> list[str]:
         """Who waits for what: by pools, by the router, and of what the router has ended, by the client."""
         router = self.head.router
-        lost = [id for id in self.client.without_reply() if id not in router.pending]
+        lost = [
+            id for id in self.client.without_reply() if id not in router.pending and id not in router.lobby
+        ]
         return [
             *self._without_replicas(),
             *router.waiting(),

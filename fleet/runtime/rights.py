@@ -18,6 +18,7 @@ from msgspec import Meta, Struct
 
 from fleet.messages import (
     Activate,
+    AskLoad,
     BatchesMissing,
     BatchFinished,
     Cancel,
@@ -28,6 +29,7 @@ from fleet.messages import (
     Drain,
     HostReplica,
     InjectSlowness,
+    LoadAnswered,
     Message,
     Operate,
     Operated,
@@ -72,6 +74,7 @@ RIGHTS: dict[type[Message], Right] = {
     BatchesMissing: Right("replica", "batcher/", own="replica"),
     TokensGenerated: Right("replica", "router", own="replica"),
     ProbeAnswered: Right("replica", "health", own="replica"),
+    LoadAnswered: Right("replica", "router", own="replica"),
     # Only the head commands.
     RunBatch: Right("head", "replica/"),
     CancelBatch: Right("head", "replica/"),
@@ -80,6 +83,7 @@ RIGHTS: dict[type[Message], Right] = {
     Deactivate: Right("head", "replica/"),
     Drain: Right("head", "replica/"),
     Probe: Right("head", "replica/"),
+    AskLoad: Right("head", "replica/"),
     InjectSlowness: Right("head", "replica/"),
     HostReplica: Right("head", "host/"),
     # Only the head answers.
@@ -151,6 +155,8 @@ _BY_FIELD: dict[str, _Bounds] = {
     "ReplicaReported.weight": {"gt": 0.0, "le": 1e9},
     "ReplicaReported.max_inflight_batches": {"ge": 1, "le": 1_000_000},
     "BatchFinished.quality": {"ge": 0.0, "le": 1.0},
+    "AskLoad.waiting": {"ge": 0, "le": 2**31},
+    "LoadAnswered.in_flight": {"ge": 0, "le": 2**31},
     "Timing.batch_size": {"ge": 0, "le": 1_000_000},
     "Timing.prefills": {"ge": 0, "le": 1_000_000},
     "Timing.decodes": {"ge": 0, "le": 1_000_000},

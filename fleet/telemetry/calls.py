@@ -39,6 +39,7 @@ VIEWS = pa.schema([
     ("as_of_s", pa.float64()), ("busy_fraction", pa.float64()), ("gpu_utilization", pa.float64()),
     ("memory_used_bytes", pa.int64()), ("memory_total_bytes", pa.int64()), ("pool", pa.string()),
     ("device", pa.string()), ("cost_per_hour", pa.float64()), ("expected_service_s", pa.float64()),
+    ("zone", pa.string()),
     *((f"tokens.{name}", pa.int64()) for name in TokenSignals.__struct_fields__),
 ])  # fmt: skip
 """One row a view that differed from how this policy was last shown that replica: the fields of `ReplicaView`. `call` is

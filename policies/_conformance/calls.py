@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 from msgspec import Struct
 
 from policies.base import Policy, PolicyError
-from policies.views import Failure, PoolView, ProbeOutcome, ReplicaView
+from policies.views import Completion, Failure, PoolView, ProbeOutcome, ReplicaView
 from traces.schema import Request
 
 Ask = Callable[..., Any]
@@ -29,6 +29,9 @@ class Call(Struct):
     waiting: tuple[str, ...] = ()
     """Ids in the queue."""
     probe: ProbeOutcome | None = None
+    completion: Completion | None = None
+    probed: bool = False
+    """It was asked whom to ask for their load."""
     failure: Failure | None = None
     pool: PoolView | None = None
     served: tuple[str, ...] = ()

@@ -26,7 +26,7 @@ from policies._conformance.replica import FakeReplica, Script
 from policies._conformance.served import drive_rollout, drive_variants
 from policies._conformance.world import World
 from policies.base import Policy
-from policies.decisions import Dispatch, Retry, Route, Scale, Warm
+from policies.decisions import Delay, Dispatch, Drop, Reject, Retry, Route, Scale, Warm
 from policies.views import Failure, FleetView, PoolView, ProbeOutcome, ProbeStatus, ReplicaView
 from traces.schema import Request
 
@@ -54,17 +54,23 @@ def answers(policy: Policy, seed: int, ask: Ask = ask) -> list[tuple[str, object
 
 def _drive_admission(policy: Policy, rng: random.Random, ask: Ask) -> Iterator[Call]:
     now_s, world = 0.0, World(policy, rng, ask)
+    delayed: list[tuple[float, Request]] = []
     for number in range(STEPS):
         now_s = later(rng, now_s)
         world.goes_on(now_s)
-        request = random_request(rng, number, now_s)
+        due = delayed and delayed[0][0] <= now_s
+        request = delayed.pop(0)[1] if due else random_request(rng, number, now_s)
         depth = rng.choice([0, 1, rng.randrange(10_000)])
         fleet = FleetView(
-            in_flight=depth + rng.randrange(50), queue_depth=depth, ready_replicas=rng.randrange(5)
-        )
+            in_flight=depth + rng.randrange(50), queue_depth=depth, ready_replicas=rng.randrange(5),
+            delayed=len(delayed),
+        )  # fmt: skip
         answer = ask(policy, "admit", request, fleet, now_s)
         yield Call(f"admit({request.id}, {fleet}, {now_s!r})", answer, now_s, request)
-        world.somebody_serves(request)
+        if isinstance(answer, Delay):
+            delayed.append((answer.until_s, request))
+        elif not isinstance(answer, Reject):
+            world.somebody_serves(request)
 
 
 def _drive_routing(policy: Policy, rng: random.Random, ask: Ask) -> Iterator[Call]:
@@ -73,6 +79,11 @@ def _drive_routing(policy: Policy, rng: random.Random, ask: Ask) -> Iterator[Cal
         now_s = later(rng, world.now_s)
         world.goes_on(now_s)
         request, replicas = random_request(rng, number, now_s), world.some(world.views())
+        named = ask(policy, "probes", request, list(replicas), now_s)
+        question = f"probes({request.id}, {_names(replicas)}, {now_s!r})"
+        yield Call(question, named, now_s, request, replicas, probed=True)
+        world.asked += [(replica, now_s) for replica in named]
+        world.ask_somebody()
         answer = ask(policy, "route", request, list(replicas), now_s)
         yield Call(f"route({request.id}, {_names(replicas)}, {now_s!r})", answer, now_s, request, replicas)
         if isinstance(answer, Route) and answer.replica in {replica.id for replica in replicas}:
@@ -109,6 +120,14 @@ def _drive_queueing(policy: Any, rng: random.Random, ask: Ask) -> Iterator[Call]
                 popped.clear()
         else:
             continue
+        if rng.random() < 0.2:
+            named = ask(policy, "drops", now_s)
+            expected = "expected the ids of requests that wait, each once"
+            fine = len({*named}) == len(named) and all(name in waiting for name in named)
+            demand(policy, fine, f"drops({now_s!r})", named, expected)
+            for name in named:
+                ask(policy, "remove", name)
+                del waiting[name]
         length = ask(policy, "__len__")
         demand(policy, length == len(waiting), f"len() after {question}", length, f"{len(waiting)} wait")
         yield Call(question, answer, now_s, waiting=tuple(waiting))
@@ -129,6 +148,9 @@ def _drive_batching(policy: Policy, rng: random.Random, ask: Ask) -> Iterator[Ca
             answer = ask(policy, "next_batch", queue, list(idle), now_s)
             question = f"next_batch({len(queue)} waiting, {_names(idle)}, {now_s!r})"
             yield Call(question, answer, now_s, replicas=tuple(idle), waiting=waiting)
+            if isinstance(answer, Drop):
+                queue.take(len(answer.ids), answer.ids)
+                continue
             if not isinstance(answer, Dispatch):
                 break
             taken, replica = queue.take(max(answer.size, 1), answer.ids), answer.replica or idle[0].id
@@ -163,10 +185,17 @@ def _drive_pool(policy: Policy, rng: random.Random, ask: Ask) -> Iterator[Call]:
 
 def _drive_health(policy: Policy, rng: random.Random, ask: Ask) -> Iterator[Call]:
     ill: set[str] = set()
+    seen: set[str] = set()
     world = World(policy, rng, ask)
     for step in range(STEPS):
         world.goes_on(float(step))
         world.somebody_serves(random_request(rng, step, float(step)))
+        done, world.life.completions = world.life.completions, []
+        for completion in done:
+            if completion.replica in seen:
+                answer = ask(policy, "after_completion", completion, float(step))
+                question = f"after_completion({completion}, {float(step)!r})"
+                yield Call(question, answer, float(step), completion=completion)
         for name in ("replica/0", "replica/1", "replica/2"):
             if rng.random() < 0.15:
                 ill ^= {name}
@@ -179,6 +208,7 @@ def _drive_health(policy: Policy, rng: random.Random, ask: Ask) -> Iterator[Call
                 sent_s=float(step),
                 round_trip_s=None if status == "timeout" else rng.expovariate(100.0),
             )
+            seen.add(name)
             answer = ask(policy, "observe", probe, step + 0.5)
             yield Call(f"observe({probe}, {step + 0.5!r})", answer, step + 0.5, probe=probe)
 

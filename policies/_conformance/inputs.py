@@ -49,7 +49,7 @@ def random_request(rng: random.Random, number: int, now_s: float) -> Request:
         deadline_s=maybe(rng, rng.uniform(0.1, 10.0)),
         slo=maybe(rng, Slo(e2e_s=maybe(rng, rng.uniform(0.1, 10.0)), ttft_s=maybe(rng, rng.random()))),
         work=maybe(rng, rng.uniform(0.1, 5.0)),
-        extra={"colour": "blue"} if rng.random() < 0.5 else None,
+        extra={"colour": "blue", "zone": "z1"} if rng.random() < 0.5 else None,
     )
 
 
@@ -79,6 +79,10 @@ class FakeQueue:
     def oldest_s(self) -> float:
         """When the first was queued."""
         return self.waiting[0][0]
+
+    def queued_s(self, request_id: str) -> float:
+        """When this one was queued."""
+        return next(queued_s for queued_s, request in self.waiting if request.id == request_id)
 
     def __len__(self) -> int:
         return len(self.waiting)

@@ -19,7 +19,9 @@ from policies.decisions import (
     Admit,
     Decision,
     Degrade,
+    Delay,
     Dispatch,
+    Drop,
     GiveUp,
     Hold,
     Reject,
@@ -30,7 +32,7 @@ from policies.decisions import (
     Wait,
     Warm,
 )
-from policies.views import Completion, Failure, ProbeOutcome, ProbeStatus, Trust
+from policies.views import Completion, Failure, FleetView, ProbeOutcome, ProbeStatus, Trust
 
 SEEDS = (1, 2, 3)
 
@@ -70,21 +72,48 @@ def _in_future(policy: Policy, call: Call, until_s: Any) -> None:  # Any: what t
 
 
 def check_admission_answers(make: Make) -> None:
-    """It admits, rejects or degrades; a degraded request keeps its id and arrival."""
+    """It admits, rejects, degrades or delays; a degraded request keeps its id and arrival."""
     for policy, call in _calls(make):
-        _demand_type(policy, call, Admit, Reject, Degrade)
+        _demand_type(policy, call, Admit, Reject, Degrade, Delay)
+        if isinstance(call.answer, Delay):
+            _in_future(policy, call, call.answer.until_s)
         if isinstance(call.answer, Degrade) and call.request is not None:
             changed = call.answer.request
             same = (changed.id, changed.arrived_s) == (call.request.id, call.request.arrived_s)
             _demand(policy, call, same, "a degraded request keeps its id and arrival")
+            most: Any = call.answer.max_output_tokens  # Any: what types say need not be so
+            counts = most is None or (isinstance(most, int) and most >= 1)
+            _demand(policy, call, counts, "`max_output_tokens` must be None, or 1 or more")
+
+
+def check_admission_ends_delays(make: Make) -> None:
+    """While the fleet is idle and nobody else comes it does not delay a request for ever."""
+    policy, now_s = made(make), 0.0
+    ask(policy, "reset", random.Random(1))
+    if policy.oracle:
+        ask(policy, "reveal", lambda name: 1)
+    request = random_request(random.Random(1), 0, now_s)
+    ask(policy, "on_replicas", tuple(idle_replicas(3, now_s)), now_s)
+    for _ in range(1000):
+        answer = ask(policy, "admit", request, FleetView(ready_replicas=3), now_s)
+        if not isinstance(answer, Delay):
+            return
+        now_s = answer.until_s
+    fail(policy, f"still delays a request after 1000 tries, at {now_s:g} s, with an idle fleet")
 
 
 # --- routing -----------------------------------------------------------------------------------------------
 
 
 def check_routing_answers(make: Make) -> None:
-    """It names a candidate, or holds until a time to come, or rejects."""
+    """It names a candidate, or holds until a time to come, or rejects; it has only candidates probed."""
     for policy, call in _calls(make):
+        if call.probed:
+            named: Any = call.answer  # Any: what types say need not be so
+            ids = {replica.id for replica in call.replicas}
+            fine = isinstance(named, list | tuple) and all(name in ids for name in named)
+            _demand(policy, call, fine, "it must name some of the replicas it was given, by `id`")
+            continue
         _demand_type(policy, call, Route, Hold, Reject)
         if isinstance(call.answer, Route):
             known = call.answer.replica in {replica.id for replica in call.replicas}
@@ -140,9 +169,16 @@ def check_queueing_empties(make: Make) -> None:
 
 
 def check_batching_answers(make: Make) -> None:
-    """A batch is of waiting requests, within its own `max_batch`, for an idle replica; a wait ends later."""
+    """A batch is of waiting requests, within its own `max_batch`, for an idle replica; a wait ends later.
+
+    What it gives up waits.
+    """
     for policy, call in _calls(make):
-        _demand_type(policy, call, Dispatch, Wait)
+        _demand_type(policy, call, Dispatch, Wait, Drop)
+        if isinstance(call.answer, Drop):
+            ids: Any = call.answer.ids  # Any: what types say need not be so
+            named = isinstance(ids, tuple) and 0 < len({*ids}) == len(ids) and {*ids} <= {*call.waiting}
+            _demand(policy, call, named, "`ids` must be of waiting requests, one or more, each once")
         if isinstance(call.answer, Dispatch):
             _check_dispatch(policy, call, call.answer)
         elif isinstance(call.answer, Wait) and call.answer.until_s is not None:
@@ -177,6 +213,9 @@ def check_batching_conserves_work(make: Make) -> None:
         answer = ask(policy, "next_batch", queue, idle_replicas(1, now_s), now_s)
         if isinstance(answer, Dispatch):
             return
+        if isinstance(answer, Drop):
+            queue.take(len(answer.ids), answer.ids)
+            continue
         until_s = getattr(answer, "until_s", None)
         if until_s is None:
             queue.push(random_request(rng, number + 1, now_s), now_s)
@@ -225,7 +264,7 @@ def check_settled(make: Make) -> None:
 
 
 def check_health_answers(make: Make) -> None:
-    """A verdict is a change of trust of a replica it has seen; a failed probe wins nobody trust."""
+    """A verdict is a change of trust of a replica it has seen; a failed probe, or attempt, wins nobody trust."""
     for seed in SEEDS:
         policy, trust = made(make), dict[str, Trust]()
         for call in drive(policy, seed):
@@ -248,6 +287,15 @@ def _check_verdict(policy: Policy, call: Call, verdict: Verdict, trust: dict[str
     if probe is not None and probe.replica == verdict.replica and probe.status != "ok":
         worse = levels.index(verdict.trust) > levels.index(before)
         _demand(policy, call, worse, f"a probe that did not succeed cannot make it better than {before}")
+    done = call.completion
+    if done is not None:
+        own = verdict.replica == done.replica
+        _demand(policy, call, own, f"an attempt at {done.replica} says nothing of another replica")
+        worse = levels.index(verdict.trust) > levels.index(before)
+        _demand(
+            policy, call, worse or done.failure is None,
+            f"an attempt that failed cannot make it better than {before}",
+        )  # fmt: skip
     trust[verdict.replica] = verdict.trust
 
 
@@ -332,7 +380,7 @@ def check_picker_answers(make: Make) -> None:
 
 
 LAWS: dict[str, dict[str, Callable[[Make], None]]] = {
-    "admission": {"answers": check_admission_answers},
+    "admission": {"answers": check_admission_answers, "ends_delays": check_admission_ends_delays},
     "routing": {"answers": check_routing_answers, "ends_holds": check_routing_ends_holds},
     "queueing": {"conserves": check_queueing_conserves, "empties": check_queueing_empties},
     "batching": {"answers": check_batching_answers, "conserves_work": check_batching_conserves_work},

@@ -11,7 +11,15 @@ from msgspec import Struct
 from policies._conformance.calls import Ask
 from policies._conformance.inputs import FAILURES
 from policies.base import Policy
-from policies.views import BatchCompletion, Completion, Ending, FailureKind, Outcome, ReplicaView
+from policies.views import (
+    BatchCompletion,
+    Completion,
+    Ending,
+    FailureKind,
+    Outcome,
+    ReplicaLoad,
+    ReplicaView,
+)
 from traces.schema import Request
 
 
@@ -48,6 +56,8 @@ class Life:
         self.rng = rng
         self.ask = ask
         self.attempts: list[Attempt] = []
+        self.completions: list[Completion] = []
+        """All that ended since somebody last took them away."""
 
     def in_flight(self, replica: str) -> int:
         """How many attempts this replica has."""
@@ -110,6 +120,7 @@ class Life:
             if batch.streams and failure is None and attempt.first_token_s is None:
                 self._token(attempt, now_s)  # what completed has at least one
             done = self._completion(attempt, failure, service_s, now_s)
+            self.completions.append(done)
             self._tell("on_completed", done, now_s)
             if not self.holds_back(attempt, done):
                 self.request_ended(done, now_s)
@@ -122,6 +133,10 @@ class Life:
                     elapsed_s=now_s - batch.sent_s, failure=failure if batch.service_s is None else None,
                 )  # fmt: skip
                 self._tell("on_batch_completed", ended, now_s)
+
+    def answered_for_load(self, load: ReplicaLoad, now_s: float) -> None:
+        """A replica was asked how much it has to do."""
+        self._tell("on_load", load, now_s)
 
     def holds_back(self, attempt: Attempt, done: Completion) -> bool:
         """The request goes on after this attempt."""

@@ -10,13 +10,13 @@ from policies._conformance.calls import Ask
 from policies._conformance.inputs import maybe
 from policies._conformance.life import Life
 from policies.base import Policy
-from policies.views import ReplicaView, TokenSignals
+from policies.views import ReplicaLoad, ReplicaView, TokenSignals
 from traces.schema import Request
 
 _KINDS: tuple[dict[str, Any], ...] = (  # Any: fields of a view
     {},
-    {"pool": "fast", "device": "a100", "cost_per_hour": 4.0, "expected_service_s": 0.05},
-    {"pool": "slow", "device": "l4", "cost_per_hour": 0.8, "expected_service_s": 0.3},
+    {"pool": "fast", "device": "a100", "zone": "z1", "cost_per_hour": 4.0, "expected_service_s": 0.05},
+    {"pool": "slow", "device": "l4", "zone": "z2", "cost_per_hour": 0.8, "expected_service_s": 0.3},
     {"pool": "free", "device": "cpu", "cost_per_hour": 0.0, "expected_service_s": 2.0},
     {"pool": "unpriced", "device": "l4", "expected_service_s": 0.3},
     {"pool": "untimed", "device": "h100", "cost_per_hour": 9.0},
@@ -41,14 +41,33 @@ class World:
         self.pools = [_KINDS[kind] for kind in rng.choice(_MIXES)]
         self.life = Life(policy, rng, ask)
         self.life.replicas(self.views(), 0.0)
+        self.asked: list[tuple[str, float]] = []
+        """Replicas that were asked for their load, and when."""
 
     def goes_on(self, now_s: float) -> None:
         """It is later: some answers have come, and now and then the replicas changed."""
         self.now_s = now_s
         self.life.goes_on(now_s)
+        self._answer_for_load(now_s)
         if self.rng.random() < 0.1:
             self.change()
             self.life.replicas(self.views(), now_s)
+
+    def _answer_for_load(self, now_s: float) -> None:
+        """Most of those that were asked answer; one that has gone meanwhile may have answered before."""
+        asked, self.asked = self.asked, []
+        for replica, asked_s in asked:
+            if self.rng.random() < 0.9:
+                load = ReplicaLoad(
+                    replica=replica, in_flight=self.life.in_flight(replica), asked_s=asked_s,
+                    latency_s=maybe(self.rng, self.rng.expovariate(10.0)),
+                )  # fmt: skip
+                self.life.answered_for_load(load, now_s)
+
+    def ask_somebody(self) -> None:
+        """The owner of a policy may ask for load on behalf of all its parts."""
+        if self.rng.random() < 0.3:
+            self.asked.append((self._name(self.rng.choice(self.numbers)), self.now_s))
 
     def somebody_serves(self, request: Request) -> None:
         """One of the replicas gets a request, whoever chose it."""

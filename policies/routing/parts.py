@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 
-from policies.base import Policy, RoutingPolicy
+from policies.base import OF_HEAD, Policy
 from policies.views import ReplicaView
 from traces.schema import Request
 
@@ -17,7 +17,7 @@ class Filter(Policy):
     """Narrow the candidates."""
 
     slot = "filter"
-    hears = RoutingPolicy.hears
+    hears = OF_HEAD
 
     @abstractmethod
     def keep(self, request: Request, replicas: Sequence[ReplicaView], now_s: float) -> Sequence[ReplicaView]:
@@ -28,7 +28,7 @@ class Scorer(Policy):
     """Rate the candidates."""
 
     slot = "scorer"
-    hears = RoutingPolicy.hears
+    hears = OF_HEAD
 
     @abstractmethod
     def scores(self, request: Request, replicas: Sequence[ReplicaView], now_s: float) -> Sequence[float]:
@@ -39,7 +39,7 @@ class Picker(Policy):
     """Take one of the candidates."""
 
     slot = "picker"
-    hears = RoutingPolicy.hears
+    hears = OF_HEAD
 
     @abstractmethod
     def pick(self, replicas: Sequence[ReplicaView], scores: Sequence[float]) -> int:

@@ -13,6 +13,7 @@ from fleet.launch.making import make_replica
 from fleet.messages import (
     WIRE_MESSAGES,
     Activate,
+    AskLoad,
     BatchesMissing,
     BatchFinished,
     Cancel,
@@ -23,6 +24,7 @@ from fleet.messages import (
     Drain,
     HostReplica,
     InjectSlowness,
+    LoadAnswered,
     Operate,
     Operated,
     Payload,
@@ -76,6 +78,8 @@ SAMPLES = {
     BatchesMissing: BatchesMissing("replica/3", (1, 2)),
     TokensGenerated: TokensGenerated("replica/3", [Tokens("r", 1, 0, (5,))]),
     ProbeAnswered: ProbeAnswered("replica/3", 1, "ok"),
+    AskLoad: AskLoad("replica/3", "router", 1.5, 4),
+    LoadAnswered: LoadAnswered("replica/3", 1.5, 7, 0.25),
     RunBatch: RunBatch(1, [Work(REQUEST, 1, 3, Payload(b"x"))], "batcher/default"),
     CancelBatch: CancelBatch(1),
     ConfirmBatches: ConfirmBatches((1,), "batcher/default"),
@@ -97,9 +101,9 @@ ALLOWED = {
     (ConfirmRequests, "client", "router"), (RequestsConfirmed, "head", "client/"),
     (ReplicaReported, "replica", "observers"), (BatchFinished, "replica", "batcher/"),
     (BatchesMissing, "replica", "batcher/"), (TokensGenerated, "replica", "router"),
-    (ProbeAnswered, "replica", "health"),
+    (ProbeAnswered, "replica", "health"), (LoadAnswered, "replica", "router"),
     *((kind, "head", "replica/") for kind in (
-        RunBatch, CancelBatch, ConfirmBatches, Activate, Deactivate, Drain, Probe, InjectSlowness)),
+        RunBatch, CancelBatch, ConfirmBatches, Activate, Deactivate, Drain, Probe, AskLoad, InjectSlowness)),
     (HostReplica, "head", "host/"), (Reply, "head", "client/"), (Streamed, "head", "client/"),
     (Operate, "operator", "operator"), (Operated, "head", "operator/"),
 }  # fmt: skip

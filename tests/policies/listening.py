@@ -55,7 +55,10 @@ def listening(
         method.__name__ = name
         return method
 
-    cls = derived(f"Listening{base.__name__}", base, {name: hook(name) for name in hooks or HOOKS})
+    methods = {name: hook(name) for name in hooks or HOOKS}
+    if "on_load" in base.hears:  # nobody hears of a load that nobody asked for
+        methods["probes"] = lambda self, request, replicas, now_s: [view.id for view in replicas]
+    cls = derived(f"Listening{base.__name__}", base, methods)
     return cls(**(parameters or {})), heard
 
 

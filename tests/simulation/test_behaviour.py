@@ -789,7 +789,7 @@ BROKEN = {
     ),
     "admission answers a truth": (
         {"admission": AdmitsWithYes()},
-        "admission policy admits-with-yes answered True; expected Admit, Reject or Degrade",
+        "admission policy admits-with-yes answered True; expected Admit, Reject, Degrade or Delay",
     ),
     "scaling asks for less than nothing": (
         {"scaling": LessThanNothing()},

@@ -300,7 +300,7 @@ def test_the_status_says_what_a_pool_has_done_and_why_it_does_not_start():
     status = msgspec.json.decode(answers[1].status)
 
     assert status["now_s"] == 4.25
-    assert status["requests"] == {"in_flight": 0, "submitted": 5, "completed": 5}
+    assert status["requests"] == {"in_flight": 0, "delayed": 0, "submitted": 5, "completed": 5}
     default, bad = status["pools"]["default"], status["pools"]["bad"]
     assert (default["replicas"], default["completed"], default["failure"]) == ({"ready": 1}, 5, None)
     assert bad["failed_starts"] >= 1

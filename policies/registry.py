@@ -222,6 +222,13 @@ class ParameterInfo(Struct, frozen=True):
     default: str | None
     """None: it must be given."""
 
+    def in_short(self) -> str:
+        """As in a call, ``choices=2``; of a default that has parameters itself, the name."""
+        if self.default is None:
+            return self.name
+        shorter = re.sub(r"(?s)^(\w+)\(.+\)$", r"\1(…)", self.default)
+        return f"{self.name}={shorter}"
+
 
 class ComponentInfo(Struct, frozen=True):
     """One component, in words: what ``fleet policies`` prints."""
@@ -239,15 +246,8 @@ class ComponentInfo(Struct, frozen=True):
     """``module:Class``."""
 
     def parameters_in_short(self) -> str:
-        """In a line, ``choices=2, jitter='full'``; of a default that has parameters itself, the name."""
-        return ", ".join(
-            one.name if one.default is None else f"{one.name}={_in_short(one.default)}"
-            for one in self.parameters
-        )
-
-
-def _in_short(default: str) -> str:
-    return re.sub(r"(?s)^(\w+)\(.+\)$", r"\1(…)", default)
+        """All of them, in a line."""
+        return ", ".join(one.in_short() for one in self.parameters)
 
 
 def describe(base: type[Component] = Policy) -> list[ComponentInfo]:

@@ -45,7 +45,7 @@ demo-llm: $(INSTALLED)
 	@$(BIN)/python -m experiments.demo_llm
 
 studies: $(INSTALLED)
-	@$(BIN)/python -m experiments.studies --size small --out studies-out
+	@$(BIN)/fleet study --all --size small --workers 2 --out studies-out
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check

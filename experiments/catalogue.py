@@ -26,7 +26,7 @@ _HEAD = f"""# The policies
 Every policy that is shipped, under the name that goes into a file or on the command line. `fleet policies NAME`
 says more of one: bounds of its parameters, what a decision costs, its class. *Shown by* names what was tried of the
 claims of its source: a study of [findings.md](findings.md), or a pair of small fleets of `experiments/effects`, all
-of which `python -m experiments.studies.published_effects` runs and judges. One of your own is as good as these:
+of which `fleet study published_effects` runs and judges. One of your own is as good as these:
 [write-a-policy.md](write-a-policy.md).
 """
 

@@ -1,8 +1,10 @@
 """The studies: one question of the field each, asked of simulated fleets and answered with numbers and a plot.
 
-    python -m experiments.studies.continuous_batching --size small --out studies-out
-    python -m experiments.studies --size small --out studies-out        # all of them
+    fleet study                                                        # which there are
+    fleet study continuous_batching --size small --out studies-out
+    fleet study --all --size small --out studies-out
 
-A study is a module with a `STUDY`. What they share is in `study` (the command, sizes), `result` (numbers, statistics),
-`workloads` (device, model, traffic) and `charts`. `docs/findings.md` has what they found.
+A study is a module with a `STUDY`, named in `catalogue`. What they share is in `study` (sizes, how one is run and
+saved), `result` (numbers, statistics), `workloads` (device, model, traffic) and `charts`. `docs/findings.md` has what
+they found.
 """

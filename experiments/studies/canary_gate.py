@@ -1,4 +1,4 @@
-"""``python -m experiments.studies.canary_gate``: how soon is a bad version caught, and how often a good one rejected?
+"""``fleet study canary_gate``: how soon is a bad version caught, and how often a good one rejected?
 
 A part of the requests goes to a new version of a model, for a minute. It is as good as the old one, of which one
 request in a hundred fails; or it fails more often, or it is slower. The gates look whenever `min_requests` more were
@@ -194,6 +194,3 @@ STUDY = Study(
     run=run,
     draw=draw,
 )
-
-if __name__ == "__main__":
-    STUDY.main()

@@ -1,4 +1,4 @@
-"""``python -m experiments.studies.chunked_prefill``: how large should a step be?
+"""``fleet study chunked_prefill``: how large should a step be?
 
 A step that takes more prompt tokens ends a prompt sooner, and keeps every decode waiting for longer. Requests with long
 prompts come to one replica under Sarathi-Serve with budgets from 128 to 8,192 tokens a step, and under vLLM's first
@@ -126,6 +126,3 @@ STUDY = Study(
     run=run,
     draw=draw,
 )  # fmt: skip
-
-if __name__ == "__main__":
-    STUDY.main()

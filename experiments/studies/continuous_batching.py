@@ -1,4 +1,4 @@
-"""``python -m experiments.studies.continuous_batching``: what do batches gain that change at every step?
+"""``fleet study continuous_batching``: what do batches gain that change at every step?
 
 Requests of single questions come at several rates to one replica, whose steps are planned by a static batch (requests
 that leave or come late wait for the batch to end), by Orca (any sequence may leave and join between two steps), by
@@ -94,6 +94,3 @@ STUDY = Study(
     run=run,
     draw=draw,
 )
-
-if __name__ == "__main__":
-    STUDY.main()

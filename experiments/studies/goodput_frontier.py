@@ -1,4 +1,4 @@
-"""``python -m experiments.studies.goodput_frontier``: how much load does a fleet bear within its objectives?
+"""``fleet study goodput_frontier``: how much load does a fleet bear within its objectives?
 
 Goodput as the field defines it: the highest rate at which nine of ten requests meet both objectives, the time to first
 token and the mean time per token, a replica. Found by bisection over the rate for each iteration policy under one
@@ -175,6 +175,3 @@ STUDY = Study(
     run=run,
     draw=draw,
 )
-
-if __name__ == "__main__":
-    STUDY.main()

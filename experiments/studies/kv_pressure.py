@@ -1,4 +1,4 @@
-"""``python -m experiments.studies.kv_pressure``: what to do when the cache is too small?
+"""``fleet study kv_pressure``: what to do when the cache is too small?
 
 Conversations come to one replica whose key-value cache holds from hardly one batch to plenty. A sequence that finds no
 block takes the place of another, which later computes what it lost anew or gets it back from host memory; and what is
@@ -112,6 +112,3 @@ STUDY = Study(
     run=run,
     draw=draw,
 )  # fmt: skip
-
-if __name__ == "__main__":
-    STUDY.main()

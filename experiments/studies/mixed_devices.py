@@ -1,4 +1,4 @@
-"""``python -m experiments.studies.mixed_devices``: which routing pays where replicas run on unlike devices?
+"""``fleet study mixed_devices``: which routing pays where replicas run on unlike devices?
 
 One model is served by two A100s and four L4s. An A100 is two and a half times as fast and five times as dear, so that
 the L4s do the same work for half the money, and later. A routing policy sees the replicas of both pools; some count
@@ -99,6 +99,3 @@ STUDY = Study(
     run=run,
     draw=draw,
 )
-
-if __name__ == "__main__":
-    STUDY.main()

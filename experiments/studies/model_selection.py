@@ -1,4 +1,4 @@
-"""``python -m experiments.studies.model_selection``: a good answer, a cheap one, or one in time?
+"""``fleet study model_selection``: a good answer, a cheap one, or one in time?
 
 One model is served by two variants: a small one on four L4s, whose answers have a quality of 0.6, and a large one on
 four A100s, with 0.9. All by one of them, the cheapest that meets the objective, a cascade that asks the large one where
@@ -110,6 +110,3 @@ STUDY = Study(
     run=run,
     draw=draw,
 )
-
-if __name__ == "__main__":
-    STUDY.main()

@@ -1,4 +1,4 @@
-"""``python -m experiments.studies.prefix_routing``: is the cache worth following, or the load?
+"""``fleet study prefix_routing``: is the cache worth following, or the load?
 
 Conversations come to eight replicas, each with a prefix cache of its own. A router that spreads the load finds a
 prompt's beginning in the cache by luck; one that follows the cache loads its replicas unevenly. Run on a recorded part
@@ -106,6 +106,3 @@ STUDY = Study(
     run=run,
     draw=draw,
 )
-
-if __name__ == "__main__":
-    STUDY.main()

@@ -1,4 +1,4 @@
-"""``python -m experiments.studies.published_effects``: does each policy do here what its source says of it?
+"""``fleet study published_effects``: does each policy do here what its source says of it?
 
 For each policy of the library that no other study is about there is a claim of its source, and the smallest pair of
 fleets in which that should show: one with the policy, one with what it is to be better than, and the same in everything
@@ -80,19 +80,27 @@ class EffectsFound(StudyResult, frozen=True, kw_only=True, omit_defaults=True):
         table = Table(
             title=title, title_justify="left", box=SIMPLE_HEAD, caption=caption, caption_justify="left"
         )
-        table.add_column("policy")
-        table.add_column("claim")
-        table.add_column("figure")
-        for name in ("with", "against", "difference"):
-            table.add_column(name, justify="right")
-        table.add_column("shown")
-        for one in self.effects:
-            claim = one.claim if one.note is None else f"{one.claim}; {one.note}"
-            table.add_row(
-                f"{one.policy}, against {one.against}", claim, one.figure, plain_number(_mean(one.candidate)),
-                plain_number(_mean(one.baseline)), _with_interval(one.difference), one.shown,
-            )  # fmt: skip
+        headings, rows = self.cells()
+        for index, heading in enumerate(headings):
+            table.add_column(heading, justify="right" if index in (3, 4, 5) else "left")
+        for row in rows:
+            table.add_row(*row)
         return table
+
+    def cells(self) -> tuple[list[str], list[list[str]]]:
+        headings = ["policy", "claim", "figure", "with", "against", "difference", "shown"]
+        return headings, [
+            [
+                f"{one.policy}, against {one.against}",
+                one.claim if one.note is None else f"{one.claim}; {one.note}",
+                one.figure,
+                plain_number(_mean(one.candidate)),
+                plain_number(_mean(one.baseline)),
+                _with_interval(one.difference),
+                one.shown,
+            ]
+            for one in self.effects
+        ]
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -201,13 +209,26 @@ def draw(result: StudyResult) -> str:
     return compact_svg(figure, result.study)
 
 
+def finding(result: StudyResult) -> tuple[str, ...]:
+    """How many claims appeared, and which did not."""
+    effects = result.effects if isinstance(result, EffectsFound) else ()
+    said = [
+        f"{sum(one.shown == 'as published' for one in effects)} of {len(effects)} claims appear as published."
+    ]
+    for shown in ("not shown", "the other way"):
+        names = [
+            f"{one.policy} ({one.figure}, against {one.against})" for one in effects if one.shown == shown
+        ]
+        if names:
+            said.append(f"{shown.capitalize()}: {', '.join(names)}.")
+    return tuple(said)
+
+
 STUDY = Study(
     name="published_effects",
     title="What its source says of each policy, and what came of it",
     plans={"small": Plan(seeds=3), "full": Plan(seeds=None)},
     run=run,
     draw=draw,
+    finding=finding,
 )
-
-if __name__ == "__main__":
-    STUDY.main()

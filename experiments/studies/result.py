@@ -79,6 +79,14 @@ class StudyResult(Struct, frozen=True, kw_only=True, omit_defaults=True):
     specs: dict[str, Any]
     """Of each candidate, at the first setting."""
     spots: tuple[Spot, ...] = ()
+    setting_names: dict[str, str] = {}
+    """What the settings are called, where a number says little: by the number as ``f"{at:g}"`` writes it."""
+    finding: tuple[str, ...] = ()
+    """What came of it, in sentences."""
+
+    def named(self, at: float) -> str:
+        """A setting as tables print it."""
+        return self.setting_names.get(f"{at:g}", plain_number(at))
 
     @property
     def settings(self) -> list[float]:
@@ -120,19 +128,29 @@ class StudyResult(Struct, frozen=True, kw_only=True, omit_defaults=True):
         table = Table(
             title=title, title_justify="left", box=SIMPLE_HEAD, caption=caption, caption_justify="left"
         )
-        table.add_column(self.setting, justify="right")
-        table.add_column("", no_wrap=True)
+        headings, rows = self.cells()
+        table.add_column(headings[0], justify="right")
+        table.add_column(headings[1], no_wrap=True)
+        for heading in headings[2:]:
+            table.add_column(heading, justify="right")
+        for row in rows:
+            if row[0]:
+                table.add_section()
+            table.add_row(*row)
+        return table
+
+    def cells(self) -> tuple[list[str], list[list[str]]]:
+        """Headings and rows; a setting's name stands in the first of its rows alone."""
         shown = [measure for measure in self.measures if measure.shown]
-        for measure in shown:
-            table.add_column(measure.label, justify="right")
         by_key = {(one.at, one.candidate, one.measure): one for one in self.figures}
+        rows = []
         for at in self.settings:
-            for index, candidate in enumerate(self.candidates):
+            there = [name for name in self.candidates if any((at, name, of.name) in by_key for of in shown)]
+            for index, candidate in enumerate(there):
                 figures = [by_key.get((at, candidate, measure.name)) for measure in shown]
                 cells = [_cell(one, of) for one, of in zip(figures, shown, strict=True)]
-                table.add_row("" if index else plain_number(at), candidate, *cells)
-            table.add_section()
-        return table
+                rows.append(["" if index else self.named(at), candidate, *cells])
+        return [self.setting, "", *(measure.label for measure in shown)], rows
 
     def to_json(self) -> bytes:
         """All of it, the same bytes for the same result."""

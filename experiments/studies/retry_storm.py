@@ -1,4 +1,4 @@
-"""``python -m experiments.studies.retry_storm``: does a fleet recover from a fault that is over?
+"""``fleet study retry_storm``: does a fleet recover from a fault that is over?
 
 All replicas become four times as slow for 20 s, then as fast as before. Each attempt has one second, and one that
 takes longer is tried again elsewhere. While all is slow that is most of them. Retries are load, load makes attempts
@@ -178,6 +178,3 @@ STUDY = Study(
     run=run,
     draw=draw,
 )
-
-if __name__ == "__main__":
-    STUDY.main()

@@ -1,4 +1,4 @@
-"""``python -m experiments.studies.slo_frontier``: how much throughput does a millisecond of allowed tail latency buy?
+"""``fleet study slo_frontier``: how much throughput does a millisecond of allowed tail latency buy?
 
 The four knobs that serving frameworks expose (the largest batch, how long it may be waited for, the queue depth at
 which a replica is added, the loaded spares) are swept on the reference scenario: a surge to sixteen times the load, and
@@ -192,6 +192,3 @@ STUDY = Study(
     run=run,
     draw=draw,
 )  # fmt: skip
-
-if __name__ == "__main__":
-    STUDY.main()

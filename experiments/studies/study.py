@@ -1,16 +1,16 @@
-"""What a study is, and the command that runs one."""
+"""What a study is, how one is run, and what is kept of it."""
 
 from __future__ import annotations
 
-import argparse
-import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Generic, Literal, TypeVar
 
 from msgspec import Struct
+from msgspec.structs import replace
 
+from experiments.pages.blocks import Bullets, Facts, Figure, Table, can_plot, page, section
 from experiments.studies.result import StudyResult
 from experiments.text import console
 
@@ -38,48 +38,44 @@ class Study(Struct, Generic[P], frozen=True, kw_only=True):
     run: Callable[[P, Options], StudyResult]
     draw: Callable[[StudyResult], str]
     """The plot, as SVG."""
+    finding: Callable[[StudyResult], tuple[str, ...]] | None = None
+    """What came of it, in sentences that are made of its numbers."""
 
     def publish(self, size: Size, options: Options, out: Path | None) -> StudyResult:
-        """Run it, print what came of it, and keep it under `out`: ``<name>.json`` and ``<name>.svg``."""
+        """Run it, print what came of it, and keep it under `out`: ``<name>.json``, ``<name>.svg``, ``<name>.html``."""
         began_s = time.perf_counter()
         result = self.run(self.plans[size], options)
+        if self.finding is not None:
+            result = replace(result, finding=self.finding(result))
         screen = console()
         screen.print(result.table(self.title))
+        for sentence in result.finding:
+            screen.print(f"- {sentence}", highlight=False)
         if out is not None:
-            out.mkdir(parents=True, exist_ok=True)
-            (out / f"{self.name}.json").write_bytes(result.to_json())
-            (out / f"{self.name}.svg").write_text(self.draw(result), encoding="utf-8")
-            screen.print(f"written: {out / self.name}.json, {out / self.name}.svg")
+            self._save(result, size, options, out)
+            screen.print(f"written: {out / self.name}.json, .svg and .html")
         screen.print(f"{self.name}: {time.perf_counter() - began_s:.0f} s\n")
         return result
 
-    def main(self, arguments: Sequence[str] | None = None) -> None:
-        """The command of this study."""
-        publish_all([self], arguments, prog=f"python -m experiments.studies.{self.name}", about=self.title)
+    def _save(self, result: StudyResult, size: Size, options: Options, out: Path) -> None:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / f"{self.name}.json").write_bytes(result.to_json())
+        drawn = self.draw(result) if can_plot() else None
+        if drawn is not None:
+            (out / f"{self.name}.svg").write_text(drawn, encoding="utf-8")
+        (out / f"{self.name}.html").write_text(self._page(result, size, options, drawn), encoding="utf-8")
 
-
-def publish_all(
-    studies: Sequence[Study[P]], arguments: Sequence[str] | None, *, prog: str, about: str
-) -> None:
-    """The command that runs `studies` one after another. What one cannot do, the others do all the same."""
-    parser = argparse.ArgumentParser(prog=prog, description=about)
-    parser.add_argument(
-        "--size", choices=SIZES, default="small", help="how much is run; default: %(default)s"
-    )
-    parser.add_argument("--out", type=Path, help="folder for numbers and plots; default: print only")
-    parser.add_argument("--trace", help="a trace file (or a bundled trace) to take the traffic from")
-    parser.add_argument(
-        "--workers", type=int, default=min(2, os.cpu_count() or 1), help="processes; default: %(default)s"
-    )
-    given = parser.parse_args(arguments)
-    if given.workers < 1:
-        parser.error("--workers must be at least 1")
-    options = Options(trace=given.trace, workers=given.workers, progress=True)
-    refused: list[str] = []
-    for study in studies:
-        try:
-            study.publish(given.size, options, given.out)
-        except (OSError, ValueError) as error:
-            refused.append(f"{study.name}: {error}")
-    if refused:
-        parser.error("\n".join(refused))
+    def _page(self, result: StudyResult, size: Size, options: Options, drawn: str | None) -> str:
+        again = f"fleet study {self.name} --size {size}" + (
+            f" --trace {options.trace}" if options.trace else ""
+        )
+        headings, rows = result.cells()
+        return page(
+            self.title,
+            [
+                *section("What came of it", [Bullets(result.finding)] if result.finding else []),
+                *([Figure(drawn, result.workload)] if drawn is not None else []),
+                *section("Figures", [Table(headings, rows, names=2)]),
+                *section("To make it again", [Facts([("command", again), ("traffic", result.workload)])]),
+            ],
+        )

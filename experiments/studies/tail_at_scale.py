@@ -1,4 +1,4 @@
-"""``python -m experiments.studies.tail_at_scale``: what do a second attempt and a second queue do for the tail?
+"""``fleet study tail_at_scale``: what do a second attempt and a second queue do for the tail?
 
 Requests whose service times vary much come to ten replicas, of which now and then one is five times as slow as usual.
 A hedged request gets a second attempt after the time that 95 % of attempts take; a tied one waits at two replicas and
@@ -161,6 +161,3 @@ STUDY = Study(
     run=run,
     draw=draw,
 )
-
-if __name__ == "__main__":
-    STUDY.main()

@@ -32,7 +32,7 @@ from fleet.cli.values import count, endpoint, meant, positive, several, whole
 
 GROUPS = {
     "run": ("simulate", "replay", "again"),
-    "compare": ("compare", "curve", "sweep", "regret"),
+    "compare": ("compare", "curve", "sweep", "regret", "study"),
     "live": ("serve", "join", "drive", "keys"),
     "operate": ("deploy", "retire", "scale", "rollout", "status"),
     "traces": ("traces", "export"),

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from experiments import Metric
     from experiments.compare import TraceSource
     from fleet import FleetSpec
+    from policies.presets import Preset
     from traces import Trace
 
 
@@ -24,7 +25,9 @@ def compare(arguments: Namespace) -> int:
     from experiments import compare as compare_them
     from experiments import power
 
-    candidates = candidates_of(arguments.specs, arguments.changes, arguments.vary)
+    candidates = candidates_of(
+        arguments.specs, arguments.changes, arguments.vary, presets=presets_of(arguments.presets)
+    )
     if arguments.baseline is not None and arguments.baseline not in candidates:
         hint = meant(arguments.baseline, list(candidates)) or f"; there are {', '.join(candidates)}"
         raise UsageError(f"compare: --baseline {arguments.baseline} is no candidate{hint}")
@@ -87,23 +90,75 @@ def candidates_of(
     changes: Sequence[str],
     vary: Sequence[str],
     *,
+    presets: Sequence[Preset] = (),
     command: str = "compare",
     least: int = 2,
 ) -> dict[str, FleetSpec]:
-    """Fleets by name: of each file, all combinations of the varied values; there are to be at `least` so many."""
+    """Fleets by name: of each file, under each preset, all combinations of the varied values; at `least` so many."""
     axes = [(path, inputs.alternatives(values)) for path, values in map(inputs.split_change, vary)]
     candidates: dict[str, FleetSpec] = {}
     for file, stem in zip(paths, _stems(paths), strict=True):
-        for values in product(*(values for _, values in axes)):
-            varied = [f"{path}={value}" for (path, _), value in zip(axes, values, strict=True)]
-            label = values[0] if len(axes) == 1 else ", ".join(map(_short, varied))
-            name = " ".join(part for part in (stem if len(paths) > 1 or not axes else "", label) if part)
-            if name in candidates:
-                raise UsageError(f"{command}: two candidates are called {name}")
-            candidates[name] = inputs.spec_of(file, [*changes, *varied])
+        for preset in presets or (None,):
+            for values in product(*(values for _, values in axes)):
+                varied = [f"{path}={value}" for (path, _), value in zip(axes, values, strict=True)]
+                label = values[0] if len(axes) == 1 else ", ".join(map(_short, varied))
+                alone = len(paths) == 1 and (axes or preset is not None)
+                parts = ("" if alone else stem, "" if preset is None else preset.name, label)
+                name = " ".join(part for part in parts if part)
+                if name in candidates:
+                    raise UsageError(f"{command}: two candidates are called {name}")
+                candidates[name] = _spec_of(file, preset, [*changes, *varied], command)
     if len(candidates) < least:
-        raise UsageError(f"{command}: needs two candidates: give two files, or --vary PATH=A,B")
+        raise UsageError(f"{command}: needs two candidates: give two files, two presets, or --vary PATH=A,B")
     return candidates
+
+
+def _spec_of(file: Path, preset: Preset | None, changes: Sequence[str], command: str) -> FleetSpec:
+    """The fleet of a file, under a preset, then with these changes."""
+    if preset is None:
+        return inputs.spec_of(file, changes)
+    from fleet.reading import read_table
+    from policies.base import Component
+    from policies.building import to_table
+
+    plain = {
+        name: to_table(value) if isinstance(value, Component) else value
+        for name, value in preset.fields.items()
+    }
+    spec = inputs.built({**read_table(file), **plain}, changes, f"{file} under preset {preset.name}")
+    wrong = wrong_engine(preset, spec)
+    if wrong is not None:
+        raise UsageError(f"{command}: {file}: {wrong}")
+    return spec
+
+
+def wrong_engine(preset: Preset, spec: FleetSpec) -> str | None:
+    """Why this preset says nothing of such a fleet; None where it does."""
+    from fleet.engines import StepEngine
+
+    tokens = {isinstance(pool.engine, StepEngine) for pool in spec.serving}
+    if preset.serves == "both" or tokens == {preset.serves == "tokens"}:
+        return None
+    does = {"tokens": "serves token by token", "requests": "answers whole requests"}
+    other = {"tokens": "answers whole requests", "requests": "serves token by token"}
+    return (
+        f"preset {preset.name} is of a system that {does[preset.serves]}, and an engine of this fleet "
+        f"{other[preset.serves]}"
+    )
+
+
+def presets_of(names: str | None) -> list[Preset]:
+    """The presets that `--presets` names, in that order."""
+    from policies.presets import PRESETS
+
+    found = []
+    for name in [] if names is None else dict.fromkeys(inputs.alternatives(names)):
+        made = PRESETS.get(name.replace("-", "_"))
+        if made is None:
+            hint = meant(name, list(PRESETS)) or f"; there are {', '.join(PRESETS)}"
+            raise UsageError(f"compare: --presets: there is no preset {name!r}{hint}")
+        found.append(made())
+    return found
 
 
 def _short(change: str) -> str:

@@ -1,4 +1,4 @@
-"""The commands that compare, as data: `fleet compare`, `curve`, `sweep` and `regret`."""
+"""The commands that compare, as data: `fleet compare`, `curve`, `sweep`, `regret` and `study`."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ def add_experiments(commands: Any) -> None:  # Any: argparse keeps its type priv
     _add_curve(commands)
     _add_sweep(commands)
     _add_regret(commands)
+    _add_study(commands)
 
 
 def _add_compare(commands: Any) -> None:
@@ -30,6 +31,10 @@ def _add_compare(commands: Any) -> None:
         nargs="+",
         help="fleets, as TOML or JSON; the first is the baseline",
     )
+    compare.add_argument(
+        "--presets", metavar="NAME,NAME,...",
+        help="run each fleet as these systems do by default: triton, ray_serve, kserve, vllm, ...",
+    )  # fmt: skip
     set_flag(compare)
     _vary(compare)
     run_flags(compare, seed=False)
@@ -177,6 +182,23 @@ def _add_regret(commands: Any) -> None:
         "--out", type=Path, metavar="FILE", help="write the decisions that differ to a .parquet"
     )
     regret.add_argument("--json", action="store_true", help="print the figures as JSON")
+
+
+def _add_study(commands: Any) -> None:
+    study = command(
+        commands, "study", "studying:study", "run a study of docs/findings.md, or say which there are"
+    )
+    study.add_argument("names", metavar="NAME", nargs="*", help="such as tail_at_scale")
+    study.add_argument("--all", action="store_true", help="every one, one after another")
+    study.add_argument(
+        "--size", choices=("small", "full"), default="small",
+        help="how much is run: full is what docs/findings.md reports (default small)",
+    )  # fmt: skip
+    study.add_argument(
+        "--trace", metavar="TRACE", help="take the traffic from a trace, in place of the study's own"
+    )
+    _workers(study)
+    study.add_argument("--out", type=Path, metavar="DIR", help="keep numbers, plot and page there")
 
 
 def _vary(parser: Parser) -> None:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 
 import pyarrow.compute as pc
 import pytest
@@ -10,6 +11,7 @@ from msgspec.structs import replace
 from experiments.measured import Measured
 from experiments.studies import (
     canary_gate,
+    catalogue,
     chunked_prefill,
     continuous_batching,
     goodput_frontier,
@@ -26,9 +28,10 @@ from experiments.studies.failing import FailingEngine
 from experiments.studies.jobs import run_all
 from experiments.studies.result import StudyResult
 from experiments.studies.scoring import engine, most_per_s, texts, work_cost
-from experiments.studies.study import Options, Study, publish_all
+from experiments.studies.study import Options, Study
 from experiments.studies.workloads import arrivals, open_loop, recorded
 from fleet import AffineLatency, FleetSpec, simulate
+from fleet.cli import main
 from policies import FixedVariant, NoBatching, NoRetry
 from tests.simulation.building import arrivals as requests_at
 from tests.simulation.building import engine as emulated
@@ -62,13 +65,7 @@ TINY = {
     ),
     "published_effects": published_effects.Plan(seeds=2, policies=("Greedy", "NotFullFilter")),
 }  # fmt: skip
-STUDIES = {
-    module.STUDY.name: module.STUDY
-    for module in (
-        continuous_batching, chunked_prefill, prefix_routing, kv_pressure, goodput_frontier, mixed_devices,
-        model_selection, tail_at_scale, retry_storm, canary_gate, slo_frontier, published_effects,
-    )
-}  # fmt: skip
+STUDIES = {study.name: study for study in catalogue.studies()}
 
 
 def tiny(name: str) -> Study:
@@ -129,8 +126,8 @@ def test_a_plot_names_its_candidates_and_is_small_enough_to_keep(name, result):
 
 def test_a_study_keeps_its_numbers_and_plot_and_gives_the_same_bytes_again(tmp_path, capsys):
     for folder in ("a", "b"):
-        tiny("chunked_prefill").main(["--out", str(tmp_path / folder), "--workers", "1"])
-    names = ["chunked_prefill.json", "chunked_prefill.svg"]
+        tiny("chunked_prefill").publish("small", HERE, tmp_path / folder)
+    names = ["chunked_prefill.json", "chunked_prefill.svg", "chunked_prefill.html"]
     for name in names:
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
     kept = json.loads((tmp_path / "a" / names[0]).read_bytes())
@@ -138,18 +135,40 @@ def test_a_study_keeps_its_numbers_and_plot_and_gives_the_same_bytes_again(tmp_p
     assert "whole prompts" in capsys.readouterr().out
 
 
-def test_a_trace_that_is_not_there_is_one_line(tmp_path, capsys):
-    with pytest.raises(SystemExit):
-        tiny("prefix_routing").main(["--trace", str(tmp_path / "absent.jsonl"), "--workers", "1"])
+def command(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    """`fleet study`, of tiny studies."""
+    monkeypatch.setattr(catalogue, "studies", lambda names=catalogue.NAMES: [tiny(name) for name in names])
+    return main(["study", *arguments])
+
+
+def test_a_trace_that_is_not_there_is_one_line(tmp_path, capsys, monkeypatch):
+    assert command(monkeypatch, "prefix_routing", "--trace", str(tmp_path / "absent.jsonl")) == 2
     assert "absent.jsonl" in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_what_one_study_cannot_take_the_others_do_all_the_same(tmp_path, capsys):
+def test_without_a_name_the_command_says_which_studies_there_are(capsys, monkeypatch):
+    assert command(monkeypatch) == 0
+    said = capsys.readouterr().out
+    assert all(name in said for name in catalogue.NAMES)
+
+
+def test_a_study_that_there_is_not_is_an_error_that_says_which_was_meant(capsys, monkeypatch):
+    assert command(monkeypatch, "tail_at_scal") == 2
+    assert "did you mean tail_at_scale?" in capsys.readouterr().err
+
+
+def test_every_module_with_a_study_is_named():
+    folder = Path(catalogue.__file__).parent
+    modules = [
+        path.stem for path in folder.glob("*.py") if "STUDY = Study" in path.read_text(encoding="utf-8")
+    ]
+    assert sorted(modules) == sorted(catalogue.NAMES)
+
+
+def test_what_one_study_cannot_take_the_others_do_all_the_same(tmp_path, capsys, monkeypatch):
     few = tmp_path / "few.jsonl"
     save_trace(poisson(1.0, 60.0, 0, prompt_tokens=10, output_tokens=10), few)
-    studies = [tiny("retry_storm"), tiny("tail_at_scale"), tiny("mixed_devices")]
-    with pytest.raises(SystemExit):
-        publish_all(studies, ["--trace", str(few), "--workers", "1"], prog="studies", about="")
+    assert command(monkeypatch, "retry_storm", "tail_at_scale", "mixed_devices", "--trace", str(few)) == 2
     said = capsys.readouterr()
     assert "retry_storm" in said.err
     assert "tail_at_scale" in said.err

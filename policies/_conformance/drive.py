@@ -27,7 +27,7 @@ from policies._conformance.served import drive_rollout, drive_variants
 from policies._conformance.world import World
 from policies.base import Policy
 from policies.decisions import Delay, Dispatch, Drop, Reject, Retry, Route, Scale, Warm
-from policies.views import Failure, FleetView, PoolView, ProbeOutcome, ProbeStatus, ReplicaView
+from policies.views import Failure, FleetView, Latencies, PoolView, ProbeOutcome, ProbeStatus, ReplicaView
 from traces.schema import Request
 
 STEPS = 127  # prime: a counter that goes round a few replicas is not back where it began
@@ -159,28 +159,50 @@ def _drive_batching(policy: Policy, rng: random.Random, ask: Ask) -> Iterator[Ca
 
 
 def _drive_pool(policy: Policy, rng: random.Random, ask: Ask) -> Iterator[Call]:
-    ready, starting = rng.randrange(1, 4), 0
+    low = rng.choice([0, 1, 1])
+    ready, starting, now_s = rng.randrange(1, 4), 0, 0.0
     depth, world = 0.0, World(policy, rng, ask)
     for step in range(STEPS):
-        world.goes_on(step * 0.5)
+        # Mostly a period of the control loop; now and then one in which nothing was asked, as when it was at rest.
+        interval_s = 0.5 if step else 0.0
+        interval_s += rng.uniform(30.0, 400.0) if step and rng.random() < 0.02 else 0.0
+        now_s += interval_s
+        world.goes_on(now_s)
         for number in range(rng.randrange(4)):
-            world.somebody_serves(random_request(rng, 4 * step + number, step * 0.5))
+            world.somebody_serves(random_request(rng, 4 * step + number, now_s))
         ready, starting = ready + starting, 0
-        depth = max(0.0, depth + rng.uniform(-20.0, 20.0))
-        pool = PoolView(
-            ready=ready, starting=starting, requested=ready + starting, min_replicas=1, max_replicas=8,
-            warm=rng.randrange(2), queue_depth=int(depth), in_flight=int(depth) + ready,
-            oldest_wait_s=depth / 50.0, arrivals_per_s=rng.uniform(0.0, 100.0), as_of_s=step * 0.5,
-            completions_per_s=rng.uniform(0.0, 100.0), busy_fraction=maybe(rng, rng.random()),
-            gpu_utilization=maybe(rng, rng.random()), replicas=tuple(idle_replicas(ready, step * 0.5)),
-        )  # fmt: skip
-        answer = ask(policy, "desired", pool, step * 0.5)
-        yield Call(f"desired({pool}, {step * 0.5!r})", answer, step * 0.5, pool=pool)
+        depth = 0.0 if rng.random() < 0.05 else max(0.0, depth + rng.uniform(-20.0, 20.0))
+        pool = _pool_view(rng, ready, int(depth), interval_s, now_s, min_replicas=low)
+        answer = ask(policy, "desired", pool, now_s)
+        yield Call(f"desired({pool}, {now_s!r})", answer, now_s, pool=pool)
         if isinstance(answer, Scale | Warm) and isinstance(answer.replicas, int):
-            target = max(1, min(answer.replicas, 8))
+            target = max(low, min(answer.replicas, 8))
             ready, starting = min(ready, target), max(0, target - ready)
         if rng.random() < 0.05:
             ready = max(0, ready - 1)
+
+
+def _pool_view(
+    rng: random.Random, ready: int, depth: int, interval_s: float, now_s: float, *, min_replicas: int
+) -> PoolView:
+    """A pool of so many replicas, where so many wait; signals that nobody may have are there or not."""
+    quiet = depth == 0 and rng.random() < 0.5
+    rate = 0.0 if quiet or interval_s == 0.0 else rng.uniform(0.0, 100.0)
+    ends = 0.0 if quiet else rng.uniform(0.0, 100.0)
+    latencies = Latencies(tuple(rng.expovariate(5.0) for _ in range(rng.choice([0, 0, 1, 20]))))
+    return PoolView(
+        interval_s=interval_s, ready=ready, requested=ready, min_replicas=min_replicas, max_replicas=8,
+        warm=rng.randrange(2), queue_depth=depth, in_flight=0 if quiet else depth + ready,
+        queue_depth_mean=0.0 if quiet else depth * rng.uniform(0.0, 2.0),
+        in_flight_mean=0.0 if quiet else (depth + ready) * rng.uniform(0.0, 2.0), oldest_wait_s=depth / 50.0,
+        arrivals_per_s=rate, ends_per_s=ends, completions_per_s=ends * rng.random(), as_of_s=now_s,
+        ttft_s=latencies, e2e_s=latencies, attainment=maybe(rng, rng.random()),
+        busy_fraction=maybe(rng, rng.random()) if ready else None,
+        gpu_utilization=maybe(rng, rng.random()) if ready else None,
+        kv_utilization=maybe(rng, rng.random()) if ready else None,
+        kv_utilization_mean=maybe(rng, rng.random()) if ready else None,
+        replicas=tuple(idle_replicas(ready, now_s)),
+    )  # fmt: skip
 
 
 def _drive_health(policy: Policy, rng: random.Random, ask: Ask) -> Iterator[Call]:

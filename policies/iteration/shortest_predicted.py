@@ -12,6 +12,7 @@ from policies.base import IterationPolicy
 from policies.decisions import Step, Wait
 from policies.iteration.drafting import StepDraft
 from policies.iteration.ranked import plan_by_rank
+from policies.running_means import RunningMeans
 from policies.views import Completion, KvView, SequenceView
 
 
@@ -34,8 +35,7 @@ class ShortestPredicted(IterationPolicy):
     """Predicted before anything has ended."""
 
     def reset(self, rng: random.Random) -> None:
-        self.totals: dict[int, tuple[int, int]] = {}
-        self.total = (0, 0)
+        self.means = RunningMeans()
 
     def plan(
         self, waiting: Sequence[SequenceView], running: Sequence[SequenceView], kv: KvView, now_s: float
@@ -46,13 +46,10 @@ class ShortestPredicted(IterationPolicy):
 
     def on_completed(self, completion: Completion, now_s: float) -> None:
         tokens = completion.output_tokens
-        if completion.failure is not None or tokens is None:
-            return
-        bucket = (completion.request.prompt_tokens or 1).bit_length()
-        count, total = self.totals.get(bucket, (0, 0))
-        self.totals[bucket] = count + 1, total + tokens
-        self.total = self.total[0] + 1, self.total[1] + tokens
+        if completion.failure is None and tokens is not None:
+            self.means.add((completion.request.prompt_tokens or 1).bit_length(), tokens)
+            self.means.add("all", tokens)
 
     def _predicted(self, sequence: SequenceView) -> float:
-        count, total = self.totals.get(sequence.prompt_tokens.bit_length(), self.total)
-        return total / count if count else self.prior_tokens
+        mean = self.means.mean(sequence.prompt_tokens.bit_length(), "all")
+        return self.prior_tokens if mean is None else mean

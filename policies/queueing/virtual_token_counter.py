@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import random
 from collections import OrderedDict
+from heapq import heapify, heappop, heappush, heapreplace
 from typing import Annotated
 
 from msgspec import Meta
 
 from policies.base import QueueingPolicy
+from policies.queueing.charging import payer
 from policies.views import Completion
 from traces.schema import Request
 
@@ -16,7 +18,7 @@ _PRUNE_AT = 1024  # tenants remembered before those are looked for that need not
 
 
 class VirtualTokenCounter(QueueingPolicy):
-    """The tenant that was served least goes first. O(tenants that wait).
+    """The tenant that was served least goes first. O(log tenants that wait).
 
     Each tenant (where a request names none: its user) has a counter, to which each of its prompt tokens adds
     `prompt_weight` when its request is taken, and each output token `output_weight` when it is generated. The tenant
@@ -51,22 +53,43 @@ class VirtualTokenCounter(QueueingPolicy):
         self.served: dict[str, _Served] = {}
         """Each request that was taken and has not ended."""
         self.last_left: str | None = None
+        self.heap: list[tuple[float, int, str | None]] = []
+        """Counter, number of its first request, tenant: as they were when it was put there; no counter ever falls."""
+        self.places: dict[str | None, tuple[float, int]] = {}
+        """Of each tenant that waits, its entry in the heap; the others there are of nobody any more."""
 
     def push(self, request: Request, now_s: float) -> None:
-        tenant = _tenant(request)
+        tenant = payer(request)
         if tenant not in self.waiting:
             self.counters[tenant] = max(self.counters.get(tenant, 0.0), self._floor())
             self.waiting[tenant] = OrderedDict()
-            if len(self.counters) > max(_PRUNE_AT, 2 * len(self.waiting)):
-                self._prune()
         self.pushed += 1
         self.waiting[tenant][request.id] = self.pushed, request
         self.tenants[request.id] = tenant
+        if tenant not in self.places:
+            self.places[tenant] = self.counters[tenant], self.pushed
+            heappush(self.heap, (*self.places[tenant], tenant))
+            if len(self.counters) > max(_PRUNE_AT, 2 * len(self.waiting)):
+                self._prune()
+
+    def _least(self) -> str | None:
+        """The tenant that waits with the smallest counter, of equals the one whose first request came first."""
+        heap, places = self.heap, self.places
+        while True:
+            counter, number, tenant = heap[0]
+            if places.get(tenant) != (counter, number):
+                heappop(heap)
+                continue
+            first, _ = next(iter(self.waiting[tenant].values()))
+            if (counter, number) == (self.counters[tenant], first):
+                return tenant
+            places[tenant] = self.counters[tenant], first
+            heapreplace(heap, (*places[tenant], tenant))
 
     def _floor(self) -> float:
         """What the counter of a tenant that comes back is lifted to."""
         if self.waiting:
-            return min(map(self.counters.__getitem__, self.waiting))
+            return self.counters[self._least()]
         return self.counters.get(self.last_left, 0.0)
 
     def _prune(self) -> None:
@@ -80,8 +103,7 @@ class VirtualTokenCounter(QueueingPolicy):
         }
 
     def pop(self, now_s: float) -> Request:
-        firsts = ((tenant, *next(iter(queue.values()))) for tenant, queue in self.waiting.items())
-        _, _, request = min(firsts, key=lambda first: (self.counters[first[0]], first[1]))
+        _, request = next(iter(self.waiting[self._least()].values()))
         self._leave(request.id)
         self._taken(request)
         return request
@@ -96,8 +118,11 @@ class VirtualTokenCounter(QueueingPolicy):
         tenant = self.tenants.pop(request_id)
         del self.waiting[tenant][request_id]
         if not self.waiting[tenant]:
-            del self.waiting[tenant]
+            del self.waiting[tenant], self.places[tenant]
             self.last_left = tenant
+            if len(self.heap) > 2 * len(self.places) + 64:  # so that what is of nobody does not pile up
+                self.heap = [(*place, who) for who, place in self.places.items()]
+                heapify(self.heap)
 
     def __len__(self) -> int:
         return len(self.tenants)
@@ -105,7 +130,7 @@ class VirtualTokenCounter(QueueingPolicy):
     # --- what is charged ---------------------------------------------------------------------------------------
 
     def _taken(self, request: Request) -> None:
-        served = self.served[request.id] = _Served(_tenant(request))
+        served = self.served[request.id] = _Served(payer(request))
         tokens = self.default_prompt_tokens if request.prompt_tokens is None else request.prompt_tokens
         self._charge(served, self.prompt_weight * tokens)
 
@@ -143,7 +168,3 @@ class _Served:
         """Output tokens of this attempt."""
         self.heard: int | None = None
         """Output tokens of its answer when it was last heard of."""
-
-
-def _tenant(request: Request) -> str | None:
-    return request.user if request.tenant is None else request.tenant

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Collection, Iterable, Sequence
+from itertools import islice
 
 from policies.views import ReplicaView
 
@@ -21,12 +22,20 @@ class BlockHolders:
         """By block: the bits of the replicas that hold it; a block that nobody holds has no entry."""
         self._bits: dict[str, int] = {}
         self._free: list[int] = []
+        self._owners: list[str] = []
+        """Whose the bits are, from the lowest on; of one that is free, whose it was."""
 
     def bit(self, replica: str) -> int:
         """The bit of a replica, given to it at the first call. Those of forgotten ones are used again."""
         bit = self._bits.get(replica)
         if bit is None:
-            bit = self._bits[replica] = self._free.pop() if self._free else 1 << len(self._bits)
+            if self._free:
+                bit = self._free.pop()
+                self._owners[bit.bit_length() - 1] = replica
+            else:
+                bit = 1 << len(self._bits)
+                self._owners.append(replica)
+            self._bits[replica] = bit
         return bit
 
     def add(self, blocks: Iterable[int], bit: int) -> None:
@@ -51,23 +60,43 @@ class BlockHolders:
         if bit is not None:
             self._free.append(bit)
 
+    def matches(self, blocks: Sequence[int]) -> dict[str, int]:
+        """By replica, how many of the leading `blocks` it holds: of those that hold the first one only.
+
+        O(blocks matched + replicas that hold the first one). The order is that in which their matches end.
+        """
+        ends: dict[str, int] = {}
+        alive = self.holders.get(blocks[0], 0) if blocks else 0
+        depth = 0
+        while alive:
+            depth += 1
+            still = alive & self.holders.get(blocks[depth], 0) if depth < len(blocks) else 0
+            if still != alive:
+                for number, digit in enumerate(reversed(bin(alive ^ still))):
+                    if digit == "1":
+                        ends[self._owners[number]] = depth
+                alive = still
+        return ends
+
     def depths(self, blocks: Sequence[int], replicas: Iterable[str]) -> list[int]:
         """For each of `replicas`, how many of the leading `blocks` it holds."""
         bits = [self._bits.get(replica, 0) for replica in replicas]
         alive, depth, find = 0, 0, self.holders.get
         for bit in bits:
             alive |= bit
-        depth_of = {0: 0}
+        depth_of: dict[int, int] = {}  # of those that hold none it has no entry: they may be many
         for block in blocks:
             still = find(block, 0) & alive
             if still != alive:
-                _note(depth_of, alive ^ still, depth)
+                if depth:
+                    _note(depth_of, alive ^ still, depth)
                 alive = still
             if not alive:
                 break
             depth += 1
-        _note(depth_of, alive, depth)
-        return [depth_of[bit] for bit in bits]
+        if depth:
+            _note(depth_of, alive, depth)
+        return [depth_of.get(bit, 0) for bit in bits]
 
 
 def _note(depth_of: dict[int, int], mask: int, depth: int) -> None:
@@ -125,6 +154,17 @@ class PrefixTree(BlockHolders):
         self.add(new, bit)
         if len(used) > limit:
             self.remove([used.popitem(last=False)[0] for _ in range(len(used) - limit)], bit)
+
+    def room(self, replicas: Iterable[str]) -> list[int]:
+        """For each of `replicas`, how many blocks it could take before others are forgotten."""
+        limit, used = self._limits.get, self._used.get
+        return [limit(replica, self.max_blocks) - len(used(replica, ())) for replica in replicas]
+
+    def victims(self, replica: str, count: int) -> list[int]:
+        """The blocks that would be forgotten if the replica got so many that it does not have. O(those)."""
+        used = self._used.get(replica)
+        over = 0 if used is None else len(used) + count - self._limits.get(replica, self.max_blocks)
+        return list(islice(used, over)) if used is not None and over > 0 else []
 
     def expire(self, now_s: float) -> None:
         """Forget what was not used for `ttl_s`. O(replicas + blocks forgotten)."""

@@ -78,14 +78,17 @@ class TargetUtilization(ScalingPolicy):
         return max(least, min(math.ceil(load / self.target - _ROUNDING), pool.max_replicas))
 
 
-def largest(window: deque[tuple[float, int]], now_s: float, value: int, length_s: float) -> int:
-    """The largest value of the last `length_s`, with `value` added now.
+def largest(
+    window: deque[tuple[float, int]], now_s: float, value: int, length_s: float, *, open_start: bool = False
+) -> int:
+    """The largest value of the last `length_s`, with `value` added now; `open_start`: without what is exactly as old.
 
     `window` keeps only values that may still become the largest: later ones are smaller.
     """
     while window and window[-1][1] <= value:
         window.pop()
     window.append((now_s, value))
-    while window[0][0] < now_s - length_s:
+    start_s = now_s - length_s
+    while window[0][0] < start_s or (open_start and window[0][0] <= start_s and len(window) > 1):
         window.popleft()
     return window[0][1]

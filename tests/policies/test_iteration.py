@@ -26,6 +26,8 @@ from policies._conformance.kv import FakeKv, FakeSequence
 from policies._conformance.replica import Script
 from policies._conformance.token_laws import run_script
 from policies.iteration.drafting import MANY_STEPS, StepDraft
+from policies.iteration.fair_tokens import FairTokens
+from policies.iteration.priority_preemptive import PriorityPreemptive
 from tests.policies.makers import SHIPPED, completion, request, reset
 from traces.schema import Slo
 
@@ -87,6 +89,16 @@ PARAMETERS: dict[type[IterationPolicy], dict[str, st.SearchStrategy[Any]]] = {
     },
     ShortestPredicted: {"max_step_tokens": STEP_TOKENS, "prior_tokens": st.floats(0.0, 100.0)},
     DeadlineFirst: {"max_step_tokens": STEP_TOKENS, "displaces": st.booleans()},
+    PriorityPreemptive: {
+        "max_step_tokens": STEP_TOKENS,
+        "reserve_full_prompt": st.booleans(),
+        "displaces": st.booleans(),
+    },
+    FairTokens: {
+        "max_step_tokens": STEP_TOKENS,
+        "prompt_weight": st.floats(0.0, 4.0),
+        "output_weight": st.floats(0.0, 4.0),
+    },
     ShortestRemainingOracle: {"max_step_tokens": STEP_TOKENS, "swap": st.booleans()},
 }
 

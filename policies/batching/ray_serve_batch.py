@@ -1,0 +1,46 @@
+"""Ray Serve's `@serve.batch`: a wait that begins when a batch begins to be gathered."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import Annotated
+
+from msgspec import Meta
+
+from policies.base import BatchingPolicy
+from policies.batching.service_times import CLOCK_ERROR_S
+from policies.decisions import Dispatch, Wait
+from policies.views import QueueView, ReplicaView
+
+
+class RayServeBatch(BatchingPolicy):
+    """Run a batch when it is full, or `batch_wait_timeout_s` after it got its first request. O(1).
+
+    A batch begins to be gathered when there is both a request and room for the batch. So, unlike with a window that
+    runs from the arrival of the oldest request, those that waited while the replica was busy wait once more, for the
+    whole time, unless there are `max_batch` of them.
+
+    Source: Ray Serve's `@serve.batch` (its documentation and defaults: `max_batch_size` 10, `batch_wait_timeout_s`
+    0.01 s). It gathers in each replica, as `binding = "early"` does. Its `max_concurrent_batches`, by default 1, is
+    the fleet's `max_inflight_batches`.
+    """
+
+    max_batch: Annotated[int, Meta(ge=1)] = 10
+    """Requests in one batch, at most (`max_batch_size`)."""
+    batch_wait_timeout_s: Annotated[float, Meta(ge=0)] = 0.01
+    """Seconds that a batch which is not full waits for company."""
+
+    def reset(self, rng: random.Random) -> None:
+        self.since_s: float | None = None
+        """Since when there is room for the batch that is gathered now; None: nobody has asked for one yet."""
+
+    def next_batch(self, queue: QueueView, idle: Sequence[ReplicaView], now_s: float) -> Dispatch | Wait:
+        if self.since_s is None:
+            self.since_s = now_s
+        size = len(queue)
+        closes_s = max(self.since_s, queue.oldest_s) + self.batch_wait_timeout_s
+        if size < self.max_batch and now_s < closes_s - CLOCK_ERROR_S:
+            return Wait(closes_s)
+        self.since_s = None
+        return Dispatch(min(size, self.max_batch))

@@ -1,4 +1,4 @@
-"""`python -m experiments.catalogue`: docs/policies.md, every policy of the library by slot, with what shows it.
+"""`fleet policies --markdown`: docs/policies.md, every policy of the library by slot, with what shows it.
 
 All of it comes from the classes (law, parameters, source), from `experiments.effects` (what shows each) and from
 `catalogue.toml` beside this file (which one to start from). A test holds the page to them.
@@ -6,7 +6,6 @@ All of it comes from the classes (law, parameters, source), from `experiments.ef
 
 from __future__ import annotations
 
-import argparse
 import re
 import tomllib
 from collections.abc import Iterator, Sequence
@@ -18,7 +17,7 @@ from policies import describe
 from policies.registry import ComponentInfo
 
 PAGE = Path("docs/policies.md")
-COMMAND = "python -m experiments.catalogue"
+COMMAND = f"fleet policies --markdown > {PAGE}"
 _HEAD = f"""# The policies
 
 <!-- Written by `{COMMAND}`; what to start from stands in experiments/catalogue.toml. -->
@@ -82,15 +81,3 @@ def shown_by(name: str) -> Iterator[str]:
             yield f"{effect.claim} ({effect.figure}, against {effect.against})"
     if name in BASELINES:
         yield f"baseline: {BASELINES[name]}"
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Write the page."""
-    parser = argparse.ArgumentParser(prog=COMMAND, description=f"write {PAGE}")
-    parser.add_argument("file", nargs="?", type=Path, default=PAGE, help="default: %(default)s")
-    given = parser.parse_args(arguments)
-    given.file.write_text(page(), encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main()

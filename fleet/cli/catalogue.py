@@ -19,8 +19,15 @@ def policies(arguments: Namespace) -> int:
     """A table for each slot, or for one of them; or one policy in full."""
     from policies import describe
 
-    listed = describe()
     only: str | None = arguments.only
+    if arguments.markdown:
+        from experiments.catalogue import page
+
+        if only is not None:
+            raise UsageError(f"policies: --markdown prints the whole library; leave {only} out")
+        print(page(), end="")
+        return 0
+    listed = describe()
     if only is not None:
         listed = _chosen(only, listed)
     if arguments.json:

@@ -89,7 +89,6 @@ from policies import (
     TargetKvUtilization,
     TargetUtilization,
     VariantsPolicy,
-    VirtualTokenCounter,
     VllmTokenBudget,
     WeightedRandom,
 )
@@ -325,18 +324,6 @@ def _scoring(queueing: QueueingPolicy) -> FleetSpec:
     )  # fmt: skip
 
 
-def _tenants(seed: int) -> Trace:
-    """One tenant sends nine times as much as the other, and more than there is room for."""
-    greedy = _questions(18.0, 540, seed).assign(tenant="greedy")
-    modest = _questions(2.0, 60, 1000 + seed).assign(tenant="modest")
-    return merge(greedy, modest)
-
-
-def _modest_mean_s(run: Run) -> float:
-    rows = run.records.filter(pc.equal(run.records["tenant"], "modest"))
-    return float(pc.mean(rows["e2e_s"]).as_py())
-
-
 def _kinds(seed: int) -> Trace:
     """Short prompts with short answers, and long ones with long answers."""
     short = poisson(10.0, 60.0, seed, prompt_tokens=100, output_tokens=Lengths.lognormal(16, 0.3))
@@ -377,13 +364,6 @@ _ORDER = (
         policy="ShortestPrompt", claim="shortest first has the least mean wait of all orders without preemption",
         trace=_texts, candidate=_scoring(ShortestPrompt()), baseline=_scoring(Fifo()), against="Fifo",
         figure=E2E_MEAN, read=e2e_mean_ms, better="lower",
-    ),
-    Effect(
-        policy="VirtualTokenCounter", claim="a tenant that asks for its share gets it, however much another one sends",
-        trace=_tenants,
-        candidate=token_by_token(binding="late", queueing=VirtualTokenCounter(), max_inflight_batches=_FEW),
-        baseline=token_by_token(binding="late", queueing=Fifo(), max_inflight_batches=_FEW), against="Fifo",
-        figure="e2e mean of the modest tenant (s)", read=_modest_mean_s, better="lower",
     ),
     Effect(
         policy="DeadlineFirst", claim="more answers are in time where some can wait and some cannot",

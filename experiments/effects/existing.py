@@ -276,7 +276,6 @@ _ROUTING = (
         candidate=token_by_token(routing=_composed(KvUtilizationScorer()), **_SMALL_CACHE),
         baseline=token_by_token(routing=_composed(), **_SMALL_CACHE), against="no scorer",
         figure="TTFT mean (ms)", read=ttft_mean_ms, better="lower",
-        note="alone it shows (p = 0.015); corrected over all claims it need not: a seed's longest prompts decide",
     ),
     Effect(
         policy="PrefixScorer", claim="finds the conversation's earlier turns in the cache",

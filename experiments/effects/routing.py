@@ -52,7 +52,7 @@ def exponential(seed: int, *, rate_per_s: float, requests: int, urgent: float = 
 
 def skewed(seed: int, *, rate_per_s: float, duration_s: float) -> Trace:
     """Of many tenants some send far more than others."""
-    return poisson(rate_per_s, duration_s, seed).assign(seed=seed, tenant=zipf(200, 1.0))
+    return poisson(rate_per_s, duration_s, seed).assign(seed=seed, tenant=zipf(200, 0.7))
 
 
 def conversations(seed: int) -> Trace:
@@ -81,13 +81,9 @@ def shared_prompts(seed: int) -> Trace:
 
 
 def unlike_prompts(seed: int) -> Trace:
-    """Prompts from a line to a book, that share nothing."""
+    """Prompts from a line to a book, that share nothing, and short answers."""
     return poisson(
-        30.0,
-        25.0,
-        seed,
-        prompt_tokens=Lengths.lognormal(1500, 1.6),
-        output_tokens=Lengths.lognormal(20, 0.5),
+        40.0, 30.0, seed, prompt_tokens=Lengths.lognormal(1500, 1.2), output_tokens=Lengths.lognormal(6, 0.5)
     )
 
 
@@ -100,7 +96,7 @@ def questions(seed: int) -> Trace:
 
 def short_answers(seed: int) -> Trace:
     """Little to compute for each, a lot of them."""
-    return poisson(500.0, 4.0, seed, prompt_tokens=16, output_tokens=Lengths.lognormal(20, 0.6))
+    return poisson(500.0, 4.0, seed, prompt_tokens=16, output_tokens=Lengths.lognormal(8, 0.6))
 
 
 def zoned(seed: int) -> Trace:
@@ -195,7 +191,7 @@ MODELS = language_models(6)
 FULL = MODELS.replace(iteration=VllmTokenBudget(max_sequences=8))
 UNEQUAL = FleetSpec(
     engine=EmulatedLlmEngine(
-        latency=AffineSteps(base_s=0.0005, per_decode_s=0.003), kv=KvSpec(blocks=4096, block_tokens=16)
+        latency=AffineSteps(base_s=0.001, per_decode_s=0.0075), kv=KvSpec(blocks=4096, block_tokens=16)
     ),
     replicas=50,
     weights=(1.0, 0.5),

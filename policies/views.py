@@ -202,6 +202,9 @@ class PoolView(Struct, frozen=True, kw_only=True):
     """Told to end, or given notice by their host, or given up, and not gone yet."""
     requested: int = 0
     """Replicas asked for and not stopped, failed or draining: starting + warm + ready."""
+    desired: int | None = None
+    """Replicas that the scaling policy has just asked for, within the bounds: for the warm pool's policy, which is
+    asked after it. None: it has not been asked."""
     min_replicas: int = 1
     max_replicas: int = 1
     queue_depth: int = 0

@@ -115,6 +115,17 @@ EFFECTS: tuple[Effect, ...] = (
         better="higher",
     ),
     Effect(
+        policy="ClipperAimd",
+        claim="adaptive batching gives far more throughput than none, within the latency objective",
+        trace=partial(steady, rate_per_s=300.0, duration_s=5.0),
+        candidate=FLEET.replace(batching=ClipperAimd(objective_s=SLO_S / 2)),
+        baseline=FLEET.replace(batching=NoBatching()),
+        against="NoBatching",
+        figure="throughput (1/s)",
+        read=throughput,
+        better="higher",
+    ),
+    Effect(
         policy="ClockworkDeadline",
         claim="more requests meet their objective than with batches that adapt by trying (Clipper), in bursts",
         trace=bursts,

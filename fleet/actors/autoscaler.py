@@ -239,16 +239,17 @@ class Autoscaler(Actor):
             scale = self._scaling.desired(pool, now)
         except Exception as error:
             raise blaming(self._scaling, error, f"pool {pool.name}", now) from error
-        try:
-            warm = self._warm_pool.desired(pool, now)
-        except Exception as error:
-            raise blaming(self._warm_pool, error, f"pool {pool.name}", now) from error
         _demand_count(self._scaling, scale, Scale)
-        _demand_count(self._warm_pool, warm, Warm)
         # Work that was let in is to be done: none at all is what there may be while there is none.
         low, high = self._watch.bounds
         least = max(low, 1) if pool.in_flight else low
         desired = min(max(scale.replicas, least), high)
+        pool = replace(pool, desired=desired)
+        try:
+            warm = self._warm_pool.desired(pool, now)
+        except Exception as error:
+            raise blaming(self._warm_pool, error, f"pool {pool.name}", now) from error
+        _demand_count(self._warm_pool, warm, Warm)
         if (desired, warm.replicas) != self._desired:
             self._desired = (desired, warm.replicas)
             self._telemetry.decided(

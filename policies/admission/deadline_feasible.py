@@ -80,9 +80,8 @@ class DeadlineFeasible(AdmissionPolicy):
     def on_request_ended(self, ending: Ending, now_s: float) -> None:
         if self.backlog > 0 and self.last_end_s is not None:
             keep = 1.0 - 1.0 / self.memory_requests
-            self.drain_replica_s = keep * self.drain_replica_s + (now_s - self.last_end_s) * max(
-                1, self.ready
-            )
+            passed_replica_s = (now_s - self.last_end_s) * max(1, self.ready)
+            self.drain_replica_s = keep * self.drain_replica_s + passed_replica_s
             self.drained = keep * self.drained + 1.0
         self.backlog -= 1
         self.last_end_s = now_s if self.backlog > 0 else None

@@ -99,9 +99,7 @@ class GradientConcurrency(AdmissionPolicy):
 
     def _update(self, short_s: float, in_flight: int) -> None:
         long_s = self._longer(short_s)
-        if (
-            long_s / short_s > 2.0
-        ):  # it was slow for long, and is not any more: no need to wait for the mean to say so
+        if long_s / short_s > 2.0:  # it was slow for long and is not any more; the mean would say so late
             self.long_s *= _DECAY
         if in_flight < self.limit / 2:
             return

@@ -93,15 +93,15 @@ class TokenBucket(AdmissionPolicy):
         tokens = (request.prompt_tokens or 0) + output
         if not buckets.could(tokens):
             return _NEVER
-        wait_s = buckets.wait_s(tokens)
-        due_s = now_s + wait_s
+        due_s = buckets.due_s(tokens)
         if due_s <= now_s:
             buckets.take(tokens)
             self.expected[request.id] = output
             return _ADMIT
         too_late = request.deadline_s is not None and due_s >= request.arrived_s + request.deadline_s
-        if self.over_rate == "reject" or wait_s > self.max_delay_s or too_late:
+        if self.over_rate == "reject" or due_s - now_s > self.max_delay_s or too_late:
             return _OVER_RATE
+        buckets.fill(due_s)
         buckets.take(tokens)
         self._forget_promises(now_s)
         self.promised[request.id] = due_s, output
@@ -151,7 +151,7 @@ class TokenBucket(AdmissionPolicy):
 
 
 class _Buckets:
-    """What one tenant has left. Below 0: promised to those that come later."""
+    """What one tenant has left at a time, which is that of the last promise where that is still to come."""
 
     __slots__ = ("at_s", "burst_requests", "burst_tokens", "requests", "tier", "tokens")
 
@@ -166,7 +166,8 @@ class _Buckets:
         self.tokens = self.burst_tokens
 
     def fill(self, now_s: float) -> None:
-        elapsed_s, self.at_s = now_s - self.at_s, now_s
+        elapsed_s = max(0.0, now_s - self.at_s)
+        self.at_s = max(self.at_s, now_s)
         self.requests = min(
             self.burst_requests, self.requests + elapsed_s * (self.tier.requests_per_s or 0.0)
         )
@@ -178,14 +179,14 @@ class _Buckets:
     def could(self, tokens: float) -> bool:
         return self.tier.tokens_per_s is None or tokens <= self.burst_tokens
 
-    def wait_s(self, tokens: float) -> float:
-        """Until both have enough."""
-        wait_s = 0.0
+    def due_s(self, tokens: float) -> float:
+        """When both have enough, the last promise having been kept. After `fill`."""
+        due_s = self.at_s
         if self.tier.requests_per_s is not None:
-            wait_s = max(wait_s, (1.0 - self.requests) / self.tier.requests_per_s)
+            due_s = max(due_s, self.at_s + (1.0 - self.requests) / self.tier.requests_per_s)
         if self.tier.tokens_per_s is not None:
-            wait_s = max(wait_s, (tokens - self.tokens) / self.tier.tokens_per_s)
-        return wait_s
+            due_s = max(due_s, self.at_s + (tokens - self.tokens) / self.tier.tokens_per_s)
+        return due_s
 
     def take(self, tokens: float) -> None:
         if self.tier.requests_per_s is not None:

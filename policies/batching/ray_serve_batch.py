@@ -1,9 +1,9 @@
-"""Ray Serve's `@serve.batch`: a wait that begins when a batch begins to be gathered."""
+"""Ray Serve's `@serve.batch`: batches that close by themselves, whether or not anybody can run them."""
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
+from itertools import islice
 from typing import Annotated
 
 from msgspec import Meta
@@ -15,32 +15,26 @@ from policies.views import QueueView, ReplicaView
 
 
 class RayServeBatch(BatchingPolicy):
-    """Run a batch when it is full, or `batch_wait_timeout_s` after it got its first request. O(1).
+    """Run together who came within `batch_wait_timeout_s` of the first of them, `max_batch` at most. O(batch).
 
-    A batch begins to be gathered when there is both a request and room for the batch. So, unlike with a window that
-    runs from the arrival of the oldest request, those that waited while the replica was busy wait once more, for the
-    whole time, unless there are `max_batch` of them.
+    A batch closes when it is full or its time is over, though the replica be busy, and then waits for its turn as it
+    is. So, unlike with a window over the queue, a backlog makes batches no larger than arrivals make them: what waits
+    is batches, not requests. Requests run in the order of arrival.
 
     Source: Ray Serve's `@serve.batch` (its documentation and defaults: `max_batch_size` 10, `batch_wait_timeout_s`
-    0.01 s). It gathers in each replica, as `binding = "early"` does. Its `max_concurrent_batches`, by default 1, is
-    the fleet's `max_inflight_batches`.
+    0.01 s; the rules of `_BatchQueue` in `ray/serve/batching.py`, Ray 2.60). It gathers in each replica, as
+    `binding = "early"` does. Its `max_concurrent_batches`, by default 1, is the fleet's `max_inflight_batches`.
     """
 
     max_batch: Annotated[int, Meta(ge=1)] = 10
     """Requests in one batch, at most (`max_batch_size`)."""
     batch_wait_timeout_s: Annotated[float, Meta(ge=0)] = 0.01
-    """Seconds that a batch which is not full waits for company."""
-
-    def reset(self, rng: random.Random) -> None:
-        self.since_s: float | None = None
-        """Since when there is room for the batch that is gathered now; None: nobody has asked for one yet."""
+    """Seconds after its first request at which a batch closes that is not full."""
 
     def next_batch(self, queue: QueueView, idle: Sequence[ReplicaView], now_s: float) -> Dispatch | Wait:
-        if self.since_s is None:
-            self.since_s = now_s
-        size = len(queue)
-        closes_s = max(self.since_s, queue.oldest_s) + self.batch_wait_timeout_s
-        if size < self.max_batch and now_s < closes_s - CLOCK_ERROR_S:
+        closes_s = queue.oldest_s + self.batch_wait_timeout_s
+        if len(queue) < self.max_batch and now_s < closes_s - CLOCK_ERROR_S:
             return Wait(closes_s)
-        self.since_s = None
-        return Dispatch(min(size, self.max_batch))
+        first = [request.id for request in islice(queue, self.max_batch)]
+        batch = [name for name in first if queue.queued_s(name) <= closes_s + CLOCK_ERROR_S]
+        return Dispatch(len(batch), ids=tuple(batch))

@@ -37,17 +37,18 @@ class Charges:
 
     def cost(self, request: Request) -> float:
         """What it would be charged now."""
-        prompt_tokens = request.prompt_tokens
-        known = self._default_prompt_tokens if prompt_tokens is None else prompt_tokens
-        return known + (self._means.mean(payer(request)) or 0.0)
+        return self._prompt_tokens(request) + (self._means.mean(payer(request)) or 0.0)
+
+    def _prompt_tokens(self, request: Request) -> int:
+        known = request.prompt_tokens
+        return self._default_prompt_tokens if known is None else known
 
     def take(self, request: Request) -> float:
         """It leaves the queue. Answers what it is charged."""
         who = payer(request)
         expected = self._means.mean(who) or 0.0
         self._taken[request.id] = who, expected
-        prompt_tokens = request.prompt_tokens
-        return expected + (self._default_prompt_tokens if prompt_tokens is None else prompt_tokens)
+        return self._prompt_tokens(request) + expected
 
     def settle(self, completion: Completion) -> tuple[str | None, float] | None:
         """Its attempt ended: who owes how many tokens more (below 0: has them to its credit); None: nobody does."""

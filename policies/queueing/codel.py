@@ -74,9 +74,7 @@ class CoDel(QueueingPolicy, tag="codel"):
             if began:
                 break  # the one after the first drop leaves, however long it waited
             if self.dropping:
-                if (
-                    dropped
-                ):  # counted from when the last one was due, now that the queue is seen to stand still
+                if dropped:  # its time is known once the queue is seen to stand still
                     self.next_drop_s = self._after(self.next_drop_s)
                 if now_s < self.next_drop_s:
                     break

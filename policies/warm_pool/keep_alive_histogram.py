@@ -11,7 +11,7 @@ from msgspec import Meta
 from policies.base import WarmPoolPolicy
 from policies.decisions import Warm
 from policies.views import Ending, PoolView
-from policies.warm_pool.idle_time import IdleTime
+from policies.warm_pool.idle_time import IdleTime, serving
 from traces.values import BadValue
 
 _KEPT, _NONE = Warm(1, "the next request is likely"), Warm(0)
@@ -30,8 +30,9 @@ class KeepAliveHistogram(WarmPoolPolicy):
     than it reaches. Then, and before there is any, a spare is kept for `keep_alive_s` from the start. The paper
     forecasts the next idle time (ARIMA) where most are out of range; that is left out.
 
-    It goes with a scaling policy that goes to zero (`min_replicas = 0`). While a replica is ready, or a request is
-    there that one is started for, no spare is kept beside it. Learning costs O(bins) for each idle time.
+    It goes with a scaling policy that goes to zero (`min_replicas = 0`). While a replica is wanted, or a request is
+    there that one is started for, no spare is kept beside it; when none is, the last one becomes the spare. Learning
+    costs O(bins) for each idle time.
 
     Source: Shahrad et al., "Serverless in the Wild: Characterizing and Optimizing the Serverless Workload at a Large
     Cloud Provider", USENIX ATC 2020, section 4.2 (hybrid histogram policy: 1-minute bins over 4 hours, 5th and 99th
@@ -67,19 +68,25 @@ class KeepAliveHistogram(WarmPoolPolicy):
         self.out_of_range = 0
         self.window_s = self.learned_window_s()
         """After how long without work a spare is loaded, and after how long it goes."""
+        self.over = False
+        """The window is over, or there was never any work: so it stays until there is."""
 
     def desired(self, pool: PoolView, now_s: float) -> Warm:
-        past_s = self.idle.look(pool, now_s)
-        if past_s is not None:
-            self.learn(past_s)
+        self.idle.look(pool)
         since_s = self.idle.since_s
-        if since_s is None or pool.ready:
-            return _NONE
         from_s, to_s = self.window_s
-        return _KEPT if from_s <= now_s - since_s < to_s else _NONE
+        self.over = pool.in_flight == 0 and (since_s is None or now_s - since_s >= to_s)
+        if since_s is None or self.over or serving(pool) or now_s - since_s < from_s:
+            return _NONE
+        return _KEPT
+
+    def settled(self) -> bool:
+        return self.over
 
     def on_request_ended(self, ending: Ending, now_s: float) -> None:
-        self.idle.ended(ending, now_s)
+        idle_s = self.idle.ended(ending, now_s)
+        if idle_s is not None:
+            self.learn(idle_s)
 
     def learn(self, idle_s: float) -> None:
         """An idle time is over."""

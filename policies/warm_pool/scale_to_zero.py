@@ -10,7 +10,7 @@ from msgspec import Meta
 from policies.base import WarmPoolPolicy
 from policies.decisions import Warm
 from policies.views import Ending, PoolView
-from policies.warm_pool.idle_time import IdleTime
+from policies.warm_pool.idle_time import IdleTime, serving
 
 _KEPT, _NONE = Warm(1, "kept alive"), Warm(0)
 
@@ -20,10 +20,8 @@ class ScaleToZero(WarmPoolPolicy):
 
     It goes with a scaling policy that goes to zero (`min_replicas = 0`): the next request finds a loaded replica, which
     takes a moment to become ready instead of a cold start. After `keep_alive_s` there is none, and it costs nothing.
-    While a replica is ready, or a request is there that one is started for, no spare is kept beside it.
-
-    The last ready replica is drained before this one is asked whether to keep it, so its successor is loaded anew, in
-    the background: a request that comes meanwhile waits for the rest of that load.
+    While a replica is wanted, or a request is there that one is started for, no spare is kept beside it; when none is,
+    the last one becomes the spare.
 
     Source: the fixed keep-alive policy of serverless platforms, as Shahrad et al., "Serverless in the Wild", USENIX ATC
     2020, describe it: 10 minutes in AWS Lambda and in OpenWhisk, 20 in Azure Functions.
@@ -34,12 +32,17 @@ class ScaleToZero(WarmPoolPolicy):
 
     def reset(self, rng: random.Random) -> None:
         self.idle = IdleTime()
+        self.over = False
+        """The keep-alive is over, or there was never any work: so it stays until there is."""
 
     def desired(self, pool: PoolView, now_s: float) -> Warm:
-        self.idle.look(pool, now_s)
+        self.idle.look(pool)
         since_s = self.idle.since_s
-        kept = since_s is not None and pool.ready == 0 and now_s - since_s < self.keep_alive_s
-        return _KEPT if kept else _NONE
+        self.over = pool.in_flight == 0 and (since_s is None or now_s - since_s >= self.keep_alive_s)
+        return _NONE if since_s is None or self.over or serving(pool) else _KEPT
+
+    def settled(self) -> bool:
+        return self.over
 
     def on_request_ended(self, ending: Ending, now_s: float) -> None:
         self.idle.ended(ending, now_s)

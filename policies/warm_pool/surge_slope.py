@@ -12,11 +12,16 @@ t is what was needed at t - c. So at t within the ramp the fleet is short by
 It does not depend on how high the ramp climbs, only on how steeply, once W >= c. `ceil(s · c / mu)` loaded spares hide
 it: each replica that is needed is taken from them at once, its successor is asked for at that moment and is loaded c
 later, and in c seconds s · c / mu are taken. Hence a ramp twice as slow to the same peak needs half the spares, and one
-slower than mu / c per second needs one. Without spares the requests that wait at the end of the ramp are the integral
-of the shortfall times mu: s · c · (W - c / 2) for c <= W; after it they grow for another c, by s · c² / 2.
+slower than mu / c per second needs one. Without spares the requests that wait at the peak are the integral of the
+shortfall times mu, s · c · (W - c / 2) for c <= W; for another c they grow by s · c² / 2, to (lambda_p - lambda_0) · c
+in all, however steep the ramp.
 
 Losing f replicas at once in the middle of it takes f away for c seconds, just as if there were f spares fewer: a lost
 replica is a negative warm pool. So `failures` is added.
+
+What is learned comes late. Spares that are asked for when the ramp is seen are loaded a cold start after that, so a
+policy that knows of no ramp before it begins hides what comes after the first c seconds and half of its window. For
+those there must be spares already: a `FixedSize` of that N, or `failures` here.
 
 One at a time. A controller that starts no replica while one is starting (`pending == 0`) adds at most one per c
 seconds. It keeps up with slopes up to mu / c and no others: at the peak it is short by about
@@ -24,7 +29,7 @@ seconds. It keeps up with slopes up to mu / c and no others: at the peak it is s
     (lambda_p - lambda_0) / mu - floor(W / c) = (s · c / mu - 1) · W / c   if c divides W,
 
 which grows with the length of the ramp, not only its slope. Spares that are refilled one at a time then run out: the
-pool would have to hold that number. Scaling policies here ask for all at once unless they say otherwise.
+pool would have to hold that number. `QueueDepth` is such a controller.
 """
 
 from __future__ import annotations

@@ -140,6 +140,27 @@ def test_deficit_round_robin_takes_turns_as_the_paper_says():
     assert [policy.pop(0.0).id for _ in range(5)] == ["two0", "one1", "one2", "two1", "three0"]
 
 
+def test_when_another_tenant_leaves_nobody_has_a_turn_twice():
+    policy = reset(DeficitRoundRobin(quantum_tokens=100.0))
+    for tenant in "abc":
+        for number in range(3):
+            policy.push(request(f"{tenant}{number}", tenant=tenant, prompt_tokens=60), 0.0)
+    assert policy.pop(0.0).id == "a0"
+    for number in range(3):
+        assert policy.remove(f"b{number}")
+    assert [policy.pop(0.0).id for _ in range(4)] == ["c0", "a1", "a2", "c1"]
+
+
+def test_who_comes_back_at_once_begins_where_it_finished():
+    policy = reset(WeightedFair())
+    for number in range(4):
+        policy.push(request(f"b{number}", tenant="b", prompt_tokens=10), 0.0)
+    policy.push(request("a0", tenant="a", prompt_tokens=25), 0.0)
+    assert [policy.pop(0.0).id for _ in range(2)] == ["b0", "a0"]
+    policy.push(request("a1", tenant="a", prompt_tokens=1), 0.0)
+    assert [policy.pop(0.0).id for _ in range(4)] == ["b1", "b2", "a1", "b3"]
+
+
 # --- what is charged -------------------------------------------------------------------------------------------
 
 
@@ -171,6 +192,24 @@ class TestCharges:
             served_tokens[taken.tenant] += 10 + answers[taken.tenant]
             policy.on_completed(ended(taken, answers[taken.tenant]), 0.0)
         assert served_tokens["short"] == pytest.approx(served_tokens["long"], rel=0.05)
+
+    def test_what_an_answer_had_more_than_expected_is_charged_when_it_ended(self, cls):
+        policy = fine_grained(cls)
+        for tenant in "ab":
+            for number in range(4):
+                policy.push(request(f"{tenant}{number}", tenant=tenant, prompt_tokens=10), 0.0)
+        taken = policy.pop(0.0)
+        policy.on_completed(ended(taken, 25), 0.0)
+        assert [policy.pop(0.0).tenant for _ in range(4)] == ["b", "b", "b", "b"]
+
+    def test_a_failed_attempt_that_nobody_knows_of_teaches_nothing_and_owes_nothing(self, cls):
+        policy = fine_grained(cls)
+        policy.push(request("a", tenant="a", prompt_tokens=10), 0.0)
+        taken = policy.pop(0.0)
+        lost = Completion(request=taken, replica="replica/0", attempt=1, failure="replica-lost")
+        policy.on_completed(lost, 0.0)
+        assert policy.charges.cost(taken) == 10
+        assert len(policy.charges) == 0
 
     def test_what_a_batching_policy_picks_by_name_is_charged_too(self, cls):
         policy = fine_grained(cls)

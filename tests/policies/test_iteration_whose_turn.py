@@ -123,6 +123,11 @@ class TestPriorityPreemptive:
         step = plan(PriorityPreemptive(), [], running, kv)
         assert step == Step(decode=(1,), preempt=(0,))
 
+    def test_nobody_is_passed_over_because_one_before_it_lost_its_place(self):
+        kv = Cache(total_blocks=7)
+        running = [kv.runs(20, priority=0), kv.runs(20, priority=2), kv.runs(20, priority=1)]
+        assert plan(PriorityPreemptive(), [], running, kv) == Step(decode=(1, 2), preempt=(0,))
+
     def test_without_priorities_it_is_vllms_first_come_first_served(self):
         compared = 0
         for seed in range(40):
@@ -167,6 +172,19 @@ class TestFairTokens:
             first.generated_tokens = tokens
             policy.plan([], [first], kv, 0.0)
             assert policy.counters["a"] == 2.0 * tokens
+
+    def test_who_was_away_does_not_come_back_with_service_saved_up(self):
+        kv, policy = Cache(), reset(FairTokens(max_sequences=1))
+        policy.plan([kv.waits(90, tenant="busy"), kv.waits(10, tenant="busy")], [], kv, 0.0)
+        policy.plan([kv.waits(10, tenant="busy"), kv.waits(10, tenant="away")], [kv.runs(10)], kv, 0.0)
+        assert policy.counters["away"] == policy.counters["busy"] == 90.0
+
+    def test_one_that_was_preempted_is_not_charged_for_its_prompt_again(self):
+        kv, policy = Cache(), reset(FairTokens(max_sequences=1))
+        preempted = kv.waits(40, tenant="a")
+        for _ in range(2):
+            assert policy.plan([preempted], [], Cache(), 0.0) == Step(prefill=((0, 40),))
+        assert policy.counters == {"a": 40.0}
 
     def test_with_one_tenant_it_is_vllms_token_budget(self):
         for seed in range(30):

@@ -105,6 +105,11 @@ class TestGradientConcurrency:
         )  # fmt: skip
         assert limits(policy) == pytest.approx(expected)
 
+    def test_the_long_latency_comes_down_faster_when_it_is_twice_the_short_one(self):
+        policy = GradientConcurrency(**EACH)
+        limits(policy, [(1.0, 20)] * 20 + [(0.1, 20)])
+        assert policy.long_s == pytest.approx(0.95 * (1.0 - 0.9 * 2 / 601))
+
     def test_at_the_limit_it_refuses(self):
         policy = reset(GradientConcurrency())
         assert policy.admit(request("a"), FleetView(in_flight=19), 0.0) == Admit()

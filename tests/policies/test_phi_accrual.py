@@ -107,6 +107,23 @@ def test_after_max_sample_size_heartbeats_what_was_before_is_forgotten() -> None
     assert after == pytest.approx(before, abs=1e-3)
 
 
+def test_mean_and_variance_are_those_of_the_last_intervals() -> None:
+    # Akka's "Statistics for heartbeats": after 100, 110, 90, then 140, then 80 ms, of which the last three count.
+    policy = PhiAccrual(
+        max_sample_size=3,
+        min_std_deviation_s=1e-6,
+        acceptable_pause_s=0.0,
+        suspect_threshold=100.0,
+        threshold=100.0,
+    )
+    heartbeats(policy, 0.0, 0.1, 0.21, 0.3)
+    for at_s, heard_s, mean_ms, variance in ((0.44, 0.3, 100.0, 66.6666667), (0.52, 0.44, 113.333333, 422.222222),
+                                            (0.6, 0.52, 103.333333, 688.88888889)):  # fmt: skip
+        expected = phi(at_s - heard_s, mean_ms / 1000, math.sqrt(variance) / 1000)
+        assert ready_phi(policy, at_s) == pytest.approx(expected, rel=1e-4)
+        observe(policy, "ok", at_s)
+
+
 # --- laws --------------------------------------------------------------------------------------------------
 
 
@@ -130,7 +147,8 @@ def test_a_silent_replica_is_suspect_then_failed_and_back_with_its_next_answer()
     ]
     assert answers == [None, None, None, "suspect", None, "failed", None]
     assert observe(policy, "ok", 60.0) == "healthy"
-    assert ready_phi(policy, 61.0) < 1.0  # the silence was not learned
+    assert ready_phi(policy, 61.0) < 1.0
+    assert ready_phi(policy, 65.0) > 8.0  # the long silence was not learned
 
 
 def test_where_no_probe_is_lost_it_fails_a_replica_with_the_fifth_that_times_out() -> None:
@@ -206,7 +224,9 @@ def test_probes_bring_back_what_a_failed_probe_took() -> None:
 
 
 def test_marked_down_is_suspect_until_enough_probes_that_ask_the_engine_went_well() -> None:
-    policy = reset(PassiveChecks(error_limit=2, on_error="mark-down", rise=2, recover_by=("deep",)))
+    policy = reset(
+        PassiveChecks(active=AlwaysTrust(), error_limit=2, on_error="mark-down", rise=2, recover_by=("deep",))
+    )
     assert attempts(policy, "engine-error", "engine-error", "engine-error", "engine-error") == [
         None,
         "suspect",

@@ -64,11 +64,11 @@ def pushed(policy: QueueingPolicy, names: str, now_s: float = 0.0, **fields) -> 
 
 class TestAdaptiveLifo:
     def test_it_is_first_in_first_out_until_it_was_not_empty_for_an_interval(self):
-        policy = reset(AdaptiveLifo(interval_s=0.1))
+        policy = reset(AdaptiveLifo(interval_s=0.125))
         pushed(policy, "abcdef", now_s=5.0)
-        assert popped(policy, 5.05, 2) == ["a", "b"]
-        assert popped(policy, 5.1, 1) == ["c"]  # an interval, and not longer
-        assert popped(policy, 5.11, 3) == ["f", "e", "d"]
+        assert popped(policy, 5.0625, 2) == ["a", "b"]
+        assert popped(policy, 5.125, 1) == ["c"]  # an interval, and not longer
+        assert popped(policy, 5.1875, 3) == ["f", "e", "d"]
 
     def test_a_moment_in_which_it_is_empty_ends_the_congestion(self):
         policy = reset(AdaptiveLifo(interval_s=0.1))

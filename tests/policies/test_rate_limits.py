@@ -117,6 +117,20 @@ def test_within_any_time_a_tenant_is_let_in_with_at_most_a_burst_and_its_rate(ar
                 assert total <= burst_tokens + tokens_per_s * (at_s - since_s) + 1e-6
 
 
+def test_a_bucket_that_others_wait_for_does_not_fill_beyond_its_burst_meanwhile():
+    """Found by the property above: what waits for a request takes its tokens when it is let in, and not before."""
+    policy = reset(
+        TokenBucket(
+            **only(requests_per_s=4.0, burst_requests=1.0, tokens_per_s=4.0, burst_tokens=50.0),
+            over_rate="delay",
+        )
+    )
+    answers = [
+        asks(policy, name, 0.0, prompt_tokens=tokens) for name, tokens in (("a", 0), ("b", 2), ("c", 50))
+    ]
+    assert answers == [Admit(), Delay(0.25, "over its rate"), Delay(0.75, "over its rate")]
+
+
 @given(ARRIVALS, RATES)
 def test_who_is_delayed_is_let_in_in_the_order_of_arrival_and_within_the_longest_delay(arrivals, rates):
     policy = reset(TokenBucket(**only(requests_per_s=rates[0]), over_rate="delay", max_delay_s=3.0))

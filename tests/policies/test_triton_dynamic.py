@@ -1,18 +1,21 @@
 """NVIDIA Triton's dynamic batcher, rule by rule, and Ray Serve's batches."""
 
+import math
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fleet import AffineLatency, EmulatedEngine, FleetSpec, simulate
 from policies import BatchingPolicy, Dispatch, Drop, PolicyError, Wait, build
 from policies._conformance.inputs import FakeQueue
 from policies.batching.ray_serve_batch import RayServeBatch
 from policies.batching.triton_dynamic import TritonDynamic
 from policies.testing import parametrize_with_checks
-from tests.policies.makers import replicas, request, reset
-from traces.schema import Request
+from tests.policies.makers import replicas, request
+from traces import Trace
+from traces.schema import Request, TraceEntry
 
 IDLE = replicas(0)
 
@@ -241,27 +244,52 @@ def test_bad_parameters_of_triton_are_named(parameters: dict[str, Any], path: st
 # --- Ray Serve ---------------------------------------------------------------------------------------------
 
 
+def run_of(size: int) -> Dispatch:
+    return Dispatch(size, ids=tuple(str(number) for number in range(size)))
+
+
 def test_ray_runs_a_full_batch_at_once() -> None:
-    assert reset(RayServeBatch()).next_batch(queue(*[0.0] * 12), IDLE, 0.0) == Dispatch(10)
+    assert RayServeBatch().next_batch(queue(*[0.0] * 12), IDLE, 0.0) == run_of(10)
 
 
 def test_ray_waits_from_the_first_request_of_the_batch() -> None:
-    policy = reset(RayServeBatch(batch_wait_timeout_s=0.25))
+    policy = RayServeBatch(batch_wait_timeout_s=0.25)
     assert policy.next_batch(queue(1.0), IDLE, 1.0) == Wait(1.25)
     assert policy.next_batch(queue(1.0, 1.125), IDLE, 1.125) == Wait(1.25)
-    assert policy.next_batch(queue(1.0, 1.125), IDLE, 1.25) == Dispatch(2)
+    assert policy.next_batch(queue(1.0, 1.125), IDLE, 1.25) == run_of(2)
 
 
-def test_ray_makes_those_wait_again_that_waited_while_the_replica_was_busy() -> None:
-    policy = reset(RayServeBatch(batch_wait_timeout_s=0.25))
-    # Queued at 1, but there was no room before 3: a window from the oldest would have closed long ago.
-    assert policy.next_batch(queue(1.0, 1.0), IDLE, 3.0) == Wait(3.25)
-    assert policy.next_batch(queue(1.0, 1.0), IDLE, 3.25) == Dispatch(2)
-    assert policy.next_batch(queue(2.0), IDLE, 3.25) == Wait(3.5)
+def test_a_batch_of_ray_that_has_closed_grows_no_more_though_it_waits() -> None:
+    policy = RayServeBatch(batch_wait_timeout_s=0.25)
+    assert policy.next_batch(queue(1.0, 1.125, 1.5, 1.625), IDLE, 9.0) == run_of(2)
 
 
 def test_ray_with_no_time_out_never_waits() -> None:
-    assert reset(RayServeBatch(batch_wait_timeout_s=0.0)).next_batch(queue(3.0), IDLE, 3.0) == Dispatch(1)
+    assert RayServeBatch(batch_wait_timeout_s=0.0).next_batch(queue(3.0), IDLE, 3.0) == run_of(1)
+
+
+def test_it_gathers_the_batches_that_ray_gathers() -> None:
+    # Recorded with `_BatchQueue` of Ray 2.60: batches of 4 at most, time-out 5, one at a time, each takes 7.
+    arrivals_s = [
+        1.5, 10.5, 19.5, 20.5, 22.5, 31.5, 34.5, 43.5, 43.5, 52.5, 52.5, 55.5, 56.5, 66.5, 67.5, 68.5, 70.5, 80.5,
+        89.5, 92.5, 95.5, 96.5, 97.5, 98.5,
+    ]  # fmt: skip
+    recorded = [
+        (7, [0]), (16, [1]), (25, [2, 3, 4]), (37, [5, 6]), (49, [7, 8]), (57, [9, 10, 11, 12]),
+        (71, [13, 14, 15, 16]), (86, [17]), (95, [18, 19]), (102, [20, 21, 22, 23]),
+    ]  # fmt: skip
+    trace = Trace.from_entries(
+        [TraceEntry(request=Request(id=f"{n:02}", arrived_s=at_s)) for n, at_s in enumerate(arrivals_s)]
+    )
+    spec = FleetSpec(
+        engine=EmulatedEngine(latency=AffineLatency(base_s=7.0, per_item_s=0.0)), max_inflight_batches=1,
+        batching=RayServeBatch(max_batch=4, batch_wait_timeout_s=5.0),
+    )  # fmt: skip
+    batches: dict[float, list[int]] = {}
+    for record in simulate(trace, spec, seed=0).records.sort_by("id").to_pylist():
+        batches.setdefault(record["ended_s"] - 7.0, []).append(int(record["id"]))
+    # They were timed in whole units of a real clock, which is a little late.
+    assert [(math.ceil(begun_s - 0.01), names) for begun_s, names in batches.items()] == recorded
 
 
 def test_bad_parameters_of_ray_are_named() -> None:

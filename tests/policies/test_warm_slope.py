@@ -1,6 +1,7 @@
 """How many spares: in proportion, for a ramp, and after the last work."""
 
 import math
+import random
 from typing import Any
 
 import pytest
@@ -8,7 +9,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fleet import AffineLatency, EmulatedEngine, FleetSpec, Run, simulate
-from policies import Ending, NoWarmPool, PolicyError, QueueDepth, WarmPoolPolicy, build
+from policies import (
+    Ending,
+    FixedSize,
+    NoBatching,
+    NoWarmPool,
+    PolicyError,
+    PoolView,
+    QueueDepth,
+    Scale,
+    ScalingPolicy,
+    WarmPoolPolicy,
+    build,
+)
 from policies.testing import parametrize_with_checks
 from policies.warm_pool.fraction import Fraction
 from policies.warm_pool.keep_alive_histogram import KeepAliveHistogram
@@ -45,6 +58,11 @@ def test_conformance(check: Any) -> None:
 @pytest.mark.parametrize(("ready", "spares"), [(0, 1), (1, 1), (10, 1), (11, 2), (20, 2), (30, 3), (31, 4)])
 def test_a_fraction_is_rounded_up_and_never_below_the_minimum(ready: int, spares: int) -> None:
     assert Fraction().desired(pool(ready), 0.0).replicas == spares
+
+
+def test_a_fraction_that_comes_out_even_is_not_one_more_for_a_rounding_error() -> None:
+    assert 0.07 * 100 > 7.0
+    assert Fraction(fraction=0.07).desired(pool(100), 0.0).replicas == 7
 
 
 def test_a_fraction_of_nothing_with_no_minimum_is_nothing() -> None:
@@ -93,6 +111,54 @@ def test_the_requests_that_wait_at_the_peak_are_as_derived(ramp: tuple[float, ..
         for number in range(steps)
     )
     assert summed == pytest.approx(climb / ramp_s * cold_s * (ramp_s - cold_s / 2), rel=1e-3)
+
+
+class FollowsDemand(ScalingPolicy):
+    """As many replicas as the arrivals of an interval needed, all asked for at once, and none taken away."""
+
+    mu_per_s: float = 2.0
+
+    def reset(self, rng: random.Random) -> None:
+        self.most = 0
+
+    def desired(self, pool: PoolView, now_s: float) -> Scale:
+        self.most = max(self.most, pool.min_replicas, math.ceil(pool.arrivals_per_s / self.mu_per_s - 1e-9))
+        return Scale(self.most)
+
+
+def longest_wait_s(spares: int, *, cold_s: float, ramp_s: float) -> float:
+    """On a ramp from 10 to 60 a second, evenly spaced, with replicas that serve 2 a second, one at a time."""
+    low, climb, steady_s, interval_s = 10.0, 50.0, 20.0, 0.25
+    times_s = [number / low for number in range(int(low * steady_s))]
+    slope = climb / ramp_s
+    times_s += [
+        steady_s + (math.sqrt(low * low + 2.0 * slope * number) - low) / slope
+        for number in range(int(low * ramp_s + climb * ramp_s / 2.0))
+    ]
+    trace = Trace.from_entries(
+        [TraceEntry(request=Request(id=str(n), arrived_s=at_s)) for n, at_s in enumerate(times_s)]
+    )
+    spec = FleetSpec(
+        engine=EmulatedEngine(latency=AffineLatency(base_s=0.0, per_item_s=0.5), cold_start_s=cold_s),
+        replicas=6, min_replicas=1, max_replicas=40, binding="late", batching=NoBatching(), max_inflight_batches=1,
+        control_interval_s=interval_s, scaling=FollowsDemand(), warm_pool=FixedSize(size=spares),
+    )  # fmt: skip
+    run = simulate(trace, spec, seed=0)
+    assert run.summary.completed == len(times_s)
+    return run.summary.queue_s.max or 0.0
+
+
+@pytest.mark.parametrize("ramp_s", [25.0, 50.0])
+def test_as_many_spares_as_derived_hide_the_ramp_and_half_of_them_do_not(ramp_s: float) -> None:
+    cold_s, slope, mu = 8.0, 50.0 / ramp_s, 2.0
+    derived = math.ceil(slope * cold_s / mu)
+    none, half, enough = (
+        longest_wait_s(spares, cold_s=cold_s, ramp_s=ramp_s) for spares in (0, derived // 2, derived)
+    )
+    assert enough < 0.25
+    assert 2.0 < half < none
+    # Without any, all who have come too early are (lambda_p - lambda_0) · c; they are served at lambda_p.
+    assert none == pytest.approx(50.0 * cold_s / 60.0, rel=0.05)
 
 
 def ramp_of(
@@ -222,13 +288,47 @@ def test_whatever_it_learns_the_window_ends_after_it_begins(idle_s: list[float])
     assert 0.0 <= from_s < to_s <= 1.1 * 14400.0
 
 
-def test_it_learns_idle_times_from_what_it_is_shown() -> None:
+def ended(e2e_s: float) -> Ending:
+    return Ending(request=request(), outcome="completed", attempts=1, e2e_s=e2e_s)
+
+
+def look(policy: WarmPoolPolicy, now_s: float, in_flight: int = 0) -> int:
+    return policy.desired(pool(0, interval_s=1.0, in_flight=in_flight, min_replicas=0), now_s).replicas
+
+
+@pytest.mark.parametrize("looks_s", [[6.0, 40.0], [6.0, 7.0, 20.0, 36.0], [6.0]])
+def test_an_idle_time_is_from_the_last_end_to_the_next_arrival_however_often_it_looks(
+    looks_s: list[float],
+) -> None:
     policy = reset(KeepAliveHistogram(bin_s=1.0, bins=100))
-    ends = Ending(request=request(), outcome="completed", attempts=1, e2e_s=1.0)
-    policy.on_request_ended(ends, 5.0)
-    for second in range(6, 40):
-        policy.desired(pool(0, interval_s=1.0, in_flight=int(second == 36), min_replicas=0), float(second))
+    policy.on_request_ended(ended(1.0), 5.0)
+    for at_s in looks_s:
+        look(policy, at_s, in_flight=int(at_s > 35.5))
+    policy.on_request_ended(ended(10.0), 45.5)  # it came at 35.5
     assert [place for place, count in enumerate(policy.counts) if count] == [30]
+    policy.on_request_ended(ended(9.0), 46.0)  # and this one while it worked
+    assert sum(policy.counts) == 1
+
+
+def test_news_of_an_end_that_come_late_are_no_idle_time() -> None:
+    policy = reset(KeepAliveHistogram(bin_s=1.0, bins=100))
+    policy.on_request_ended(ended(1.0), 5.0)
+    look(policy, 8.0)
+    policy.on_request_ended(ended(4.0), 8.5)  # it came at 4.5, and had ended before the look
+    assert sum(policy.counts) == 0
+    policy.on_request_ended(ended(0.5), 20.0)
+    assert [place for place, count in enumerate(policy.counts) if count] == [11]
+
+
+@pytest.mark.parametrize("policy", [ScaleToZero(keep_alive_s=10.0), KeepAliveHistogram(keep_alive_s=10.0)])
+def test_what_is_over_is_settled_and_what_is_not_is_not(policy: Any) -> None:
+    reset(policy)
+    answers = []
+    for now_s, in_flight in ((0.0, 0), (1.0, 1), (3.0, 0), (11.9, 0), (12.1, 0), (13.0, 1)):
+        if now_s == 3.0:
+            policy.on_request_ended(ended(1.0), 2.0)
+        answers.append((look(policy, now_s, in_flight), policy.settled()))
+    assert answers == [(0, True), (0, False), (1, False), (1, False), (0, True), (0, False)]
 
 
 # --- from zero and back ------------------------------------------------------------------------------------
@@ -263,6 +363,16 @@ def test_a_keep_alive_that_outlasts_the_pause_hides_the_cold_start_and_a_shorter
     times_s = [10.0, 110.0, 210.0, 400.0]
     assert waits(visits(times_s, ScaleToZero(keep_alive_s=120.0))) == [True, False, False, True]
     assert waits(visits(times_s, ScaleToZero(keep_alive_s=60.0))) == [True, True, True, True]
+
+
+@pytest.mark.parametrize("policy", [ScaleToZero(), KeepAliveHistogram()])
+def test_beside_a_ready_replica_and_before_any_work_none_is_kept(policy: Any) -> None:
+    reset(policy)
+    assert policy.desired(pool(0, interval_s=1.0, min_replicas=0), 1.0).replicas == 0
+    policy.on_request_ended(Ending(request=request(), outcome="completed", attempts=1, e2e_s=1.0), 1.5)
+    assert policy.desired(pool(1, interval_s=1.0, min_replicas=0), 2.0).replicas == 0
+    assert policy.desired(pool(0, interval_s=1.0, min_replicas=0), 3.0).replicas == 1
+    assert policy.desired(pool(0, interval_s=1.0, min_replicas=0, in_flight=1), 4.0).replicas == 0
 
 
 def test_after_the_keep_alive_nothing_is_held() -> None:

@@ -222,18 +222,32 @@ class ParameterInfo(Struct, frozen=True):
     default: str | None
     """None: it must be given."""
 
+    def in_short(self) -> str:
+        """As in a call, ``choices=2``; of a default that has parameters itself, the name."""
+        if self.default is None:
+            return self.name
+        shorter = re.sub(r"(?s)^(\w+)\(.+\)$", r"\1(…)", self.default)
+        return f"{self.name}={shorter}"
+
 
 class ComponentInfo(Struct, frozen=True):
     """One component, in words: what ``fleet policies`` prints."""
 
     slot: str
     name: str
+    law: str
+    """The rule in one sentence: the first of its docstring."""
     summary: str
+    """The docstring's first paragraph: the law, and what a decision costs."""
     source: str | None
     parameters: tuple[ParameterInfo, ...]
     oracle: bool
     location: str
     """``module:Class``."""
+
+    def parameters_in_short(self) -> str:
+        """All of them, in a line."""
+        return ", ".join(one.in_short() for one in self.parameters)
 
 
 def describe(base: type[Component] = Policy) -> list[ComponentInfo]:
@@ -242,15 +256,20 @@ def describe(base: type[Component] = Policy) -> list[ComponentInfo]:
     return sorted((_describe(cls) for cls in classes(base)), key=lambda info: (info.slot, info.name))
 
 
+_SENTENCE_END = re.compile(r"(?<=[^\s.]\.)\s+(?=[A-Z])")
+
+
 def _describe(cls: type[Component]) -> ComponentInfo:
     from inspect import cleandoc
 
     text = cleandoc(cls.__doc__ or "")
     source = re.search(r"^Source: (.+?)(?:\n\n|\Z)", text, re.DOTALL | re.MULTILINE)
+    summary = " ".join(text.partition("\n\n")[0].split())
     return ComponentInfo(
         slot=cls.slot,
         name=cls.name(),
-        summary=" ".join(text.partition("\n\n")[0].split()),
+        law=_SENTENCE_END.split(summary, maxsplit=1)[0],
+        summary=summary,
         source=" ".join(source[1].split()) if source else None,
         parameters=tuple(_describe_field(field) for field in msgspec.structs.fields(cls)),
         oracle=getattr(cls, "oracle", False),

@@ -1,6 +1,7 @@
 """Every bench runs. What it measures of a run this small means nothing, and is not looked at."""
 
 import pkgutil
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -8,8 +9,10 @@ import pytest
 from rich.console import Console
 
 import tests.bench
+from policies.base import Policy, listeners
 from tests.bench import (
     bench_simulation,
+    decisions,
     exports,
     live_echo,
     live_fleet,
@@ -21,12 +24,14 @@ from tests.bench import (
     token_steps,
 )
 from tests.bench.table import show
+from tests.policies.makers import SHIPPED
 
 TINY: dict[Callable[..., Any], dict[str, Any]] = {
     simulation.speed_rows: {"requests": 200, "rounds": 1},
     simulation.growth_rows: {"sizes": ((200, 2), (400, 4))},
     simulation.pool_rows: {"requests": 400, "replicas": 50, "rounds": 1},
     simulation.log_rows: {"requests": 200, "replicas": (2,), "rounds": 1},
+    decisions.rows: {"sizes": (2, 4), "decisions": 20, "rounds": 1},
     overload.rows: {"requests": 200, "llm_requests": 50, "rounds": 1},
     token_steps.simulated_rows: {"most": 10},
     sweeping.rows: {"runs": 20, "rounds": 1},
@@ -41,6 +46,7 @@ TABLES = [
     for title, rows in ratios.TABLES.items()
 ]
 PARTS = {
+    "decisions",
     "live_echo",
     "overload",
     "reading",
@@ -94,3 +100,42 @@ def test_an_engine_on_torch_is_compared_with_a_bare_loop(capsys: pytest.CaptureF
 
     torch_engine.main(batch_sizes=(1,), repeats=1, warmup=1)
     assert capsys.readouterr().out.splitlines()[-1].split()[0] == "1"
+
+
+# --- what a decision costs ---------------------------------------------------------------------------------
+
+
+def test_every_slot_is_timed_or_says_why_not():
+    assert set(decisions.DRIVES).isdisjoint(decisions.NOT_TIMED)
+    assert set(decisions.DRIVES) | set(decisions.NOT_TIMED) == {cls.slot for cls in SHIPPED}
+
+
+def test_every_policy_that_is_shipped_has_a_row() -> None:
+    timed = {cls for cls in SHIPPED if cls.slot in decisions.DRIVES}
+    assert set(decisions.timed()) == timed
+    assert set(decisions.SPECIAL) <= {cls.name() for cls in timed}
+
+
+@pytest.mark.parametrize("cls", decisions.timed(), ids=lambda cls: cls.__name__)
+def test_each_is_asked_once_a_decision_and_hears_what_its_slot_is_told(cls: type[Policy]) -> None:
+    asked = Counter[str]()
+
+    class Counting(decisions.Watch):
+        def __call__(self, call: Callable[..., Any], *arguments: Any) -> Any:
+            asked[call.__name__] += 1
+            return super().__call__(call, *arguments)
+
+    policy = decisions.SPECIAL.get(cls.name(), cls)()
+    drive = decisions.DRIVES[cls.slot](policy, decisions.World(policy, 3, Counting()))
+    for _ in range(40):
+        next(drive)
+
+    decision = {
+        "admission": "admit", "routing": "route", "filter": "keep", "scorer": "scores", "picker": "pick",
+        "queueing": "push", "batching": "next_batch", "scaling": "desired", "warm_pool": "desired",
+        "health": "observe", "retry": "after_failure", "hedge": "after_s", "breaker": "_allowed",
+    }[cls.slot]  # fmt: skip
+    assert asked[decision] == 40
+    for hook in ("on_dispatched", "on_completed", "on_request_ended", "on_batch_completed"):
+        if hook in cls.hears and listeners(policy, hook):
+            assert asked[hook], f"{cls.__name__} never hears {hook}"

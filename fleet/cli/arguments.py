@@ -231,7 +231,11 @@ def _add_tools(commands: Any) -> None:
         nargs="?",
         help="one slot (engine, latency and step-latency too), one policy, or a class of your own",
     )
-    policies.add_argument("--json", action="store_true", help="print the list as JSON")
+    shape = policies.add_mutually_exclusive_group()
+    shape.add_argument("--json", action="store_true", help="print the list as JSON")
+    shape.add_argument(
+        "--markdown", action="store_true", help="print docs/policies.md, the page of the library"
+    )
 
     traces = group(commands, "traces", "describe, convert and make traces")
     verbs = traces.add_subparsers(metavar="COMMAND", required=True, dest="verb")

@@ -11,13 +11,14 @@ from collections.abc import Callable, Iterator
 
 from rich.console import Console
 
-from tests.bench import exports, live_fleet, overload, reading, simulation, sweeping, token_steps
+from tests.bench import decisions, exports, live_fleet, overload, reading, simulation, sweeping, token_steps
 from tests.bench.table import Row, show
 
 TABLES: dict[str, Callable[..., Iterator[Row]]] = {
     "Simulation (CPU time)": simulation.speed_rows,
     "Growth of a simulation": simulation.growth_rows,
     "Pools that have nothing in common (CPU time)": simulation.pool_rows,
+    "Decisions, at 8, 64 and 512 replicas (CPU time)": decisions.rows,
     "The log of views (CPU time)": simulation.log_rows,
     "A simulation under overload (CPU time)": overload.rows,
     "Simulation of language models (CPU time)": token_steps.simulated_rows,

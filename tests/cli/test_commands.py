@@ -388,13 +388,40 @@ def test_every_law_makes_a_trace(fleet: Fleet, tmp_path: Path) -> None:
 # --- policies, profile, keys, help -------------------------------------------------------------------------
 
 
-def test_policies_lists_every_one_with_parameters_and_source(fleet: Fleet) -> None:
-    out = fleet("policies").out
+def test_policies_lists_every_one_in_a_line_with_its_law_and_its_defaults(fleet: Fleet) -> None:
+    lines = fleet("policies").out.splitlines()
     for info in describe():
-        assert f"\n  {info.name}" in out
-        assert info.location in out
+        if info.location.startswith("policies."):  # other tests have classes of their own
+            (line,) = (line for line in lines if line.startswith(f"  {info.name} ") and info.law in line)
+            assert all(f"{parameter.name}=" in line for parameter in info.parameters if parameter.default)
+    assert len(lines) == len(describe()) + 2 * len({info.slot for info in describe()}) - 1
+
+
+def test_a_slot_fits_a_terminal_however_narrow(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    from fleet.cli import catalogue
+
+    monkeypatch.setattr(catalogue, "_width", lambda: 80)
+    lines = fleet("policies", "routing").out.splitlines()
+
+    assert max(map(len, lines)) <= 80
+    assert len(lines) == 1 + sum(info.slot == "routing" for info in describe())
+    (kv_cost,) = (line for line in lines if line.startswith("  kv-cost "))
+    assert kv_cost.endswith("…")
+    assert "Take the replica of least cost" in kv_cost
+    assert "overlap_wei" in kv_cost
+
+
+def test_a_default_with_parameters_of_its_own_is_named_in_the_table(fleet: Fleet) -> None:
+    assert "retry=ExponentialBackoff(…)" in fleet("policies", "retry").out
+    assert "fallback=LeastOutstanding()" in fleet("policies", "routing").out
+
+
+def test_a_policy_is_shown_in_full_with_bounds_source_and_class(fleet: Fleet) -> None:
+    out = fleet("policies", "power-of-two-choices").out
+
     assert "- choices: int >= 1, default 2" in out
-    assert "Mitzenmacher" in out
+    assert "source: Mitzenmacher" in out
+    assert "class: policies.routing.power_of_two_choices:PowerOfTwoChoices" in out
 
 
 def test_policies_shows_one_slot_or_one_policy(fleet: Fleet) -> None:

@@ -158,6 +158,7 @@ MISTAKES = {
     "an engine without its parameters": (("profile", "emulated"), "emulated needs `latency`"),
     "a profile into nowhere": (("profile", "small.toml", "--out", "no/p.json"), "there is no folder no"),
     "an unknown policy": (("policies", "round-robbin"), "did you mean round-robin?"),
+    "a page of one policy": (("policies", "fifo", "--markdown"), "prints the whole library; leave fifo out"),
     "a trace in no format": (("traces", "convert", "demo-surge", "x.csv"), "the suffix names the format"),
     "a law of lengths that is none": (
         (

@@ -19,6 +19,7 @@ from experiments.studies import (
     mixed_devices,
     model_selection,
     prefix_routing,
+    published_effects,
     retry_storm,
     slo_frontier,
     tail_at_scale,
@@ -62,6 +63,7 @@ TINY = {
     "slo_frontier": slo_frontier.Plan(
         max_batch=(16,), window_s=(0.002,), up_at=(10,), spares=(0, 1), loads=(0.25, 0.5), seeds=2
     ),
+    "published_effects": published_effects.Plan(seeds=2, policies=("Greedy", "NotFullFilter")),
 }  # fmt: skip
 STUDIES = {study.name: study for study in catalogue.studies()}
 

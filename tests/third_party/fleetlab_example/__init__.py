@@ -1,0 +1,1 @@
+"""Three policies for fleetlab: one that routes, one that batches, one that scales."""

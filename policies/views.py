@@ -71,7 +71,7 @@ class ReplicaView(Struct, frozen=True, kw_only=True, gc=False):
     in_flight: int = 0
     """Attempts sent to it and not yet ended: the observer's own exact count."""
     capacity: int = 1
-    """Batches it can still take now (0: full)."""
+    """Batches it can still take (0: full): the batcher's own exact count."""
     weight: float = 1.0
     """Relative speed among the replicas of its pool, as the fleet's specification makes it (`weights`)."""
     state: ReplicaState = "ready"

@@ -252,7 +252,6 @@ _ROUTING = (
         trace=BUSY, candidate=whole_requests(routing=_composed(filters=[NotFullFilter()])),
         baseline=whole_requests(routing=_composed()), against="no filter",
         figure=E2E_MEAN, read=e2e_mean_ms, better="lower",
-        note="a router's views always say that a replica has room (`capacity` 1), so nothing is left out",
     ),
     Effect(
         policy="FreshFilter", claim="leaves out who has not reported lately, such as a replica that hangs",

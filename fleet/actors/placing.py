@@ -438,9 +438,10 @@ class Placing(Front):
         if desk is None:
             return
         late = desk.late
-        if late is not None:
-            view = late.views.get(replica)
-            if view is not None:
+        view = desk.roster.views.get(replica)
+        if view is not None:
+            force_setattr(view, "capacity", self._signals.room(replica))
+            if late is not None:
                 force_setattr(view, "in_flight", view.in_flight + len(message.work))
         find, started = self.pending.get, 0
         for work in message.work:

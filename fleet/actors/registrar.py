@@ -85,6 +85,13 @@ class Signals:
             heard.views.append(view)
             heard.sent = heard.sent if sent is None else sent
 
+    def room(self, replica: str) -> int:
+        """How many more batches it can take, as the batcher's books say; 0 of one that has ended."""
+        heard = self._heard.get(replica)
+        if heard is None or heard.report is None:
+            return 0
+        return max(0, heard.report.max_inflight_batches - len(heard.sent))
+
     def forget(self, replica: str) -> None:
         """It has ended."""
         self._heard.pop(replica, None)

@@ -87,7 +87,7 @@ class Roster:
             return False
         view = self.views.get(message.replica)
         if view is None:
-            view = view_of(message, pool)
+            view = view_of(message, pool, message.max_inflight_batches)
             self._pools.setdefault(view.pool, len(self._pools))
             self.views[message.replica] = view
             if self._follow is not None:

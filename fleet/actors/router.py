@@ -183,8 +183,11 @@ class Router(Admitting):
         if message.replica is not None:
             desk = self._desk_of(message.replica)
             view = None if desk is None else desk.roster.views.get(message.replica)
-            if view is not None and desk is not None and (desk.late is None or message.dispatched):
-                force_setattr(view, "in_flight", view.in_flight - len(work))
+            if view is not None and desk is not None:
+                if message.dispatched:
+                    force_setattr(view, "capacity", self._signals.room(message.replica))
+                if desk.late is None or message.dispatched:
+                    force_setattr(view, "in_flight", view.in_flight - len(work))
         if message.failure is not None:
             self._attempts_failed(message)
             return

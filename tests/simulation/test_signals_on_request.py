@@ -183,3 +183,25 @@ def test_routing_sees_the_zone_of_each_replica() -> None:
 
     assert zones == {("east", "e1"), ("west", "w1"), ("nowhere", None)}
     assert from_mapping(spec.to_dict()).pools["east"].zone == "e1"
+
+
+# --- room ------------------------------------------------------------------------------------------------------
+
+
+def test_routing_sees_how_many_more_batches_a_replica_can_take() -> None:
+    seen: list[tuple[float, int]] = []
+
+    class SeesRoom(RoutingPolicy):
+        def route(self, request: Request, replicas: Sequence[ReplicaView], now_s: float) -> Route:
+            seen.append((now_s, replicas[0].capacity))
+            return Route(replicas[0].id)
+
+    spec = FLEET.replace(routing=SeesRoom(), replicas=1, max_inflight_batches=3)
+
+    arrivals = poisson(30.0, 1.0, seed=1)
+    run = simulate(arrivals, spec)
+
+    ends_s = [entry["ended_s"] for entry in run.records.to_pylist()]
+    for number, (at_s, capacity) in enumerate(seen):
+        there = sum(end_s > at_s for end_s in ends_s[:number])
+        assert capacity == max(0, 3 - there)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from policies.routing.parts import Scorer
+from policies.routing.parts import Scorer, within_bounds
 from policies.views import ReplicaView
 from traces.schema import Request
 
@@ -25,8 +25,9 @@ class BusyScorer(Scorer):
     """Score of a replica that has not reported."""
 
     def scores(self, request: Request, replicas: Sequence[ReplicaView], now_s: float) -> list[float]:
-        return [self._score(replica) for replica in replicas]
-
-    def _score(self, replica: ReplicaView) -> float:
-        busy = replica.busy_fraction if replica.gpu_utilization is None else replica.gpu_utilization
-        return self.unknown if busy is None else min(1.0, max(0.0, 1.0 - busy))
+        unknown = self.unknown
+        reported = [
+            replica.busy_fraction if replica.gpu_utilization is None else replica.gpu_utilization
+            for replica in replicas
+        ]
+        return within_bounds([unknown if busy is None else 1.0 - busy for busy in reported])

@@ -10,7 +10,7 @@ from msgspec import Meta
 from policies.base import RoutingPolicy
 from policies.decisions import Route
 from policies.objectives import own_bound_s
-from policies.routing.delays import Concurrency, delay, shortest_delay
+from policies.routing.delays import Concurrency, shortest_delay
 from policies.views import ReplicaView
 from traces.schema import Request
 
@@ -43,17 +43,21 @@ class CheapestMeetingDelay(RoutingPolicy):
         bound_s = own_bound_s(request)
         left_s = request.arrived_s + (self.objective_s if bound_s is None else bound_s) - now_s
         allowed_s = (1.0 - self.headroom) * left_s
+        concurrency = self.concurrency
+        # The `delay` of each, without a call for it.
         meeting = [
-            (*_cost(replica.cost_per_hour, time_s), delay_s, replica.in_flight, number)
-            for number, replica in enumerate(replicas)
-            if (time_s := replica.expected_service_s) is not None
-            and (delay_s := delay(time_s, replica.in_flight, self.concurrency)) <= allowed_s
-        ]
+            replica for replica in replicas
+            if (time_s := replica.expected_service_s) is not None and allowed_s >= (
+                time_s if replica.in_flight < concurrency else time_s * (replica.in_flight + 1) / concurrency
+            )
+        ]  # fmt: skip
+        priced = [replica for replica in meeting if replica.cost_per_hour is not None]
+        if priced:
+            costs = [
+                (replica.cost_per_hour or 0.0) * (replica.expected_service_s or 0.0) for replica in priced
+            ]
+            least = min(costs)
+            meeting = [replica for replica, cost in zip(priced, costs, strict=True) if cost == least]
         if meeting:
-            return Route(replicas[min(meeting)[-1]].id)
-        return Route(shortest_delay(replicas, self.concurrency).id, _NOBODY)
-
-
-def _cost(price: float | None, time_s: float) -> tuple[bool, float]:
-    """Of one request, for comparison: no price comes after every price."""
-    return price is None, 0.0 if price is None else price * time_s
+            return Route(shortest_delay(meeting, concurrency).id)
+        return Route(shortest_delay(replicas, concurrency).id, _NOBODY)

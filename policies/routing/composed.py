@@ -18,7 +18,7 @@ _NOBODY = Reject("no replica passes the filters")
 
 
 class Composed(RoutingPolicy):
-    """Filter, then score, then pick: the weighted sum of the scores decides. O(n · parts).
+    """Filter, then score, then pick: the weighted sum of the scores decides. O(n), and what each part costs.
 
     A part that declares `oracle = True` needs a whole that does: a subclass of this one that says so.
 
@@ -50,11 +50,10 @@ class Composed(RoutingPolicy):
                 return Hold(now_s + self.hold_s)
             elif self.when_empty == "reject":
                 return _NOBODY
-        totals = [0.0] * len(candidates)
+        ids = [replica.id for replica in candidates]
+        totals = [0.0] * len(ids)
         for weight, scorer in self.scorers:
             scores = scorer.scores(request, candidates, now_s)
             totals = [total + weight * score for total, score in zip(totals, scores, strict=True)]
-        chosen = candidates[self.picker.pick(candidates, totals)].id
-        return Route(
-            chosen, None, {replica.id: total for replica, total in zip(candidates, totals, strict=True)}
-        )
+        chosen = ids[self.picker.pick(candidates, totals)]
+        return Route(chosen, None, dict(zip(ids, totals, strict=True)))

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, cast
 
 from msgspec import Meta
 
+from policies.routing.places import first_of_least
 from policies.views import ReplicaView
 
 Concurrency = Annotated[int, Meta(ge=1, le=1_000_000)]
@@ -24,9 +25,9 @@ def service_times(replicas: Sequence[ReplicaView]) -> list[float]:
 
     Infinite where the weight is 0; where all are 0 they are alike.
     """
-    known = [time_s for replica in replicas if (time_s := replica.expected_service_s) is not None]
-    if len(known) == len(replicas):
-        return known
+    known = [replica.expected_service_s for replica in replicas]
+    if None not in set(known):  # there are few different ones, however many replicas there are
+        return cast("list[float]", known)
     weights = [replica.weight for replica in replicas]
     if not any(weights):
         return [1.0] * len(weights)
@@ -39,13 +40,14 @@ def delay(service: float, in_flight: int, concurrency: int) -> float:
     return service * ahead / concurrency if ahead > concurrency else service
 
 
+def delays(replicas: Sequence[ReplicaView], concurrency: int) -> list[float]:
+    """The `delay` of each of them, by `service_times`. O(n)."""
+    pairs = zip(service_times(replicas), replicas, strict=True)
+    if concurrency == 1:  # the same without a call for each
+        return [time * (replica.in_flight + 1) for time, replica in pairs]
+    return [delay(time, replica.in_flight, concurrency) for time, replica in pairs]
+
+
 def shortest_delay(replicas: Sequence[ReplicaView], concurrency: int) -> ReplicaView:
     """Whose expected delay is the shortest; of equal ones that with the fewest in flight, then the first. O(n)."""
-    chosen = replicas[0]
-    shortest, fewest = math.inf, chosen.in_flight
-    for time, replica in zip(service_times(replicas), replicas, strict=True):
-        in_flight = replica.in_flight
-        one = delay(time, in_flight, concurrency)
-        if one < shortest or (one == shortest and in_flight < fewest):
-            chosen, shortest, fewest = replica, one, in_flight
-    return chosen
+    return replicas[first_of_least(delays(replicas, concurrency), replicas)]

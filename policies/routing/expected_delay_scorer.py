@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from policies.routing.delays import Concurrency, delay, service_times
+from policies.routing.delays import Concurrency, delays
 from policies.routing.parts import Scorer
 from policies.views import ReplicaView
 from traces.schema import Request
@@ -24,9 +24,6 @@ class ExpectedDelayScorer(Scorer):
     """Requests that a replica serves side by side in the time of one."""
 
     def scores(self, request: Request, replicas: Sequence[ReplicaView], now_s: float) -> list[float]:
-        delays = [
-            delay(time, replica.in_flight, self.concurrency)
-            for time, replica in zip(service_times(replicas), replicas, strict=True)
-        ]
-        shortest = min(delays)
-        return [1.0 if one == shortest else shortest / one for one in delays]
+        each = delays(replicas, self.concurrency)
+        shortest = min(each)
+        return [1.0 if one == shortest else shortest / one for one in each]

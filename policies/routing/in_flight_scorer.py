@@ -19,6 +19,11 @@ class InFlightScorer(Scorer):
 
     def scores(self, request: Request, replicas: Sequence[ReplicaView], now_s: float) -> list[float]:
         counts = [replica.in_flight for replica in replicas]
-        most = max(counts)
-        spread = most - min(counts)
-        return [(most - count) / spread for count in counts] if spread else [1.0] * len(counts)
+        # There are few different ones, however many replicas there are.
+        different = set(counts)
+        most = max(different)
+        spread = most - min(different)
+        if not spread:
+            return [1.0] * len(counts)
+        scores = {count: (most - count) / spread for count in different}
+        return [scores[count] for count in counts]

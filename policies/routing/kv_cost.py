@@ -12,6 +12,7 @@ from msgspec import Meta
 from policies.base import RoutingPolicy
 from policies.decisions import Route
 from policies.routing.attempts import Attempts
+from policies.routing.places import Numbers
 from policies.routing.prefix_tree import BlockHolders, PrefixTree
 from policies.views import Completion, ReplicaView
 from traces.schema import Request
@@ -51,6 +52,7 @@ class KvCost(RoutingPolicy):
         self.random = rng.random
         self.tree = PrefixTree(self.max_tree_blocks, self.ttl_s)
         self.active = _ActiveBlocks()
+        self.numbers = Numbers()
         self.attempts: Attempts[_Attempt] = Attempts()
         self.prefill_tokens: dict[str, int] = {}
         """By replica, as long as it has any."""
@@ -59,23 +61,34 @@ class KvCost(RoutingPolicy):
         costs = self.costs(request, replicas, now_s)
         if self.router_temperature > 0.0:
             return Route(replicas[self._draw(costs)].id)
-        ranks = [(cost, self.tree.size(replica.id)) for cost, replica in zip(costs, replicas, strict=True)]
-        return Route(replicas[ranks.index(min(ranks))].id)
+        least = min(costs)
+        if costs.count(least) == 1:
+            return Route(replicas[costs.index(least)].id)
+        equals = [replica.id for cost, replica in zip(costs, replicas, strict=True) if cost == least]
+        sizes = self.tree.sizes(equals)
+        return Route(equals[sizes.index(min(sizes))])
 
     def costs(self, request: Request, replicas: Sequence[ReplicaView], now_s: float) -> list[float]:
         """The cost of each of `replicas`."""
         hashed_tokens, prompt_tokens, count = self._shape(request)
         self.tree.learn_limits(replicas, self.block_tokens, hashed_tokens)
         self.tree.expire(now_s)
-        ids, blocks = [replica.id for replica in replicas], request.blocks or ()
-        cached, shared = self.tree.depths(blocks, ids), self.active.depths(blocks, ids)
-        costs = []
-        for replica, cached_blocks, shared_blocks in zip(ids, cached, shared, strict=True):
-            new_tokens = max(0, prompt_tokens - cached_blocks * hashed_tokens)
-            prefill_blocks = (self.prefill_tokens.get(replica, 0) + new_tokens) / hashed_tokens
-            active_blocks = self.active.size(replica) + count - shared_blocks
-            costs.append(self.overlap_weight * prefill_blocks + active_blocks)
-        return costs
+        self.numbers.show(replicas)
+        ids, blocks = self.numbers.ids, request.blocks or ()
+        # What it would add at those that have none of it, and then at the others.
+        new_tokens, new_blocks = [prompt_tokens] * len(ids), [count] * len(ids)
+        for depth, holders in self.tree.ends(blocks):
+            left = max(0, prompt_tokens - depth * hashed_tokens)
+            for number in self.numbers.of(self.tree.owners(holders)):
+                new_tokens[number] = left
+        for depth, holders in self.active.ends(blocks):
+            for number in self.numbers.of(self.active.owners(holders)):
+                new_blocks[number] = count - depth
+        prefill, active = self.prefill_tokens.get, self.active.sizes.get
+        tokens = [prefill(replica, 0) + new for replica, new in zip(ids, new_tokens, strict=True)]
+        sizes = [active(replica, 0) + new for replica, new in zip(ids, new_blocks, strict=True)]
+        weight = self.overlap_weight
+        return [weight * (own / hashed_tokens) + size for own, size in zip(tokens, sizes, strict=True)]
 
     def _shape(self, request: Request) -> tuple[int, int, int]:
         """Tokens per block, prompt tokens, and blocks of a request."""
@@ -152,28 +165,29 @@ class _ActiveBlocks(BlockHolders):
         super().__init__()
         self._uses: dict[str, dict[int, int]] = {}
         """By replica and block: how many prompts in flight hold it."""
-        self._unhashed: dict[str, int] = {}
-        """By replica: blocks of prompts without hashes, which share nothing."""
+        self.sizes: dict[str, int] = {}
+        """By replica, as long as it has any: its active blocks; those of prompts without hashes share nothing."""
 
     def size(self, replica: str) -> int:
         """Active blocks on a replica."""
-        return len(self._uses.get(replica, ())) + self._unhashed.get(replica, 0)
+        return self.sizes.get(replica, 0)
 
     def join(self, replica: str, blocks: Sequence[int], unhashed: int) -> None:
         """A prompt comes."""
         if blocks:
             bit, uses = self.bit(replica), self._uses.setdefault(replica, {})
+            before = len(uses)
             self.add([block for block in blocks if block not in uses], bit)
             for block in blocks:
                 uses[block] = uses.get(block, 0) + 1
-        if unhashed:
-            self._unhashed[replica] = self._unhashed.get(replica, 0) + unhashed
+            unhashed += len(uses) - before
+        self._count(replica, unhashed)
 
     def leave(self, replica: str, blocks: Sequence[int], unhashed: int) -> None:
         """It goes: what `join` was told, once more."""
         if blocks:
             bit, uses = self.bit(replica), self._uses[replica]
-            last = []
+            before, last = len(uses), []
             for block in blocks:
                 left = uses[block] - 1
                 if left:
@@ -185,7 +199,12 @@ class _ActiveBlocks(BlockHolders):
             if not uses:
                 del self._uses[replica]
                 self.forget_bit(replica)
-        if unhashed:
-            self._unhashed[replica] -= unhashed
-            if not self._unhashed[replica]:
-                del self._unhashed[replica]
+            unhashed += before - len(uses)
+        self._count(replica, -unhashed)
+
+    def _count(self, replica: str, blocks: int) -> None:
+        total = self.sizes.get(replica, 0) + blocks
+        if total:
+            self.sizes[replica] = total
+        else:
+            self.sizes.pop(replica, None)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from policies.routing.parts import Scorer
+from policies.routing.parts import Scorer, within_bounds
 from policies.views import ReplicaView
 from traces.schema import Request
 
@@ -25,10 +25,10 @@ class KvUtilizationScorer(Scorer):
     """Score of a replica that has not reported, or has no such cache."""
 
     def scores(self, request: Request, replicas: Sequence[ReplicaView], now_s: float) -> list[float]:
-        return [self._score(replica) for replica in replicas]
-
-    def _score(self, replica: ReplicaView) -> float:
-        signals = replica.tokens
-        if signals is None or not signals.total_blocks:
-            return self.unknown
-        return min(1.0, max(0.0, 1.0 - signals.kv_utilization))
+        unknown = self.unknown
+        scores = [
+            unknown if signals is None or not signals.total_blocks
+            else 1.0 - signals.used_blocks / signals.total_blocks
+            for replica in replicas for signals in [replica.tokens]
+        ]  # fmt: skip
+        return within_bounds(scores)

@@ -42,18 +42,16 @@ class LeastTokens(RoutingPolicy):
     def reset(self, rng: random.Random) -> None:
         self.prefill_tokens: dict[str, int] = {}
         self.decode_tokens: dict[str, int] = {}
-        """By replica, as long as it has any."""
+        self.costs: dict[str, float] = {}
+        """By replica, as long as it has any: tokens to prefill and to decode, and these as weighed."""
         self.attempts: Attempts[_Attempt] = Attempts()
         self.lengths: dict[tuple[str | None, str | None], tuple[int, int]] = {}
         """By model and tenant: completions, and the tokens that they generated."""
 
     def route(self, request: Request, replicas: Sequence[ReplicaView], now_s: float) -> Route:
-        return Route(min(replicas, key=self.cost).id)
-
-    def cost(self, replica: ReplicaView) -> float:
-        """Weighed tokens outstanding at a replica."""
-        prefill, decode = self.prefill_tokens.get(replica.id, 0), self.decode_tokens.get(replica.id, 0)
-        return self.prefill_weight * prefill + self.decode_weight * decode
+        known = self.costs.get
+        costs = [known(replica.id, 0.0) for replica in replicas]
+        return Route(replicas[costs.index(min(costs))].id)
 
     def expected_tokens(self, request: Request) -> float:
         """Output tokens expected of a request."""
@@ -63,15 +61,15 @@ class LeastTokens(RoutingPolicy):
     def on_dispatched(self, request: Request, replica: str, now_s: float) -> None:
         tokens = self.default_prompt_tokens if request.prompt_tokens is None else request.prompt_tokens
         self.attempts.add(request.id, replica, _Attempt(tokens))
-        _count(self.prefill_tokens, replica, tokens)
+        self._count(self.prefill_tokens, replica, tokens)
 
     def on_first_token(self, request: Request, replica: str, now_s: float) -> None:
         for attempt in self.attempts.of(request.id, replica):
             if attempt.prefilling:
-                _count(self.prefill_tokens, replica, -attempt.tokens)
+                self._count(self.prefill_tokens, replica, -attempt.tokens)
                 # Remembered, because by the time it ends the mean will have moved.
                 attempt.tokens, attempt.prefilling = round(self.expected_tokens(request)), False
-                _count(self.decode_tokens, replica, attempt.tokens)
+                self._count(self.decode_tokens, replica, attempt.tokens)
                 return
 
     def on_completed(self, completion: Completion, now_s: float) -> None:
@@ -79,9 +77,22 @@ class LeastTokens(RoutingPolicy):
         attempt = self.attempts.take(request.id, replica)
         if attempt is not None:
             counts = self.prefill_tokens if attempt.prefilling else self.decode_tokens
-            _count(counts, replica, -attempt.tokens)
+            self._count(counts, replica, -attempt.tokens)
         if completion.failure is None and completion.output_tokens is not None:
             self._learn((request.model, request.tenant), completion.output_tokens)
+
+    def _count(self, counts: dict[str, int], replica: str, tokens: int) -> None:
+        """Add to what a replica has; whole tokens, so that what was added can be taken away without a remainder."""
+        total = counts.get(replica, 0) + tokens
+        if total:
+            counts[replica] = total
+        else:
+            counts.pop(replica, None)
+        prefill, decode = self.prefill_tokens.get(replica, 0), self.decode_tokens.get(replica, 0)
+        if prefill or decode:
+            self.costs[replica] = self.prefill_weight * prefill + self.decode_weight * decode
+        else:
+            self.costs.pop(replica, None)
 
     def _learn(self, group: tuple[str | None, str | None], tokens: int) -> None:
         known = self.lengths.get(group)
@@ -99,12 +110,3 @@ class _Attempt:
     def __init__(self, prompt_tokens: int) -> None:
         self.tokens = prompt_tokens
         self.prefilling = True
-
-
-def _count(counts: dict[str, int], replica: str, tokens: int) -> None:
-    """Add to what a replica has; whole tokens, so that what was added can be taken away without a remainder."""
-    total = counts.get(replica, 0) + tokens
-    if total:
-        counts[replica] = total
-    else:
-        counts.pop(replica, None)

@@ -33,8 +33,9 @@ class LeastWorkOracle(RoutingPolicy):
         self.true_tokens = output_tokens
 
     def route(self, request: Request, replicas: Sequence[ReplicaView], now_s: float) -> Route:
-        outstanding = self.outstanding
-        return Route(min(replicas, key=lambda replica: outstanding.get(replica.id, 0.0)).id)
+        outstanding = self.outstanding.get
+        work = [outstanding(replica.id, 0.0) for replica in replicas]
+        return Route(replicas[work.index(min(work))].id)
 
     def on_dispatched(self, request: Request, replica: str, now_s: float) -> None:
         self.outstanding[replica] = self.outstanding.get(replica, 0.0) + self._work(request)

@@ -28,11 +28,14 @@ class NeverQueue(RoutingPolicy):
     1."""
 
     def route(self, request: Request, replicas: Sequence[ReplicaView], now_s: float) -> Route:
-        times = service_times(replicas)
-        room = [
-            (time, replica.in_flight, number)
-            for number, (time, replica) in enumerate(zip(times, replicas, strict=True))
-            if replica.in_flight < self.concurrency and time < math.inf
-        ]
-        chosen = replicas[min(room)[2]] if room else shortest_delay(replicas, self.concurrency)
-        return Route(chosen.id)
+        concurrency = self.concurrency
+        room = [number for number, replica in enumerate(replicas) if replica.in_flight < concurrency]
+        if room:
+            times = service_times(replicas)
+            fastest = min([times[number] for number in room])
+            if fastest < math.inf:
+                chosen = min(
+                    [(replicas[number].in_flight, number) for number in room if times[number] == fastest]
+                )
+                return Route(replicas[chosen[1]].id)
+        return Route(shortest_delay(replicas, concurrency).id)

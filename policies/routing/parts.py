@@ -44,3 +44,10 @@ class Picker(Policy):
     @abstractmethod
     def pick(self, replicas: Sequence[ReplicaView], scores: Sequence[float]) -> int:
         """The index of the replica to use; there is at least one."""
+
+
+def within_bounds(scores: list[float]) -> list[float]:
+    """What is below 0 is 0, what is above 1 is 1. O(n)."""
+    if min(scores) >= 0.0 and max(scores) <= 1.0:  # always, unless a replica reports what cannot be
+        return scores
+    return [min(1.0, max(0.0, score)) for score in scores]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import random
 from collections import deque
 from collections.abc import Sequence
@@ -12,6 +11,7 @@ from msgspec import Meta
 
 from policies.base import RoutingPolicy
 from policies.decisions import Route
+from policies.routing.places import Numbers, first_of_least
 from policies.routing.prefix_tree import PrefixTree
 from policies.views import Completion, ReplicaView
 from traces.schema import Request
@@ -60,8 +60,7 @@ class Preble(RoutingPolicy):
 
     def reset(self, rng: random.Random) -> None:
         self.tree = PrefixTree(self.max_tree_blocks)
-        self.limits = (0, 0)
-        """How many replicas have told the size of their caches, and the tokens per block for which that holds."""
+        self.numbers = Numbers()
         self.window: deque[_Sent] = deque()
         """What was sent within `window_s`, the oldest first."""
         self.uses: dict[int, int] = {}
@@ -77,31 +76,26 @@ class Preble(RoutingPolicy):
     def route(self, request: Request, replicas: Sequence[ReplicaView], now_s: float) -> Route:
         self._forget(now_s)
         hashed_tokens, prompt_tokens = self._shape(request)
-        self._learn_limits(replicas, hashed_tokens)
-        blocks = request.blocks or ()
-        ids = [replica.id for replica in replicas]
-        loads, matches = self.loads_s(ids), self.tree.matches(blocks)
-        depths = [matches.get(replica, 0) for replica in ids] if matches else [0] * len(ids)
-        longest = max(depths)
+        self.tree.learn_limits(replicas, self.block_tokens, hashed_tokens)
+        self.numbers.show(replicas)
+        blocks, ids = request.blocks or (), self.numbers.ids
+        matches = [
+            (depth, self.numbers.of(self.tree.owners(holders))) for depth, holders in self.tree.ends(blocks)
+        ]
+        loads = self.loads_s(ids)
+        longest, holders = next(((depth, those) for depth, those in reversed(matches) if those), (0, []))
         matched = min(longest * hashed_tokens, prompt_tokens)
         if matched > prompt_tokens - matched:
-            exploited = [
-                load if depth == longest else math.inf for load, depth in zip(loads, depths, strict=True)
-            ]
-            chosen, least = _first_of_least(exploited, replicas), min(loads)
+            load, _, chosen = min([(loads[number], replicas[number].in_flight, number) for number in holders])
             # One without any load counts as if it had this request: all others would be endless times as busy.
-            unit = max(least, prompt_tokens * self.prefill_s_per_token)
-            if self.rebalance_factor is None or loads[chosen] <= self.rebalance_factor * unit:
+            unit = max(min(loads), prompt_tokens * self.prefill_s_per_token)
+            if self.rebalance_factor is None or load <= self.rebalance_factor * unit:
                 return Route(ids[chosen], "exploits")
-            return Route(ids[_first_of_least(loads, replicas)], "rebalances")
-        tokens: list[float] = [max(0, prompt_tokens - depth * hashed_tokens) for depth in depths]
-        for number, room in enumerate(self.tree.room(ids)):
-            new_blocks = len(blocks) - depths[number]
-            if new_blocks > room:
-                tokens[number] += self._evicted_tokens(ids[number], new_blocks, hashed_tokens)
+            return Route(ids[first_of_least(loads, replicas)], "rebalances")
+        tokens = self._tokens(prompt_tokens, len(blocks), matches, hashed_tokens)
         prefill_s = self.prefill_s_per_token
         costs = [load + count * prefill_s for load, count in zip(loads, tokens, strict=True)]
-        return Route(ids[_first_of_least(costs, replicas)], "explores")
+        return Route(ids[first_of_least(costs, replicas)], "explores")
 
     def loads_s(self, replicas: Sequence[str]) -> list[float]:
         """Seconds of work that was sent to each of these within the window."""
@@ -109,19 +103,33 @@ class Preble(RoutingPolicy):
         prefill_s, decode_s = self.prefill_s_per_token, self.output_tokens * self.output_s
         return [missed(replica, 0) * prefill_s + requests(replica, 0) * decode_s for replica in replicas]
 
+    def _tokens(
+        self,
+        prompt_tokens: int,
+        blocks: int,
+        matches: Sequence[tuple[int, Sequence[int]]],
+        hashed_tokens: int,
+    ) -> list[float]:
+        """Tokens that each candidate would prefill for this prompt, and later for what would have to go."""
+        tokens: list[float] = [prompt_tokens] * len(self.numbers.ids)
+        new_blocks = [blocks] * len(tokens)
+        for depth, holders in matches:
+            left = max(0, prompt_tokens - depth * hashed_tokens)
+            for number in holders:
+                tokens[number], new_blocks[number] = left, blocks - depth
+        rooms = self.tree.room(self.numbers.ids)
+        if min(rooms) < blocks:
+            for number, (new, room) in enumerate(zip(new_blocks, rooms, strict=True)):
+                if new > room:
+                    tokens[number] += self._evicted_tokens(self.numbers.ids[number], new, hashed_tokens)
+        return tokens
+
     def _evicted_tokens(self, replica: str, new_blocks: int, hashed_tokens: int) -> float:
         """Tokens to compute anew for what would have to go, each as often as a request needs it."""
         if not self.window:
             return 0.0
         uses = sum([self.uses.get(block, 0) for block in self.tree.victims(replica, new_blocks)])
         return uses * hashed_tokens / len(self.window)
-
-    def _learn_limits(self, replicas: Sequence[ReplicaView], hashed_tokens: int) -> None:
-        """The sizes of caches do not change: they are asked for until all have told."""
-        if self.limits != (len(replicas), hashed_tokens):
-            self.tree.learn_limits(replicas, self.block_tokens, hashed_tokens)
-            told = sum([replica.tokens is not None for replica in replicas])
-            self.limits = told, hashed_tokens
 
     def _shape(self, request: Request) -> tuple[int, int]:
         """Tokens per block, and of the prompt."""
@@ -154,7 +162,6 @@ class Preble(RoutingPolicy):
     def on_replicas(self, replicas: Sequence[ReplicaView], now_s: float) -> None:
         # What was sent stays counted until it is old: a replica that was under suspicion comes back with it.
         self.tree.keep_only({replica.id for replica in replicas})
-        self.limits = (0, 0)
 
     def _forget(self, now_s: float) -> None:
         since_s = now_s - self.window_s
@@ -178,16 +185,6 @@ class _Sent:
         self.replica = replica
         self.missed_tokens = missed_tokens
         self.blocks = blocks
-
-
-def _first_of_least(costs: Sequence[float], replicas: Sequence[ReplicaView]) -> int:
-    """Whose cost is the least; of several the one with the fewest requests in flight, then the first."""
-    least = min(costs)
-    if costs.count(least) == 1:
-        return costs.index(least)
-    return min([(replicas[number].in_flight, number) for number, cost in enumerate(costs) if cost == least])[
-        1
-    ]
 
 
 def _add(counts: dict[K, int], key: K, number: int) -> None:

@@ -10,6 +10,7 @@ from msgspec import Meta
 
 from policies.base import RoutingPolicy
 from policies.decisions import Route
+from policies.routing.places import Numbers, first_of_least
 from policies.routing.prefix_tree import PrefixTree
 from policies.views import ReplicaView
 from traces.schema import Request
@@ -43,6 +44,7 @@ class PrefixAffinity(RoutingPolicy):
 
     def reset(self, rng: random.Random) -> None:
         self.tree = PrefixTree(self.max_tree_blocks)
+        self.numbers = Numbers()
 
     def route(self, request: Request, replicas: Sequence[ReplicaView], now_s: float) -> Route:
         loads = [replica.in_flight for replica in replicas]
@@ -51,15 +53,15 @@ class PrefixAffinity(RoutingPolicy):
         blocks = request.blocks
         if uneven or not blocks:
             return Route(replicas[loads.index(least)].id, "imbalance" if uneven else "no prefix")
-        ids = [replica.id for replica in replicas]
-        depths = self.tree.depths(blocks, ids)
-        longest = max(depths)
-        if longest > self.cache_threshold * len(blocks):
-            ranks, reason = [(-depth, load) for depth, load in zip(depths, loads, strict=True)], "prefix"
-        else:
-            sizes = map(self.tree.size, ids)
-            ranks, reason = [(size, load) for size, load in zip(sizes, loads, strict=True)], "room"
-        return Route(ids[ranks.index(min(ranks))], reason)
+        self.numbers.show(replicas)
+        for depth, holders in reversed(self.tree.ends(blocks)):  # the longest match first
+            if depth <= self.cache_threshold * len(blocks):
+                break
+            longest = self.numbers.of(self.tree.owners(holders))
+            if longest:
+                return Route(replicas[min([(loads[number], number) for number in longest])[1]].id, "prefix")
+        sizes = self.tree.sizes(self.numbers.ids)
+        return Route(replicas[first_of_least(sizes, replicas)].id, "room")
 
     def on_dispatched(self, request: Request, replica: str, now_s: float) -> None:
         if request.blocks:

@@ -9,6 +9,7 @@ from typing import Annotated
 from msgspec import Meta
 
 from policies.routing.parts import Scorer
+from policies.routing.places import Numbers
 from policies.routing.prefix_tree import PrefixTree
 from policies.views import ReplicaView
 from traces.schema import Request
@@ -33,14 +34,20 @@ class PrefixScorer(Scorer):
 
     def reset(self, rng: random.Random) -> None:
         self.tree = PrefixTree(self.max_tree_blocks)
+        self.numbers = Numbers()
 
     def scores(self, request: Request, replicas: Sequence[ReplicaView], now_s: float) -> list[float]:
         if not request.blocks:
             return [0.0] * len(replicas)
         self.tree.learn_limits(replicas, self.block_tokens, request.block_tokens or self.block_tokens)
         blocks = request.blocks[: self.max_prefix_blocks]
-        depths = self.tree.depths(blocks, [replica.id for replica in replicas])
-        return [depth / len(blocks) for depth in depths]
+        self.numbers.show(replicas)
+        scores = [0.0] * len(replicas)
+        for depth, holders in self.tree.ends(blocks):
+            share = depth / len(blocks)
+            for number in self.numbers.of(self.tree.owners(holders)):
+                scores[number] = share
+        return scores
 
     def on_dispatched(self, request: Request, replica: str, now_s: float) -> None:
         if request.blocks:

@@ -9,13 +9,16 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Collection, Iterable, Sequence
-from itertools import islice
+from heapq import heappop, heappush
+from itertools import compress, islice
 
 from policies.views import ReplicaView
 
+_DIGITS = bytes.maketrans(b"01", b"\0\1")
+
 
 class BlockHolders:
-    """Who holds each block. Matching costs O(replicas asked about + blocks matched), however large the index is."""
+    """Who holds each block. Matching costs O(blocks matched + replicas), however large the index is."""
 
     def __init__(self) -> None:
         self.holders: dict[int, int] = {}
@@ -60,23 +63,25 @@ class BlockHolders:
         if bit is not None:
             self._free.append(bit)
 
-    def matches(self, blocks: Sequence[int]) -> dict[str, int]:
-        """By replica, how many of the leading `blocks` it holds: of those that hold the first one only.
+    def ends(self, blocks: Sequence[int]) -> list[tuple[int, int]]:
+        """How many of the leading `blocks` are held, and the bits of those that hold so many and not the next one.
 
-        O(blocks matched + replicas that hold the first one). The order is that in which their matches end.
+        The shortest match comes first. O(blocks matched).
         """
-        ends: dict[str, int] = {}
-        alive = self.holders.get(blocks[0], 0) if blocks else 0
-        depth = 0
+        ends, find = [], self.holders.get
+        alive, depth = find(blocks[0], 0) if blocks else 0, 0
         while alive:
             depth += 1
-            still = alive & self.holders.get(blocks[depth], 0) if depth < len(blocks) else 0
+            still = alive & find(blocks[depth], 0) if depth < len(blocks) else 0
             if still != alive:
-                for number, digit in enumerate(reversed(bin(alive ^ still))):
-                    if digit == "1":
-                        ends[self._owners[number]] = depth
+                ends.append((depth, alive ^ still))
                 alive = still
         return ends
+
+    def owners(self, bits: int) -> list[str]:
+        """Whose these bits are. O(replicas that have a bit), a few nanoseconds each."""
+        lowest_first = bin(bits)[:1:-1].encode()
+        return list(compress(self._owners, lowest_first.translate(_DIGITS)))
 
     def depths(self, blocks: Sequence[int], replicas: Iterable[str]) -> list[int]:
         """For each of `replicas`, how many of the leading `blocks` it holds."""
@@ -120,6 +125,10 @@ class PrefixTree(BlockHolders):
         self.ttl_s = ttl_s
         """Forget a block that was not used for so long. None: never."""
         self._limits: dict[str, int] = {}
+        self._told: tuple[list[str], int, int] | None = None
+        """Whose limits are all known, and for blocks of how many tokens."""
+        self._due: list[tuple[float, str]] = []
+        """A heap, for `expire`: the least recent use of a block of each replica that has any, or a time before it."""
         self._used: dict[str, OrderedDict[int, float]] = {}
         """By replica: when each of its blocks was last used, the least recent first."""
 
@@ -131,19 +140,33 @@ class PrefixTree(BlockHolders):
     def learn_limits(self, replicas: Iterable[ReplicaView], block_tokens: int, hashed_tokens: int) -> None:
         """Bound each replica that has reported the size of its cache by that.
 
-        The cache counts blocks of `block_tokens` tokens, the index hashes of `hashed_tokens` each.
+        The cache counts blocks of `block_tokens` tokens, the index hashes of `hashed_tokens` each. The sizes of caches
+        do not change: replicas are asked until all of them have told.
         """
-        for replica in replicas:
-            signals = replica.tokens
-            if signals is not None and signals.total_blocks:
-                self._limits[replica.id] = max(
-                    1, signals.total_blocks * (signals.block_tokens or block_tokens) // hashed_tokens
-                )
+        asked = [replica.id for replica in replicas], block_tokens, hashed_tokens
+        if asked == self._told:
+            return
+        signals = [replica.tokens for replica in replicas]
+        if not any(signals):  # they serve whole requests
+            return
+        told = 0
+        for replica, signal in zip(asked[0], signals, strict=True):
+            if signal is not None and signal.total_blocks:
+                size = signal.total_blocks * (signal.block_tokens or block_tokens)
+                self._limits[replica] = max(1, size // hashed_tokens)
+                told += 1
+        self._told = asked if told == len(signals) else None
 
     def insert(self, replica: str, blocks: Sequence[int], now_s: float) -> None:
         """The replica gets a prompt of these blocks."""
         limit = self._limits.get(replica, self.max_blocks)
-        bit, used = self.bit(replica), self._used.setdefault(replica, OrderedDict())
+        if not blocks:
+            return
+        bit, used = self.bit(replica), self._used.get(replica)
+        if used is None:
+            used = self._used[replica] = OrderedDict()
+            if self.ttl_s is not None:
+                heappush(self._due, (now_s, replica))
         new = []
         for block in reversed(blocks[:limit]):
             if block in used:
@@ -155,10 +178,15 @@ class PrefixTree(BlockHolders):
         if len(used) > limit:
             self.remove([used.popitem(last=False)[0] for _ in range(len(used) - limit)], bit)
 
+    def sizes(self, replicas: Iterable[str]) -> list[int]:
+        """How many blocks each of these is thought to have."""
+        used = self._used.get
+        return [len(used(replica, ())) for replica in replicas]
+
     def room(self, replicas: Iterable[str]) -> list[int]:
         """For each of `replicas`, how many blocks it could take before others are forgotten."""
-        limit, used = self._limits.get, self._used.get
-        return [limit(replica, self.max_blocks) - len(used(replica, ())) for replica in replicas]
+        limit, used, most = self._limits.get, self._used.get, self.max_blocks
+        return [limit(replica, most) - len(used(replica, ())) for replica in replicas]
 
     def victims(self, replica: str, count: int) -> list[int]:
         """The blocks that would be forgotten if the replica got so many that it does not have. O(those)."""
@@ -167,19 +195,26 @@ class PrefixTree(BlockHolders):
         return list(islice(used, over)) if used is not None and over > 0 else []
 
     def expire(self, now_s: float) -> None:
-        """Forget what was not used for `ttl_s`. O(replicas + blocks forgotten)."""
+        """Forget what was not used for `ttl_s`. O(blocks forgotten), and O(log replicas) where there may be any."""
         if self.ttl_s is None:
             return
         before_s = now_s - self.ttl_s
-        for replica, used in self._used.items():
-            old = []
+        while self._due and self._due[0][0] < before_s:
+            replica = heappop(self._due)[1]
+            used, old = self._used.get(replica), []
+            if used is None:
+                continue
             for block, used_s in used.items():
                 if used_s >= before_s:
+                    heappush(self._due, (used_s, replica))
                     break
                 old.append(block)
+            else:
+                del self._used[replica]
             for block in old:
                 del used[block]
-            self.remove(old, self._bits[replica])
+            if old:
+                self.remove(old, self._bits[replica])
 
     def keep_only(self, replicas: Collection[str]) -> None:
         """Forget all about every replica that is not among these. O(blocks forgotten)."""
@@ -188,3 +223,4 @@ class PrefixTree(BlockHolders):
             self.forget_bit(gone)
         for gone in [replica for replica in self._limits if replica not in replicas]:
             del self._limits[gone]
+        self._told = None

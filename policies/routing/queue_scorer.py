@@ -26,11 +26,12 @@ class QueueScorer(Scorer):
 
     def scores(self, request: Request, replicas: Sequence[ReplicaView], now_s: float) -> list[float]:
         signals = [replica.tokens for replica in replicas]
-        counts = [tokens.waiting for tokens in signals if tokens is not None]
-        if not counts:
-            return [self.unknown] * len(signals)
-        most = max(counts)
-        spread = most - min(counts)
-        if not spread:
-            return [self.unknown if tokens is None else 1.0 for tokens in signals]
-        return [self.unknown if tokens is None else (most - tokens.waiting) / spread for tokens in signals]
+        counts = [None if tokens is None else tokens.waiting for tokens in signals]
+        # There are few different ones, however many replicas there are.
+        different = {count for count in set(counts) if count is not None}
+        scores: dict[int | None, float] = {None: self.unknown}
+        if different:
+            most = max(different)
+            spread = most - min(different)
+            scores |= {count: (most - count) / spread if spread else 1.0 for count in different}
+        return [scores[count] for count in counts]

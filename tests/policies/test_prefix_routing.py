@@ -44,7 +44,7 @@ def test_conformance(check) -> None:
 
 
 @given(inserts=st.lists(st.tuples(NAMES, PATHS), max_size=30), asked=PATHS, kept=st.sets(NAMES))
-def test_matches_are_the_depths_of_those_that_hold_anything(inserts, asked, kept) -> None:
+def test_ends_are_the_depths_of_those_that_hold_anything(inserts, asked, kept) -> None:
     tree = PrefixTree(8)
     for replica, blocks in inserts:
         tree.insert(replica, blocks, 0.0)
@@ -53,7 +53,10 @@ def test_matches_are_the_depths_of_those_that_hold_anything(inserts, asked, kept
         tree.insert(replica, asked[:1], 0.0)
     names = [R0, R1, R2, "replica/8", "replica/9"]
     depths = dict(zip(names, tree.depths(asked, names), strict=True))
-    assert tree.matches(asked) == {name: depth for name, depth in depths.items() if depth}
+    ends = tree.ends(asked)
+    found = {name: depth for depth, bits in ends for name in tree.owners(bits)}
+    assert found == {name: depth for name, depth in depths.items() if depth}
+    assert [depth for depth, _ in ends] == sorted({*found.values()})
 
 
 def test_victims_are_those_that_would_have_to_go() -> None:

@@ -104,6 +104,22 @@ class TestPrefixTree:
             tree.insert(replica, (1, 2, 3, 4, 5), 0.0)
         assert (tree.size(R0), tree.size(R1)) == (3, 5)  # 96 blocks of 16 tokens hold 3 of 512
 
+    def test_the_size_of_a_cache_is_learnt_again_of_a_replica_that_comes_back(self) -> None:
+        tree = PrefixTree(1000)
+        views = [ReplicaView(id=name, tokens=TokenSignals(total_blocks=2)) for name in (R0, R1)]
+        tree.learn_limits(views, block_tokens=16, hashed_tokens=16)
+        tree.keep_only({R0})
+        tree.learn_limits(views, block_tokens=16, hashed_tokens=16)
+        tree.insert(R1, (1, 2, 3), 0.0)
+        assert tree.size(R1) == 2
+
+    def test_what_came_again_after_all_of_it_expired_expires_again(self) -> None:
+        tree = PrefixTree(8, ttl_s=10.0)
+        for now_s in (0.0, 20.0):
+            tree.insert(R0, (1, 2), now_s)
+            tree.expire(now_s + 10.5)
+            assert (tree.size(R0), tree.holders) == (0, {})
+
 
 # --- what is counted is taken back -----------------------------------------------------------------------------
 

@@ -20,6 +20,8 @@ NAMES = (
     "retry_storm",
     "canary_gate",
     "slo_frontier",
+    "warm_pool_law",
+    "failover",
 )
 """In the order of docs/findings.md."""
 

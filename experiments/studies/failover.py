@@ -485,7 +485,7 @@ STUDY = Study(
     name="failover",
     title="Failover: how soon failures are known against false alarms, by messages lost",
     plans={
-        "small": Plan(losses=(0.0, 0.05), replicas=10, duration_s=120.0, seeds=2),
+        "small": Plan(losses=(0.0, 0.05), replicas=10, duration_s=90.0, seeds=2),
         "full": Plan(losses=(0.0, 0.02, 0.05), replicas=10, duration_s=360.0, seeds=5),
     },
     run=run,

@@ -21,6 +21,8 @@ NAMES = (
     "canary_gate",
     "slo_frontier",
     "published_effects",
+    "warm_pool_law",
+    "failover",
 )
 """In the order of docs/findings.md."""
 

@@ -14,6 +14,7 @@ from experiments.studies import (
     catalogue,
     chunked_prefill,
     continuous_batching,
+    failover,
     goodput_frontier,
     kv_pressure,
     mixed_devices,
@@ -23,6 +24,7 @@ from experiments.studies import (
     retry_storm,
     slo_frontier,
     tail_at_scale,
+    warm_pool_law,
 )
 from experiments.studies.failing import FailingEngine
 from experiments.studies.jobs import run_all
@@ -64,6 +66,11 @@ TINY = {
         max_batch=(16,), window_s=(0.002,), up_at=(10,), spares=(0, 1), loads=(0.25, 0.5), seeds=2
     ),
     "published_effects": published_effects.Plan(seeds=2, policies=("Greedy", "NotFullFilter")),
+    "warm_pool_law": warm_pool_law.Plan(climbs_s=(4.0, 8.0), cold_s=4.0, low=2, high=8, seeds=1),
+    "failover": failover.Plan(
+        losses=(0.0, 0.05), replicas=4, duration_s=90.0, seeds=1,
+        candidates=("1 failure", failover.BASELINE, failover.DEEP, failover.NONE),
+    ),
 }  # fmt: skip
 STUDIES = {study.name: study for study in catalogue.studies()}
 
@@ -329,6 +336,68 @@ def test_a_canary_is_looked_at_by_the_size_of_a_look_and_decided_where_there_was
     # 5 % of 20 requests/s for 20 s are 20: too few for a look at 40.
     assert found.mean(many, narrow, "undecided") == 1.0
     assert found.mean(many, narrow, "let_through") == 0.0
+
+
+def test_a_pool_of_a_fixed_size_is_short_by_what_the_law_says_less_what_rounding_up_gives(result):
+    found = result("warm_pool_law")
+    sized = (
+        "no spares",
+        "no spares, half the cold start",
+        "spares to keep up",
+        "three fewer",
+        "three replicas lost",
+    )
+    for climb_s in found.settings:
+        for name in sized:
+            off = found.mean(climb_s, name, "short") - found.mean(climb_s, name, "predicted")
+            assert (
+                -1.6 <= off <= 0.6
+            )  # a whole replica, and what is needed between two looks of the control loop
+        assert found.mean(climb_s, "spares of the law", "predicted") == 0.0
+        assert found.mean(climb_s, "spares of the law", "short") <= 0.5
+    steep, gentle = found.settings
+    assert found.mean(gentle, "no spares", "short") < found.mean(steep, "no spares", "short")
+
+
+def test_spares_of_the_law_hide_a_ramp_and_more_of_them_add_nothing_but_cost(result):
+    found = result("warm_pool_law")
+    for climb_s in found.settings:
+        late = {name: 1.0 - found.mean(climb_s, name, "attained") for name in found.candidates}
+        assert late["spares of the law"] < 0.02
+        assert late["no spares"] > 0.5
+        twice = found.mean(climb_s, "twice as many", "gpu_s")
+        assert late["twice as many"] == pytest.approx(late["spares of the law"], abs=0.01)
+        assert twice > found.mean(climb_s, "spares of the law", "gpu_s")
+
+
+def test_replicas_lost_on_the_way_are_as_many_spares_fewer_at_the_peak(result):
+    found = result("warm_pool_law")
+    for climb_s in found.settings:
+        lost, fewer = (
+            found.figure(climb_s, name, "short").by_seed for name in ("three replicas lost", "three fewer")
+        )
+        assert lost == fewer
+
+
+def test_a_hang_is_known_within_its_kth_period_and_what_is_slow_by_deep_probes_alone(result):
+    found = result("failover")
+    period_s, timeout_s = failover.PERIOD_S, failover.TIMEOUT_S
+    for name, failures in (("1 failure", 1), (failover.BASELINE, 3)):
+        beyond_s = found.mean(0.0, name, "hang_s") - timeout_s
+        assert (failures - 1) * period_s < beyond_s <= failures * period_s + 1e-6
+    assert found.mean(0.0, failover.NONE, "hang_s") == failover.FOR_S
+    for name in found.candidates:
+        assert found.mean(0.0, name, "crash_s") == 0.0
+        assert found.mean(0.0, name, "slow_known") == (1.0 if name == failover.DEEP else 0.0)
+
+
+def test_false_alarms_need_lost_messages_and_fewer_come_of_more_failures_in_a_row(result):
+    found = result("failover")
+    for name in found.candidates:
+        assert found.mean(0.0, name, "false_per_h") == 0.0
+    once, thrice = (found.mean(0.05, name, "false_per_h") for name in ("1 failure", failover.BASELINE))
+    assert thrice < 0.2 * once
+    assert found.mean(0.05, failover.NONE, "false_per_h") == 0.0
 
 
 # --- what they are made of ---------------------------------------------------------------------------------

@@ -36,7 +36,7 @@ GROUPS = {
     "live": ("serve", "join", "drive", "keys"),
     "operate": ("deploy", "retire", "scale", "rollout", "status"),
     "traces": ("traces", "export"),
-    "tools": ("show", "profile", "policies"),
+    "tools": ("show", "profile", "policies", "presets"),
 }
 """Where each command stands in `fleet --help`; one that is in none of them is not shown, and a test fails."""
 
@@ -232,6 +232,12 @@ def _add_tools(commands: Any) -> None:
         help="one slot (engine, latency and step-latency too), one policy, or a class of your own",
     )
     policies.add_argument("--json", action="store_true", help="print the list as JSON")
+
+    presets = command(
+        commands, "presets", "presets:presets", "list the presets: systems as they are by default"
+    )
+    presets.add_argument("only", metavar="NAME", nargs="?", help="one of them, with all its settings")
+    presets.add_argument("--json", action="store_true", help="print the list as JSON")
 
     traces = group(commands, "traces", "describe, convert and make traces")
     verbs = traces.add_subparsers(metavar="COMMAND", required=True, dest="verb")

@@ -20,6 +20,7 @@ NAMES = (
     "retry_storm",
     "canary_gate",
     "slo_frontier",
+    "framework_table",
 )
 """In the order of docs/findings.md."""
 

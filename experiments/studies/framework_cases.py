@@ -39,7 +39,10 @@ BY_NAME: Mapping[str, tuple[tuple[str, ...], Changes]] = {
     "kserve to zero": (("triton", "kserve"), {"min_replicas": 0}),
     "ray_serve to zero": (("ray_serve",), {"min_replicas": 0}),
     "triton, batch 32": (("triton",), {"batching.max_batch": TUNED}),
-    "ray_serve, batch 32": (("ray_serve",), {"batching.max_batch": TUNED}),
+    "ray_serve, batch 32": (
+        ("ray_serve",),
+        {"batching.max_batch": TUNED, "batching.max_ongoing_requests": TUNED},
+    ),
     "torchserve, batch 32": (("torchserve",), {"batching.max_batch": TUNED}),
 }
 """Presets, the later ones over the earlier ones, and what is changed of them."""

@@ -299,7 +299,7 @@ STUDY = Study(
             startup_stretch=10.0, chat_requests=150, seeds=2,
         ),
         "full": Plan(
-            stretch=15.0, rate_step_per_s=2.0, capacity_s=10.0, pipeline_stretch=10.0, day_s=300.0, night_s=10_800.0,
+            stretch=15.0, rate_step_per_s=2.0, capacity_s=10.0, pipeline_stretch=8.0, day_s=300.0, night_s=7200.0,
             startup_stretch=40.0, chat_requests=1000, seeds=5,
         ),
     },

@@ -13,7 +13,7 @@ from policies.warm_pool.no_warm_pool import NoWarmPool
 def ray_serve() -> Preset:
     """`num_replicas = "auto"` and `@serve.batch`, each without parameters.
 
-    Both are switches; `num_replicas` is 1 and a deployment takes one request at a time until they are set. By default
+    Both are switches: until they are set there is one replica, and requests are not batched. By default
     `max_ongoing_requests` is below `max_batch_size`, so that no batch is ever full.
     """
     return Preset(
@@ -27,7 +27,7 @@ def ray_serve() -> Preset:
             "max_inflight_batches": 1,
             "routing": PowerOfTwoChoices(choices=2),
             "queueing": Fifo(),
-            "batching": RayServeBatch(max_batch=5, batch_wait_timeout_s=0.01),
+            "batching": RayServeBatch(max_batch=10, batch_wait_timeout_s=0.01, max_ongoing_requests=5),
             "scaling": TargetOngoingRequests(
                 target_ongoing_requests=2.0,
                 look_back_period_s=30.0,
@@ -47,11 +47,12 @@ def ray_serve() -> Preset:
                 "request_router_class = PowerOfTwoChoicesRequestRouter",
             ),
             Knob("max_inflight_batches", 1, "@serve.batch(max_concurrent_batches = 1)"),
+            Knob("batching.max_batch", 10, "@serve.batch(max_batch_size = 10)"),
             Knob(
-                "batching.max_batch",
+                "batching.max_ongoing_requests",
                 5,
                 "max_ongoing_requests = 5",
-                "below @serve.batch(max_batch_size = 10), of which it lets no more come together",
+                "below max_batch_size: a batch has five at most, and waits for the sixth that cannot come",
             ),
             Knob("batching.batch_wait_timeout_s", 0.01, "@serve.batch(batch_wait_timeout_s = 0.01)"),
             Knob("scaling.target_ongoing_requests", 2.0, "target_ongoing_requests = 2"),
@@ -71,7 +72,6 @@ def ray_serve() -> Preset:
         left_out=(
             "max_ongoing_requests keeps what is beyond it at the router until a replica has room, so that replicas "
             "that come later get some of it; here it waits at the replica that was chosen on arrival",
-            "a batch of max_ongoing_requests waits for its whole time-out, as it is not full; here it runs at once",
             "replicas on the node of the router are preferred",
             "requests in flight are reported every 10 s (metrics_interval_s); here they are known",
         ),

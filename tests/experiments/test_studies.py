@@ -336,12 +336,12 @@ def test_a_canary_is_looked_at_by_the_size_of_a_look_and_decided_where_there_was
 
 
 def test_no_system_takes_more_than_its_largest_batch_allows_and_more_of_it_is_more(result):
-    """Of 4 in a batch, 4 / 24 ms; of 5, 5 / 27 ms; of one, 1 / 15 ms. No batch gives more than 1 / 3 ms."""
+    """Of 4 in a batch, 4 / 24 ms; of 5 after a wait, 5 / 37 ms; of one, 1 / 15 ms. None gives more than 1 / 3 ms."""
     found, at = result("framework_table"), framework_table.CLASSIFIER.at
     most = {name: found.mean(at, name, "capacity_per_s") for name in framework_cases.FIXED_FLEET}
     assert most["torchserve"] <= 1 / 0.015
     assert most["triton"] <= 4 / 0.024
-    assert most["ray_serve"] <= 5 / 0.027
+    assert most["ray_serve"] <= 5 / 0.037
     assert max(most.values()) <= 1 / 0.003
     assert most["torchserve"] < most["triton"] < most["triton, batch 32"]
 

@@ -23,6 +23,7 @@ NAMES = (
     "published_effects",
     "warm_pool_law",
     "failover",
+    "framework_table",
 )
 """In the order of docs/findings.md."""
 

@@ -36,7 +36,7 @@ GROUPS = {
     "live": ("serve", "join", "drive", "keys"),
     "operate": ("deploy", "retire", "scale", "rollout", "status"),
     "traces": ("traces", "export"),
-    "tools": ("show", "profile", "policies"),
+    "tools": ("show", "profile", "policies", "presets"),
 }
 """Where each command stands in `fleet --help`; one that is in none of them is not shown, and a test fails."""
 
@@ -236,6 +236,12 @@ def _add_tools(commands: Any) -> None:
     shape.add_argument(
         "--markdown", action="store_true", help="print docs/policies.md, the page of the library"
     )
+
+    presets = command(
+        commands, "presets", "presets:presets", "list the presets: systems as they are by default"
+    )
+    presets.add_argument("only", metavar="NAME", nargs="?", help="one of them, with all its settings")
+    presets.add_argument("--json", action="store_true", help="print the list as JSON")
 
     traces = group(commands, "traces", "describe, convert and make traces")
     verbs = traces.add_subparsers(metavar="COMMAND", required=True, dest="verb")

@@ -1,5 +1,6 @@
 """`fleet compare --presets`: a fleet as whole systems would run it."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -55,3 +56,33 @@ def test_a_system_that_serves_token_by_token_is_not_compared_on_whole_requests(
 
 def test_all_presets_are_known_by_their_names() -> None:
     assert {made().name for made in PRESETS.values()} == set(PRESETS)
+
+
+def test_the_list_names_each_with_its_source_and_one_shows_its_settings(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["presets"]) == 0
+    listed = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in listed] == list(PRESETS)
+    assert main(["presets", "ray-serve"]) == 0
+    shown = capsys.readouterr().out
+    for knob in PRESETS["ray_serve"]().knobs:
+        assert knob.path in shown
+        assert knob.key in shown
+
+
+def test_presets_as_json_have_their_policies_as_a_fleets_file_has_them(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["presets", "--json"]) == 0
+    listed = json.loads(capsys.readouterr().out)
+    assert [one["name"] for one in listed] == list(PRESETS)
+    assert listed[1]["fields"]["batching"]["policy"] == "triton-dynamic"
+    assert all(knob["key"] for one in listed for knob in one["knobs"])
+
+
+def test_a_preset_to_list_that_there_is_not_is_an_error_that_says_which_was_meant(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["presets", "sagemakr"]) == 2
+    assert "there is no preset 'sagemakr'; did you mean sagemaker?" in capsys.readouterr().err

@@ -15,6 +15,8 @@ from experiments.studies import (
     chunked_prefill,
     continuous_batching,
     failover,
+    framework_cases,
+    framework_table,
     goodput_frontier,
     kv_pressure,
     mixed_devices,
@@ -70,6 +72,9 @@ TINY = {
     "failover": failover.Plan(
         losses=(0.0, 0.05), replicas=4, duration_s=90.0, seeds=1,
         candidates=("1 failure", failover.BASELINE, failover.DEEP, failover.NONE),
+    "framework_table": framework_table.Plan(
+        stretch=0.2, rate_step_per_s=40.0, capacity_s=1.0, pipeline_stretch=0.2, day_s=6.0, night_s=420.0,
+        startup_stretch=1.0, chat_requests=20, surge_s=8.0, seeds=2,
     ),
 }  # fmt: skip
 STUDIES = {study.name: study for study in catalogue.studies()}
@@ -398,6 +403,39 @@ def test_false_alarms_need_lost_messages_and_fewer_come_of_more_failures_in_a_ro
     once, thrice = (found.mean(0.05, name, "false_per_h") for name in ("1 failure", failover.BASELINE))
     assert thrice < 0.2 * once
     assert found.mean(0.05, failover.NONE, "false_per_h") == 0.0
+def test_no_system_takes_more_than_its_largest_batch_allows_and_more_of_it_is_more(result):
+    """Of 4 in a batch, 4 / 24 ms; of 5 after a wait, 5 / 37 ms; of one, 1 / 15 ms. None gives more than 1 / 3 ms."""
+    found, at = result("framework_table"), framework_table.CLASSIFIER.at
+    most = {name: found.mean(at, name, "capacity_per_s") for name in framework_cases.FIXED_FLEET}
+    assert most["torchserve"] <= 1 / 0.015
+    assert most["triton"] <= 4 / 0.024
+    assert most["ray_serve"] <= 5 / 0.037
+    assert max(most.values()) <= 1 / 0.003
+    assert most["torchserve"] < most["triton"] < most["triton, batch 32"]
+
+
+def test_who_scales_to_zero_holds_no_device_at_night_and_who_keeps_one_starts_none_for_two_requests(result):
+    found, setting = result("framework_table"), framework_table.OVERNIGHT
+    kept = found.mean(setting.at, "kserve over triton", "gpu_seconds")
+    assert found.mean(setting.at, "kserve to zero", "gpu_seconds") < 0.9 * kept
+    assert found.mean(setting.at, "kserve to zero", "starts") >= 1
+    assert found.mean(setting.at, "kserve over triton", "starts") == 0
+    assert found.mean(setting.at, "kserve to zero", "p99_s") > found.mean(setting.at, "triton", "p99_s")
+
+
+def test_what_is_said_of_the_exercise_names_the_choice_of_the_text_and_whoever_is_first(result):
+    found = result("framework_table")
+    said = framework_table.finding(found)
+    exercises = [one for one in framework_table.SETTINGS if one.texts]
+    assert len(said) == 2 + len(exercises)
+    for setting, sentence in zip(exercises, said[1:], strict=False):
+        assert sentence.startswith(f"{setting.name}: {setting.texts} (")
+        first = framework_table.ranked(found, setting)[0]
+        assert f"{first} (" in sentence
+        assert ("comes before" in sentence) == (
+            framework_table.ranked(found, setting).index(setting.texts)
+            < framework_table.ranked(found, setting).index(setting.second)
+        )
 
 
 # --- what they are made of ---------------------------------------------------------------------------------
@@ -490,3 +528,28 @@ def test_a_setting_bears_a_load_only_with_all_below_it_and_the_cheapest_of_equal
     assert slo_frontier.best_within(0.2, tried) == "cheap"
     assert slo_frontier.best_within(0.3, tried) == "lucky"
     assert slo_frontier.best_within(0.05, tried) is None
+
+
+def test_a_pipeline_takes_what_its_stages_take_one_after_the_other_and_the_hops_between_processes():
+    """Alone: 5 + 15 + 2 ms in one process; between two, 1 ms each way at each of three stages."""
+    alone = requests_at(1.0, 2.0)
+    took = {
+        name: framework_cases.Pipeline(name=name, trace=alone, seed=0).run()
+        for name in ("triton", "kserve over triton", "ray_serve as one deployment")
+    }
+    assert took["triton"]["p50_s"] == pytest.approx(0.022)
+    assert took["kserve over triton"]["p50_s"] == pytest.approx(0.022 + 0.006)
+    assert took["ray_serve as one deployment"]["p50_s"] == pytest.approx(
+        0.022 + 0.010
+    )  # its batch waits for company
+    assert all(one["attainment"] == 1.0 and one["lost"] == 0.0 for one in took.values())
+
+
+def test_the_capacity_of_a_fleet_is_the_highest_rate_at_which_it_keeps_the_objective():
+    """One at a time, 15 ms each: 40 a second are kept, and 80 are more than it can do."""
+    job = framework_cases.Capacity(
+        name="torchserve", devices=1, rates_per_s=(20.0, 40.0, 80.0, 160.0), duration_s=20.0, seed=1
+    )
+    assert job.keeps(40.0)
+    assert not job.keeps(80.0)
+    assert job.run() == {"capacity_per_s": 40.0}

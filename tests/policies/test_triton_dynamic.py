@@ -54,6 +54,7 @@ def queue_of(*items: tuple[float, Request]) -> TimedQueue:
         RayServeBatch,
         lambda: RayServeBatch(max_batch=2, batch_wait_timeout_s=0.0),
         lambda: RayServeBatch(max_batch=1000, batch_wait_timeout_s=5.0),
+        lambda: RayServeBatch(max_ongoing_requests=5),
     ]
 )  # fmt: skip
 def test_conformance(check: Any) -> None:
@@ -262,6 +263,14 @@ def test_ray_waits_from_the_first_request_of_the_batch() -> None:
 def test_a_batch_of_ray_that_has_closed_grows_no_more_though_it_waits() -> None:
     policy = RayServeBatch(batch_wait_timeout_s=0.25)
     assert policy.next_batch(queue(1.0, 1.125, 1.5, 1.625), IDLE, 9.0) == run_of(2)
+
+
+def test_ray_waits_for_a_batch_that_can_never_be_full_and_runs_what_a_replica_may_have() -> None:
+    policy = reset(RayServeBatch(batch_wait_timeout_s=0.25, max_ongoing_requests=5))
+    assert policy.next_batch(queue(*[0.0] * 12), IDLE, 1.0) == Wait(1.25)
+    assert policy.next_batch(queue(*[0.0] * 12), IDLE, 1.25) == Dispatch(5)
+    full = reset(RayServeBatch(max_batch=5, batch_wait_timeout_s=0.25, max_ongoing_requests=5))
+    assert full.next_batch(queue(*[0.0] * 12), IDLE, 1.0) == Dispatch(5)
 
 
 def test_ray_with_no_time_out_never_waits() -> None:

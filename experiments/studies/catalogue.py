@@ -20,6 +20,9 @@ NAMES = (
     "retry_storm",
     "canary_gate",
     "slo_frontier",
+    "autoscalers",
+    "predictive_scaling",
+    "scaling_brakes",
 )
 """In the order of docs/findings.md."""
 

@@ -24,6 +24,9 @@ NAMES = (
     "warm_pool_law",
     "failover",
     "framework_table",
+    "autoscalers",
+    "predictive_scaling",
+    "scaling_brakes",
 )
 """In the order of docs/findings.md."""
 

@@ -1,4 +1,7 @@
-"""The plots of the studies: a line for each candidate over the setting, in a band that spans its seeds."""
+"""The plots of the studies: a line for each candidate over the setting, in a band that spans its seeds.
+
+Where settings are kinds of things: differences to the baseline, one under the other.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,8 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
-from experiments.plots import WIDTH, legend_above, line_style, log_ticks, new_figure, svg_text
+from experiments.plots import PALETTE, WIDTH, legend_above, line_style, log_ticks, new_figure, svg_text
+from experiments.studies.result import Figure as Found
 from experiments.studies.result import StudyResult
 
 if TYPE_CHECKING:
@@ -66,6 +70,57 @@ def lines(
     if panels[0].names is None:
         legend_above(figure, axes[0])
     return compact_svg(figure, result.study)
+
+
+def forest(result: StudyResult, measures: Mapping[str, str]) -> str:
+    """A panel for each measure, which has this label: differences to the baseline with their 95 % intervals, as SVG.
+
+    What is shown after correction is filled, what is not is open.
+    """
+    rows = [(at, name) for at in result.settings for name in result.candidates if _has(result, at, name)]
+    figure, axes = new_figure(
+        WIDTH, 1.2 + 0.2 * (len(rows) + len(result.settings)), rows=1, columns=len(measures)
+    )
+    places, labels = [], []
+    place = 0.0
+    for row, (at, name) in enumerate(rows):
+        place -= 2.0 if row and rows[row - 1][0] != at else 1.0
+        places.append(place)
+        labels.append(name)
+    for index, (one, (measure, label)) in enumerate(zip(axes, measures.items(), strict=True)):
+        scale = result.measure(measure).scale
+        for at_place, (at, name) in zip(places, rows, strict=True):
+            _difference(one, result.figure(at, name, measure), at_place, scale)
+        one.axvline(0.0, color="#888888", linewidth=0.8)
+        one.set_yticks(places, labels if index == 0 else [""] * len(labels))
+        one.tick_params(axis="y", length=0.0)
+        one.set_ylim(place - 0.8, 0.6)
+        one.set_xlabel(f"{label}\nless {result.baseline}")
+    for at_place, (at, name) in zip(places, rows, strict=True):
+        if name == result.candidates[0]:
+            axes[0].text(
+                -0.02, at_place + 0.8, result.named(at), transform=axes[0].get_yaxis_transform(), ha="right",
+                va="center", fontsize=9, fontweight="bold",
+            )  # fmt: skip
+    return compact_svg(figure, result.study)
+
+
+def _has(result: StudyResult, at: float, name: str) -> bool:
+    return any((one.at, one.candidate) == (at, name) for one in result.figures)
+
+
+def _difference(axes: Axes, figure: Found, place: float, scale: float) -> None:
+    difference = figure.difference
+    shown = difference is None or figure.verdict in ("better", "worse")
+    colour = PALETTE[0] if shown else "#888888"
+    mean = 0.0 if difference is None else difference.mean * scale
+    axes.plot(
+        [mean], [place], marker="o", markersize=4.5, color=colour, markerfacecolor=colour if shown else "none"
+    )
+    if difference is not None and difference.low is not None and difference.high is not None:
+        axes.plot(
+            [difference.low * scale, difference.high * scale], [place, place], color=colour, linewidth=1.2
+        )
 
 
 def compact_svg(figure: Figure, name: str) -> str:

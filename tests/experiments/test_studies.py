@@ -10,6 +10,7 @@ from msgspec.structs import replace
 
 from experiments.measured import Measured
 from experiments.studies import (
+    autoscalers,
     canary_gate,
     catalogue,
     chunked_prefill,
@@ -21,9 +22,11 @@ from experiments.studies import (
     kv_pressure,
     mixed_devices,
     model_selection,
+    predictive_scaling,
     prefix_routing,
     published_effects,
     retry_storm,
+    scaling_brakes,
     slo_frontier,
     tail_at_scale,
     warm_pool_law,
@@ -31,6 +34,8 @@ from experiments.studies import (
 from experiments.studies.failing import FailingEngine
 from experiments.studies.jobs import run_all
 from experiments.studies.result import StudyResult
+from experiments.studies.scaling import Job, bursts
+from experiments.studies.scaling import fleet as scaled
 from experiments.studies.scoring import engine, most_per_s, texts, work_cost
 from experiments.studies.study import Options, Study
 from experiments.studies.workloads import arrivals, open_loop, recorded
@@ -76,6 +81,14 @@ TINY = {
         stretch=0.2, rate_step_per_s=40.0, capacity_s=1.0, pipeline_stretch=0.2, day_s=6.0, night_s=420.0,
         startup_stretch=1.0, chat_requests=20, surge_s=8.0, seeds=2,
     ),
+    "autoscalers": autoscalers.Plan(
+        seeds=1, web_s=300.0, on_off_s=3000.0, llm_s=90.0, hour_s=300.0, recorded=False
+    ),
+    "predictive_scaling": predictive_scaling.Plan(
+        stretches=2, faster=144.0, clock_periods=2, hour_s=900.0, recorded=False,
+        candidates=("predictive", "no forecast", "Kubernetes HPA"),
+    ),
+    "scaling_brakes": scaling_brakes.Plan(seeds=2, web_s=900.0, hour_s=900.0, recorded=False),
 }  # fmt: skip
 STUDIES = {study.name: study for study in catalogue.studies()}
 
@@ -436,6 +449,67 @@ def test_what_is_said_of_the_exercise_names_the_choice_of_the_text_and_whoever_i
             framework_table.ranked(found, setting).index(setting.texts)
             < framework_table.ranked(found, setting).index(setting.second)
         )
+def test_what_knows_the_trace_keeps_most_in_time_and_what_is_busy_with_one_request_asks_for_all_there_is(
+    result,
+):
+    found = result("autoscalers")
+    whole = found.settings[:-1]
+    for at in whole:
+        knows = found.mean(at, "schedule in hindsight", "attained")
+        assert knows >= found.mean(at, "queue depth", "attained")
+        assert found.mean(at, "fixed at the peak", "held") >= found.mean(at, "fixed at the mean", "held")
+        assert found.mean(at, "fixed at the mean", "changes") <= 1.0 / 0.05
+    held = {name: found.mean(autoscalers.TOKENS, name, "held") for name in autoscalers.LLM_SCALERS}
+    assert max(held, key=held.__getitem__) == "Kubernetes HPA"
+    with pytest.raises(KeyError):
+        found.figure(1.0, "tokens per second", "held")
+
+
+def test_a_front_has_nobody_that_another_beats_in_both_and_nobody_that_knew_the_trace(result):
+    found = result("autoscalers")
+    for at in found.settings:
+        best = autoscalers.front(found, at)
+        assert not set(best) & set(autoscalers.IN_HINDSIGHT)
+        attained = [found.mean(at, name, "attained") for name in best]
+        assert attained == sorted(attained)
+        assert any(name in sentence for name in best for sentence in autoscalers.finding(found))
+
+
+def test_a_forecast_is_ahead_of_what_comes_by_the_clock_and_without_a_season_there_is_none(result):
+    found = result("predictive_scaling")
+    clock = found.settings[-1]
+    ahead = found.mean(clock, "predictive", "attained")
+    assert ahead > found.mean(clock, predictive_scaling.BLIND, "attained")
+    assert ahead > found.mean(clock, "Kubernetes HPA", "attained")
+    trace = predictive_scaling.by_the_clock(1, 0)
+    runs = [
+        Job(trace=trace, spec=scaled(make(trace, predictive_scaling.CLOCK_S)), seed=0).run()
+        for name, make in predictive_scaling.CANDIDATES.items()
+        if name in ("predictive", predictive_scaling.BLIND)
+    ]
+    assert runs[0] == runs[1]
+
+
+def test_without_a_brake_there_are_more_changes_and_fewer_devices(result):
+    found = result("scaling_brakes")
+    for at in found.settings:
+        slower, faster = scaling_brakes.BASELINE, scaling_brakes.WITHOUT
+        assert found.mean(at, faster, "held") <= found.mean(at, slower, "held")
+        if "panic" not in found.named(at):
+            assert found.mean(at, faster, "changes") > found.mean(at, slower, "changes")
+
+
+def test_a_trace_that_is_given_takes_the_place_of_what_is_recorded():
+    given = Options(trace="chat-small")
+    plan = replace(TINY["autoscalers"], seeds=2)
+    traces = autoscalers.traffic(plan, given)
+    assert list(traces) == [1.0, autoscalers.TO_NONE, autoscalers.TOKENS]
+    name, parts = traces[1.0]
+    assert (name, len(parts)) == ("chat-small", 2)
+    assert list(bursts(2, hour_s=60.0, web_s=60.0, given="chat-small")) == ["chat-small"]
+    assert [of.name for of in predictive_scaling.traffic(TINY["predictive_scaling"], given).values()] == [
+        "chat-small", "by the clock",
+    ]  # fmt: skip
 
 
 # --- what they are made of ---------------------------------------------------------------------------------

@@ -23,16 +23,9 @@ class RayServeBatch(BatchingPolicy):
 
     Source: Ray Serve's `@serve.batch` (its documentation and defaults: `max_batch_size` 10, `batch_wait_timeout_s`
     0.01 s; the rules of `_BatchQueue` in `ray/serve/batching.py`, Ray 2.60). It gathers in each replica, as
-    `binding = "early"` does. Its `max_concurrent_batches`, by default 1, is the fleet's `max_inflight_batches`.
-    A batch begins to be gathered when there is both a request and room for the batch. So, unlike with a window that
-    runs from the arrival of the oldest request, those that waited while the replica was busy wait once more, for the
-    whole time, unless there are `max_batch` of them. Where a replica is sent fewer at a time, a batch is never full: it
-    has at most so many, and always waits for the whole time.
-
-    Source: Ray Serve's `@serve.batch` (its documentation and defaults: `max_batch_size` 10, `batch_wait_timeout_s`
-    0.01 s). It gathers in each replica, as `binding = "early"` does. Its `max_concurrent_batches`, by default 1, is
-    the fleet's `max_inflight_batches`. A deployment's `max_ongoing_requests`, by default 5, should be at least the
-    product of these two, says its documentation.
+    `binding = "early"` does. Its `max_concurrent_batches`, by default 1, is the fleet's `max_inflight_batches`. A
+    deployment's `max_ongoing_requests`, by default 5, should be at least the product of these two, says its
+    documentation: with less a batch is never full, and always waits for the whole time.
     """
 
     max_batch: Annotated[int, Meta(ge=1)] = 10
@@ -40,24 +33,17 @@ class RayServeBatch(BatchingPolicy):
     batch_wait_timeout_s: Annotated[float, Meta(ge=0)] = 0.01
     """Seconds after its first request at which a batch closes that is not full."""
 
-    def next_batch(self, queue: QueueView, idle: Sequence[ReplicaView], now_s: float) -> Dispatch | Wait:
-        closes_s = queue.oldest_s + self.batch_wait_timeout_s
-        if len(queue) < self.max_batch and now_s < closes_s - CLOCK_ERROR_S:
-    """Seconds that a batch which is not full waits for company."""
     max_ongoing_requests: Annotated[int, Meta(ge=1)] | None = None
     """Requests that a replica is sent before it has answered them, running one batch at a time; None: any number."""
 
-    def reset(self, rng: random.Random) -> None:
-        self.since_s: float | None = None
-        """Since when there is room for the batch that is gathered now; None: nobody has asked for one yet."""
-
     def next_batch(self, queue: QueueView, idle: Sequence[ReplicaView], now_s: float) -> Dispatch | Wait:
-        if self.since_s is None:
-            self.since_s = now_s
-        size = len(queue) if self.max_ongoing_requests is None else min(len(queue), self.max_ongoing_requests)
-        closes_s = max(self.since_s, queue.oldest_s) + self.batch_wait_timeout_s
-        if size < self.max_batch and now_s < closes_s - CLOCK_ERROR_S:
+        closes_s = queue.oldest_s + self.batch_wait_timeout_s
+        most = self.max_batch
+        if self.max_ongoing_requests is not None:
+            most = min(most, self.max_ongoing_requests)
+        full = most == self.max_batch and len(queue) >= most
+        if not full and now_s < closes_s - CLOCK_ERROR_S:
             return Wait(closes_s)
-        first = [request.id for request in islice(queue, self.max_batch)]
+        first = [request.id for request in islice(queue, most)]
         batch = [name for name in first if queue.queued_s(name) <= closes_s + CLOCK_ERROR_S]
         return Dispatch(len(batch), ids=tuple(batch))

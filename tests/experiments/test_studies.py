@@ -77,6 +77,7 @@ TINY = {
     "failover": failover.Plan(
         losses=(0.0, 0.05), replicas=4, duration_s=90.0, seeds=1,
         candidates=("1 failure", failover.BASELINE, failover.DEEP, failover.NONE),
+    ),
     "framework_table": framework_table.Plan(
         stretch=0.2, rate_step_per_s=40.0, capacity_s=1.0, pipeline_stretch=0.2, day_s=6.0, night_s=420.0,
         startup_stretch=1.0, chat_requests=20, surge_s=8.0, seeds=2,
@@ -416,6 +417,8 @@ def test_false_alarms_need_lost_messages_and_fewer_come_of_more_failures_in_a_ro
     once, thrice = (found.mean(0.05, name, "false_per_h") for name in ("1 failure", failover.BASELINE))
     assert thrice < 0.2 * once
     assert found.mean(0.05, failover.NONE, "false_per_h") == 0.0
+
+
 def test_no_system_takes_more_than_its_largest_batch_allows_and_more_of_it_is_more(result):
     """Of 4 in a batch, 4 / 24 ms; of 5 after a wait, 5 / 37 ms; of one, 1 / 15 ms. None gives more than 1 / 3 ms."""
     found, at = result("framework_table"), framework_table.CLASSIFIER.at
@@ -449,6 +452,8 @@ def test_what_is_said_of_the_exercise_names_the_choice_of_the_text_and_whoever_i
             framework_table.ranked(found, setting).index(setting.texts)
             < framework_table.ranked(found, setting).index(setting.second)
         )
+
+
 def test_what_knows_the_trace_keeps_most_in_time_and_what_is_busy_with_one_request_asks_for_all_there_is(
     result,
 ):

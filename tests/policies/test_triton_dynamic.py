@@ -266,11 +266,11 @@ def test_a_batch_of_ray_that_has_closed_grows_no_more_though_it_waits() -> None:
 
 
 def test_ray_waits_for_a_batch_that_can_never_be_full_and_runs_what_a_replica_may_have() -> None:
-    policy = reset(RayServeBatch(batch_wait_timeout_s=0.25, max_ongoing_requests=5))
-    assert policy.next_batch(queue(*[0.0] * 12), IDLE, 1.0) == Wait(1.25)
-    assert policy.next_batch(queue(*[0.0] * 12), IDLE, 1.25) == Dispatch(5)
-    full = reset(RayServeBatch(max_batch=5, batch_wait_timeout_s=0.25, max_ongoing_requests=5))
-    assert full.next_batch(queue(*[0.0] * 12), IDLE, 1.0) == Dispatch(5)
+    policy = RayServeBatch(batch_wait_timeout_s=0.25, max_ongoing_requests=5)
+    assert policy.next_batch(queue(*[1.0] * 12), IDLE, 1.0) == Wait(1.25)
+    assert policy.next_batch(queue(*[1.0] * 12), IDLE, 1.25) == run_of(5)
+    full = RayServeBatch(max_batch=5, batch_wait_timeout_s=0.25, max_ongoing_requests=5)
+    assert full.next_batch(queue(*[1.0] * 12), IDLE, 1.0) == run_of(5)
 
 
 def test_ray_with_no_time_out_never_waits() -> None:

@@ -23,11 +23,11 @@ _SEVERITY: dict[Trust, int] = {"healthy": 0, "suspect": 1, "failed": 2}
 class PassiveChecks(HealthPolicy):
     """After `error_limit` failed attempts in a row do `on_error`: tell `active`, or take the replica out. O(1).
 
-    Probes come once in a while, requests all the time: a replica that answers its probes and fails its requests is
-    known after `error_limit` of them. Then
+    Probes come once in a while, requests all the time, and may fail where probes do not. After `error_limit` in a row
 
     * `fail-check`: `active` is shown a failed probe, of level `level`; the count begins anew, so that what goes on
-      failing counts as one failed probe after another.
+      failing counts as one failed probe after another. Good probes of that level in between count as well: a replica
+      that answers all of them and fails its requests is not failed by an `active` that wants several in a row.
     * `mark-down`: the replica is suspect, whatever `active` says, until `rise` probes of the levels in `recover_by` in
       a row went well. Live probes do not do: a process may answer them whose engine is ill.
 

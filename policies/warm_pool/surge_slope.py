@@ -52,6 +52,8 @@ class SurgeSlope(WarmPoolPolicy):
     The slope is the rate of arrivals in the last half of `window_s` less that in the half before, over the time between
     the middles of both: counts, not samples. It counts when it is more than `deviations` times what chance makes of
     Poisson arrivals that do not climb; a falling rate needs no spares. What is kept at least is `failures`.
+    So it hides a ramp that lasts several times `window_s` and `cold_start_s`: a shorter one is over before it is seen
+    and answered, and a gentle one is lost in the chance of a high rate unless the window is longer.
 
     `mu` is given, or learned: completions over engine seconds, of the replicas that are ready, over the last window
     in which there were both. Where replicas batch, that is less than they could do when full; then there are too many

@@ -20,6 +20,8 @@ NAMES = (
     "retry_storm",
     "canary_gate",
     "slo_frontier",
+    "fairness",
+    "online_and_batch",
 )
 """In the order of docs/findings.md."""
 

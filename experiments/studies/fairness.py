@@ -364,7 +364,7 @@ def draw(result: StudyResult) -> str:
         Panel(measure="greedy_per_s", label="greedy: served tokens/s", band=False),
         Panel(measure="served_per_s", label="all: served tokens/s", band=False),
     )
-    x_label = "the greedy tenant asks for so many times what each polite one does"
+    x_label = "greedy tenant's rate (times a polite one's)"
     return lines(one_greedy, panels, x_label, x_log=True, x_ticks=one_greedy.settings)
 
 

@@ -14,10 +14,12 @@ from experiments.studies import (
     catalogue,
     chunked_prefill,
     continuous_batching,
+    fairness,
     goodput_frontier,
     kv_pressure,
     mixed_devices,
     model_selection,
+    online_and_batch,
     prefix_routing,
     retry_storm,
     slo_frontier,
@@ -61,6 +63,17 @@ TINY = {
     ),
     "slo_frontier": slo_frontier.Plan(
         max_batch=(16,), window_s=(0.002,), up_at=(10,), spares=(0, 1), loads=(0.25, 0.5), seeds=2
+    ),
+    "fairness": fairness.Plan(
+        times=(1.0, 20.0), greedy_s=18.0, seeds=1,
+        candidates=(fairness.BASELINE, fairness.COUNTER, fairness.WITHIN, fairness.REFUSED),
+    ),
+    "online_and_batch": online_and_batch.Plan(
+        loads=(0.0, 0.6), day_s=60.0, seeds=1,
+        candidates=(
+            online_and_batch.SEPARATE, online_and_batch.SHARED, online_and_batch.PRIORITY, online_and_batch.FIRST,
+            online_and_batch.TAKES,
+        ),
     ),
 }  # fmt: skip
 STUDIES = {study.name: study for study in catalogue.studies()}
@@ -327,6 +340,50 @@ def test_a_canary_is_looked_at_by_the_size_of_a_look_and_decided_where_there_was
     # 5 % of 20 requests/s for 20 s are 20: too few for a look at 40.
     assert found.mean(many, narrow, "undecided") == 1.0
     assert found.mean(many, narrow, "let_through") == 0.0
+
+
+def test_a_greedy_tenant_starves_the_others_first_come_first_served_and_a_fair_queue_bounds_what_it_gets(
+    result,
+):
+    found = result("fairness")
+    one, greedy, two = found.settings
+    for name in found.candidates:
+        assert found.mean(one, name, "polite_good") > 0.95
+    assert found.mean(greedy, fairness.BASELINE, "polite_good") < 0.5
+    for name in (fairness.COUNTER, fairness.WITHIN):
+        assert found.mean(greedy, name, "polite_good") > 0.9
+        assert found.mean(greedy, fairness.BASELINE, "jain") < 0.9
+        assert found.mean(greedy, name, "jain") > 0.98, "as max-min sharing says"
+        served = found.mean(greedy, name, "served_per_s")
+        assert served == pytest.approx(found.mean(greedy, fairness.BASELINE, "served_per_s"), rel=0.03)
+        bound = fairness.gap_bound(fairness.BLOCKS * 16, fairness.BLOCKS * 16)
+        assert found.mean(two, name, "gap_tokens") < min(
+            bound, found.mean(two, fairness.BASELINE, "gap_tokens")
+        )
+    refused = found.mean(greedy, fairness.REFUSED, "served_per_s")
+    assert refused < 0.9 * found.mean(greedy, fairness.BASELINE, "served_per_s")
+    sentences = " ".join(fairness.finding(found))
+    assert "whose bound of 64,000 is kept" in sentences
+
+
+def test_what_is_shared_does_more_batch_work_and_the_bound_of_online_first_is_held_at_the_head(result):
+    found = result("online_and_batch")
+    without, most = found.settings
+    for name in found.candidates:
+        if name != online_and_batch.SEPARATE:
+            assert found.mean(most, name, "batch_per_s") > found.mean(
+                most, online_and_batch.SEPARATE, "batch_per_s"
+            )
+    queued = (online_and_batch.SHARED, online_and_batch.PRIORITY, online_and_batch.FIRST)
+    for measure in found.measures:
+        if measure.name in ("online_good", "online_ttft_p99_s"):
+            assert len({found.mean(without, name, measure.name) for name in queued}) == 1
+        values = {found.mean(most, name, measure.name) for name in queued[1:]}
+        assert len(values) == 1, "two classes by priority are two classes by kind"
+    assert found.mean(most, online_and_batch.FIRST, "beyond") == 0.0
+    taken = found.mean(most, online_and_batch.TAKES, "online_ttft_p99_s")
+    assert taken < found.mean(most, online_and_batch.SHARED, "online_ttft_p99_s")
+    assert "no online requests went after more" in online_and_batch.finding(found)[-1]
 
 
 # --- what they are made of ---------------------------------------------------------------------------------

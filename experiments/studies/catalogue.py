@@ -27,6 +27,8 @@ NAMES = (
     "autoscalers",
     "predictive_scaling",
     "scaling_brakes",
+    "fairness",
+    "online_and_batch",
 )
 """In the order of docs/findings.md."""
 

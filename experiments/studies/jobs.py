@@ -34,13 +34,18 @@ def _run(job: Job[R_co]) -> R_co:
 def figures_by(
     values: Mapping[tuple[float, str, int], Mapping[str, float]], measures: Sequence[Measure], baseline: str
 ) -> tuple[Figure, ...]:
-    """The figures of a study from its measures by setting, candidate and seed, judged together."""
+    """The figures of a study from its measures by setting, candidate and seed, judged together.
+
+    A measure that no candidate has at a setting has no figures there.
+    """
     names: dict[float, dict[str, list[Mapping[str, float]]]] = {}
     for (at, candidate, _), of_one in values.items():
         names.setdefault(at, {}).setdefault(candidate, []).append(of_one)
     figures: list[Figure] = []
     for at, by_candidate in names.items():
         for measure in measures:
+            if not any(measure.name in one for found in by_candidate.values() for one in found):
+                continue
             by_seed = {name: [one[measure.name] for one in found] for name, found in by_candidate.items()}
             figures += paired_figures(at, measure.name, by_seed, baseline)
     return judged(figures, {measure.name: measure.better for measure in measures})

@@ -16,12 +16,14 @@ from experiments.studies import (
     chunked_prefill,
     continuous_batching,
     failover,
+    fairness,
     framework_cases,
     framework_table,
     goodput_frontier,
     kv_pressure,
     mixed_devices,
     model_selection,
+    online_and_batch,
     predictive_scaling,
     prefix_routing,
     published_effects,
@@ -90,6 +92,17 @@ TINY = {
         candidates=("predictive", "no forecast", "Kubernetes HPA"),
     ),
     "scaling_brakes": scaling_brakes.Plan(seeds=2, web_s=900.0, hour_s=900.0, recorded=False),
+    "fairness": fairness.Plan(
+        times=(1.0, 20.0), greedy_s=18.0, seeds=1,
+        candidates=(fairness.BASELINE, fairness.COUNTER, fairness.WITHIN, fairness.REFUSED),
+    ),
+    "online_and_batch": online_and_batch.Plan(
+        loads=(0.0, 0.6), day_s=60.0, seeds=1,
+        candidates=(
+            online_and_batch.SEPARATE, online_and_batch.SHARED, online_and_batch.PRIORITY, online_and_batch.FIRST,
+            online_and_batch.TAKES,
+        ),
+    ),
 }  # fmt: skip
 STUDIES = {study.name: study for study in catalogue.studies()}
 
@@ -515,6 +528,50 @@ def test_a_trace_that_is_given_takes_the_place_of_what_is_recorded():
     assert [of.name for of in predictive_scaling.traffic(TINY["predictive_scaling"], given).values()] == [
         "chat-small", "by the clock",
     ]  # fmt: skip
+
+
+def test_a_greedy_tenant_starves_the_others_first_come_first_served_and_a_fair_queue_bounds_what_it_gets(
+    result,
+):
+    found = result("fairness")
+    one, greedy, two = found.settings
+    for name in found.candidates:
+        assert found.mean(one, name, "polite_good") > 0.95
+    assert found.mean(greedy, fairness.BASELINE, "polite_good") < 0.5
+    for name in (fairness.COUNTER, fairness.WITHIN):
+        assert found.mean(greedy, name, "polite_good") > 0.9
+        assert found.mean(greedy, fairness.BASELINE, "jain") < 0.9
+        assert found.mean(greedy, name, "jain") > 0.98, "as max-min sharing says"
+        served = found.mean(greedy, name, "served_per_s")
+        assert served == pytest.approx(found.mean(greedy, fairness.BASELINE, "served_per_s"), rel=0.03)
+        bound = fairness.gap_bound(fairness.BLOCKS * 16, fairness.BLOCKS * 16)
+        assert found.mean(two, name, "gap_tokens") < min(
+            bound, found.mean(two, fairness.BASELINE, "gap_tokens")
+        )
+    refused = found.mean(greedy, fairness.REFUSED, "served_per_s")
+    assert refused < 0.9 * found.mean(greedy, fairness.BASELINE, "served_per_s")
+    sentences = " ".join(fairness.finding(found))
+    assert "whose bound of 64,000 is kept" in sentences
+
+
+def test_what_is_shared_does_more_batch_work_and_the_bound_of_online_first_is_held_at_the_head(result):
+    found = result("online_and_batch")
+    without, most = found.settings
+    for name in found.candidates:
+        if name != online_and_batch.SEPARATE:
+            assert found.mean(most, name, "batch_per_s") > found.mean(
+                most, online_and_batch.SEPARATE, "batch_per_s"
+            )
+    queued = (online_and_batch.SHARED, online_and_batch.PRIORITY, online_and_batch.FIRST)
+    for measure in found.measures:
+        if measure.name in ("online_good", "online_ttft_p99_s"):
+            assert len({found.mean(without, name, measure.name) for name in queued}) == 1
+        values = {found.mean(most, name, measure.name) for name in queued[1:]}
+        assert len(values) == 1, "two classes by priority are two classes by kind"
+    assert found.mean(most, online_and_batch.FIRST, "beyond") == 0.0
+    taken = found.mean(most, online_and_batch.TAKES, "online_ttft_p99_s")
+    assert taken < found.mean(most, online_and_batch.SHARED, "online_ttft_p99_s")
+    assert "no online requests went after more" in online_and_batch.finding(found)[-1]
 
 
 # --- what they are made of ---------------------------------------------------------------------------------

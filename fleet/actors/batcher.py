@@ -281,11 +281,8 @@ class Batcher(Actor):
         if not held:
             self._engines.began(view.id, now)
         held[self._last_batch] = work
-        capacity = view.capacity - 1
-        force_setattr(view, "capacity", capacity)
+        self._set_room(queue, view, view.capacity - 1)
         force_setattr(view, "in_flight", view.in_flight + len(work))
-        if capacity == 0:
-            queue.withhold(view)
         self._telemetry.dispatched(now, view.id, len(work), len(queue.waiting), decision.reason)
         if self.hearing.listens:
             self.hearing.dispatched(queue, view.id, work, now)
@@ -386,12 +383,24 @@ class Batcher(Actor):
         if view is None:
             return
         force_setattr(view, "in_flight", view.in_flight - attempts)
-        force_setattr(view, "capacity", view.capacity + 1)
         queue = self._queues.get(replica if self._early else None)
-        if queue is not None and view.capacity == 1 and self._takes_work(view):
+        if queue is None:
+            force_setattr(view, "capacity", view.capacity + 1)
+            return
+        self._set_room(queue, view, view.capacity + 1)
+        self._form(queue)
+
+    def _set_room(self, queue: WaitingQueue, view: ReplicaView, capacity: int) -> None:
+        """It can take so many batches now, and stands among those that have room accordingly."""
+        before = view.capacity
+        if self._early and before > 0 and capacity > 0:  # the only one of its queue: there is no order
+            force_setattr(view, "capacity", capacity)
+            return
+        if before > 0:
+            queue.withhold(view)
+        force_setattr(view, "capacity", capacity)
+        if capacity > 0 and self._takes_work(view):
             queue.offer(view)
-        if queue is not None:
-            self._form(queue)
 
     def _end(
         self, work: list[Work], replica: str | None, *, dispatched: bool, **ended: Any

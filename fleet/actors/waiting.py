@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from bisect import insort
+from bisect import bisect_left, insort
 from collections import OrderedDict
 from collections.abc import Iterator
+from functools import lru_cache
 
 from fleet.actor import Timer
 from fleet.actors.hearing import Hooks
@@ -14,9 +15,12 @@ from policies.base import BatchingPolicy, QueueingPolicy
 from policies.views import ReplicaView
 from traces.schema import Request
 
+_number = lru_cache(maxsize=65_536)(replica_number)
 
-def _number(view: ReplicaView) -> int:
-    return replica_number(view.id)
+
+def _order(view: ReplicaView) -> tuple[int, int]:
+    """Those with the most room come first: a batch at the door of a busy replica would wait beside an idle one."""
+    return -view.capacity, _number(view.id)
 
 
 class WaitingQueue:
@@ -49,7 +53,7 @@ class WaitingQueue:
         """The queueing policy may give up what waits."""
         self.waiting: OrderedDict[str, tuple[Work, float]] = OrderedDict()
         self.idle: list[ReplicaView] = []
-        """Replicas with room for a batch."""
+        """Replicas with room for a batch, those with the most first."""
         self.said_wait = False
         """The batching policy was asked last and said `Wait`."""
         self.timer: Timer | None = None
@@ -103,12 +107,11 @@ class WaitingQueue:
     # --- who may take from it ----------------------------------------------------------------------------------
 
     def offer(self, view: ReplicaView) -> None:
-        """A replica has room. Idle ones are offered in the order of their numbers."""
-        insort(self.idle, view, key=_number)
+        """A replica has room. Those with the most are offered first, and of equals that with the lowest number."""
+        insort(self.idle, view, key=_order)
 
     def withhold(self, view: ReplicaView) -> None:
-        """No more for this one. Identity, not equality: two views are never the same replica."""
-        for index, candidate in enumerate(self.idle):
-            if candidate is view:
-                del self.idle[index]
-                return
+        """No more for this one; before its capacity changes, which is what it is found by."""
+        index = bisect_left(self.idle, _order(view), key=_order)
+        if index < len(self.idle) and self.idle[index] is view:
+            del self.idle[index]

@@ -936,3 +936,13 @@ def test_greedy_takes_all_that_waits_up_to_its_limit():
     run = play(arrivals(0.0, 0.1, 0.2, 0.3, 0.4), fleet(batching=Greedy(max_batch=3)))
 
     assert sizes(run) == [1, 3, 1]
+
+
+def test_with_late_binding_no_batch_waits_at_the_door_of_a_busy_replica_beside_an_idle_one():
+    spec = fleet(0.1, replicas=3, binding="late", max_inflight_batches=2)
+
+    run = play(arrivals(0.0, 0.01, 0.02, 0.03), spec)
+
+    rows = sorted(run.records.to_pylist(), key=lambda row: row["id"])
+    assert [row["replica"] for row in rows] == ["replica/0", "replica/1", "replica/2", "replica/0"]
+    assert [row["e2e_s"] for row in rows] == pytest.approx([0.1, 0.1, 0.1, 0.17])

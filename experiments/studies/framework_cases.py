@@ -43,6 +43,7 @@ BY_NAME: Mapping[str, tuple[tuple[str, ...], Changes]] = {
         ("ray_serve",),
         {"batching.max_batch": TUNED, "batching.max_ongoing_requests": TUNED},
     ),
+    "ray_serve, 10 ongoing": (("ray_serve",), {"batching.max_ongoing_requests": 10}),
     "torchserve, batch 32": (("torchserve",), {"batching.max_batch": TUNED}),
 }
 """Presets, the later ones over the earlier ones, and what is changed of them."""
@@ -73,7 +74,13 @@ FIXED_FLEET = (
     "clockwork",
     "reference_text",
 )
-PIPELINE = ("ray_serve", "ray_serve as one deployment", "triton", "kserve over triton")
+PIPELINE = (
+    "ray_serve",
+    "ray_serve, 10 ongoing",
+    "ray_serve as one deployment",
+    "triton",
+    "kserve over triton",
+)
 OVERNIGHT = (
     "kserve to zero",
     "kserve over triton",

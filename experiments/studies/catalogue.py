@@ -20,6 +20,9 @@ NAMES = (
     "retry_storm",
     "canary_gate",
     "slo_frontier",
+    "routing_under_skew",
+    "staleness",
+    "routing_oracle",
 )
 """In the order of docs/findings.md."""
 

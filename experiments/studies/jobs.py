@@ -34,13 +34,20 @@ def _run(job: Job[R_co]) -> R_co:
 def figures_by(
     values: Mapping[tuple[float, str, int], Mapping[str, float]], measures: Sequence[Measure], baseline: str
 ) -> tuple[Figure, ...]:
-    """The figures of a study from its measures by setting, candidate and seed, judged together."""
+    """The figures of a study from its measures by setting, candidate and seed, judged together.
+
+    A candidate, though not the baseline, may be without some of the measures; it has no figure of those.
+    """
     names: dict[float, dict[str, list[Mapping[str, float]]]] = {}
     for (at, candidate, _), of_one in values.items():
         names.setdefault(at, {}).setdefault(candidate, []).append(of_one)
     figures: list[Figure] = []
     for at, by_candidate in names.items():
         for measure in measures:
-            by_seed = {name: [one[measure.name] for one in found] for name, found in by_candidate.items()}
+            by_seed = {
+                name: [one[measure.name] for one in found]
+                for name, found in by_candidate.items()
+                if measure.name in found[0]
+            }
             figures += paired_figures(at, measure.name, by_seed, baseline)
     return judged(figures, {measure.name: measure.better for measure in measures})

@@ -204,7 +204,7 @@ STUDY = Study(
     title="Stale views: routing by what replicas showed a while ago",
     plans={
         "small": Plan(ages=(0.0, 0.1, 1.0, 10.0), replicas=50, requests=5_000, seeds=3),
-        "full": Plan(ages=(0.0, 0.1, 0.3, 1.0, 3.0, 10.0), replicas=100, requests=25_000, seeds=5),
+        "full": Plan(ages=(0.0, 0.1, 0.3, 1.0, 3.0, 10.0), replicas=100, requests=15_000, seeds=5),
     },
     run=run,
     draw=draw,

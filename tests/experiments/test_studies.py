@@ -77,7 +77,7 @@ TINY = {
         max_batch=(16,), window_s=(0.002,), up_at=(10,), spares=(0, 1), loads=(0.25, 0.5), seeds=2
     ),
     "routing_under_skew": routing_under_skew.Plan(
-        exponents=(0.0, 1.4), replicas=10, keys=100, requests=250, llm_requests=30, seeds=2
+        exponents=(0.0, 1.4), replicas=10, keys=100, requests=200, llm_requests=20, seeds=2
     ),
     "staleness": staleness.Plan(ages=(0.0, 1.0, 10.0), replicas=20, requests=800, seeds=2),
     "routing_oracle": routing_oracle.Plan(

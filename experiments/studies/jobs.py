@@ -6,6 +6,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from typing import Protocol, TypeVar
 
 from experiments.executor import results
+from experiments.paired import Scale
 from experiments.progress import progress_bar
 from experiments.studies.result import Figure, Measure, judged, paired_figures
 from experiments.studies.study import Options
@@ -32,7 +33,11 @@ def _run(job: Job[R_co]) -> R_co:
 
 
 def figures_by(
-    values: Mapping[tuple[float, str, int], Mapping[str, float]], measures: Sequence[Measure], baseline: str
+    values: Mapping[tuple[float, str, int], Mapping[str, float]],
+    measures: Sequence[Measure],
+    baseline: str,
+    *,
+    scale: Scale = "difference",
 ) -> tuple[Figure, ...]:
     """The figures of a study from its measures by setting, candidate and seed, judged together.
 
@@ -49,5 +54,5 @@ def figures_by(
                 for name, found in by_candidate.items()
                 if measure.name in found[0]
             }
-            figures += paired_figures(at, measure.name, by_seed, baseline)
+            figures += paired_figures(at, measure.name, by_seed, baseline, scale=scale)
     return judged(figures, {measure.name: measure.better for measure in measures})

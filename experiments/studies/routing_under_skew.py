@@ -108,17 +108,17 @@ LLM: Mapping[str, RoutingPolicy] = {
 CANDIDATES = (*WHOLE, PREFIX, PREBLE)
 _MS = 1000.0
 MEASURES = (
-    Measure(name="p50_s", label="p50 (ms)", better="neither", scale=_MS),
+    Measure(name="p50_s", label="p50 (ms)", better="neither", scale=_MS, shown=False),
     Measure(name="p99_s", label="p99 (ms)", better="lower", scale=_MS),
     Measure(name="busiest", label="busiest/mean", better="neither"),
     Measure(name="fullest", label="in flight/bound", better="neither"),
     Measure(name="kept", label="at home (%)", better="neither", scale=100.0),
-    Measure(name="unlike p50_s", label="unlike: p50", better="neither", scale=_MS),
-    Measure(name="unlike p99_s", label="p99", better="lower", scale=_MS),
+    Measure(name="unlike p50_s", label="unlike: p50 (ms)", better="neither", scale=_MS, shown=False),
+    Measure(name="unlike p99_s", label="unlike: p99 (ms)", better="lower", scale=_MS),
     Measure(name="llm hits", label="LLM: hits (%)", better="higher", scale=100.0),
-    Measure(name="llm ttft p50_s", label="TTFT p50", better="neither", scale=_MS),
-    Measure(name="llm ttft p99_s", label="TTFT p99", better="lower", scale=_MS),
-    Measure(name="llm busiest", label="busiest/mean", better="neither"),
+    Measure(name="llm ttft p50_s", label="TTFT p50 (ms)", better="neither", scale=_MS, shown=False),
+    Measure(name="llm ttft p99_s", label="TTFT p99 (ms)", better="lower", scale=_MS),
+    Measure(name="llm busiest", label="LLM: busiest/mean", better="neither", shown=False),
 )
 """`fullest`: at worst over all arrivals, what the replica that was chosen has in flight over ⌈1.25 × average⌉. `kept`:
 requests at the replica that most of their key's requests go to, of those that look at

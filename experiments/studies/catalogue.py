@@ -21,14 +21,17 @@ NAMES = (
     "canary_gate",
     "slo_frontier",
     "published_effects",
-    "warm_pool_law",
-    "failover",
-    "framework_table",
+    "routing_under_skew",
+    "staleness",
+    "routing_oracle",
     "autoscalers",
     "predictive_scaling",
     "scaling_brakes",
+    "warm_pool_law",
+    "failover",
     "fairness",
     "online_and_batch",
+    "framework_table",
 )
 """In the order of docs/findings.md."""
 

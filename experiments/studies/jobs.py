@@ -6,6 +6,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from typing import Protocol, TypeVar
 
 from experiments.executor import results
+from experiments.paired import Scale
 from experiments.progress import progress_bar
 from experiments.studies.result import Figure, Measure, judged, paired_figures
 from experiments.studies.study import Options
@@ -32,11 +33,16 @@ def _run(job: Job[R_co]) -> R_co:
 
 
 def figures_by(
-    values: Mapping[tuple[float, str, int], Mapping[str, float]], measures: Sequence[Measure], baseline: str
+    values: Mapping[tuple[float, str, int], Mapping[str, float]],
+    measures: Sequence[Measure],
+    baseline: str,
+    *,
+    scale: Scale = "difference",
 ) -> tuple[Figure, ...]:
     """The figures of a study from its measures by setting, candidate and seed, judged together.
 
-    A measure that no candidate has at a setting has no figures there.
+    A candidate, though not the baseline, may be without some of the measures: it has no figure of those. A measure
+    that no candidate has at a setting has none there.
     """
     names: dict[float, dict[str, list[Mapping[str, float]]]] = {}
     for (at, candidate, _), of_one in values.items():
@@ -46,6 +52,10 @@ def figures_by(
         for measure in measures:
             if not any(measure.name in one for found in by_candidate.values() for one in found):
                 continue
-            by_seed = {name: [one[measure.name] for one in found] for name, found in by_candidate.items()}
-            figures += paired_figures(at, measure.name, by_seed, baseline)
+            by_seed = {
+                name: [one[measure.name] for one in found]
+                for name, found in by_candidate.items()
+                if measure.name in found[0]
+            }
+            figures += paired_figures(at, measure.name, by_seed, baseline, scale=scale)
     return judged(figures, {measure.name: measure.better for measure in measures})

@@ -11,7 +11,15 @@ from msgspec.structs import replace
 
 from experiments.findings import LEVEL
 from experiments.metrics import Better, Metric, metrics_of
-from experiments.paired import Difference, Verdict, holm, paired_difference, verdict
+from experiments.paired import (
+    Difference,
+    Scale,
+    Verdict,
+    holm,
+    paired_difference,
+    paired_ratio,
+    verdict,
+)
 from experiments.report import Report
 from experiments.text import plain_number
 
@@ -185,15 +193,25 @@ def figures_of(reports: Mapping[float, Report], metrics: Sequence[Metric]) -> tu
 
 
 def paired_figures(
-    at: float, measure: str, values: Mapping[str, Sequence[float]], baseline: str
+    at: float,
+    measure: str,
+    values: Mapping[str, Sequence[float]],
+    baseline: str,
+    *,
+    scale: Scale = "difference",
 ) -> list[Figure]:
-    """The figures of one measure at one setting, from its values by candidate and seed; not judged yet."""
+    """The figures of one measure at one setting, from its values by candidate and seed; not judged yet.
+
+    On the scale of ratios all values must be above 0.
+    """
     figures = []
     for candidate, of_one in values.items():
         differences = [one - other for one, other in zip(of_one, values[baseline], strict=True)]
-        difference = None
-        if candidate != baseline:
-            difference = paired_difference(differences, distinct=len(set(differences)))
+        difference, distinct = None, len(set(differences))
+        if candidate != baseline and scale == "ratio":
+            difference = paired_ratio(of_one, values[baseline], distinct=distinct)
+        elif candidate != baseline:
+            difference = paired_difference(differences, distinct=distinct)
         figures.append(
             Figure(at=at, candidate=candidate, measure=measure, mean=sum(of_one) / len(of_one),
                    by_seed=tuple(of_one), difference=difference)

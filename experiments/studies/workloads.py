@@ -9,7 +9,12 @@ of no machine.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
 
 from experiments.load import at_rate, open_loop
 from fleet.engines import EmulatedLlmEngine, KvSpec, RooflineSteps
@@ -22,6 +27,8 @@ STEPS = RooflineSteps(
 BLOCK_TOKENS = 16
 _TICK_S = 0.1
 """A clock that ticks more coarsely brings requests in batches that nobody sent."""
+_WORK_STREAM, _KEY_STREAM = 1, 2
+"""Beside the seed: sizes and keys are drawn independently of each other and of arrivals."""
 
 CHAT_PROMPT = Lengths.lognormal(1155, 1.0)
 CHAT_OUTPUT = Lengths.lognormal(211, 0.8)
@@ -89,6 +96,55 @@ def arrivals(rate_per_s: float, duration_s: float, seed: int, name: str | None =
     if len(part) < wanted:
         raise ValueError(f"trace {name!r} has {len(part):,} requests; this study takes {wanted:,} of it")
     return at_rate(part.derived(part.table.select(["id", "arrived_s"]), Transform("times")), rate_per_s)
+
+
+def with_work(trace: Trace, work: npt.NDArray[np.float64], name: str) -> Trace:
+    """The same requests, each with so much work, 1 being that of an ordinary one; `name` says how it was drawn."""
+    return _with_column(trace, "work", pa.array(work), Transform("work", {"law": name}))
+
+
+def with_sessions(trace: Trace, sessions: Sequence[str], name: str) -> Trace:
+    """The same requests, each of one of these sessions; `name` says how they were drawn."""
+    return _with_column(
+        trace, "session", pa.array(sessions, pa.string()), Transform("sessions", {"law": name})
+    )
+
+
+def _with_column(trace: Trace, name: str, values: pa.Array, step: Transform) -> Trace:
+    table = trace.table
+    if name in table.column_names:
+        table = table.drop_columns([name])
+    return trace.derived(table.append_column(name, values), step)
+
+
+def lognormal_work(count: int, cv: float, seed: int) -> npt.NDArray[np.float64]:
+    """Work of mean 1 and this coefficient of variation."""
+    variance = np.log1p(cv * cv)
+    drawn = np.random.default_rng([seed, _WORK_STREAM]).standard_normal(count)
+    work: npt.NDArray[np.float64] = np.exp(np.sqrt(variance) * drawn - variance / 2.0)
+    return work
+
+
+def exponential_work(count: int, seed: int) -> npt.NDArray[np.float64]:
+    """Work of mean 1, exponential."""
+    return np.random.default_rng([seed, _WORK_STREAM]).standard_exponential(count)
+
+
+def zipf_ranks(count: int, keys: int, exponent: float, seed: int) -> npt.NDArray[np.int64]:
+    """Which of `keys` keys each request is for, from 0: that of rank k with a probability in proportion to k^-exponent.
+
+    One seed draws the same uniforms whatever the exponent is. Source: Breslau et al., "Web Caching and Zipf-like
+    Distributions", INFOCOM 1999.
+    """
+    uniform = np.random.default_rng([seed, _KEY_STREAM]).random(count)
+    return np.searchsorted(np.cumsum(zipf_shares(keys, exponent))[:-1], uniform, side="right")
+
+
+def zipf_shares(keys: int, exponent: float) -> npt.NDArray[np.float64]:
+    """The share of requests that each key gets, the most popular first."""
+    weights: npt.NDArray[np.float64] = np.arange(1, keys + 1, dtype=float) ** -exponent
+    shares: npt.NDArray[np.float64] = weights / weights.sum()
+    return shares
 
 
 def recorded(name: str, requests: int, seed: int) -> Trace:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import pyarrow.compute as pc
@@ -28,19 +29,32 @@ from experiments.studies import (
     prefix_routing,
     published_effects,
     retry_storm,
+    routing_oracle,
+    routing_under_skew,
     scaling_brakes,
     slo_frontier,
+    staleness,
     tail_at_scale,
     warm_pool_law,
 )
 from experiments.studies.failing import FailingEngine
 from experiments.studies.jobs import run_all
 from experiments.studies.result import StudyResult
+from experiments.studies.routing_oracle import equal_load_cutoffs
 from experiments.studies.scaling import Job, bursts
 from experiments.studies.scaling import fleet as scaled
 from experiments.studies.scoring import engine, most_per_s, texts, work_cost
+from experiments.studies.stale_views import random_mean, stale_two_choices_mean
 from experiments.studies.study import Options, Study
-from experiments.studies.workloads import arrivals, open_loop, recorded
+from experiments.studies.workloads import (
+    arrivals,
+    exponential_work,
+    lognormal_work,
+    open_loop,
+    recorded,
+    zipf_ranks,
+    zipf_shares,
+)
 from fleet import AffineLatency, FleetSpec, simulate
 from fleet.cli import main
 from policies import FixedVariant, NoBatching, NoRetry
@@ -102,6 +116,13 @@ TINY = {
             online_and_batch.SEPARATE, online_and_batch.SHARED, online_and_batch.PRIORITY, online_and_batch.FIRST,
             online_and_batch.TAKES,
         ),
+    ),
+    "routing_under_skew": routing_under_skew.Plan(
+        exponents=(0.0, 1.4), replicas=10, keys=100, requests=200, llm_requests=20, seeds=2
+    ),
+    "staleness": staleness.Plan(ages=(0.0, 1.0, 10.0), replicas=20, requests=800, seeds=2),
+    "routing_oracle": routing_oracle.Plan(
+        cvs=(0.5, 5.0), loads=(0.5, 0.8), replicas=8, requests=400, seeds=2
     ),
 }  # fmt: skip
 STUDIES = {study.name: study for study in catalogue.studies()}
@@ -689,3 +710,106 @@ def test_the_capacity_of_a_fleet_is_the_highest_rate_at_which_it_keeps_the_objec
     assert job.keeps(40.0)
     assert not job.keeps(80.0)
     assert job.run() == {"capacity_per_s": 40.0}
+
+
+def test_bounded_loads_hold_their_bound_at_every_arrival_and_consistent_hashing_overloads_one_replica(result):
+    found, plan = result("routing_under_skew"), TINY["routing_under_skew"]
+    for exponent in found.settings:
+        assert found.mean(exponent, "bounded loads", "fullest") <= 1.0
+        assert found.mean(exponent, "consistent hash", "fullest") > 1.0
+        assert found.mean(exponent, "consistent hash", "kept") == 1.0
+    even, steep = found.settings
+    busiest = found.mean(steep, "consistent hash", "busiest")
+    # The most popular key's replica has that much at least, but for its requests' share of the work, which is chance.
+    assert busiest > 0.75 * plan.replicas * zipf_shares(plan.keys, steep)[0]
+    assert busiest > found.mean(even, "consistent hash", "busiest")
+    assert found.mean(steep, "bounded loads", "kept") < found.mean(even, "bounded loads", "kept")
+    for router in ("consistent hash", "session affinity", "prefix affinity", "preble"):
+        assert found.mean(even, router, "llm hits") > found.mean(even, "random", "llm hits")
+
+
+@pytest.mark.parametrize("name", routing_under_skew.BLIND)
+def test_who_looks_at_no_key_does_the_same_whatever_is_popular(name):
+    trace = arrivals(100.0, 1.0, 3)
+    runs = [
+        simulate(routing_under_skew.keyed(trace, 20, exponent, 3), routing_under_skew.spec_of(name, 10), seed=3)
+        for exponent in (0.0, 1.4)
+    ]  # fmt: skip
+    assert runs[0].records["replica"].equals(runs[1].records["replica"])
+    assert runs[0].records["e2e_s"].equals(runs[1].records["e2e_s"])
+
+
+def test_popular_keys_get_the_share_that_zipf_gives_them():
+    ranks = zipf_ranks(100_000, 100, 1.0, 5)
+    shares = zipf_shares(100, 1.0)
+    assert shares[0] == pytest.approx(1.0 / sum(1.0 / rank for rank in range(1, 101)))
+    assert shares[1] == pytest.approx(shares[0] / 2.0)
+    for rank in (0, 1, 9, 99):
+        assert (ranks == rank).mean() == pytest.approx(shares[rank], abs=0.005)
+    assert zipf_shares(4, 0.0).tolist() == [0.25] * 4
+    assert ranks.max() < 100
+
+
+def test_work_has_the_mean_and_the_spread_that_was_asked_for():
+    for work, cv in ((lognormal_work(100_000, 0.5, 1), 0.5), (exponential_work(100_000, 1), 1.0)):
+        assert work.mean() == pytest.approx(1.0, abs=0.02)
+        assert work.std() == pytest.approx(cv, abs=0.03)
+
+
+def test_old_news_make_a_herd_of_least_outstanding_and_nothing_of_who_does_not_read_them(result):
+    found = result("staleness")
+    fresh, _, oldest = found.settings
+    for name in ("random", "join idle queue", "prequal", "prequal, load alone"):
+        values = [found.figure(age, name, "mean_s").by_seed for age in found.settings]
+        assert values[0] == values[1] == values[2]
+    assert found.mean(fresh, "least outstanding", "mean_s") < found.mean(fresh, "random", "mean_s")
+    assert found.mean(oldest, "least outstanding", "mean_s") > 2.0 * found.mean(oldest, "random", "mean_s")
+    assert found.mean(oldest, "two choices", "mean_s") > found.mean(fresh, "two choices", "mean_s")
+    for name in found.candidates:
+        assert found.mean(fresh, name, "probes") == (3.0 if name.startswith("prequal") else 0.0)
+
+
+@pytest.mark.parametrize("age", [0.0, 3.0])
+def test_two_choices_on_an_old_board_are_near_the_limit_of_many_replicas(age):
+    plan = staleness.Plan(ages=(age,), replicas=100, requests=9_000, seeds=1)
+    job = staleness.Job(
+        trace=staleness.traffic(plan, 0), spec=staleness.spec_of("two choices", 100, age), seed=0
+    )
+    mean = job.run()["mean_s"] / staleness.SERVICE_S
+    expected = stale_two_choices_mean(staleness.LOAD, age) + 2.0 * staleness.DELAY_S / staleness.SERVICE_S
+    assert mean == pytest.approx(expected, rel=0.08)
+    assert mean < random_mean(staleness.LOAD)
+
+
+def test_no_fleet_is_below_the_bound_and_alike_replicas_have_one_shortest_queue(result):
+    found = result("routing_oracle")
+    little, much = found.settings
+    for cv in found.settings:
+        for load in (0.5, 0.8):
+            name = routing_oracle.over_bound(load)
+            for candidate in found.candidates:
+                assert all(value >= 1.0 for value in found.figure(cv, candidate, name).by_seed)
+            assert found.mean(cv, "random", name) > found.mean(cv, "least work oracle", name)
+        sed = found.figure(cv, "shortest expected delay", name)
+        assert sed.by_seed == found.figure(cv, "least outstanding", name).by_seed
+    name = routing_oracle.over_bound(0.8)
+    assert found.mean(little, "size intervals", name) > found.mean(little, "least work oracle", name)
+    assert found.mean(much, "one queue, shortest first", name) < found.mean(much, "one queue for all", name)
+
+
+def test_size_intervals_have_the_same_work():
+    (middle,) = equal_load_cutoffs(1.0, 2)
+    assert middle == pytest.approx(2.0**0.5)  # e^(σ²/2), and σ² = ln 2
+    work = lognormal_work(200_000, 0.5, 4)
+    edges = [0.0, *equal_load_cutoffs(0.5, 4), float("inf")]
+    for low, high in pairwise(edges):
+        assert work[(work >= low) & (work < high)].sum() == pytest.approx(50_000, rel=0.02)
+
+
+@pytest.mark.parametrize("name", ["routing_under_skew", "staleness", "routing_oracle"])
+def test_a_finding_is_made_of_the_numbers(name, result):
+    found = result(name)
+    sentences = STUDIES[name].finding(found)
+    assert 2 <= len(sentences) <= 5
+    other = replace(found, figures=tuple(replace(one, mean=2.0 * one.mean) for one in found.figures))
+    assert STUDIES[name].finding(other) != sentences

@@ -203,6 +203,8 @@ def draw(result: StudyResult) -> str:
     figure, axes = new_figure(WIDTH, 9.0, rows=2, columns=2)
     for one, at in zip(axes, result.settings, strict=False):
         _panel(one, result, at)
+    for one in axes:  # only now: a limit of one panel would hold for the one below it
+        one.set_xlim(left=0.0)
     for spare in axes[len(result.settings) :]:
         spare.set_visible(False)
     legend_above(figure, axes[0])
@@ -233,7 +235,6 @@ def _panel(axes: Axes, result: StudyResult, at: float) -> None:
     axes.set_xlabel(f"devices held on average ({result.named(at)})")
     axes.set_ylabel("late (% of requests)")
     axes.xaxis.set_tick_params(labelbottom=True)
-    axes.set_xlim(0.0, 1.08 * max(held.values()))
     axes.set_ylim(-0.04 * max(late.values()), 1.08 * max(late.values()))
 
 
@@ -241,7 +242,7 @@ STUDY = Study(
     name="autoscalers",
     title="Autoscalers: requests in time against devices held, on bursts that were recorded and from none",
     plans={
-        "small": Plan(seeds=2, web_s=3600.0, on_off_s=2400.0, llm_s=300.0),
+        "small": Plan(seeds=2, web_s=2400.0, on_off_s=2400.0, llm_s=300.0, hour_s=1800.0),
         "full": Plan(seeds=8, web_s=7200.0, on_off_s=7200.0, llm_s=3600.0),
     },
     run=run,

@@ -230,7 +230,7 @@ STUDY = Study(
     name="predictive_scaling",
     title="Predictive against reactive scaling, on stretches of recorded traces and by the clock",
     plans={
-        "small": Plan(stretches=2, faster=48.0, clock_periods=2),
+        "small": Plan(stretches=2, faster=48.0, clock_periods=2, hour_s=1800.0),
         "full": Plan(stretches=8, faster=8.0, clock_periods=4),
     },
     run=run,

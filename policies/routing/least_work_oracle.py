@@ -15,7 +15,8 @@ class LeastWorkOracle(RoutingPolicy):
     """Take the replica with the least true work outstanding. O(n) in the number of replicas; simulation only.
 
     Work is output tokens; for a request without tokens its `work`, absent counting as 1. Ties go to the first
-    in the order of the candidates. It is no bound on what a router can reach: the rule is made for servers that take
+    in the order of the candidates. What runs counts whole until it has ended, so the mean response time is a little
+    above that of one queue for all servers, which the rule with remaining work would have. It is no bound on what a router can reach: the rule is made for servers that take
     one request after the other, and where batches are formed anew at each step, prompts and the room in the cache
     matter as much. On Azure's conversations `LeastTokens`, which sees no length, has the shorter TTFT.
 

@@ -10,8 +10,9 @@ from fleet import AffineLatency, EmulatedEngine, FleetSpec, NetworkModel, simula
 from fleet.messages import OUTCOMES
 from fleet.pools import DEFAULT, MODEL_COMPONENTS
 from fleet.serving_checks import NEEDS_EARLY
-from policies import Composed, FreshFilter, InFlightScorer, NoRetry, NotFullFilter, SoftmaxPicker
+from policies import Composed, FreshFilter, InFlightScorer, NoRetry, NotFullFilter, PolicyError, SoftmaxPicker
 from policies.base import SLOTS
+from policies.building import build
 from policies.registry import classes
 from tests.simulation.building import play
 from traces import Fault, FaultTrace, Request, Trace, TraceEntry
@@ -35,7 +36,16 @@ def shipped(slot):
 def made(cls, **ranges):
     """A policy of `cls` with some of its parameters drawn."""
     known = {name: strategy for name, strategy in ranges.items() if name in cls.__struct_fields__}
-    return st.fixed_dictionaries(known).map(lambda parameters: cls(**parameters))
+    return st.fixed_dictionaries(known).map(lambda parameters: cls(**parameters)).filter(sound)
+
+
+def sound(policy):
+    """Its parameters are within its bounds: what has one name may have another meaning in another policy."""
+    try:
+        build(type(policy), policy)
+    except PolicyError:
+        return False
+    return True
 
 
 SMALL = {

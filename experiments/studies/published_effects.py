@@ -45,6 +45,8 @@ class Plan(Struct, frozen=True, kw_only=True):
     """None: as many as each effect says."""
     policies: tuple[str, ...] | None = None
     """None: all."""
+    first_seed: int = 100
+    """Effects were tried out with the seeds from 0 on, and changed after a look. These nobody had looked at."""
 
 
 class EffectFound(Struct, frozen=True, kw_only=True):
@@ -132,7 +134,7 @@ def run(plan: Plan, options: Options) -> EffectsFound:
     effects = [one for one in all_effects() if plan.policies is None or one.policy in plan.policies]
     seeds = [range(one.seeds if plan.seeds is None else min(plan.seeds, one.seeds)) for one in effects]
     jobs = {
-        (index, seed): Job(effect=effect, seed=seed)
+        (index, seed): Job(effect=effect, seed=plan.first_seed + seed)
         for index, effect in enumerate(effects)
         for seed in seeds[index]
     }

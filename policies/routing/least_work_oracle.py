@@ -16,9 +16,10 @@ class LeastWorkOracle(RoutingPolicy):
 
     Work is output tokens; for a request without tokens its `work`, absent counting as 1. Ties go to the first
     in the order of the candidates. What runs counts whole until it has ended, so the mean response time is a little
-    above that of one queue for all servers, which the rule with remaining work would have. It is no bound on what a router can reach: the rule is made for servers that take
-    one request after the other, and where batches are formed anew at each step, prompts and the room in the cache
-    matter as much. On Azure's conversations `LeastTokens`, which sees no length, has the shorter TTFT.
+    above that of one queue for all servers, which the rule with remaining work would have. It is no bound on what a
+    router can reach: the rule is made for servers that take one request after the other, and where batches are formed
+    anew at each step, prompts and the room in the cache matter as much. On Azure's conversations `LeastTokens`, which
+    sees no length, has the shorter TTFT.
 
     Source: Harchol-Balter, Crovella, Murta, "On Choosing a Task Assignment Policy for a Distributed Server
     System", Journal of Parallel and Distributed Computing 59, 1999 (Least-Work-Remaining).

@@ -144,7 +144,7 @@ def run(plan: Plan, options: Options) -> EffectsFound:
         study="published_effects",
         setting="effect",
         baseline="what each is held against",
-        seeds=tuple(range(max(map(len, seeds), default=0))),
+        seeds=tuple(plan.first_seed + seed for seed in range(max(map(len, seeds), default=0))),
         measures=(),
         figures=(),
         workload=f"each claim's own traffic, {min(map(len, seeds))} to {max(map(len, seeds))} seeds",

@@ -1,4 +1,4 @@
-"""Effects of the policies that the library began with, and that no study shows."""
+"""Effects of the classics, one or two in most slots, as far as no study shows them."""
 
 from __future__ import annotations
 

@@ -21,6 +21,7 @@ from policies import (
     IterationPolicy,
     Lru,
     PolicyError,
+    PriorityPreemptive,
     ShortestRemainingOracle,
     StaticBatch,
     Step,
@@ -103,7 +104,7 @@ def test_what_comes_during_a_step_is_computed_in_the_second_one_after_it():
 
 @pytest.mark.parametrize("cls", [cls for cls in SHIPPED if cls is not StaticBatch])
 def test_unless_the_engine_is_told_it_is_as_the_system_does_whose_scheduler_plans(cls):
-    assert ttfts(iteration=cls())[1] == (2.5 if cls is VllmTokenBudget else 1.5)
+    assert ttfts(iteration=cls())[1] == (2.5 if cls in {VllmTokenBudget, PriorityPreemptive} else 1.5)
 
 
 @pytest.mark.parametrize(("async_scheduling", "began_s"), [(False, 3.0), (True, 5.0)])

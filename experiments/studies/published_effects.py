@@ -127,6 +127,11 @@ class Job(Struct, frozen=True, kw_only=True):
         return self.effect.job(self.seed).run()
 
 
+def _span(counts: Sequence[int]) -> str:
+    low, high = min(counts), max(counts)
+    return f"{low}" if low == high else f"{low} to {high}"
+
+
 def run(plan: Plan, options: Options) -> EffectsFound:
     """Every effect, each under its own traffic. Raises `ValueError` where some other is named."""
     if options.trace is not None:
@@ -147,7 +152,7 @@ def run(plan: Plan, options: Options) -> EffectsFound:
         seeds=tuple(plan.first_seed + seed for seed in range(max(map(len, seeds), default=0))),
         measures=(),
         figures=(),
-        workload=f"each claim's own traffic, {min(map(len, seeds))} to {max(map(len, seeds))} seeds",
+        workload=f"each claim's own traffic, {_span([len(of_one) for of_one in seeds])} seeds",
         traces={},
         specs={},
         effects=judged(effects, found),
@@ -226,10 +231,16 @@ def finding(result: StudyResult) -> tuple[str, ...]:
     return tuple(said)
 
 
+_ONE_OF_EACH_SLOT = (
+    "QueueLimit", "JoinIdleQueue", "FreshFilter", "InFlightScorer", "SoftmaxPicker", "CoDel", "TritonDynamic",
+    "FairTokens", "KnativeConcurrency", "SurgeSlope", "PhiAccrual", "RetryBudget", "CircuitBreaker", "BlueGreen",
+    "ByCapability",
+)  # fmt: skip
+
 STUDY = Study(
     name="published_effects",
     title="What its source says of each policy, and what came of it",
-    plans={"small": Plan(seeds=3), "full": Plan(seeds=None)},
+    plans={"small": Plan(seeds=3, policies=_ONE_OF_EACH_SLOT), "full": Plan(seeds=None)},
     run=run,
     draw=draw,
     finding=finding,

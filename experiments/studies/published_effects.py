@@ -19,7 +19,7 @@ from msgspec import Struct
 from experiments.effects.effect import Effect, Shown, difference_of
 from experiments.effects.found import all_effects
 from experiments.paired import Difference, holm
-from experiments.plots.style import WIDTH, named_rows, new_figure
+from experiments.plots.style import WIDTH, log_ticks, named_rows, new_figure
 from experiments.studies.charts import compact_svg
 from experiments.studies.jobs import run_all
 from experiments.studies.result import StudyResult
@@ -206,13 +206,13 @@ def draw(result: StudyResult) -> str:
             middle, [place for place, _ in drawn], color=colour, marker=shape, markersize=4, linestyle="none",
             label=shown,
         )  # fmt: skip
-    axes.set_xscale("log")
     axes.set_ylim(len(effects) - 0.4, -0.6)
     axes.set_xlabel(
         "with the policy over against (where higher is claimed, the inverse): left of 1 as claimed"
     )
     named_rows(axes, [f"{one.policy}: {one.figure}" for one in effects])
     axes.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=3, frameon=False, fontsize=9)
+    log_ticks(axes)
     return compact_svg(figure, result.study)
 
 

@@ -45,8 +45,8 @@ class Degrade(Decision, frozen=True, gc=False):
     request: Request
     reason: str | None = None
     max_output_tokens: int | None = None
-    """The most output tokens that its answer may have; None: as many as it would have had. Where a trace does not say
-    how many that is, an emulated engine gives it so many."""
+    """The most output tokens that its answer may have; None: as many as it would have had. As if its client had asked
+    for no more, in `extra["max_output_tokens"]`."""
 
 
 class Route(Decision, frozen=True, gc=False):

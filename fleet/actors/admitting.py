@@ -19,6 +19,7 @@ from fleet.actor import Timer
 from fleet.actors.ending import Ending
 from fleet.actors.placing import LONGEST_S, MOST_HOLDS
 from fleet.blame import blaming
+from fleet.engines.asked import with_most_output_tokens
 from fleet.messages import Reply, Submit, Tick
 from policies.admission.admit_all import AdmitAll
 from policies.base import PolicyError
@@ -68,13 +69,18 @@ class Admitting(Ending):
             self._refuse(message, "rejected", decision.reason)
         elif isinstance(decision, Delay):
             self._delay(message, request, decision, delays + 1, now)
+        elif not isinstance(decision, Degrade):
+            raise PolicyError(
+                f"admission policy {self._admission.name()} answered {decision!r}; expected Admit, Reject, Degrade or "
+                "Delay"
+            )
         else:
             degraded = self._degraded(request, decision, now)
-            most = decision.max_output_tokens if isinstance(decision, Degrade) else None
+            most, recorded = decision.max_output_tokens, message.output_tokens
             if most is not None:
-                asked = message.output_tokens
-                fewer = asked is None or most < asked
-                message = replace(message, output_tokens=most, answer_blocks=()) if fewer else message
+                degraded = with_most_output_tokens(degraded, most)
+                if recorded is not None and most < recorded:
+                    message = replace(message, output_tokens=most, answer_blocks=())
             self._let_in(message, degraded, now)
 
     def _admit(self, request: Request, now: float) -> Admit | Reject | Degrade | Delay:
@@ -92,12 +98,7 @@ class Admitting(Ending):
         except Exception as error:
             raise blaming(self._admission, error, request.id, now) from error
 
-    def _degraded(self, request: Request, decision: object, now: float) -> Request:
-        if not isinstance(decision, Degrade):
-            raise PolicyError(
-                f"admission policy {self._admission.name()} answered {decision!r}; expected Admit, Reject, Degrade or "
-                "Delay"
-            )
+    def _degraded(self, request: Request, decision: Degrade, now: float) -> Request:
         most = decision.max_output_tokens
         if most is not None and most < 1:
             raise PolicyError(

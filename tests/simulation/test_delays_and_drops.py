@@ -148,6 +148,25 @@ def test_a_degraded_request_gets_fewer_output_tokens() -> None:
     assert column(run, "generated_tokens") == [7, 50]
 
 
+def test_a_cap_never_makes_an_answer_longer_and_lowers_what_its_client_asked_for() -> None:
+    class Shorter(AdmissionPolicy):
+        def admit(self, request: Request, fleet: FleetView, now_s: float) -> Degrade:
+            return Degrade(request, max_output_tokens=64)
+
+    llm = {**LLM, "default_output_tokens": 20}
+    requests = [
+        TraceEntry(Request("long", 0.0, prompt_tokens=10), output_tokens=200),
+        TraceEntry(Request("short", 0.0, prompt_tokens=10), output_tokens=30),
+        TraceEntry(Request("unknown", 0.0, prompt_tokens=10)),
+        TraceEntry(Request("asks", 0.0, prompt_tokens=10, extra={"max_output_tokens": 5})),
+    ]
+
+    run = simulate(Trace.from_entries(requests), from_mapping({"engine": llm, "admission": Shorter()}))
+
+    got = dict(zip(run.records["id"].to_pylist(), run.records["generated_tokens"].to_pylist(), strict=True))
+    assert got == {"long": 64, "short": 30, "unknown": 20, "asks": 5}
+
+
 # --- given up while they wait ----------------------------------------------------------------------------------
 
 

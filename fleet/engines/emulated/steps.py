@@ -11,6 +11,7 @@ from typing import Annotated
 from msgspec import Meta
 
 from fleet.actor import Context, Timer
+from fleet.engines.asked import most_output_tokens
 from fleet.engines.base import StepEngine
 from fleet.engines.devices.kv_spec import KvSpec
 from fleet.engines.latency.steps.base import StepLatency, StepShape
@@ -89,7 +90,10 @@ class EmulatedLlmEngine(StepEngine):
         return bool(work.resume) and self.output_tokens(work) <= len(work.resume)
 
     def output_tokens(self, work: Work) -> int:
-        return self.default_output_tokens if work.output_tokens is None else work.output_tokens
+        if work.output_tokens is not None:
+            return work.output_tokens
+        asked = most_output_tokens(work.request)
+        return self.default_output_tokens if asked is None else min(self.default_output_tokens, asked)
 
     def _end_after(self, work: StepWork, steps: int) -> None:
         """Let the work under way end with this step of it."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from fleet.actor import FleetError
+from fleet.engines.asked import most_output_tokens
 from fleet.engines.transformers.prompts import prompt_ids
 from fleet.messages import Work
 from fleet.tokens.sequence import SequenceState
@@ -130,8 +131,8 @@ class SequenceTokens:
 
     def _longest(self, work: Work, prompt_tokens: int) -> int:
         output_tokens = self._max_output_tokens
-        asked = (work.request.extra or {}).get("max_output_tokens")
-        if isinstance(asked, int) and asked > 0:
+        asked = most_output_tokens(work.request)
+        if asked is not None:
             output_tokens = min(output_tokens, asked)
         length = prompt_tokens + output_tokens
         return length if self._context_tokens is None else min(length, self._context_tokens)

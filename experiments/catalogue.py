@@ -1,6 +1,6 @@
-"""`fleet policies --markdown`: docs/policies.md, every policy of the library by slot, with what shows it.
+"""`fleet policies --markdown`: docs/policies.md, every policy of the library by slot, with what was tried of it.
 
-All of it comes from the classes (law, parameters, source), from `experiments.effects` (what shows each) and from
+All of it comes from the classes (law, parameters, source), from `experiments.effects` (what was tried of each) and from
 `catalogue.toml` beside this file (which one to start from). A test holds the page to them.
 """
 
@@ -23,7 +23,7 @@ _HEAD = f"""# The policies
 <!-- Written by `{COMMAND}`; what to start from stands in experiments/catalogue.toml. -->
 
 Every policy that is shipped, under the name that goes into a file or on the command line. `fleet policies NAME`
-says more of one: bounds of its parameters, what a decision costs, its class. *Shown by* names what was tried of the
+says more of one: bounds of its parameters, what a decision costs, its class. *Tried by* names what was tried of the
 claims of its source: a study of [findings.md](findings.md), or a pair of small fleets of `experiments/effects`, all
 of which `fleet study published_effects` runs and judges. One of your own is as good as these:
 [write-a-policy.md](write-a-policy.md).
@@ -58,7 +58,7 @@ def _contents(guide: dict[str, tuple[str, str]], shipped: Sequence[ComponentInfo
 
 
 def _section(title: str, text: str, listed: Sequence[ComponentInfo]) -> str:
-    lines = [f"## {title}\n", f"{text}\n", "| policy | law | parameters | shown by |", "|---|---|---|---|"]
+    lines = [f"## {title}\n", f"{text}\n", "| policy | law | parameters | tried by |", "|---|---|---|---|"]
     lines += [_row(info) for info in listed]
     lines += ["", *(f"- `{info.name}`: {info.source or 'not given'}" for info in listed), ""]
     return "\n".join(lines)
@@ -68,16 +68,17 @@ def _row(info: ComponentInfo) -> str:
     module, _, name = info.location.partition(":")
     law = f"{info.law} Oracle: sees true output lengths, simulation only." if info.oracle else info.law
     parameters = ", ".join(f"`{one.in_short()}`" for one in info.parameters)
-    cells = (f"[`{info.name}`](../{module.replace('.', '/')}.py)", law, parameters, "; ".join(shown_by(name)))
+    cells = (f"[`{info.name}`](../{module.replace('.', '/')}.py)", law, parameters, "; ".join(tried_by(name)))
     return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
 
 
-def shown_by(name: str) -> Iterator[str]:
+def tried_by(name: str) -> Iterator[str]:
     """What was tried of the policy with this class name."""
     if name in SHOWN_BY:
         yield f"study [{SHOWN_BY[name]}](../experiments/studies/{SHOWN_BY[name]}.py)"
     for effect in all_effects():
         if effect.policy == name:
-            yield f"{effect.claim} ({effect.figure}, against {effect.against})"
+            note = "" if effect.note is None else f": {effect.note}"
+            yield f"{effect.claim} ({effect.figure}, against {effect.against}){note}"
     if name in BASELINES:
         yield f"baseline: {BASELINES[name]}"

@@ -275,6 +275,7 @@ _ROUTING = (
         candidate=token_by_token(routing=_composed(KvUtilizationScorer()), **_SMALL_CACHE),
         baseline=token_by_token(routing=_composed(), **_SMALL_CACHE), against="no scorer",
         figure="TTFT mean (ms)", read=ttft_mean_ms, better="lower",
+        note="not shown on seeds that it was not tried out with",
     ),
     Effect(
         policy="PrefixScorer", claim="finds the conversation's earlier turns in the cache",
@@ -374,6 +375,7 @@ _ORDER = (
         trace=_kinds, candidate=token_by_token(iteration=FastServe(max_sequences=_FEW)),
         baseline=token_by_token(iteration=VllmTokenBudget(max_sequences=_FEW)), against="VllmTokenBudget",
         figure=E2E_MEAN, read=e2e_mean_ms, better="lower",
+        note="not shown on seeds that it was not tried out with",
     ),
     Effect(
         policy="ShortestPredicted", claim="ranking by predicted length ends head-of-line blocking, and lowers the mean",

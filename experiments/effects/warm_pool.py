@@ -93,6 +93,7 @@ EFFECTS: tuple[Effect, ...] = (
         figure="e2e p99 (ms)",
         read=e2e_p99_ms,
         better="lower",
+        note="not shown on seeds that it was not tried out with",
     ),
     Effect(
         policy="SurgeSlope",

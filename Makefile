@@ -17,7 +17,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c const
 help:
 	@echo 'make demo      compare policies on a small trace, then replay it on real processes (under two minutes)'
 	@echo 'make demo-llm  a language model in two processes: its answers as they come, then policies (under five minutes)'
-	@echo 'make studies   the studies of docs/findings.md at reduced size, into studies-out (under eight minutes)'
+	@echo 'make studies   the studies of docs/findings.md at reduced size, into studies-out (about four minutes)'
 	@echo 'make test      lint, types, import contracts, all tests (about twenty minutes)'
 	@echo 'make bench     speed, as ratios against references measured beside it'
 	@echo 'make lint | types | imports | venv | clean'
